@@ -1,0 +1,1 @@
+"""Readers of recorded data; each yields SensorFrames."""

@@ -1,0 +1,1 @@
+"""Object detectors: SensorFrame in, Boxes3D out."""

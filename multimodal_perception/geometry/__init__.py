@@ -1,0 +1,1 @@
+"""Coordinates: poses, camera models and boxes. No ROS, no sensor state."""

@@ -1,4 +1,4 @@
-"""The `multimodal-perception` command. A subcommand is a module of `commands`, imported when it is called."""
+"""The `multimodal-perception` command; a subcommand is a module of `commands`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed dataclasses from untrusted YAML, with the file, the key and the allowed values in every error."""
+"""Typed dataclasses from untrusted YAML; errors name the file, the key and what is allowed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load_yaml(path: str | Path) -> Any:
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML text; `source` names it in errors. See load_yaml."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader subclass)
+        return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"{source}: {error}") from error
     except RecursionError as error:
@@ -60,7 +60,7 @@ def build(cls: type[T], values: Any, source: str, key: str = "") -> T:
 
     Checks unknown and missing keys, types, numbers' finiteness, enumerations (Literal and Enum) and
     nested dataclasses, lists, tuples and mappings. A field's metadata may hold `min` and `max`
-    (inclusive) and `unit`. A class may define __post_init__ raising ValueError for what fields cannot say.
+    (inclusive) and `unit`. A __post_init__ may raise ValueError for what fields cannot say.
 
     Raises ConfigurationError naming source, key and what is allowed.
     """

@@ -1,7 +1,8 @@
 """The nouns: what a sensor gave, what one moment holds, and what was perceived.
 
 Frozen dataclasses over numpy arrays. Stamps are integer nanoseconds of the message clock. Frames of
-reference follow REP 103 and REP 105: x forward, y left, z up; optical frames z forward, x right, y down.
+reference follow REP 103 and REP 105: x forward, y left, z up; optical frames z forward, x right,
+y down.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class LidarSweep:
 class CameraImage:
     """One visible image.
 
-    pixels: (H, W, 3) uint8 in the order `encoding` names, or (H, W) uint8 when it is mono8. It may be
-    a read-only view of a message.
+    pixels: (H, W, 3) uint8 in the order `encoding` names, or (H, W) uint8 when it is mono8. It may
+    be a read-only view of a message.
     """
 
     sensor: str
@@ -111,7 +112,7 @@ class InfraredImage:
 class UltrasonicReading:
     """One range of an ultrasonic sensor, as sensor_msgs/Range and REP 117 define it.
 
-    range_m: metres; +inf nothing within max_range, -inf nearer than min_range, NaN a faulty reading.
+    range_m: metres; +inf nothing within max_range, -inf nearer than min_range, NaN no valid reading.
     field_of_view: full cone angle, radians.
     """
 
@@ -260,8 +261,8 @@ class SensorFrame:
 
     base_from_sensor: pose (4, 4) by sensor. For cameras and infrared it is the optical frame's.
     intrinsics: camera model by camera or infrared sensor.
-    reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to base_link at the
-    frame's; absent where the motion is unknown (then taken as none).
+    reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to base_link at
+    the frame's; absent where the motion is unknown (then taken as none).
     odom_from_base: pose (4, 4) at the frame's stamp, or None without odometry.
     """
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,8 @@ class RangeLimits:
 class Sensor:
     """One sensor of a rig.
 
-    name: its key in the file. message: type on `topic`. frame_id: of its messages (optical for images).
+    name: its key in the file. message: type on `topic`. frame_id: of its messages (optical for
+    images).
     rate_hz: how often it is expected. time_offset_s: how much later its stamps are than the truth.
     tolerance_s: how far from a frame's reference time its reading may be.
     required: whether a frame without it is worth a warning in diagnostics.
@@ -137,7 +138,7 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Rig:
-    """The sensors of one vehicle, by name. footprint: length and width in metres, for drawing and masking."""
+    """The sensors of one vehicle, by name. footprint: length and width in metres."""
 
     name: str
     sensors: Mapping[str, Sensor]

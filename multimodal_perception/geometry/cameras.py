@@ -69,7 +69,7 @@ class CameraModel:
         return cls(width, height, matrix)
 
     def project(self, points: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Pixels (N, 2) of points (N, 3) in the optical frame, metres; and which of them the image holds.
+        """Pixels (N, 2) of points (N, 3) in the optical frame, metres, and which the image holds.
 
         The mask (N,) is true where the point lies before the camera, inside the distortion model's
         one-to-one range and inside the image. Elsewhere the pixel is NaN or out of the image.
@@ -88,7 +88,7 @@ class CameraModel:
         return pixels, usable & inside
 
     def unproject(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """Unit rays (N, 3) in the optical frame through pixels (N, 2). NaN where the model has none."""
+        """Unit rays (N, 3) in the optical frame through pixels (N, 2); NaN where there is none."""
         uv = np.asarray(pixels, np.float64).reshape(-1, 2)
         distorted = (uv - self.matrix[:2, 2]) @ np.linalg.inv(self.matrix[:2, :2]).T
         if self.model == "equidistant":

@@ -1,4 +1,4 @@
-"""Rigid transforms as 4x4 matrices, named `target_from_source`: metres, radians, quaternions x y z w."""
+"""Rigid transforms, 4x4, named `target_from_source`: metres, radians, quaternions x y z w."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 
 
 def from_xyz_rpy(xyz: ArrayLike, rpy: ArrayLike = (0.0, 0.0, 0.0)) -> Array:
-    """Pose (4, 4) from a translation (3,) and roll, pitch, yaw (3,): fixed axes x, y, z as in URDF."""
+    """Pose (4, 4) from a translation (3,) and roll, pitch, yaw (3,) about fixed axes, as URDF."""
     return _compose(Rotation.from_euler("xyz", rpy).as_matrix(), xyz)
 
 

@@ -1,0 +1,43 @@
+from glob import glob
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "multimodal_perception"
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    """Files that ROS 2 finds under share/, each folder of config/ kept."""
+    share = f"share/{PACKAGE}"
+    files = [
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (share, ["package.xml"]),
+        (f"{share}/launch", sorted(glob("launch/*.launch.py"))),
+    ]
+    for folder in sorted({p.parent for p in Path("config").rglob("*") if p.is_file()}):
+        content = sorted(str(p) for p in folder.iterdir() if p.is_file())
+        files.append((f"{share}/{folder}", content))
+    return files
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed"]},
+    data_files=data_files(),
+    python_requires=">=3.10",
+    install_requires=["setuptools"],
+    zip_safe=False,
+    maintainer="Multimodal Perception maintainers",
+    maintainer_email="maintainers@multimodal-perception.example",
+    description="3D boxes and BEV occupancy from cameras, LiDAR, thermal images and ultrasonics.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            f"multimodal-perception = {PACKAGE}.cli:main",
+            f"perception_node = {PACKAGE}.ros.node:main",
+            f"replay_node = {PACKAGE}.ros.replay:main",
+        ]
+    },
+)

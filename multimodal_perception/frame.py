@@ -112,7 +112,7 @@ class InfraredImage:
 class UltrasonicReading:
     """One range of an ultrasonic sensor, as sensor_msgs/Range and REP 117 define it.
 
-    range_m: metres; +inf nothing within max_range, -inf nearer than min_range, NaN no valid reading.
+    range_m: metres; +inf nothing within max_range, -inf nearer than min_range, NaN: none.
     field_of_view: full cone angle, radians.
     """
 
@@ -261,8 +261,8 @@ class SensorFrame:
 
     base_from_sensor: pose (4, 4) by sensor. For cameras and infrared it is the optical frame's.
     intrinsics: camera model by camera or infrared sensor.
-    reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to base_link at
-    the frame's; absent where the motion is unknown (then taken as none).
+    reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to that at the
+    frame's; absent where the motion is unknown (then taken as none).
     odom_from_base: pose (4, 4) at the frame's stamp, or None without odometry.
     """
 

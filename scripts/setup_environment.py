@@ -1,6 +1,6 @@
-"""Builds the environment that `make demo` and `make test` run in; does nothing where it already fits.
+"""Builds the environment of `make demo` and `make test`; does nothing where it already fits.
 
-Plain standard library, Python 3.10 or later. Installs the missing Debian packages, makes a virtual
+Plain standard library, Python 3.10 or later. Installs missing Debian packages, makes a virtual
 environment from the pinned requirements, and compiles the underlay (interface packages that have no
 wheels). Where a ROS 2 distribution is sourced it is used as it is: no ROS wheels, and no underlay for
 packages that it has.

@@ -2,8 +2,8 @@
 
 Plain standard library, Python 3.10 or later. Installs missing Debian packages, makes a virtual
 environment from the pinned requirements, and compiles the underlay (interface packages that have no
-wheels). Where a ROS 2 distribution is sourced it is used as it is: no ROS wheels, and no underlay for
-packages that it has.
+wheels). Where a ROS 2 distribution is sourced it is used as it is: no ROS wheels, and no underlay
+for packages that it has.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def install_package(python: Path) -> None:
 def build_underlay(venv: Path, packages: tuple[str, ...] | list[str]) -> None:
     """Compile interface packages with the official generators into the environment's own prefix.
 
-    There the wheels' bootstrapper finds their libraries, and Python their modules, without any path.
+    There the wheels' bootstrapper finds the libraries, and Python the modules, without any path.
     """
     mend_exports(venv)
     libraries = [str(venv / "lib"), *map(str, site_packages(venv).glob("ros_*.libs"))]

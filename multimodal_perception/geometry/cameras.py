@@ -105,7 +105,7 @@ class CameraModel:
             )[:, 0]
         rays = np.column_stack([undistorted, np.ones(len(undistorted))])
         if self.model != "pinhole":
-            # Where the polynomial turns back within the image, OpenCV's iteration does not converge.
+            # Where the polynomial turns back in the image, OpenCV's iteration does not converge.
             error = np.linalg.norm(self._distort_perspective(rays)[0] - distorted, axis=1)
             rays[~(error * self.matrix[0, 0] < 1e-5)] = np.nan
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)

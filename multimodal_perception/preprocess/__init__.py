@@ -1,0 +1,1 @@
+"""Readings made ready for the stages that share them."""

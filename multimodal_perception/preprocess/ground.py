@@ -1,0 +1,203 @@
+"""The ground under the vehicle's surroundings: a height for each cell of a polar grid.
+
+In each sector the ground is followed outwards from the vehicle: a ring's lowest return continues it if
+it lies near where the line so far leads. Slopes and kerbs bend the line; a car's side, or a reflection
+from below the road, lies too far from it and is passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.frame import SensorFrame
+
+
+@dataclass(frozen=True)
+class GroundConfig:
+    """How the ground is followed. Metres; slopes in metres a metre.
+
+    step: how far from the line a return may lie. bend: by how much more for each metre gone since the
+    last ground. max_slope: of the line itself. clearance: height up to which a return is ground.
+    """
+
+    sectors: int = field(default=180, metadata={"min": 8, "max": 720})
+    ring_m: float = field(default=0.5, metadata={"min": 0.1, "max": 5.0, "unit": "m"})
+    max_range: float = field(default=80.0, metadata={"min": 5.0, "max": 300.0, "unit": "m"})
+    step: float = field(default=0.14, metadata={"min": 0.01, "max": 1.0, "unit": "m"})
+    bend: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})
+    max_slope: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
+    clearance: float = field(default=0.22, metadata={"min": 0.02, "max": 1.0, "unit": "m"})
+
+
+@dataclass(frozen=True)
+class GroundModel:
+    """heights: (sectors, rings) float32, z of the ground in base_link at each cell's middle."""
+
+    heights: NDArray[np.float32]
+    ring_m: float
+
+    def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Ground z in metres at points (N,), (N,) of base_link."""
+        xy = np.column_stack([x, y]).astype(np.float32)
+        result = np.empty(len(xy), np.float32)
+        _sample(xy, self.heights, np.float32(self.ring_m), result)
+        return result
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """All LiDAR points of a frame over their ground, shared by the stages.
+
+    points: (N, 4) float32, base_link. height: (N,) float32, metres above the ground.
+    is_ground: (N,) bool. origins: (L, 3) float32, where each LiDAR sits. source: (N,) uint8, index into
+    origins.
+    """
+
+    points: NDArray[np.float32]
+    height: NDArray[np.float32]
+    is_ground: NDArray[np.bool_]
+    ground: GroundModel
+    origins: NDArray[np.float32]
+    source: NDArray[np.uint8]
+
+
+def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Cloud:
+    """Bring all points of a frame into base_link and measure each one's height over the ground.
+
+    Points beyond max_range are left out.
+    """
+    config = config or GroundConfig()
+    clouds, sources, origins = [], [], []
+    for index, name in enumerate(frame.lidars):
+        pose = frame.reference_from_sensor(name)
+        points = _move(frame.lidars[name].points, pose.astype(np.float32), config.max_range)
+        clouds.append(points)
+        sources.append(np.full(len(points), index, np.uint8))
+        origins.append(pose[:3, 3])
+    points = np.concatenate(clouds) if clouds else np.zeros((0, 4), np.float32)
+    source = np.concatenate(sources) if sources else np.zeros(0, np.uint8)
+    rings = int(np.ceil(config.max_range / config.ring_m))
+    heights = np.zeros((config.sectors, rings), np.float32)
+    if len(points):
+        _follow(points, heights, config.ring_m, config.step, config.bend, config.max_slope)
+    ground = GroundModel(heights, config.ring_m)
+    height = np.empty(len(points), np.float32)
+    _sample(points, heights, np.float32(config.ring_m), height)
+    height = points[:, 2] - height
+    return Cloud(
+        points,
+        height,
+        height < config.clearance,
+        ground,
+        np.array(origins, np.float32).reshape(-1, 3),
+        source,
+    )
+
+
+@numba.njit(cache=True)
+def _move(points, pose, max_range):  # type: ignore[no-untyped-def]
+    result = np.empty((len(points), 4), np.float32)
+    n = 0
+    limit = np.float32(max_range) ** 2
+    for i in range(len(points)):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        u = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]
+        v = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]
+        w = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
+        if u * u + v * v < limit and abs(w) < max_range:
+            result[n, 0], result[n, 1], result[n, 2] = u, v, w
+            result[n, 3] = points[i, 3]
+            n += 1
+    return result[:n].copy()
+
+
+@numba.njit(cache=True, fastmath=True)
+def _cell(x, y, sectors, rings, ring_m):  # type: ignore[no-untyped-def]
+    turn = np.arctan2(y, x) / np.float32(2 * np.pi)
+    sector = int((turn + np.float32(1.0)) * sectors) % sectors
+    ring = int(np.sqrt(x * x + y * y) / ring_m)
+    return sector, min(ring, rings - 1)
+
+
+@numba.njit(cache=True)
+def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-untyped-def]
+    sectors, rings = heights.shape
+    cells = np.empty(len(points), np.int32)
+    starts = np.zeros(sectors * rings + 1, np.int32)
+    for i in range(len(points)):
+        sector, ring = _cell(points[i, 0], points[i, 1], sectors, rings, np.float32(ring_m))
+        cells[i] = sector * rings + ring
+        starts[cells[i] + 1] += 1
+    for c in range(sectors * rings):
+        starts[c + 1] += starts[c]
+    place = starts[:-1].copy()
+    z = np.empty(len(points), np.float32)
+    for i in range(len(points)):
+        z[place[cells[i]]] = points[i, 2]
+        place[cells[i]] += 1
+    found = np.full((sectors, rings), np.nan, np.float32)
+    for sector in range(sectors):
+        last_r, last_z, slope = 0.0, 0.0, 0.0
+        for ring in range(rings):
+            cell = sector * rings + ring
+            r = (ring + 0.5) * ring_m
+            gap = r - last_r
+            expected = last_z + slope * gap
+            tolerance = step + bend * min(gap, 8.0)
+            if last_r == 0.0:
+                tolerance += 0.1
+            lowest = np.inf
+            for k in range(starts[cell], starts[cell + 1]):
+                # What lies further below is a reflection, not the ground.
+                if expected - tolerance <= z[k] < lowest:
+                    lowest = z[k]
+            if lowest <= expected + tolerance:
+                if last_r > 0.0:
+                    # The slope follows over some metres, so that one kerb does not tilt the road.
+                    weight = min(gap / 4.0, 0.6)
+                    slope += weight * ((lowest - last_z) / gap - slope)
+                    slope = min(max(slope, -max_slope), max_slope)
+                last_r, last_z = r, lowest
+                found[sector, ring] = lowest
+    _fill(found, heights)
+
+
+@numba.njit(cache=True)
+def _fill(found, heights):  # type: ignore[no-untyped-def]
+    """Between the ground cells of a sector linearly, then the median of three sectors."""
+    sectors, rings = found.shape
+    filled = np.empty_like(heights)
+    for sector in range(sectors):
+        last, last_z = -1, np.float32(0.0)
+        for ring in range(rings):
+            if np.isnan(found[sector, ring]):
+                continue
+            for k in range(last + 1, ring):
+                share = np.float32((k - last) / (ring - last))
+                filled[sector, k] = last_z + share * (found[sector, ring] - last_z)
+            filled[sector, ring] = last_z = found[sector, ring]
+            last = ring
+        for k in range(last + 1, rings):
+            filled[sector, k] = last_z
+    for sector in range(sectors):
+        for ring in range(rings):
+            a = filled[sector - 1, ring]
+            b = filled[sector, ring]
+            c = filled[(sector + 1) % sectors, ring]
+            heights[sector, ring] = max(min(a, b), min(max(a, b), c))
+
+
+@numba.njit(cache=True, fastmath=True)
+def _sample(points, heights, ring_m, result):  # type: ignore[no-untyped-def]
+    sectors, rings = heights.shape
+    for i in range(len(points)):
+        sector, ring = _cell(points[i, 0], points[i, 1], sectors, rings, ring_m)
+        # Between the middles of neighbouring rings.
+        r = np.sqrt(points[i, 0] ** 2 + points[i, 1] ** 2) / ring_m - np.float32(0.5)
+        low = min(max(int(np.floor(r)), 0), rings - 2)
+        share = min(max(r - low, np.float32(0.0)), np.float32(1.0))
+        result[i] = heights[sector, low] * (1 - share) + heights[sector, low + 1] * share

@@ -1,0 +1,329 @@
+"""Messages to nouns and back.
+
+Decoders take any object with the message's attributes (rclpy's or rosbags'), raise MessageError and
+import no ROS. Encoders take a MessageTypes, which knows whose classes to build: RclpyTypes here,
+datasets.bag_writer.RosbagsTypes for files. Both build with keyword arguments, every field given.
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+import math
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.frame import (
+    CLASS_NAMES,
+    NANOSECONDS,
+    UNKNOWN,
+    Boxes3D,
+    CameraImage,
+    InfraredImage,
+    LidarSweep,
+    OccupancyGrid,
+    UltrasonicReading,
+)
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.ros.errors import MessageError
+
+# Evidence below which a cell is published as unknown.
+KNOWN_EVIDENCE = 0.1
+ARRAY_CODES = {"u1": "B", "i1": "b", "u2": "H", "f4": "f", "f8": "d"}
+
+
+class MessageTypes(Protocol):
+    """Whose message classes to build."""
+
+    def new(self, name: str, /, **fields: Any) -> Any:
+        """A message such as new("std_msgs/msg/Header", stamp=..., frame_id=...)."""
+
+    def values(self, data: NDArray[Any]) -> Any:
+        """An array in the form that the classes take without checking each element."""
+
+
+class RclpyTypes:
+    """The classes of a sourced or installed ROS 2."""
+
+    def new(self, name: str, /, **fields: Any) -> Any:
+        return _rclpy_class(name)(**fields)
+
+    def values(self, data: NDArray[Any]) -> array.array[Any]:
+        # rclpy checks every element of anything but an array.array: a second for an image.
+        result = array.array(ARRAY_CODES[data.dtype.str[1:]])
+        result.frombytes(np.ascontiguousarray(data).tobytes())
+        return result
+
+
+@cache
+def _rclpy_class(name: str) -> type:
+    package, kind, message = name.split("/")
+    return getattr(importlib.import_module(f"{package}.{kind}"), message)
+
+
+def stamp_ns_of(msg: Any) -> int:
+    """Nanoseconds of a message's header. Raises MessageError("bad_stamp") below zero."""
+    stamp = msg.header.stamp
+    nanoseconds = int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+    if nanoseconds < 0 or int(stamp.nanosec) >= NANOSECONDS:
+        raise MessageError("bad_stamp", f"{stamp.sec} s {stamp.nanosec} ns")
+    return nanoseconds
+
+
+def ultrasonic_from_message(msg: Any, sensor: str, stamp_ns: int) -> UltrasonicReading:
+    """Decode a Range (REP 117 semantics are kept, not interpreted).
+
+    Raises MessageError("bad_range") when the limits or the field of view cannot be.
+    """
+    low, high, view = float(msg.min_range), float(msg.max_range), float(msg.field_of_view)
+    if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
+        raise MessageError("bad_range", f"min_range {low}, max_range {high}")
+    if not (math.isfinite(view) and 0 < view <= 2 * math.pi):
+        raise MessageError("bad_range", f"field_of_view {view}")
+    reading = float(msg.range)
+    return UltrasonicReading(sensor, stamp_ns, msg.header.frame_id, reading, low, high, view)
+
+
+def boxes_from_message(msg: Any) -> Boxes3D:
+    """Decode a Detection3DArray by best hypothesis. Raises MessageError("bad_detection")."""
+    n = len(msg.detections)
+    boxes = np.zeros((n, 7), np.float32)
+    scores, labels = np.zeros(n, np.float32), np.full(n, UNKNOWN, np.int64)
+    tracks = np.full(n, -1, np.int64)
+    for i, detection in enumerate(msg.detections):
+        pose, size = detection.bbox.center, detection.bbox.size
+        q = pose.orientation
+        yaw = math.atan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y * q.y + q.z * q.z))
+        boxes[i, :3] = pose.position.x, pose.position.y, pose.position.z
+        boxes[i, 3:] = size.x, size.y, size.z, yaw
+        if detection.results:
+            best = max(detection.results, key=lambda r: r.hypothesis.score).hypothesis
+            scores[i] = best.score
+            labels[i] = CLASS_NAMES.index(best.class_id) if best.class_id in CLASS_NAMES else 0
+        if detection.id.lstrip("-").isdigit() and len(detection.id) < 18:
+            tracks[i] = int(detection.id)
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise MessageError("bad_detection", "a box or score is not finite")
+    track_ids = tracks if n and (tracks >= 0).all() else None
+    stamp_ns = stamp_ns_of(msg)
+    return Boxes3D(stamp_ns, msg.header.frame_id, boxes, scores, labels, track_ids=track_ids)
+
+
+def occupancy_from_message(msg: Any) -> OccupancyGrid:
+    """Decode a nav_msgs/OccupancyGrid. Raises MessageError("bad_grid")."""
+    info = msg.info
+    cells = np.frombuffer(memoryview(msg.data), np.int8)
+    if cells.size != info.width * info.height or not info.resolution > 0:
+        raise MessageError("bad_grid", f"{cells.size} cells for {info.width} x {info.height}")
+    cells = cells.reshape(int(info.height), int(info.width))
+    known = cells >= 0
+    occupied = np.where(known, np.clip(cells, 0, 100) / np.float32(100), 0).astype(np.float32)
+    free = np.where(known, 1 - occupied, 0).astype(np.float32)
+    origin = float(info.origin.position.x), float(info.origin.position.y)
+    resolution = float(np.float32(info.resolution).round(6))
+    return OccupancyGrid(stamp_ns_of(msg), msg.header.frame_id, resolution, origin, free, occupied)
+
+
+def header(types: MessageTypes, stamp_ns: int, frame_id: str) -> Any:
+    return types.new("std_msgs/msg/Header", stamp=time(types, stamp_ns), frame_id=frame_id)
+
+
+def time(types: MessageTypes, stamp_ns: int) -> Any:
+    seconds, nanoseconds = divmod(int(stamp_ns), NANOSECONDS)
+    return types.new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+
+
+def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
+    """Detection3DArray: class_id is the class's name, id the track's number where there is one."""
+    head = header(types, boxes.stamp_ns, boxes.frame_id)
+    detections = []
+    for i in range(len(boxes)):
+        pose = _pose(types, boxes.boxes[i, :3], float(boxes.boxes[i, 6]))
+        length, width, height = map(float, boxes.boxes[i, 3:6])
+        size = types.new("geometry_msgs/msg/Vector3", x=length, y=width, z=height)
+        hypothesis = types.new(
+            "vision_msgs/msg/ObjectHypothesis",
+            class_id=boxes.class_names[boxes.labels[i]],
+            score=float(boxes.scores[i]),
+        )
+        covariance = types.values(np.zeros(36))
+        with_pose = types.new(
+            "vision_msgs/msg/ObjectHypothesisWithPose",
+            hypothesis=hypothesis,
+            pose=types.new(
+                "geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=covariance
+            ),
+        )
+        detections.append(
+            types.new(
+                "vision_msgs/msg/Detection3D",
+                header=head,
+                results=[with_pose],
+                bbox=types.new("vision_msgs/msg/BoundingBox3D", center=pose, size=size),
+                id="" if boxes.track_ids is None else str(int(boxes.track_ids[i])),
+            )
+        )
+    return types.new("vision_msgs/msg/Detection3DArray", header=head, detections=detections)
+
+
+def occupancy_to_message(types: MessageTypes, grid: OccupancyGrid) -> Any:
+    """nav_msgs/OccupancyGrid: -1 unknown, else the probability of occupied in percent."""
+    percent = np.rint(grid.probability() * 100).astype(np.int8)
+    percent[grid.free + grid.occupied < KNOWN_EVIDENCE] = -1
+    rows, columns = percent.shape
+    info = types.new(
+        "nav_msgs/msg/MapMetaData",
+        map_load_time=time(types, grid.stamp_ns),
+        resolution=float(grid.resolution),
+        width=columns,
+        height=rows,
+        origin=_pose(types, (*grid.origin, 0.0), 0.0),
+    )
+    head = header(types, grid.stamp_ns, grid.frame_id)
+    data = types.values(percent.reshape(-1))
+    return types.new("nav_msgs/msg/OccupancyGrid", header=head, info=info, data=data)
+
+
+def sweep_to_message(types: MessageTypes, sweep: LidarSweep) -> Any:
+    """PointCloud2 with x y z intensity float32, and ring and time where the sweep has them."""
+    layout = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")]
+    codes = [7, 7, 7, 7]
+    if sweep.rings is not None:
+        layout.append(("ring", "<u2"))
+        codes.append(4)
+    if sweep.time_offsets is not None:
+        layout.append(("time", "<f4"))
+        codes.append(7)
+    dtype = np.dtype(layout)
+    if len(layout) == 4:
+        data = np.ascontiguousarray(sweep.points).view(np.uint8).reshape(-1)
+    else:
+        rows = np.zeros(len(sweep.points), dtype)
+        for i, axis in enumerate(("x", "y", "z", "intensity")):
+            rows[axis] = sweep.points[:, i]
+        if sweep.rings is not None:
+            rows["ring"] = sweep.rings
+        if sweep.time_offsets is not None:
+            rows["time"] = sweep.time_offsets
+        data = rows.view(np.uint8).reshape(-1)
+    fields = [
+        types.new(
+            "sensor_msgs/msg/PointField",
+            name=name,
+            offset=int(dtype.fields[name][1]),  # type: ignore[index]
+            datatype=code,
+            count=1,
+        )
+        for (name, _), code in zip(layout, codes, strict=True)
+    ]
+    return types.new(
+        "sensor_msgs/msg/PointCloud2",
+        header=header(types, sweep.stamp_ns, sweep.frame_id),
+        height=1,
+        width=len(sweep.points),
+        fields=fields,
+        is_bigendian=False,
+        point_step=dtype.itemsize,
+        row_step=dtype.itemsize * len(sweep.points),
+        data=types.values(data),
+        is_dense=True,
+    )
+
+
+def image_to_message(types: MessageTypes, image: CameraImage | InfraredImage) -> Any:
+    """sensor_msgs/Image in the encoding that the pixels have."""
+    pixels = np.ascontiguousarray(image.pixels)
+    if isinstance(image, CameraImage):
+        encoding: str = image.encoding
+    else:
+        encoding = "mono8" if pixels.dtype == np.uint8 else "mono16"
+    return types.new(
+        "sensor_msgs/msg/Image",
+        header=header(types, image.stamp_ns, image.frame_id),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0],
+        data=types.values(pixels.reshape(-1).view(np.uint8)),
+    )
+
+
+def camera_info_to_message(
+    types: MessageTypes, camera: CameraModel, stamp_ns: int, frame_id: str
+) -> Any:
+    """CameraInfo of a camera model; a pinhole is written as plumb_bob without distortion."""
+    model = "plumb_bob" if camera.model == "pinhole" else camera.model
+    coefficients = np.zeros(5) if camera.model == "pinhole" else camera.coefficients
+    projection = np.zeros((3, 4))
+    projection[:, :3] = camera.matrix
+    return types.new(
+        "sensor_msgs/msg/CameraInfo",
+        header=header(types, stamp_ns, frame_id),
+        height=camera.height,
+        width=camera.width,
+        distortion_model=model,
+        d=types.values(coefficients),
+        k=types.values(camera.matrix.reshape(-1)),
+        r=types.values(np.eye(3).reshape(-1)),
+        p=types.values(projection.reshape(-1)),
+        binning_x=0,
+        binning_y=0,
+        roi=types.new(
+            "sensor_msgs/msg/RegionOfInterest",
+            x_offset=0,
+            y_offset=0,
+            height=0,
+            width=0,
+            do_rectify=False,
+        ),
+    )
+
+
+def range_to_message(types: MessageTypes, reading: UltrasonicReading) -> Any:
+    """sensor_msgs/Range of an ultrasonic reading."""
+    return types.new(
+        "sensor_msgs/msg/Range",
+        header=header(types, reading.stamp_ns, reading.frame_id),
+        radiation_type=0,
+        field_of_view=reading.field_of_view,
+        min_range=reading.min_range,
+        max_range=reading.max_range,
+        range=reading.range_m,
+        variance=0.0,
+    )
+
+
+def transform_to_message(
+    types: MessageTypes, parent_from_child: NDArray[np.float64], parent: str, child: str, ns: int
+) -> Any:
+    """geometry_msgs/TransformStamped of a pose (4, 4)."""
+    (x, y, z), (qx, qy, qz, qw) = poses.to_quaternion(parent_from_child)
+    return types.new(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(types, ns, parent),
+        child_frame_id=child,
+        transform=types.new(
+            "geometry_msgs/msg/Transform",
+            translation=types.new("geometry_msgs/msg/Vector3", x=float(x), y=float(y), z=float(z)),
+            rotation=types.new(
+                "geometry_msgs/msg/Quaternion", x=float(qx), y=float(qy), z=float(qz), w=float(qw)
+            ),
+        ),
+    )
+
+
+def _pose(types: MessageTypes, xyz: Any, yaw: float) -> Any:
+    x, y, z = map(float, xyz)
+    half = yaw / 2
+    return types.new(
+        "geometry_msgs/msg/Pose",
+        position=types.new("geometry_msgs/msg/Point", x=x, y=y, z=z),
+        orientation=types.new(
+            "geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=math.sin(half), w=math.cos(half)
+        ),
+    )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from multimodal_perception.detection.box_fit import describe
 from multimodal_perception.detection.clustering import Clusters, cluster

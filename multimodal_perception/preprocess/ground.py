@@ -195,7 +195,7 @@ def _fill(found, heights):  # type: ignore[no-untyped-def]
 def _sample(points, heights, ring_m, result):  # type: ignore[no-untyped-def]
     sectors, rings = heights.shape
     for i in range(len(points)):
-        sector, ring = _cell(points[i, 0], points[i, 1], sectors, rings, ring_m)
+        sector, _ = _cell(points[i, 0], points[i, 1], sectors, rings, ring_m)
         # Between the middles of neighbouring rings.
         r = np.sqrt(points[i, 0] ** 2 + points[i, 1] ** 2) / ring_m - np.float32(0.5)
         low = min(max(int(np.floor(r)), 0), rings - 2)

@@ -14,6 +14,9 @@ def data_files() -> list[tuple[str, list[str]]]:
         (share, ["package.xml"]),
         (f"{share}/launch", sorted(glob("launch/*.launch.py"))),
     ]
+    # rosbags does not know vision_msgs: bags are written by these definitions.
+    definitions = "underlay/vision_msgs/msg"
+    files.append((f"{share}/{definitions}", sorted(glob(f"{definitions}/*.msg"))))
     for folder in sorted({p.parent for p in Path("config").rglob("*") if p.is_file()}):
         content = sorted(str(p) for p in folder.iterdir() if p.is_file())
         files.append((f"{share}/{folder}", content))

@@ -39,12 +39,16 @@ class OccupancyMapper(Protocol):
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Which detector runs, and the parameters of every stage."""
+    """Which stages run, and the parameters of each.
+
+    detector: finds the objects. occupancy: makes the grid, or none.
+    """
 
     detector: Literal["geometric"] = "geometric"
+    occupancy: Literal["raycast", "none"] = "raycast"
     ground: GroundConfig = field(default_factory=GroundConfig)
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
-    occupancy: RaycastConfig | None = field(default_factory=RaycastConfig)
+    raycast: RaycastConfig = field(default_factory=RaycastConfig)
 
 
 class Pipeline:
@@ -85,7 +89,7 @@ class Pipeline:
 def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
     """The pipeline that a configuration names, its kernels compiled and ready."""
     config = config or PipelineConfig()
-    occupancy = None if config.occupancy is None else RaycastMapper(config.occupancy)
+    occupancy = RaycastMapper(config.raycast) if config.occupancy == "raycast" else None
     pipeline = Pipeline(GeometricDetector(config.geometric), occupancy, config.ground)
     # Compiled (or loaded from the cache) now, so that the first frame is not late by seconds.
     pipeline.process(_small_frame())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import ConfigurationError, build, load_yaml
@@ -197,3 +199,23 @@ def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
         content.footprint,
         path,
     )
+
+
+def dump_rig(rig: Rig) -> str:
+    """A rig as YAML text that parse_rig reads back to the same rig."""
+    content = {k: v for k, v in _plain(rig).items() if k != "path"}
+    for sensor in content["sensors"].values():
+        del sensor["name"]
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and enumerations as what YAML knows; fields that are None left out."""
+    if dataclasses.is_dataclass(value):
+        items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {k: _plain(v) for k, v in items.items() if v is not None}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value.value if isinstance(value, Modality) else value

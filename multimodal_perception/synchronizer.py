@@ -123,6 +123,8 @@ class _Queue:
         return best is not None and stamp_ns - self.stamps[best] <= self.half_period_ns
 
     def drop_before(self, index: int) -> None:
+        if index <= 0:
+            return
         self.statistics.drops["superseded"] += index
         del self.stamps[:index], self.items[:index]
 

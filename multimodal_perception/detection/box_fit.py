@@ -5,86 +5,195 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-# Points nearer than this to an edge count as equally near: eq. 5's d0.
+# Points nearer than this to an edge count as equally near: eq. 5's d0, metres.
 NEAREST = 0.03
-# A LiDAR gives a near car thousands of points; some hundreds fix its rectangle as well.
-MOST_POINTS = 400
+# The nearest return of each azimuth slice draws the outline that the LiDAR sees.
+SLICES = 128
+# Outline between these heights over the ground: bodies are upright there, above lie sloping windows.
+OUTLINE = (0.25, 1.2)
+# Clusters longer than this are no single vehicle; their rectangle stays unturned.
+LONGEST = 18.0
+COARSE, FINE = 18, 10
+# A LiDAR gives a near object thousands of points; some hundreds measure it as well.
+MOST_POINTS = 800
 
 
 @numba.njit(cache=True)
-def _quantile(values, q):  # type: ignore[no-untyped-def]
-    ordered = np.sort(values)
-    return ordered[min(int(q * len(ordered)), len(ordered) - 1)]
+def outline(points, origin):  # type: ignore[no-untyped-def]
+    """The contour (K, 2) float64 that faces the LiDAR, of points (N, 4), x y z height.
 
-
-@numba.njit(cache=True)
-def fit_rectangle(points, steps):  # type: ignore[no-untyped-def]
-    """Rectangle of points (N, >=2): (angle, low_u, high_u, low_v, high_v).
-
-    u and v are coordinates along angle and across it; the angle, in [0, pi/2), is the one of `steps`
-    at which the points lie closest to two edges (closeness criterion, algorithm 3). The two extreme
-    percent at each side are left out where points are many.
+    In each of SLICES azimuth slices the return nearest to origin (3,) in the OUTLINE band of heights.
+    All points, thinned, where that leaves fewer than five.
     """
     n = len(points)
-    stride = max(n // MOST_POINTS, 1)
-    m = (n + stride - 1) // stride
-    u, v = np.empty(m), np.empty(m)
-    best_score, best_angle = -1.0, 0.0
-    for step in range(steps):
-        angle = 0.5 * np.pi * step / steps
-        c, s = np.cos(angle), np.sin(angle)
-        for i in range(m):
-            x, y = points[i * stride, 0], points[i * stride, 1]
-            u[i], v[i] = c * x + s * y, c * y - s * x
-        low_u, high_u, low_v, high_v = u.min(), u.max(), v.min(), v.max()
-        to_low_u = to_high_u = to_low_v = to_high_v = 0.0
-        for i in range(m):
-            to_low_u += u[i] - low_u
-            to_high_u += high_u - u[i]
-            to_low_v += v[i] - low_v
-            to_high_v += high_v - v[i]
-        score = 0.0
-        for i in range(m):
-            du = u[i] - low_u if to_low_u < to_high_u else high_u - u[i]
-            dv = v[i] - low_v if to_low_v < to_high_v else high_v - v[i]
-            score += 1.0 / max(min(du, dv), NEAREST)
-        if score > best_score:
-            best_score, best_angle = score, angle
-    c, s = np.cos(best_angle), np.sin(best_angle)
-    all_u = c * points[:, 0] + s * points[:, 1]
-    all_v = c * points[:, 1] - s * points[:, 0]
-    trim = 0.01 if n >= 100 else 0.0
-    return (
-        best_angle,
-        _quantile(all_u, trim),
-        _quantile(all_u, 1 - trim),
-        _quantile(all_v, trim),
-        _quantile(all_v, 1 - trim),
-    )
+    middle_x, middle_y = points[:, 0].mean() - origin[0], points[:, 1].mean() - origin[1]
+    turn = np.empty(n)
+    low, high = np.inf, -np.inf
+    for i in range(n):
+        x, y = points[i, 0] - origin[0], points[i, 1] - origin[1]
+        turn[i] = np.arctan2(middle_x * y - middle_y * x, middle_x * x + middle_y * y)
+        low, high = min(low, turn[i]), max(high, turn[i])
+    # No slice is finer than a LiDAR's own steps of azimuth.
+    width = max((high - low) / (SLICES - 1), 0.003)
+    nearest = np.full(SLICES, -1, np.int64)
+    reach = np.full(SLICES, np.inf)
+    for i in range(n):
+        if OUTLINE[0] <= points[i, 3] <= OUTLINE[1]:
+            k = int((turn[i] - low) / width)
+            r = (points[i, 0] - origin[0]) ** 2 + (points[i, 1] - origin[1]) ** 2
+            if r < reach[k]:
+                reach[k], nearest[k] = r, i
+    chosen = nearest[nearest >= 0]
+    if len(chosen) < 5:
+        chosen = np.arange(0, n, max(n // SLICES, 1))
+    result = np.empty((len(chosen), 2))
+    for k in range(len(chosen)):
+        result[k, 0], result[k, 1] = points[chosen[k], 0], points[chosen[k], 1]
+    return result
 
 
 @numba.njit(cache=True)
-def describe(points, starts, column_top, steps):  # type: ignore[no-untyped-def]
-    """One row a cluster: angle, low_u, high_u, low_v, high_v, z_low, height_low, height_top, points.
+def _closeness(points, angle):  # type: ignore[no-untyped-def]
+    """How closely points (N, 2) lie to two edges of their rectangle at this angle (algorithm 3)."""
+    n = len(points)
+    c, s = np.cos(angle), np.sin(angle)
+    u, v = np.empty(n), np.empty(n)
+    low_u = low_v = np.inf
+    high_u = high_v = -np.inf
+    total_u = total_v = 0.0
+    for i in range(n):
+        u[i] = c * points[i, 0] + s * points[i, 1]
+        v[i] = c * points[i, 1] - s * points[i, 0]
+        low_u, high_u = min(low_u, u[i]), max(high_u, u[i])
+        low_v, high_v = min(low_v, v[i]), max(high_v, v[i])
+        total_u += u[i]
+        total_v += v[i]
+    to_low_u = 2 * total_u < n * (low_u + high_u)
+    to_low_v = 2 * total_v < n * (low_v + high_v)
+    score = 0.0
+    for i in range(n):
+        du = u[i] - low_u if to_low_u else high_u - u[i]
+        dv = v[i] - low_v if to_low_v else high_v - v[i]
+        score += 1.0 / max(min(du, dv), NEAREST)
+    return score
 
-    points: (M, 4) float32, x y z height over the ground, clusters in runs by `starts` (C + 1,).
-    column_top: (C,) height over the ground of the highest return above each cluster.
+
+@numba.njit(cache=True)
+def best_angles(points):  # type: ignore[no-untyped-def]
+    """Two angles in [0, pi/2) for the rectangle of an outline (N, 2).
+
+    The one at which the points lie closest to two edges, to half a degree; and that of their principal
+    axis, as a rounded bumper seen from the front fits the corner of a rectangle as well as its edge.
     """
-    rows = np.zeros((len(starts) - 1, 10))
-    for c in range(len(starts) - 1):
-        run = points[starts[c] : starts[c + 1]]
-        angle, low_u, high_u, low_v, high_v = fit_rectangle(run[:, :2].astype(np.float64), steps)
-        rows[c, 0], rows[c, 1], rows[c, 2], rows[c, 3], rows[c, 4] = (
-            angle,
-            low_u,
-            high_u,
-            low_v,
-            high_v,
-        )
-        heights = run[:, 3].astype(np.float64)
-        rows[c, 5] = np.median(run[:, 2] - run[:, 3])  # z of the ground below
-        rows[c, 6] = heights.min()
-        rows[c, 7] = _quantile(heights, 0.99)
-        rows[c, 8] = len(run)
-        rows[c, 9] = column_top[c]
+    coarse = 0.5 * np.pi / COARSE
+    best_score, first = -1.0, 0
+    for step in range(COARSE):
+        score = _closeness(points, step * coarse)
+        if score > best_score:
+            best_score, first = score, step
+    x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
+    axis = 0.5 * np.arctan2(2 * (x * y).sum(), (x * x).sum() - (y * y).sum())
+    return _refine(points, first * coarse), axis % (0.5 * np.pi)
+
+
+@numba.njit(cache=True)
+def _refine(points, centre):  # type: ignore[no-untyped-def]
+    best_score, best = -1.0, centre
+    for step in range(-FINE + 1, FINE):
+        angle = centre + step * 0.5 * np.pi / (COARSE * FINE)
+        score = _closeness(points, angle)
+        if score > best_score:
+            best_score, best = score, angle
+    return best % (0.5 * np.pi)
+
+
+@numba.njit(cache=True)
+def rectangle(points, angle):  # type: ignore[no-untyped-def]
+    """Extents of points (N, >=2) along angle and across: (low_u, high_u, low_v, high_v).
+
+    The extreme percent at each side is left out where points are many.
+    """
+    c, s = np.cos(angle), np.sin(angle)
+    u = np.sort(c * points[:, 0] + s * points[:, 1])
+    v = np.sort(c * points[:, 1] - s * points[:, 0])
+    skip = len(points) // 100
+    return u[skip], u[-1 - skip], v[skip], v[-1 - skip]
+
+
+# Columns of describe's rows.
+ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULDER, DEPTH = range(12)
+
+
+@numba.njit(cache=True)
+def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
+    """Two rows (2, C, 12) float64 a cluster, by the two angles of best_angles.
+
+    ANGLE, LOW_U .. HIGH_V: the rectangle. GROUND: z below. BOTTOM, TOP: heights over the ground of its
+    lowest and highest return in the band. POINTS: how many. COLUMN: height of the highest return above
+    it. SHOULDER: how high its lower end reaches, of the two ends of its longer side. DEPTH: mean
+    distance of its returns below 1 m from the nearer of the two edges that they lie along.
+    Clusters longer than LONGEST have an unturned rectangle and heights 0.
+
+    points: (M, 4) float32, x y z height over the ground, clusters in runs by starts (C + 1,).
+    column_top: (C,) metres. origin: (3,), the LiDAR's place.
+    """
+    rows = np.zeros((2, len(starts) - 1, 12))
+    for k in range(len(starts) - 1):
+        run = points[starts[k] : starts[k + 1]]
+        size = len(run)
+        low_x, high_x = run[:, 0].min(), run[:, 0].max()
+        low_y, high_y = run[:, 1].min(), run[:, 1].max()
+        if np.hypot(high_x - low_x, high_y - low_y) > LONGEST:
+            for way in range(2):
+                rows[way, k, 1:5] = low_x, high_x, low_y, high_y
+                rows[way, k, POINTS] = size
+            continue
+        angles = best_angles(outline(run, origin))
+        run = run[:: max(size // MOST_POINTS, 1)].astype(np.float64)
+        for way in range(2):
+            row = rows[way, k]
+            row[ANGLE] = angles[way]
+            row[1:5] = rectangle(run, angles[way])
+            row[GROUND] = np.median(run[:, 2] - run[:, 3])
+            heights = np.sort(run[:, 3])
+            row[BOTTOM], row[TOP] = heights[0], heights[-1 - len(run) // 100]
+            row[POINTS] = size
+            row[COLUMN] = column_top[k]
+            row[SHOULDER], row[DEPTH] = _profile(run, row)
     return rows
+
+
+@numba.njit(cache=True)
+def _profile(points, row):  # type: ignore[no-untyped-def]
+    """(shoulder, depth) of points (N, 4) with their rectangle in row; see describe."""
+    c, s = np.cos(row[ANGLE]), np.sin(row[ANGLE])
+    long_u = row[HIGH_U] - row[LOW_U] >= row[HIGH_V] - row[LOW_V]
+    ends = np.zeros(2)
+    to = np.zeros(4)
+    below = 0
+    low, high = (row[LOW_U], row[HIGH_U]) if long_u else (row[LOW_V], row[HIGH_V])
+    for i in range(len(points)):
+        u = c * points[i, 0] + s * points[i, 1]
+        v = c * points[i, 1] - s * points[i, 0]
+        share = ((u if long_u else v) - low) / max(high - low, 0.01)
+        if share < 0.2:
+            ends[0] = max(ends[0], points[i, 3])
+        elif share > 0.8:
+            ends[1] = max(ends[1], points[i, 3])
+        if points[i, 3] < 1.0:
+            below += 1
+            to[0] += abs(u - row[LOW_U])
+            to[1] += abs(row[HIGH_U] - u)
+            to[2] += abs(v - row[LOW_V])
+            to[3] += abs(row[HIGH_V] - v)
+    if below == 0:
+        return ends.min(), 0.0
+    depth = 0.0
+    for i in range(len(points)):
+        if points[i, 3] < 1.0:
+            u = c * points[i, 0] + s * points[i, 1]
+            v = c * points[i, 1] - s * points[i, 0]
+            du = u - row[LOW_U] if to[0] < to[1] else row[HIGH_U] - u
+            dv = v - row[LOW_V] if to[2] < to[3] else row[HIGH_V] - v
+            depth += max(min(du, dv), 0.0)
+    return ends.min(), depth / below

@@ -9,17 +9,33 @@ from dataclasses import dataclass, field
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from multimodal_perception.detection.box_fit import describe
 from multimodal_perception.detection.clustering import Clusters, cluster
-from multimodal_perception.detection.shape import Shapes, complete, judge
+from multimodal_perception.detection.placing import place
+from multimodal_perception.detection.rays import (
+    GROUND_RETURN,
+    HIGH_RETURN,
+    UNCLUSTERED,
+    Rays,
+)
+from multimodal_perception.detection.shape import (
+    JUDGED,
+    RINGS,
+    TYPICAL,
+    Array,
+    Evidence,
+    Shapes,
+    judge,
+    size_fit,
+)
 from multimodal_perception.frame import Boxes3D, SensorFrame
-from multimodal_perception.geometry.boxes import non_maximum_suppression
+from multimodal_perception.geometry.boxes import iou_bev
 from multimodal_perception.preprocess.ground import Cloud
 
 # Returns higher than this above the ground hang over the road or top a building.
 HIGHEST_COLUMN = 6.0
-ANGLE_STEPS = 45
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,8 @@ class GeometricConfig:
 
     extent: half side of the square searched. cell: of the clustering grid. band: heights over the
     ground that are grouped. gap, gap_per_metre: how far apart an object's points may lie, and by how
-    much more for each metre of distance. min_score: below it a box is not reported.
+    much more for each metre of distance. min_score: below it a box is not reported. overlap: share of the
+    smaller footprint that two boxes may have in common.
     """
 
     extent: float = field(default=64.0, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
@@ -37,8 +54,8 @@ class GeometricConfig:
     gap: float = field(default=0.3, metadata={"min": 0.1, "max": 2.0, "unit": "m"})
     gap_per_metre: float = field(default=0.012, metadata={"min": 0.0, "max": 0.1})
     min_points: int = field(default=5, metadata={"min": 1, "max": 1000})
-    min_score: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
-    overlap: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    overlap: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
 
     def __post_init__(self) -> None:
         if not 0 < self.band[0] < self.band[1]:
@@ -55,7 +72,7 @@ class GeometricDetector:
 
     def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
         """Boxes in base_link at the frame's stamp, best score first; none without LiDAR points."""
-        clusters = self._clusters(cloud)
+        clusters, owner = self._clusters(cloud)
         if not len(clusters):
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
         tops = _column_tops(
@@ -66,43 +83,90 @@ class GeometricDetector:
             self.config.cell,
             self.config.band[1],
         )
-        rows = describe(clusters.points, clusters.starts, tops, ANGLE_STEPS)
-        shapes = Shapes.from_rows(rows, cloud.origins[0], _highest_elevation(cloud))
-        labels, scores = judge(shapes)
+        rows = describe(clusters.points, clusters.starts, tops, cloud.origins[0])
+        rays = Rays.of(cloud, owner)
+        elevation = _highest_elevation(cloud)
+        beam_step, density = rays.spacing()
+        flat = rows.reshape(-1, rows.shape[2])
+        shapes = Shapes.from_rows(flat, cloud.origins[0], elevation, beam_step)
+        chosen, labels = self._hypotheses(shapes.select(np.arange(len(clusters))))
+        sizes = np.array([TYPICAL[k][:2] for k in labels], np.float64).reshape(-1, 2)
+        rings = np.array([RINGS[k] for k in labels], np.float64)
+        footprints, angles, seen = place(rows, chosen, sizes, rings, rays)
+        evidence = Evidence(*seen.T)
+        shapes = shapes.select(np.maximum(angles, 0) * len(clusters) + chosen)
+        scores = np.where(angles < 0, 0.0, judge(shapes, evidence, labels, beam_step, density))
+        boxes = raise_boxes(shapes, evidence, footprints, labels)
         likely = np.flatnonzero(scores >= self.config.min_score)
-        boxes = complete(shapes.select(likely), labels[likely], cloud.origins[0])
-        kept = non_maximum_suppression(boxes, scores[likely], self.config.overlap)
-        chosen = likely[kept]
+        kept = likely[suppress(boxes[likely], scores[likely], self.config.overlap)]
         return Boxes3D(
             frame.stamp_ns,
             frame.base_frame,
             boxes[kept].astype(np.float32),
-            scores[chosen].astype(np.float32),
-            labels[chosen],
-            num_points=rows[chosen, 8].astype(np.int64),
+            scores[kept].astype(np.float32),
+            labels[kept],
+            num_points=evidence.hits[kept].astype(np.int64),
         )
 
-    def _clusters(self, cloud: Cloud) -> Clusters:
+    def _hypotheses(self, shapes: Shapes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Clusters (K,) and classes (K,) that go together by size."""
+        fits = np.stack([size_fit(shapes, label) for label in JUDGED])
+        classes, chosen = np.nonzero(fits >= 0.5 * self.config.min_score)
+        return chosen, np.array(JUDGED, np.int64)[classes]
+
+    def _clusters(self, cloud: Cloud) -> tuple[Clusters, NDArray[np.int32]]:
+        """Clusters of what stands, and the cluster of each return (N,); see rays.Rays."""
         low, high = self.config.band
         standing = np.flatnonzero((cloud.height > low) & (cloud.height < high))
         points = np.empty((len(standing), 4), np.float32)
         points[:, :3] = cloud.points[standing, :3]
         points[:, 3] = cloud.height[standing]
         c = self.config
-        return cluster(points, c.cell, c.extent, c.gap, c.gap_per_metre, c.min_points)
+        clusters = cluster(points, c.cell, c.extent, c.gap, c.gap_per_metre, c.min_points)
+        owner = np.where(cloud.height < low, GROUND_RETURN, HIGH_RETURN).astype(np.int32)
+        owner[standing] = UNCLUSTERED
+        sizes = np.diff(clusters.starts)
+        owner[standing[clusters.sources]] = np.repeat(np.arange(len(clusters)), sizes)
+        return clusters, owner
+
+
+def raise_boxes(
+    shapes: Shapes, evidence: Evidence, footprints: Array, labels: NDArray[np.int64]
+) -> Array:
+    """Boxes (K, 7) on footprints (K, 5), as high as what was seen, or as is usual if the top is not."""
+    typical = np.array([TYPICAL[k][2] for k in labels], np.float64)
+    top = np.maximum(shapes.top, evidence.top)
+    hidden = top > shapes.ceiling - 0.2
+    top = np.where(hidden, np.maximum(top, typical), top)
+    yaw = np.arctan2(np.sin(footprints[:, 4]), np.cos(footprints[:, 4]))
+    return np.column_stack(
+        [footprints[:, :2], shapes.ground + top / 2, footprints[:, 2:4], top, yaw]
+    )
+
+
+def suppress(boxes: Array, scores: Array, most: float) -> NDArray[np.int64]:
+    """Indices of the boxes (N, 7) kept, best first: none has more than a share `most` of its own area,
+    or of a better one's, in common with it."""
+    area = boxes[:, 3] * boxes[:, 4]
+    iou = iou_bev(boxes, boxes)
+    common = iou * (area[:, None] + area) / (1 + iou)
+    overlap = common / np.maximum(np.minimum(area[:, None], area), 1e-6)
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if not any(overlap[i, j] > most for j in kept):
+            kept.append(int(i))
+    return np.array(kept, np.int64)
 
 
 def _highest_elevation(cloud: Cloud) -> float:
     """Tangent of the highest angle at which the LiDAR sees: no object's top shows above it."""
-    offset = cloud.points[:, :3] - cloud.origins[0]
+    # Every tenth return says as much as all.
+    offset = cloud.points[::10, :3] - cloud.origins[0]
     distance = np.hypot(offset[:, 0], offset[:, 1])
     far = distance > 3.0
     if not far.any():
         return np.inf
-    tangents = offset[far, 2] / distance[far]
-    return float(
-        np.partition(tangents, -max(len(tangents) // 500, 1))[-max(len(tangents) // 500, 1)]
-    )
+    return float(np.quantile(offset[far, 2] / distance[far], 0.998))
 
 
 @numba.njit(cache=True)

@@ -1,4 +1,4 @@
-"""What a cluster may be by its size and shape, and the box of the whole object behind its seen faces.
+"""What a cluster may be by its size and shape, and how well a whole box of that class fits the returns.
 
 Dimensions are those of KITTI's and nuScenes' labels (their means and spreads by class).
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection import box_fit
 from multimodal_perception.frame import CLASS_NAMES
 
 Array = NDArray[np.float64]
@@ -19,21 +20,25 @@ PEDESTRIAN, CYCLIST, CAR, VAN, TRUCK = (
 JUDGED = (PEDESTRIAN, CYCLIST, CAR, VAN, TRUCK)
 # Whole objects: length, width, height in metres, where a face was not seen.
 TYPICAL = {
-    PEDESTRIAN: (0.8, 0.65, 1.75),
+    PEDESTRIAN: (0.7, 0.6, 1.75),
     CYCLIST: (1.75, 0.65, 1.75),
     CAR: (4.0, 1.65, 1.55),
     VAN: (5.0, 1.9, 2.2),
     TRUCK: (8.0, 2.6, 3.2),
 }
+# Metres around an object of each class that are free of others.
+RINGS = {PEDESTRIAN: 0.5, CYCLIST: 0.5, CAR: 0.4, VAN: 0.4, TRUCK: 0.4}
+# Returns that an object has for every unsure one: what few returns say is halved at FEW.
+FEW = {PEDESTRIAN: 5.0, CYCLIST: 5.0, CAR: 8.0, VAN: 8.0, TRUCK: 8.0}
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is known of C clusters; see box_fit.describe. All (C,) float64.
+    """What is known of C clusters, all (C,) float64; see box_fit.describe for all but the last.
 
-    angle, low_u .. high_v: the rectangle. ground: z below. bottom, top: heights over the ground of its
-    lowest and highest return in the band. column: of the highest return above it. points: how many.
-    distance: metres from the LiDAR. ceiling: height over the ground above which the LiDAR sees nothing.
+    bottom: the lowest that the object can end, as no beam looked between there and its lowest return.
+    distance: metres from the LiDAR. ceiling: height over the ground above which it sees nothing.
+    across: how wide the rectangle looks from it, metres.
     """
 
     angle: Array
@@ -46,18 +51,29 @@ class Shapes:
     top: Array
     points: Array
     column: Array
+    shoulder: Array
+    depth: Array
     distance: Array
     ceiling: Array
+    across: Array
 
     @classmethod
-    def from_rows(cls, rows: Array, origin: NDArray[np.float32], elevation: float) -> Shapes:
-        """From describe's rows (C, 10), the LiDAR's place (3,) and its highest angle's tangent."""
-        columns = [rows[:, i] for i in range(10)]
-        u, v = (columns[1] + columns[2]) / 2, (columns[3] + columns[4]) / 2
-        c, s = np.cos(columns[0]), np.sin(columns[0])
+    def from_rows(
+        cls, rows: Array, origin: NDArray[np.float32], elevation: float, beam_step: float
+    ) -> Shapes:
+        """From describe's rows (C, 12), the LiDAR's place (3,), the tangents of its highest angle and
+        between neighbouring beams."""
+        columns = list(rows.T)
+        u, v = (rows[:, 1] + rows[:, 2]) / 2, (rows[:, 3] + rows[:, 4]) / 2
+        c, s = np.cos(rows[:, 0]), np.sin(rows[:, 0])
         distance = np.hypot(c * u - s * v - origin[0], s * u + c * v - origin[1])
-        ceiling = origin[2] + distance * elevation - columns[5]
-        return cls(*columns, distance, ceiling)
+        ceiling = origin[2] + distance * elevation - rows[:, box_fit.GROUND]
+        bearing = np.arctan2(s * u + c * v - origin[1], c * u - s * v - origin[0]) - rows[:, 0]
+        size_u, size_v = rows[:, 2] - rows[:, 1], rows[:, 4] - rows[:, 3]
+        across = size_u * np.abs(np.sin(bearing)) + size_v * np.abs(np.cos(bearing))
+        # The next lower beam may have gone below the object or have been its last.
+        columns[box_fit.BOTTOM] = np.maximum(columns[box_fit.BOTTOM] - beam_step * distance, 0.0)
+        return cls(*columns, distance, ceiling, across)
 
     def select(self, index: NDArray[np.int64]) -> Shapes:
         """The chosen clusters."""
@@ -74,45 +90,95 @@ class Shapes:
         return np.minimum(self.high_u - self.low_u, self.high_v - self.low_v)
 
 
-def judge(shapes: Shapes) -> tuple[NDArray[np.int64], Array]:
-    """The likeliest class (C,) of each cluster and its score (C,) in [0, 1]."""
-    scores = np.stack([_score(shapes, label) for label in JUDGED])
-    best = scores.argmax(axis=0)
-    return np.array(JUDGED, np.int64)[best], scores[best, np.arange(len(best))]
+@dataclass(frozen=True)
+class Evidence:
+    """What the rays say of K boxes, all (K,) float64: the columns of rays.cast."""
+
+    through: Array
+    hits: Array
+    foreign: Array
+    around: Array
+    top: Array
+    over: Array
 
 
-def _score(s: Shapes, label: int) -> Array:
-    """How well the clusters fit one class: a product of plausibilities."""
-    # A top that the LiDAR cannot see past says only how high the object is at least.
-    hidden_top = s.top > s.ceiling - 0.2
-    height = np.maximum(s.top, s.column)
-    low_enough = _plausible(s.bottom, -1.0, 0.0, 0.55, 0.9)
-    # Returns fall with the square of the distance; far fewer than that is clutter.
-    dense = np.clip(s.points * s.distance**2 / FULL_POINTS[label], 0.15, 1.0) ** 0.4
-    common = low_enough * dense
+def size_fit(s: Shapes, label: int) -> Array:
+    """How well the seen part (C,) goes into an object of this class, 0 to 1, whatever hides the rest."""
+    low = _plausible(s.bottom, -1.0, 0.0, 0.4, 0.8)
     if label == PEDESTRIAN:
-        size = _plausible(s.long, 0.15, 0.3, 0.95, 1.35) * _plausible(s.short, 0.0, 0.1, 0.75, 1.0)
-        return 0.9 * common * size * _plausible(height, 0.9, 1.35, 1.95, 2.2)
+        size = _plausible(s.long, 0.15, 0.3, 0.95, 1.4) * _plausible(s.short, -1.0, 0.0, 0.75, 1.0)
+        return low * size * _plausible(s.top, 0.9, 1.3, 1.95, 2.15)
     if label == CYCLIST:
-        size = _plausible(s.long, 1.0, 1.4, 2.0, 2.4) * _plausible(s.short, 0.05, 0.25, 0.8, 1.1)
-        return 0.85 * common * size * _plausible(height, 1.0, 1.4, 1.95, 2.2)
+        size = _plausible(s.long, 1.0, 1.4, 2.0, 2.3) * _plausible(s.short, 0.05, 0.2, 0.8, 1.1)
+        return low * size * _plausible(s.top, 1.1, 1.4, 1.95, 2.15)
     if label == CAR:
-        size = _plausible(s.long, 0.9, 1.5, 4.9, 6.0) * _plausible(s.short, -1, 0.0, 1.95, 2.5)
-        tall = _plausible(height, 0.8, 1.2, 1.85, 2.2)
-        # One thin face alone may be a fence or a hedge; two faces are a body.
-        body = 0.55 + 0.45 * _plausible(s.short, 0.15, 0.9, 3.0, 4.0)
-        return common * size * tall * body
+        size = _plausible(s.long, 0.8, 1.4, 5.0, 5.8) * _plausible(s.short, -1, 0.0, 2.0, 2.5)
+        return low * size * _plausible(s.top, 0.4, 0.7, 1.95, 2.2)
     if label == VAN:
-        size = _plausible(s.long, 1.4, 1.8, 5.8, 7.0) * _plausible(s.short, 0.0, 0.8, 2.2, 2.7)
-        tall = _plausible(height, 1.7, 1.9, 2.5, 2.9)
-        return np.where(hidden_top, 0.6, 0.8) * common * size * tall
-    size = _plausible(s.long, 1.8, 2.3, 12.0, 14.0) * _plausible(s.short, 0.2, 1.5, 2.8, 3.4)
-    tall = _plausible(height, 2.2, 2.6, 3.8, 4.3)
-    return np.where(hidden_top, 0.4, 0.7) * common * size * tall
+        size = _plausible(s.long, 1.4, 1.8, 5.8, 7.0) * _plausible(s.short, -1.0, 0.0, 2.2, 2.7)
+        return low * size * _plausible(s.top, 1.4, 1.8, 2.6, 2.9)
+    size = _plausible(s.long, 1.8, 2.3, 12.0, 14.0) * _plausible(s.short, 0.0, 0.4, 2.8, 3.4)
+    return low * size * _plausible(s.top, 1.8, 2.1, 3.8, 4.3)
 
 
-# Points times distance squared of a well seen object, by class, for a LiDAR of 64 rings.
-FULL_POINTS = {PEDESTRIAN: 8e3, CYCLIST: 1.2e4, CAR: 4e4, VAN: 5e4, TRUCK: 6e4}
+def judge(
+    s: Shapes, e: Evidence, labels: NDArray[np.int64], beam_step: float, density: float
+) -> Array:
+    """Scores (K,) in [0, 1] of K hypotheses: shapes, what the rays say of their boxes, their classes.
+
+    beam_step, density: see rays.Rays.spacing.
+    """
+    scores = np.zeros(len(labels))
+    crossed = e.through / (e.through + e.hits + 2.0)
+    crowd = (e.around + e.foreign) / (e.hits + 3.0)
+    top = np.maximum(np.maximum(s.top, s.column), e.top)
+    hidden = top > s.ceiling - 0.2
+    # Between what was seen and the lowest ray that went over it lies the true top.
+    reach = np.where(hidden, np.inf, top + beam_step * s.distance)
+    over = np.minimum(np.maximum(e.over, top), reach)
+    # A face that stops every ray returns as many as the LiDAR sends into its outline.
+    sent = density * s.across * np.maximum(s.top - s.bottom, 0.1) / np.maximum(s.distance, 1.0) ** 2
+    full = np.interp(s.points / np.maximum(sent, 1.0), [0.1, 0.35], [0.2, 1.0])
+    for label in JUDGED:
+        score = size_fit(s, label) * full * e.hits / (e.hits + FEW[label])
+        if label in (PEDESTRIAN, CYCLIST):
+            score *= 0.9 * _small(s, label, crowd, top, over)
+        else:
+            score *= _vehicle(s, label, crossed, crowd, top, over, hidden)
+        scores = np.where(labels == label, score, scores)
+    return scores
+
+
+def _small(s: Shapes, label: int, crowd: Array, top: Array, over: Array) -> Array:
+    """How well a hypothesis fits a person: upright, alone, neither a post nor a piece of a bush."""
+    height = _up_to(top, 1.95, 2.1) * _at_least(over, 1.15, 1.45)
+    alone = np.interp(crowd, [0.05, 0.4, 1.0], [1.0, 0.5, 0.1])
+    score = height * alone * _plausible(top - s.bottom, 0.5, 0.8, 3.0, 4.0)
+    if label == CYCLIST:
+        # The rider is in the middle: a wheel's end is low, where a car's corner is not.
+        score *= np.interp(s.shoulder, [1.15, 1.4], [1.0, 0.4])
+    return score
+
+
+def _vehicle(
+    s: Shapes, label: int, crossed: Array, crowd: Array, top: Array, over: Array, hidden: Array
+) -> Array:
+    """How well a hypothesis fits a vehicle: closed, smooth faces, of its height, no part of a wall."""
+    closed = np.interp(crossed, [0.1, 0.35], [1.0, 0.0])
+    # Bodies return from their faces, plants from all of their depth.
+    smooth = np.interp(s.depth / np.maximum(s.short, 0.8), [0.18, 0.25, 0.35], [1.0, 0.5, 0.0])
+    alone = np.interp(crowd, [0.1, 0.5, 1.5], [1.0, 0.6, 0.1])
+    # One thin face longer than a vehicle's back may be a fence or a wall.
+    back = TYPICAL[label][1] + 0.5
+    thin = (s.short < 0.25 * TYPICAL[label][1]) & (s.long > back)
+    score = closed * smooth * alone * np.where(thin, 0.5, 1.0)
+    if label == CAR:
+        return score * _up_to(top, 2.0, 2.25) * _at_least(over, 1.0, 1.3)
+    if label == VAN:
+        sure = np.where(hidden, 0.6, 0.8)
+        return sure * score * _up_to(top, 2.6, 2.9) * _at_least(over, 1.7, 1.9)
+    # A building's wall is as high; only a top that was seen tells them apart.
+    return np.where(hidden, 0.4, 0.7) * score * _up_to(top, 3.9, 4.3) * _at_least(over, 2.3, 2.6)
 
 
 def _plausible(value: Array, none: float, some: float, still: float, no_more: float) -> Array:
@@ -120,45 +186,11 @@ def _plausible(value: Array, none: float, some: float, still: float, no_more: fl
     return np.interp(value, [none, some, still, no_more], [0.0, 1.0, 1.0, 0.0])
 
 
-def complete(shapes: Shapes, labels: NDArray[np.int64], origin: NDArray[np.float32]) -> Array:
-    """Whole boxes (C, 7): unseen extent is added on the side away from the LiDAR."""
-    boxes = np.zeros((len(labels), 7))
-    for i, label in enumerate(labels):
-        boxes[i] = _complete_one(shapes, i, int(label), origin)
-    return boxes
+def _up_to(value: Array, still: float, no_more: float) -> Array:
+    """1 up to `still`, 0 from `no_more`."""
+    return np.interp(value, [still, no_more], [1.0, 0.0])
 
 
-def _complete_one(s: Shapes, i: int, label: int, origin: NDArray[np.float32]) -> Array:
-    length, width, typical_height = TYPICAL[label]
-    size_u, size_v = s.high_u[i] - s.low_u[i], s.high_v[i] - s.low_v[i]
-    angle = s.angle[i]
-    c, sn = np.cos(angle), np.sin(angle)
-    from_u = c * origin[0] + sn * origin[1]
-    from_v = c * origin[1] - sn * origin[0]
-    # The long side, unless the one seen face is as wide as a vehicle's back and no deeper.
-    along_u = size_u >= size_v
-    if label in (CAR, VAN, TRUCK) and max(size_u, size_v) < width + 0.35:
-        along_u = not along_u
-    want_u, want_v = (length, width) if along_u else (width, length)
-    low_u, high_u = _grow(s.low_u[i], s.high_u[i], want_u, from_u)
-    low_v, high_v = _grow(s.low_v[i], s.high_v[i], want_v, from_v)
-    u, v = (low_u + high_u) / 2, (low_v + high_v) / 2
-    yaw = angle if along_u else angle + np.pi / 2
-    size = (high_u - low_u, high_v - low_v) if along_u else (high_v - low_v, high_u - low_u)
-    top = max(s.top[i], s.column[i])
-    if top > s.ceiling[i] - 0.2:
-        top = max(top, typical_height)
-    x, y = c * u - sn * v, sn * u + c * v
-    return np.array([x, y, s.ground[i] + top / 2, *size, top, np.arctan2(np.sin(yaw), np.cos(yaw))])
-
-
-def _grow(low: float, high: float, wanted: float, origin: float) -> tuple[float, float]:
-    """Widen an interval to the size wanted, keeping the end that the LiDAR sees."""
-    missing = wanted - (high - low)
-    if missing <= 0:
-        return low, high
-    if origin <= low:
-        return low, high + missing
-    if origin >= high:
-        return low - missing, high
-    return low - missing / 2, high + missing / 2
+def _at_least(value: Array, none: float, some: float) -> Array:
+    """0 up to `none`, 1 from `some`; infinity is enough."""
+    return np.interp(np.minimum(value, 1e6), [none, some], [0.0, 1.0])

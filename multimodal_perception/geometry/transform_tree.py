@@ -43,7 +43,8 @@ class _Edge:
 class TransformTree:
     """Frames and the transforms between them; each has one parent. Frame ids lose a leading slash."""
 
-    def __init__(self, keep_s: float = 10.0) -> None:
+    def __init__(self, keep_s: float = 10.0, most_stamps: int = MOST_STAMPS) -> None:
+        self._most_stamps = most_stamps
         self._keep_ns = round(keep_s * NANOSECONDS)
         self._edges: dict[str, _Edge] = {}
 
@@ -104,7 +105,7 @@ class TransformTree:
         edge.stamps.insert(at, stamp_ns)
         edge.poses.insert(at, pose)
         old = bisect_left(edge.stamps, edge.stamps[-1] - self._keep_ns)
-        old = max(old, len(edge.stamps) - MOST_STAMPS)
+        old = max(old, len(edge.stamps) - self._most_stamps)
         del edge.stamps[:old], edge.poses[:old]
 
     def _ancestors(self, frame: str) -> Iterator[str]:

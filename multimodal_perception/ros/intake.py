@@ -112,15 +112,7 @@ class Intake:
         return handle
 
     def _on_transforms(self, msg: Any, static: bool) -> list[SensorFrame]:
-        topic = STATIC_TOPIC if static else MOVING_TOPIC
-        for transform in msg.transforms:
-            try:
-                stamp_ns = stamp_ns_of(transform)
-                parent, child = transform.header.frame_id, transform.child_frame_id
-                pose = _pose(transform.transform.translation, transform.transform.rotation)
-                self.transforms.set(parent, child, stamp_ns, pose, static)
-            except (MessageError, TransformError) as error:
-                self.drops[topic, error.reason] += 1
+        set_transforms(self.transforms, msg, static, self.drops)
         return []
 
     def _on_odometry(self, msg: Any, now_ns: int) -> list[SensorFrame]:
@@ -131,6 +123,19 @@ class Intake:
         except (MessageError, TransformError) as error:
             self.drops[str(self.rig.odometry_topic), error.reason] += 1
         return []
+
+
+def set_transforms(
+    tree: TransformTree, msg: Any, static: bool, drops: Counter[tuple[str, str]]
+) -> None:
+    """Put a TFMessage into a tree; transforms that cannot be are counted in `drops`."""
+    for transform in msg.transforms:
+        try:
+            parent, child = transform.header.frame_id, transform.child_frame_id
+            pose = _pose(transform.transform.translation, transform.transform.rotation)
+            tree.set(parent, child, stamp_ns_of(transform), pose, static)
+        except (MessageError, TransformError) as error:
+            drops[STATIC_TOPIC if static else MOVING_TOPIC, error.reason] += 1
 
 
 def decode(msg: Any, sensor: Sensor, stamp_ns: int) -> Reading:

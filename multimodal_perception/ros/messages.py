@@ -50,7 +50,7 @@ class RclpyTypes:
     """The classes of a sourced or installed ROS 2."""
 
     def new(self, name: str, /, **fields: Any) -> Any:
-        return _rclpy_class(name)(**fields)
+        return message_class(name)(**fields)
 
     def values(self, data: NDArray[Any]) -> array.array[Any]:
         # rclpy checks every element of anything but an array.array: a second for an image.
@@ -60,7 +60,8 @@ class RclpyTypes:
 
 
 @cache
-def _rclpy_class(name: str) -> type:
+def message_class(name: str) -> type:
+    """rclpy's class of a type such as "sensor_msgs/msg/Image"."""
     package, kind, message = name.split("/")
     return getattr(importlib.import_module(f"{package}.{kind}"), message)
 

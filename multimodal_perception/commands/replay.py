@@ -1,0 +1,55 @@
+"""Recorded data over DDS into the live node."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
+from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.rig import load_rig
+
+HELP = "play a dataset or bag over DDS into the live node and time its answers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="dataset folder, bag, or `synthetic`")
+    parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at PATH")
+    parser.add_argument("--rig", type=Path, help="rig file for a bag; else made from its topics")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
+    parser.add_argument("--loops", type=int, default=1)
+    parser.add_argument("--parameters", type=Path, help="ROS parameter file of the node")
+    parser.add_argument("--external", action="store_true", help="a node is running already")
+    parser.add_argument("--json", type=Path, help="file for the result")
+
+
+def run(args: argparse.Namespace) -> int:
+    from multimodal_perception.ros import replay
+
+    if not (args.rate > 0 and args.loops > 0):
+        raise UserError("--rate and --loops must be above 0")
+    rig = None if args.rig is None else load_rig(args.rig)
+    dataset = open_dataset(args.path, args.dataset, rig)
+    node = (
+        nullcontext() if args.external else replay.perception_process(dataset.rig, args.parameters)
+    )
+    with node, tqdm(total=args.loops * len(dataset), unit="frame") as bar:
+        answers = replay.play(dataset, args.rate, args.loops, on_frame=lambda _: bar.update())
+    result = replay.summarise(answers)
+    table = Table(title=f"{dataset.name} at {args.rate:g} Hz")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_row("frames sent / answered", f"{result['sent']} / {result['received']}")
+    for name in ("latency_ms", "overhead_ms"):
+        values = result[name]
+        table.add_row(f"{name} p50 / p95", f"{values['p50']:.1f} / {values['p95']:.1f}")
+    Console().print(table)
+    if args.json is not None:
+        write_json(args.json, {**result, "rate_hz": args.rate, "dataset": dataset.name})
+    return 0 if result["received"] else 1

@@ -1,0 +1,159 @@
+"""Frames to a rosbag2 that any ROS 2 tool plays: sensor topics, /tf_static and labels."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import Rig
+from multimodal_perception.ros import messages
+
+LABEL_TOPIC = "/ground_truth/objects"
+TF_STATIC = "/tf_static"
+Storage = Literal["sqlite3", "mcap"]
+_FOREVER = QosTime(9223372036, 854775807)
+
+
+class RosbagsTypes:
+    """rosbags' message classes, for messages.MessageTypes."""
+
+    def __init__(self) -> None:
+        self.store = typestore()
+
+    def new(self, name: str, /, **fields: Any) -> Any:
+        return self.store.types[name](**fields)
+
+    def values(self, data: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(data)
+
+
+def typestore() -> Typestore:
+    """ROS 2's standard messages and vision_msgs."""
+    store = get_typestore(Stores.ROS2_KILTED)
+    definitions: dict[str, Any] = {}
+    for path in sorted(share_path("underlay", "vision_msgs", "msg").glob("*.msg")):
+        definitions.update(get_types_from_msg(path.read_text(), f"vision_msgs/msg/{path.stem}"))
+    store.register({k: v for k, v in definitions.items() if k not in store.types})
+    return store
+
+
+def write_bag(
+    frames: Iterable[SensorFrame], rig: Rig, out: str | Path, storage: Storage = "sqlite3"
+) -> dict[str, int]:
+    """Write frames as a bag folder and return the number of messages by topic.
+
+    Each message is recorded at its frame's stamp. Extrinsics go to /tf_static when they change,
+    labels to /ground_truth/objects as vision_msgs/Detection3DArray.
+
+    Raises DatasetError when `out` exists or cannot be written; an unfinished bag is removed.
+    """
+    out = Path(out)
+    if out.exists():
+        raise DatasetError(f"{out}: exists already")
+    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    counts: dict[str, int] = {}
+    types = RosbagsTypes()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Writer(out, version=9, storage_plugin=plugin) as writer:
+            connections: dict[str, Any] = {}
+            for topic, name, msg, stamp_ns in _all_messages(frames, rig, types):
+                if topic not in connections:
+                    qos = [_qos(latched=topic == TF_STATIC)]
+                    connections[topic] = writer.add_connection(
+                        topic, name, typestore=types.store, offered_qos_profiles=qos
+                    )
+                writer.write(connections[topic], stamp_ns, types.store.serialize_cdr(msg, name))
+                counts[topic] = counts.get(topic, 0) + 1
+    except BaseException as error:
+        shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DatasetError(f"{out}: {error.strerror or error}") from error
+        raise
+    return counts
+
+
+def frame_messages(
+    frame: SensorFrame, rig: Rig, types: messages.MessageTypes
+) -> Iterator[tuple[str, str, Any]]:
+    """(topic, type, message) of each reading of a frame and of its labels; the camera's info first."""
+    for name, model in frame.intrinsics.items():
+        image = frame.cameras.get(name) or frame.infrareds[name]
+        topic = rig.sensors[name].camera_info_topic
+        if topic is not None:
+            info = messages.camera_info_to_message(types, model, image.stamp_ns, image.frame_id)
+            yield topic, "sensor_msgs/msg/CameraInfo", info
+    if frame.labels is not None:
+        labels = messages.boxes_to_message(types, frame.labels)
+        yield LABEL_TOPIC, "vision_msgs/msg/Detection3DArray", labels
+    for name, reading in frame.ultrasonics.items():
+        message = messages.range_to_message(types, reading)
+        yield rig.sensors[name].topic, "sensor_msgs/msg/Range", message
+    for images in (frame.cameras, frame.infrareds):
+        for name, image in images.items():
+            message = messages.image_to_message(types, image)
+            yield rig.sensors[name].topic, "sensor_msgs/msg/Image", message
+    for name, sweep in frame.lidars.items():
+        message = messages.sweep_to_message(types, sweep)
+        yield rig.sensors[name].topic, "sensor_msgs/msg/PointCloud2", message
+
+
+def static_transforms(frame: SensorFrame, types: messages.MessageTypes) -> Any:
+    """TFMessage with base_from_sensor of each reading of a frame."""
+    transforms = []
+    for readings in (frame.lidars, frame.cameras, frame.infrareds, frame.ultrasonics):
+        for name, reading in readings.items():
+            pose = frame.base_from_sensor[name]
+            transforms.append(
+                messages.transform_to_message(
+                    types, pose, frame.base_frame, reading.frame_id, frame.stamp_ns
+                )
+            )
+    return types.new("tf2_msgs/msg/TFMessage", transforms=transforms)
+
+
+def _all_messages(
+    frames: Iterable[SensorFrame], rig: Rig, types: RosbagsTypes
+) -> Iterator[tuple[str, str, Any, int]]:
+    told: dict[str, NDArray[np.float64]] = {}
+    for frame in frames:
+        poses = frame.base_from_sensor
+        if any(n not in told or not np.array_equal(told[n], poses[n]) for n in poses):
+            told.update(poses)
+            name = "tf2_msgs/msg/TFMessage"
+            yield TF_STATIC, name, static_transforms(frame, types), frame.stamp_ns
+        for topic, name, message in frame_messages(frame, rig, types):
+            yield topic, name, message, frame.stamp_ns
+
+
+def _qos(latched: bool) -> Qos:
+    return Qos(
+        QosHistory.KEEP_LAST,
+        1 if latched else 10,
+        QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        _FOREVER,
+        _FOREVER,
+        QosLiveliness.AUTOMATIC,
+        _FOREVER,
+        False,
+    )

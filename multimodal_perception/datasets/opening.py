@@ -1,0 +1,55 @@
+"""Which reader fits a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from multimodal_perception.datasets.bag import Bag
+from multimodal_perception.datasets.dataset import Dataset, DatasetError
+from multimodal_perception.datasets.kitti import Kitti
+from multimodal_perception.datasets.nuscenes import NuScenesSample
+from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.rig import Rig
+
+DatasetName = Literal["kitti", "nuscenes", "bag", "synthetic"]
+DATASET_NAMES: tuple[DatasetName, ...] = ("kitti", "nuscenes", "bag", "synthetic")
+
+
+def open_dataset(
+    path: str | Path, name: DatasetName | None = None, rig: Rig | None = None
+) -> Dataset:
+    """Open recorded data; without a name, what lies at the path decides.
+
+    "synthetic" as path or name needs no data. `rig` is for bags alone.
+
+    Raises DatasetError when nothing fits or the data cannot be read.
+    """
+    path = Path(path)
+    if name is None:
+        name = _recognise(path)
+    if rig is not None and name != "bag":
+        raise DatasetError(f"{path}: {name} has its own rig")
+    if name == "kitti":
+        return Kitti(path)
+    if name == "nuscenes":
+        return NuScenesSample(path)
+    if name == "synthetic":
+        return SyntheticStreet()
+    return Bag(path, rig)
+
+
+def _recognise(path: Path) -> DatasetName:
+    if str(path) == "synthetic" and not path.exists():
+        return "synthetic"
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder")
+    if path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file():
+        return "bag"
+    if (path / "frame.json").is_file():
+        return "nuscenes"
+    if (path / "velodyne").is_dir():
+        return "kitti"
+    raise DatasetError(
+        f"{path}: not a KITTI folder (velodyne/), a nuScenes sample (frame.json) or a rosbag2"
+    )

@@ -1,0 +1,162 @@
+"""Recall and precision of boxes against labels, by distance of centres on the ground plane."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Perception, SensorFrame
+from multimodal_perception.geometry import poses
+
+LABELLED = ("car", "van", "truck", "pedestrian", "cyclist")
+# nuScenes' scale of matching (Caesar et al. 2020, section 3.1) has 0.5, 1, 2 and 4 m.
+MATCH_M = 1.0
+MIN_POINTS = 10
+MAX_RANGE_M = 40.0
+
+
+@dataclass
+class DetectionScore:
+    """Counts over frames: labels that counted and those found; boxes that counted and those right.
+
+    per_class: labels' class to [found, labels]. predicted: boxes' class to [right, boxes].
+    """
+
+    labels: int = 0
+    found: int = 0
+    boxes: int = 0
+    right: int = 0
+    per_class: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    predicted: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+
+    def add(self, boxes: Boxes3D, frame: SensorFrame) -> None:
+        """Count one frame. Raises ValueError when it has no labels."""
+        if frame.labels is None:
+            raise ValueError("the frame has no labels")
+        truth = frame.labels
+        countable = _countable(truth)
+        matched = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, countable)
+        found = set(matched[matched >= 0].tolist())
+        for i in np.flatnonzero(countable):
+            name = truth.class_names[truth.labels[i]]
+            self.labels += 1
+            self.found += int(i) in found
+            self.per_class[name][0] += int(i) in found
+            self.per_class[name][1] += 1
+        # A label that does not count (too far, too few points) makes its box neither right nor wrong.
+        ignored = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, ~countable) >= 0
+        judged = _visible(boxes, frame) & ~(ignored & (matched < 0))
+        for i in np.flatnonzero(judged):
+            name = boxes.class_names[boxes.labels[i]]
+            self.boxes += 1
+            self.right += int(matched[i] >= 0)
+            self.predicted[name][0] += int(matched[i] >= 0)
+            self.predicted[name][1] += 1
+
+    @property
+    def recall(self) -> float:
+        """Share of the labels found; NaN without labels."""
+        return self.found / self.labels if self.labels else float("nan")
+
+    @property
+    def precision(self) -> float:
+        """Share of the boxes that are right; NaN without boxes."""
+        return self.right / self.boxes if self.boxes else float("nan")
+
+
+def match(
+    boxes: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    distance: float,
+    allowed: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """Index (N,) of the label of each box, -1 without one: best score first, nearest free label.
+
+    boxes: (N, 7), scores: (N,), truth: (M, 7), allowed: (M,) which labels may be taken.
+    """
+    result = np.full(len(boxes), -1, np.int64)
+    free = np.array(allowed, bool)
+    for i in np.argsort(-np.asarray(scores), kind="stable"):
+        away = np.hypot(*(truth[:, :2] - boxes[i, :2]).T)
+        away[~free] = np.inf
+        if len(away) and away.min() <= distance:
+            result[i] = int(away.argmin())
+            free[result[i]] = False
+    return result
+
+
+def evaluate(
+    frames: Iterable[SensorFrame],
+    process: Callable[[SensorFrame], Perception],
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """Score a pipeline on labelled frames, and time it: the median of `repeats` runs a frame.
+
+    Keys: frames, labelled_frames, recall_1m, precision_1m, counts, per_class, predicted, latency_ms
+    and stage_ms {p50, p95}.
+    """
+    score, count, labelled = DetectionScore(), 0, 0
+    times: dict[str, list[float]] = defaultdict(list)
+    for frame in frames:
+        runs = [process(frame) for _ in range(max(repeats, 1))]
+        for stage in runs[0].stage_ms:
+            times[stage].append(float(np.median([r.stage_ms[stage] for r in runs])))
+        count += 1
+        if frame.labels is not None:
+            labelled += 1
+            score.add(runs[-1].boxes, frame)
+    totals = times.pop("total", [])
+    return {
+        "frames": count,
+        "labelled_frames": labelled,
+        "recall_1m": score.recall,
+        "precision_1m": score.precision,
+        "counts": {
+            "labels": score.labels,
+            "found": score.found,
+            "boxes": score.boxes,
+            "right": score.right,
+        },
+        "per_class": {
+            n: {"recall_1m": f / m, "labels": m} for n, (f, m) in sorted(score.per_class.items())
+        },
+        "predicted": {
+            n: {"precision_1m": r / m, "boxes": m} for n, (r, m) in sorted(score.predicted.items())
+        },
+        "latency_ms": percentiles(totals),
+        "stage_ms": {stage: percentiles(values) for stage, values in times.items()},
+    }
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float]:
+    """p50 and p95; NaN of nothing."""
+    array = np.array(list(values), np.float64)
+    if not len(array):
+        return {"p50": float("nan"), "p95": float("nan")}
+    return {"p50": float(np.percentile(array, 50)), "p95": float(np.percentile(array, 95))}
+
+
+def _countable(truth: Boxes3D) -> NDArray[np.bool_]:
+    wanted = np.isin(truth.labels, [CLASS_NAMES.index(n) for n in LABELLED])
+    near = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1]) <= MAX_RANGE_M
+    seen = np.ones(len(truth), bool) if truth.num_points is None else truth.num_points >= MIN_POINTS
+    return wanted & near & seen
+
+
+def _visible(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
+    """Boxes within range, and within a camera's view: KITTI labels nothing outside of its image."""
+    near = np.hypot(boxes.boxes[:, 0], boxes.boxes[:, 1]) <= MAX_RANGE_M
+    if not frame.cameras or not len(boxes):
+        return near
+    seen = np.zeros(len(boxes), bool)
+    for name in frame.cameras:
+        sensor_from_base = poses.inverse(frame.reference_from_sensor(name))
+        centres = poses.transform_points(sensor_from_base, boxes.boxes[:, :3])
+        seen |= frame.intrinsics[name].project(centres)[1]
+    return near & seen

@@ -1,0 +1,58 @@
+"""Health and stage times as diagnostic_msgs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from multimodal_perception.frame import Level, Perception, SensorHealth
+from multimodal_perception.ros.messages import MessageTypes, header
+
+HARDWARE = "multimodal_perception"
+
+
+def status(
+    types: MessageTypes, name: str, level: Level, message: str, values: Mapping[str, Any]
+) -> Any:
+    """One DiagnosticStatus."""
+    return types.new(
+        "diagnostic_msgs/msg/DiagnosticStatus",
+        level=bytes([level.value]),
+        name=name,
+        message=message,
+        hardware_id=HARDWARE,
+        values=[
+            types.new("diagnostic_msgs/msg/KeyValue", key=key, value=_text(value))
+            for key, value in values.items()
+        ],
+    )
+
+
+def diagnostic_array(types: MessageTypes, stamp_ns: int, statuses: list[Any]) -> Any:
+    """The DiagnosticArray of /diagnostics."""
+    head = header(types, stamp_ns, "")
+    return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=statuses)
+
+
+def sensor_status(types: MessageTypes, node: str, health: SensorHealth) -> Any:
+    """One sensor's DiagnosticStatus, with a value for each reason of drops."""
+    values = {
+        "rate_hz": health.rate_hz,
+        "jitter_s": health.jitter_s,
+        "latency_s": health.latency_s,
+        "age_s": health.age_s,
+        **{f"dropped.{reason}": count for reason, count in sorted(health.drops.items())},
+    }
+    return status(types, f"{node}: {health.sensor}", health.level, health.message, values)
+
+
+def timing_message(types: MessageTypes, perception: Perception, extra: Mapping[str, float]) -> Any:
+    """Milliseconds of each stage of one frame, stamped as its boxes are."""
+    values = {**perception.stage_ms, **extra}
+    timing = status(types, "stages", Level.OK, "milliseconds", values)
+    head = header(types, perception.stamp_ns, perception.frame_id)
+    return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=[timing])
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,377 @@
+"""perception_node: the lifecycle node that runs the pipeline on a vehicle's topics."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.frame import Level, SensorFrame
+from multimodal_perception.health import sensor_health
+from multimodal_perception.pipeline import Pipeline, build_pipeline
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import Rig, load_rig
+from multimodal_perception.ros import diagnostics, messages, parameters
+from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
+from multimodal_perception.ros.markers import MarkerEncoder
+from multimodal_perception.ros.worker import NewestFirstWorker
+
+SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+MOTION_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(
+    depth=100,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+OUTPUTS = {
+    "perception/objects": "vision_msgs/msg/Detection3DArray",
+    "perception/occupancy": "nav_msgs/msg/OccupancyGrid",
+    "perception/markers": "visualization_msgs/msg/MarkerArray",
+    "perception/timing": "diagnostic_msgs/msg/DiagnosticArray",
+    "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
+}
+# Between looks at the deadline of a frame that is still waiting.
+TICK_S = 0.01
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A frame, when its last message came and what its synchronising took."""
+
+    frame: SensorFrame
+    arrival_s: float
+
+
+class PerceptionNode(LifecycleNode):
+    """Rig topics in; boxes, occupancy, markers, stage times and diagnostics out."""
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__("perception", **node_arguments)
+        parameters.declare(self)
+        self.add_on_set_parameters_callback(self._check_change)
+        self._types = messages.RclpyTypes()
+        self._config = parameters.NodeConfig()
+        self._rig: Rig | None = None
+        self._pipeline: Pipeline | None = None
+        self._intake: Intake | None = None
+        self._markers: MarkerEncoder | None = None
+        self._worker: NewestFirstWorker[_Job] | None = None
+        self._outputs: dict[str, Any] = {}
+        self._subscriptions_owned: list[Any] = []
+        self._timers_owned: list[Any] = []
+        self._reported: dict[str, dict[str, int]] = {}
+        self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
+
+    # Transitions ------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load parameters, rig and pipeline. What is wrong is logged; the node stays unconfigured."""
+        try:
+            self._config = parameters.read(self)
+            self._rig = load_rig(rig_path(self._config.rig))
+            self._pipeline = build_pipeline(self._config.pipeline)
+            self._markers = MarkerEncoder(self._types, self._config.marker_lifetime_s)
+            for topic, name in OUTPUTS.items():
+                self._outputs[topic] = self.create_lifecycle_publisher(
+                    messages.message_class(name),
+                    topic,
+                    OUTPUT_QOS,
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
+        except UserError as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        sensors = ", ".join(self._rig.sensors)
+        self.get_logger().info(f"configured: rig {self._rig.name} with {sensors}")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe, and start to publish."""
+        assert self._rig is not None
+        result = super().on_activate(state)
+        self._intake = Intake(self._rig, self._config.deadline_s)
+        self._reported = {name: {} for name in self._rig.sensors}
+        self._worker = NewestFirstWorker(self._process, self._report_failure)
+        for topic, name in self._intake.topics.items():
+            self._subscribe(topic, name)
+        self._timers_owned = [
+            self.create_timer(TICK_S, self._tick),
+            self.create_timer(self._config.diagnostics_period_s, self._publish_diagnostics),
+        ]
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back subscriptions, timers and the inference thread."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back everything that configure made."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back everything, from any state."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give back everything, so that the node can be configured again."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    # Messages in ------------------------------------------------------------------------------
+
+    def _subscribe(self, topic: str, name: str) -> None:
+        """Through message_filters where a robot has it, else plainly."""
+        qos = {STATIC_TOPIC: LATCHED_QOS, MOVING_TOPIC: MOTION_QOS}.get(topic, SENSOR_QOS)
+        overriding = QoSOverridingOptions.with_default_policies()
+        kind = messages.message_class(name)
+
+        def receive(msg: Any) -> None:
+            self._receive(topic, msg)
+
+        filters = message_filters()
+        if filters is not None:
+            subscriber = filters.Subscriber(
+                self, kind, topic, qos_profile=qos, qos_overriding_options=overriding
+            )
+            subscriber.registerCallback(receive)
+            self._subscriptions_owned.append(subscriber.sub)
+            return
+        self._subscriptions_owned.append(
+            self.create_subscription(kind, topic, receive, qos, qos_overriding_options=overriding)
+        )
+
+    def _receive(self, topic: str, msg: Any) -> None:
+        assert self._intake is not None
+        arrival_s = time.perf_counter()
+        self._submit(self._intake.receive(topic, msg, self._now_ns()), arrival_s)
+
+    def _tick(self) -> None:
+        assert self._intake is not None
+        now_ns = self._now_ns()
+        closes_ns = self._intake.synchronizer.next_deadline_ns()
+        if closes_ns is not None and now_ns >= closes_ns:
+            self._submit(self._intake.advance(now_ns), time.perf_counter())
+
+    def _submit(self, frames: Sequence[SensorFrame], arrival_s: float) -> None:
+        for frame in frames:
+            if self._worker is not None:
+                self._worker.submit(_Job(frame, arrival_s))
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    # Results out (on the inference thread) ------------------------------------------------------
+
+    def _process(self, job: _Job) -> None:
+        pipeline = self._pipeline
+        assert pipeline is not None and self._markers is not None
+        started_s = time.perf_counter()
+        perception = pipeline.process(job.frame)
+        done_s = time.perf_counter()
+        self._publish(
+            "perception/objects", messages.boxes_to_message(self._types, perception.boxes)
+        )
+        answered_s = time.perf_counter()
+        # The boxes go first: what only pictures need must not delay them.
+        if perception.occupancy is not None:
+            grid = messages.occupancy_to_message(self._types, perception.occupancy)
+            self._publish("perception/occupancy", grid)
+        self._publish("perception/markers", self._markers.encode(perception.boxes))
+        extra = {
+            "intake": 1e3 * (started_s - job.arrival_s),
+            "publish_objects": 1e3 * (answered_s - done_s),
+            "publish_others": 1e3 * (time.perf_counter() - answered_s),
+        }
+        timing = diagnostics.timing_message(self._types, perception, extra)
+        self._publish("perception/timing", timing)
+        self._frames += 1
+        self._worst_s = max(self._worst_s, answered_s - job.arrival_s)
+
+    def _publish(self, topic: str, msg: Any) -> None:
+        publisher = self._outputs.get(topic)
+        if publisher is not None and publisher.is_activated:
+            publisher.publish(msg)
+
+    def _report_failure(self, error: Exception) -> None:
+        self.get_logger().error(
+            f"a frame could not be processed: {type(error).__name__}: {error}",
+            throttle_duration_sec=1.0,
+        )
+
+    def _publish_diagnostics(self) -> None:
+        assert self._intake is not None and self._rig is not None and self._worker is not None
+        now_ns = self._now_ns()
+        name = self.get_fully_qualified_name()
+        statuses = [self._pipeline_status(name)]
+        for sensor in self._rig.sensors.values():
+            drops = self._intake.drops_of(sensor.name)
+            statistics = self._intake.statistics()[sensor.name]
+            health = sensor_health(sensor, statistics, drops, self._reported[sensor.name], now_ns)
+            self._reported[sensor.name] = drops
+            statuses.append(diagnostics.sensor_status(self._types, name, health))
+        self._publish("/diagnostics", diagnostics.diagnostic_array(self._types, now_ns, statuses))
+
+    def _pipeline_status(self, name: str) -> Any:
+        intake, worker = self._intake, self._worker
+        assert intake is not None and worker is not None and self._pipeline is not None
+        synchronizer = intake.synchronizer
+        others = {
+            f"dropped.{topic}.{reason}": n
+            for (topic, reason), n in sorted(intake.drops.items())
+            if self._rig is not None and topic not in self._rig.sensors
+        }
+        counts = {
+            "detector": self._pipeline.detector.name,
+            "frames_synchronized": synchronizer.sets,
+            "frames_incomplete": synchronizer.incomplete,
+            "frames_processed": self._frames,
+            "frames_dropped_busy": worker.dropped,
+            "frames_failed": worker.failed,
+            "clock_jumps": synchronizer.clock_jumps,
+            "worst_latency_s": self._worst_s,
+            **others,
+        }
+        lost, failed = worker.dropped - self._lost[0], worker.failed - self._lost[1]
+        self._lost = worker.dropped, worker.failed
+        level, message = Level.OK, "ok"
+        if failed:
+            level, message = Level.ERROR, f"{failed} frames could not be processed"
+        elif lost:
+            level, message = Level.WARN, f"{lost} frames dropped: inference cannot keep up"
+        elif self._worst_s > self._config.warn_latency_s:
+            level, message = Level.WARN, f"latency {self._worst_s:.3f} s"
+        elif not synchronizer.sets:
+            level, message = Level.WARN, "no frame yet"
+        self._worst_s = 0.0
+        return diagnostics.status(self._types, f"{name}: pipeline", level, message, counts)
+
+    # Ownership ---------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        for subscription in self._subscriptions_owned:
+            self.destroy_subscription(subscription)
+        for timer in self._timers_owned:
+            self.destroy_timer(timer)
+        self._subscriptions_owned, self._timers_owned = [], []
+        if self._worker is not None and not self._worker.stop():
+            self.get_logger().error("inference did not end within 5 s")
+        self._worker = self._intake = None
+
+    def _release(self) -> None:
+        self._stop()
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+        self._rig = self._pipeline = self._markers = None
+        self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
+
+    def _check_change(self, changed: list[Parameter[Any]]) -> SetParametersResult:
+        """Parameters are read by configure; a change that would not act is refused."""
+        ours = {entry.name for entry in parameters.entries()} - {"autostart"}
+        named = [p.name for p in changed if p.name in ours]
+        if named and self._pipeline is not None:
+            reason = f"{', '.join(named)}: deactivate and clean up the node first"
+            return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+
+def rig_path(rig: str) -> Path:
+    """The rig file that a path or the name of a shipped rig means. Raises UserError."""
+    if not rig:
+        raise UserError(
+            "parameter rig: missing; give the path of a rig file or a shipped rig's name"
+        )
+    path = Path(rig).expanduser()
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    try:
+        return share_path("config", "rigs", f"{rig}.yaml")
+    except FileNotFoundError:
+        folder = share_path("config", "rigs")
+        shipped = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UserError(f"parameter rig: no rig {rig!r}; shipped: {shipped}") from None
+
+
+def message_filters() -> Any:
+    """The message_filters package, or None where it is not installed."""
+    try:
+        import message_filters as module
+    except ImportError:
+        return None
+    return module
+
+
+def spin(make_node: Callable[[], Any], args: Sequence[str] | None = None) -> int:
+    """Run a node until Ctrl-C, SIGTERM or shutdown; returns an exit status."""
+    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=_NO_SIGNALS)
+    executor = SingleThreadedExecutor()
+    stop = threading.Event()
+    previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    node = None
+    try:
+        node = make_node()
+        executor.add_node(node)
+        while rclpy.ok() and not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        pass
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if node is not None:
+            with suppress(Exception):
+                node.trigger_shutdown()
+            node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return 0
+
+
+_NO_SIGNALS = SignalHandlerOptions.NO
+
+
+def make_perception_node() -> PerceptionNode:
+    """The node, configured and activated where `autostart` says so. Raises UserError if it cannot."""
+    node = PerceptionNode()
+    if node.get_parameter("autostart").value:
+        success = TransitionCallbackReturn.SUCCESS
+        if node.trigger_configure() != success or node.trigger_activate() != success:
+            node.destroy_node()
+            raise UserError("the node could not be started; see its log")
+    return node
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of perception_node."""
+    # Numba's and OpenCV's own threads would fight over the cores that drivers need.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return spin(make_perception_node, sys.argv if args is None else args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""Recorded frames played over DDS at a steady rate, and what the live node answered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.datasets.bag_writer import TF_STATIC, frame_messages, static_transforms
+from multimodal_perception.datasets.dataset import Dataset
+from multimodal_perception.datasets.opening import open_dataset
+from multimodal_perception.evaluation.detections import percentiles
+from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import Rig, dump_rig
+from multimodal_perception.ros import messages
+from multimodal_perception.ros.node import LATCHED_QOS, OUTPUT_QOS, OUTPUTS, spin
+
+# Frames kept encoded: a long recording is encoded again as it goes.
+MOST_CACHED = 32
+
+
+def prepare_environment() -> None:
+    """Give Fast DDS our profile for large messages, unless the user chose a profile or another RMW."""
+    if os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") == "rmw_fastrtps_cpp":
+        profile = str(share_path("config", "dds", "fastdds_shm.xml"))
+        os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", profile)
+
+
+@dataclass
+class Answer:
+    """What came back for one published frame. Times in seconds of one monotonic clock."""
+
+    index: int
+    published_s: float
+    arrived_s: float | None = None
+    objects: Any = None
+    occupancy: Any = None
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    def boxes(self) -> Boxes3D:
+        """The boxes that arrived. Raises ValueError without an answer."""
+        if self.objects is None:
+            raise ValueError("no answer")
+        return messages.boxes_from_message(self.objects)
+
+    def grid(self) -> OccupancyGrid | None:
+        """The occupancy that arrived, if any."""
+        return None if self.occupancy is None else messages.occupancy_from_message(self.occupancy)
+
+
+class ReplayNode(Node):
+    """Publishes a dataset's frames on their rig's topics and listens to the node's answers.
+
+    Stamps are moved to the time of publication, so that loops and old recordings play as live data.
+    """
+
+    def __init__(self, dataset: Dataset, **node_arguments: Any) -> None:
+        super().__init__("replay", **node_arguments)
+        self._dataset = dataset
+        self._types = messages.RclpyTypes()
+        self._outlets: dict[str, Any] = {}
+        self._encoded: dict[int, tuple[Any, list[tuple[str, str, Any]], int]] = {}
+        self._lock = threading.Lock()
+        self._answers: dict[int, Answer] = {}
+        for topic, attribute in (
+            ("perception/objects", "objects"),
+            ("perception/occupancy", "occupancy"),
+            ("perception/timing", "timing"),
+        ):
+            self.create_subscription(
+                messages.message_class(OUTPUTS[topic]), topic, self._listener(attribute), OUTPUT_QOS
+            )
+        # All publishers exist before the first frame, so that discovery happens once.
+        transforms, content, _ = self._messages(0)
+        self._outlet(TF_STATIC, "tf2_msgs/msg/TFMessage").publish(transforms)
+        for topic, name, _ in content:
+            self._outlet(topic, name)
+
+    def wait_for_node(self, timeout_s: float) -> bool:
+        """Wait until every sensor topic has a listener and the answers have a speaker."""
+        end = time.monotonic() + timeout_s
+        topics = [s.topic for s in self._dataset.rig.sensors.values() if s.topic in self._outlets]
+        answer = self.resolve_topic_name("perception/objects")
+        while time.monotonic() < end:
+            if self.count_publishers(answer) and all(map(self.count_subscribers, topics)):
+                time.sleep(0.5)  # one side knows the other before the other knows it
+                return True
+            time.sleep(0.05)
+        return False
+
+    def publish(self, index: int, stamp_ns: int) -> None:
+        """Publish frame `index` as of a stamp."""
+        transforms, content, frame_ns = self._messages(index)
+        for transform in transforms.transforms:
+            transform.header.stamp = messages.time(self._types, stamp_ns)
+        self._outlet(TF_STATIC, "tf2_msgs/msg/TFMessage").publish(transforms)
+        for _, _, message in content:
+            offset_ns = messages.stamp_ns_of(message) - frame_ns
+            message.header.stamp = messages.time(self._types, stamp_ns + offset_ns)
+        self._encoded[index] = transforms, content, stamp_ns
+        with self._lock:
+            answer = self._answers[stamp_ns] = Answer(index, time.perf_counter())
+        for topic, name, message in content:
+            self._outlet(topic, name).publish(message)
+        answer.published_s = time.perf_counter()
+
+    def answers(self) -> list[Answer]:
+        """One for each frame published, in order; taken out of the node."""
+        with self._lock:
+            result, self._answers = list(self._answers.values()), {}
+        return result
+
+    def pending(self) -> int:
+        """How many frames have no answer."""
+        with self._lock:
+            return sum(a.arrived_s is None or not a.stage_ms for a in self._answers.values())
+
+    def _messages(self, index: int) -> tuple[Any, list[tuple[str, str, Any]], int]:
+        if index not in self._encoded:
+            if len(self._encoded) >= MOST_CACHED:
+                self._encoded.clear()
+            frame = self._dataset[index]
+            transforms = static_transforms(frame, self._types)
+            content = list(frame_messages(frame, self._dataset.rig, self._types))
+            self._encoded[index] = transforms, content, frame.stamp_ns
+        return self._encoded[index]
+
+    def _outlet(self, topic: str, name: str) -> Any:
+        if topic not in self._outlets:
+            qos = LATCHED_QOS if topic == TF_STATIC else OUTPUT_QOS
+            self._outlets[topic] = self.create_publisher(messages.message_class(name), topic, qos)
+        return self._outlets[topic]
+
+    def _listener(self, attribute: str) -> Callable[[Any], None]:
+        def listen(msg: Any) -> None:
+            now_s, stamp_ns = time.perf_counter(), messages.stamp_ns_of(msg)
+            with self._lock:
+                answer = self._answers.get(stamp_ns)
+                if answer is None:
+                    return
+                if attribute == "timing":
+                    answer.stage_ms = {v.key: float(v.value) for v in msg.status[0].values}
+                    return
+                setattr(answer, attribute, msg)
+                if attribute == "objects":
+                    answer.arrived_s = now_s
+
+        return listen
+
+
+@contextmanager
+def perception_process(
+    rig: Rig, parameters: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """perception_node in a process of its own, ended at the end of the block."""
+    prepare_environment()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rig.yaml"
+        path.write_text(dump_rig(rig))
+        command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
+        if parameters is not None:
+            command += ["--params-file", str(parameters)]
+        command += ["-p", f"rig:={path}", "-p", "autostart:=true"]
+        # A process group of its own: Ctrl-C reaches this process alone, which then ends the node.
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def play(
+    dataset: Dataset,
+    rate_hz: float,
+    loops: int = 1,
+    timeout_s: float = 60.0,
+    on_frame: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Publish every frame `loops` times at a rate and gather the answers of a running node.
+
+    Raises UserError when no node listens within the timeout.
+    """
+    prepare_environment()
+    rclpy.init()
+    executor = SingleThreadedExecutor()
+    listener = threading.Thread(target=_spin_until_shutdown, args=(executor,), daemon=True)
+    node = None
+    try:
+        node = ReplayNode(dataset)
+        executor.add_node(node)
+        listener.start()
+        if not node.wait_for_node(timeout_s):
+            topics = ", ".join(s.topic for s in dataset.rig.sensors.values())
+            raise UserError(f"no perception node listens to {topics} within {timeout_s:.0f} s")
+        start_s = time.perf_counter()
+        for count in range(loops * len(dataset)):
+            time.sleep(max(start_s + count / rate_hz - time.perf_counter(), 0.0))
+            node.publish(count % len(dataset), node.get_clock().now().nanoseconds)
+            if on_frame is not None:
+                on_frame(count)
+        end_s = time.perf_counter() + 2.0
+        while node.pending() and time.perf_counter() < end_s:
+            time.sleep(0.02)
+        return node.answers()
+    finally:
+        executor.shutdown()
+        if listener.ident is not None:
+            listener.join(5.0)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def summarise(answers: list[Answer]) -> dict[str, Any]:
+    """Keys sent, received, latency_ms, overhead_ms and stage_ms {p50, p95}.
+
+    latency: from publication of a frame's last input to arrival of its boxes. overhead: latency less
+    the pipeline's own time, that is DDS both ways, decoding, synchronising and encoding.
+    """
+    done = [a for a in answers if a.arrived_s is not None]
+    latency = [1e3 * ((a.arrived_s or 0.0) - a.published_s) for a in done]
+    overhead = [ms - a.stage_ms["total"] for ms, a in zip(latency, done, strict=True) if a.stage_ms]
+    stages: dict[str, list[float]] = {}
+    for answer in done:
+        for stage, value in answer.stage_ms.items():
+            stages.setdefault(stage, []).append(value)
+    missing = Counter(a.index for a in answers if a.arrived_s is None)
+    return {
+        "sent": len(answers),
+        "received": len(done),
+        "latency_ms": percentiles(latency),
+        "overhead_ms": percentiles(overhead),
+        "stage_ms": {stage: percentiles(values) for stage, values in stages.items()},
+        "unanswered_frames": {str(index): n for index, n in sorted(missing.items())},
+    }
+
+
+def _spin_until_shutdown(executor: SingleThreadedExecutor) -> None:
+    try:
+        executor.spin()
+    except Exception:
+        # The executor is shut down under a waiting spin; a true error shows as missing answers.
+        if rclpy.ok():
+            raise
+
+
+class _EndlessReplay(ReplayNode):
+    """ReplayNode on a timer, for launch files."""
+
+    def __init__(self) -> None:
+        reader = rclpy.create_node("replay_parameters")
+        reader.declare_parameter("path", "synthetic")
+        reader.declare_parameter("rate", 10.0)
+        path, rate = (reader.get_parameter(n).value for n in ("path", "rate"))
+        reader.destroy_node()
+        if not rate > 0:
+            raise UserError(f"parameter rate: must be above 0, got {rate}")
+        super().__init__(open_dataset(path))
+        self._count = 0
+        self.create_timer(1.0 / rate, self._next)
+
+    def _next(self) -> None:
+        self.publish(self._count % len(self._dataset), self.get_clock().now().nanoseconds)
+        self._count += 1
+        self.answers()
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point of replay_node: plays `path` at `rate` until it is stopped."""
+    prepare_environment()
+    return spin(_EndlessReplay, sys.argv if args is None else args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Typed configuration from hostile YAML: what is wrong is named, and nothing else escapes."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multimodal_perception.configuration import (
+    MAX_YAML_BYTES,
+    ConfigurationError,
+    UserError,
+    build,
+    load,
+    load_yaml,
+    parse_yaml,
+)
+
+
+class Shape(enum.Enum):
+    ROUND = "round"
+    FLAT = "flat"
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int
+    weight: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "kg"})
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner = field(default_factory=lambda: Inner(1))
+    shape: Shape = Shape.ROUND
+    mode: Literal["fast", "slow"] = "fast"
+    pair: tuple[float, float] = (0.0, 0.0)
+    many: tuple[int, ...] = ()
+    words: list[str] = field(default_factory=list)
+    table: dict[str, Inner] = field(default_factory=dict)
+    folder: Path | None = None
+    either: int | str = 0
+    enabled: bool = False
+    anything: Any = None
+    derived: int = field(default=7, init=False)
+
+    def __post_init__(self) -> None:
+        if self.name == "forbidden":
+            raise ValueError("name must not be forbidden")
+
+
+def make(**values):
+    return build(Outer, {"name": "n", **values}, "file.yaml")
+
+
+def error_of(**values):
+    with pytest.raises(ConfigurationError) as caught:
+        make(**values)
+    return str(caught.value)
+
+
+def test_every_kind_of_value_is_built():
+    text = """
+    name: robot
+    inner: {size: 3, weight: 2}
+    shape: flat
+    mode: slow
+    pair: [1, 2.5]
+    many: [1, 2, 3]
+    words: [a, b]
+    table: {first: {size: 1}, second: {size: 2, weight: 0.5}}
+    folder: some/where
+    either: text
+    enabled: true
+    anything: {free: [1, two]}
+    """
+    outer = build(Outer, parse_yaml(text, "file.yaml"), "file.yaml")
+    assert outer == Outer(
+        "robot",
+        Inner(3, 2.0),
+        Shape.FLAT,
+        "slow",
+        (1.0, 2.5),
+        (1, 2, 3),
+        ["a", "b"],
+        {"first": Inner(1), "second": Inner(2, 0.5)},
+        Path("some/where"),
+        "text",
+        True,
+        {"free": [1, "two"]},
+    )
+    assert isinstance(outer.inner.weight, float) and isinstance(outer.pair[0], float)
+
+
+def test_defaults_hold_where_nothing_is_said():
+    assert make() == Outer("n")
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "hint"),
+    [
+        ({"nmae": "x"}, "nmae", "unknown key; allowed: anything, either, enabled, folder"),
+        ({"derived": 3}, "derived", "unknown key"),
+        ({"inner": {"size": 1, "wieght": 2}}, "inner.wieght", "allowed: size, weight"),
+        ({"inner": {}}, "inner.size", "missing"),
+        ({"inner": [1]}, "inner", "expected a mapping, got list"),
+        ({"inner": None}, "inner", "expected a mapping"),
+        ({"inner": {"size": 1.0}}, "inner.size", "expected int, got float 1.0"),
+        ({"inner": {"size": True}}, "inner.size", "expected int"),
+        ({"inner": {"size": 1, "weight": 11}}, "inner.weight", "allowed: 0.0 to 10.0 kg; got 11"),
+        ({"inner": {"size": 1, "weight": -1}}, "inner.weight", "allowed: 0.0 to 10.0 kg"),
+        ({"inner": {"size": 1, "weight": True}}, "inner.weight", "expected float"),
+        ({"inner": {"size": 1, "weight": "1"}}, "inner.weight", "expected float, got str '1'"),
+        ({"inner": {"size": 1, "weight": math.nan}}, "inner.weight", "must be finite"),
+        ({"inner": {"size": 1, "weight": math.inf}}, "inner.weight", "must be finite"),
+        ({"inner": {"size": 1, "weight": 10**400}}, "inner.weight", "must be finite"),
+        ({"shape": "square"}, "shape", "allowed: round, flat; got 'square'"),
+        ({"shape": ["round"]}, "shape", "allowed: round, flat"),
+        ({"mode": "medium"}, "mode", "allowed: fast, slow; got 'medium'"),
+        ({"mode": {}}, "mode", "allowed: fast, slow"),
+        ({"pair": [1.0]}, "pair", "expected 2 values, got 1"),
+        ({"pair": [1.0, 2.0, 3.0]}, "pair", "expected 2 values, got 3"),
+        ({"pair": "ab"}, "pair", "expected a list, got str 'ab'"),
+        ({"pair": [1.0, None]}, "pair[1]", "expected float"),
+        ({"many": [1, "2"]}, "many[1]", "expected int"),
+        ({"words": "word"}, "words", "expected a list"),
+        ({"table": []}, "table", "expected a mapping"),
+        ({"table": {1: {"size": 1}}}, "table", "expected str, got int 1"),
+        ({"table": {"a": {"size": "x"}}}, "table.a.size", "expected int"),
+        ({"folder": 3}, "folder", "expected Path"),
+        ({"either": 1.5}, "either", "expected str, got float"),
+        ({"enabled": "yes"}, "enabled", "expected bool"),
+        ({"enabled": 1}, "enabled", "expected bool"),
+        ({"name": 3}, "name", "expected str, got int 3"),
+        ({"name": "x", 7: 1}, "7", "unknown key"),
+    ],
+)
+def test_an_error_names_the_file_the_key_and_what_is_allowed(values, key, hint):
+    values = {"name": "n", **values}
+    with pytest.raises(ConfigurationError) as caught:
+        build(Outer, values, "file.yaml")
+    message = str(caught.value)
+    assert message.startswith(f"file.yaml: {key}: ")
+    assert hint in message
+
+
+@pytest.mark.parametrize("values", [None, [], "name: x", 3, [{"name": "x"}]])
+def test_what_is_no_mapping_is_refused(values):
+    with pytest.raises(ConfigurationError, match=r"^file\.yaml: expected a mapping, got"):
+        build(Outer, values, "file.yaml")
+
+
+def test_a_check_of_the_whole_is_reported_with_its_place():
+    assert error_of(name="forbidden") == "file.yaml: name must not be forbidden"
+
+
+def test_an_error_quotes_only_the_start_of_a_long_value():
+    assert len(error_of(enabled="x" * 100_000)) < 200
+
+
+def test_limits_are_inclusive():
+    for weight in (0, 0.0, 10, 10.0):
+        assert make(inner={"size": 1, "weight": weight}).inner.weight == weight
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["name", "inner", "many", "table", "mode", "x"]), values))
+def test_no_values_escape_as_anything_but_a_configuration_error(mapping):
+    try:
+        outer = build(Outer, mapping, "f")
+    except ConfigurationError:
+        return
+    assert isinstance(outer, Outer) and isinstance(outer.name, str)
+
+
+@given(values)
+def test_yaml_gives_back_what_was_written(value):
+    assert parse_yaml(yaml.safe_dump(value), "f") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a: 1\na: 2", "key 'a' appears twice"),
+        ("a: {b: 1, c: 2, b: 3}", "key 'b' appears twice"),
+        ("1: a\n1: b", "key '1' appears twice"),
+        ("a: &x 1\nb: *x", "aliases are refused"),
+        ("a: &x [1]\nb: {<<: *x}", "aliases are refused"),
+        ("&x [*x]", "aliases are refused"),
+        ("a: [1", "file.yaml"),
+        ("a: b: c", "file.yaml"),
+        ("\ta: 1", "file.yaml"),
+        ("a: 1\n---\nb: 2", "single document"),
+        ("a: \x00", "file.yaml"),
+        ("? [a]\n: b", "unhashable key"),
+        ("!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("!!python/name:os.system", "could not determine a constructor"),
+        ("!anything x", "could not determine a constructor"),
+        ("a: 2001-13-45", "file.yaml"),
+        ("[" * 5000, "nested too deeply"),
+        ("{a: " * 5000, "nested too deeply"),
+        ("a: " + "9" * 5000, "file.yaml"),
+    ],
+)
+def test_yaml_that_is_refused_says_why(text, hint):
+    with pytest.raises(ConfigurationError, match=r"^file\.yaml: ") as caught:
+        parse_yaml(text, "file.yaml")
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!map [1]",
+        "!!set [a]",
+        "!!map word",
+        '!!int ""',
+        '!!float ""',
+        "!!bool maybe",
+        "!!timestamp never",
+        "!!omap [1]",
+        "!!binary é",
+        "a: !!int x",
+    ],
+)
+def test_a_tag_that_does_not_fit_its_value_is_refused(text):
+    with pytest.raises(ConfigurationError, match=r"^file\.yaml: "):
+        parse_yaml(text, "file.yaml")
+
+
+@pytest.mark.parametrize("text", ["{1: a, 0x1: b}", "{yes: a, true: b}", "{1: a, 1.0: b}"])
+def test_one_key_in_two_spellings_is_twice(text):
+    with pytest.raises(ConfigurationError, match="appears twice"):
+        parse_yaml(text, "file.yaml")
+
+
+def test_a_bomb_of_aliases_does_not_go_off():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    with pytest.raises(ConfigurationError, match="aliases are refused"):
+        parse_yaml("\n".join(lines), "bomb.yaml")
+
+
+@given(st.text(alphabet="ab:{}[],-?!&*|>'\"% \n#\t01~<=", max_size=40))
+def test_no_text_escapes_as_anything_but_a_configuration_error(text):
+    try:
+        parse_yaml(text, "f")
+    except ConfigurationError as error:
+        assert str(error).startswith("f: ")
+
+
+def test_a_file_is_read_and_named(tmp_path):
+    path = tmp_path / "outer.yaml"
+    path.write_text("name: Straße\npair: [1, 2]\n", encoding="utf-8")
+    assert load(Outer, path) == Outer("Straße", pair=(1.0, 2.0))
+    path.write_text("name: 3\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(Outer, path)
+    assert str(caught.value) == f"{path}: name: expected str, got int 3"
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    path = tmp_path / "x.yaml"
+    with pytest.raises(ConfigurationError, match=r"x\.yaml: No such file"):
+        load_yaml(path)
+    with pytest.raises(ConfigurationError, match="directory"):
+        load_yaml(tmp_path)
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"x\.yaml: not UTF-8"):
+        load_yaml(path)
+    path.write_bytes(b"#" * (MAX_YAML_BYTES + 1))
+    with pytest.raises(ConfigurationError, match=r"x\.yaml: larger than 1048576 bytes"):
+        load_yaml(path)
+    path.write_bytes(b"#" * MAX_YAML_BYTES)
+    assert load_yaml(path) is None
+
+
+def test_a_configuration_error_is_the_user_s_to_mend():
+    assert issubclass(ConfigurationError, UserError)

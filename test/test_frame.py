@@ -1,0 +1,253 @@
+"""The nouns: what they refuse, and how they change frame of reference."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimodal_perception.frame import (
+    CLASS_NAMES,
+    UNKNOWN,
+    Boxes3D,
+    CameraImage,
+    InfraredImage,
+    LidarSweep,
+    Modality,
+    OccupancyGrid,
+    SensorFrame,
+    UltrasonicReading,
+    stamp_to_ns,
+)
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.boxes import corners
+
+
+def make_boxes(n, seed=0, **optional):
+    rng = np.random.default_rng(seed)
+    boxes = np.column_stack(
+        [rng.uniform(-40, 40, (n, 3)), rng.uniform(0.5, 9, (n, 3)), rng.uniform(-3, 3, n)]
+    )
+    scores = rng.uniform(0, 1, n).astype(np.float32)
+    return Boxes3D(
+        5, "base_link", boxes.astype(np.float32), scores, rng.integers(0, 9, n), **optional
+    )
+
+
+def make_sweep(points, name="lidar"):
+    return LidarSweep(name, 5, name, np.asarray(points, np.float32))
+
+
+def test_the_first_class_is_unknown_and_names_are_unique():
+    assert CLASS_NAMES[UNKNOWN] == "unknown"
+    assert len(set(CLASS_NAMES)) == len(CLASS_NAMES)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.zeros((3, 3), np.float32),
+        np.zeros((3, 5), np.float32),
+        np.zeros(4, np.float32),
+        np.zeros((3, 4), np.float64),
+        np.zeros((1, 3, 4), np.float32),
+    ],
+)
+def test_a_sweep_takes_only_four_float32_columns(points):
+    with pytest.raises(ValueError, match="points must be"):
+        LidarSweep("lidar", 0, "lidar", points)
+
+
+@pytest.mark.parametrize("name", ["time_offsets", "rings"])
+@pytest.mark.parametrize("shape", [(2,), (4,), (3, 1)])
+def test_a_sweep_s_columns_have_one_value_a_point(name, shape):
+    with pytest.raises(ValueError, match=name):
+        LidarSweep("lidar", 0, "lidar", np.zeros((3, 4), np.float32), **{name: np.zeros(shape)})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shape", "dtype"),
+    [
+        ("rgb8", (4, 5), np.uint8),
+        ("bgr8", (4, 5, 4), np.uint8),
+        ("mono8", (4, 5, 3), np.uint8),
+        ("mono8", (4, 5, 1), np.uint8),
+        ("rgb8", (4, 5, 3), np.float32),
+        ("mono8", (4, 5), np.uint16),
+    ],
+)
+def test_an_image_s_pixels_fit_its_encoding(encoding, shape, dtype):
+    with pytest.raises(ValueError, match="pixels must be"):
+        CameraImage("front", 0, "f", np.zeros(shape, dtype), encoding)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((4, 5, 1), np.uint8), ((4, 5), np.float32)])
+def test_an_infrared_image_is_one_layer_of_counts(shape, dtype):
+    with pytest.raises(ValueError, match="pixels must be"):
+        InfraredImage("ir", 0, "f", np.zeros(shape, dtype))
+
+
+def test_rgb_puts_red_first_whatever_the_encoding():
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    rgb = CameraImage("front", 0, "f", pixels, "rgb8").rgb()
+    np.testing.assert_array_equal(rgb, pixels)
+    from_bgr = CameraImage("front", 0, "f", pixels[..., ::-1], "bgr8").rgb()
+    np.testing.assert_array_equal(from_bgr, pixels)
+    assert np.shares_memory(rgb, pixels) and np.shares_memory(from_bgr, pixels)
+    grey = CameraImage("front", 0, "f", pixels[..., 0], "mono8").rgb()
+    np.testing.assert_array_equal(grey, pixels[..., :1].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"boxes": np.zeros((2, 6), np.float32)},
+        {"boxes": np.zeros(14, np.float32)},
+        {"scores": np.zeros(3, np.float32)},
+        {"scores": np.zeros((2, 1), np.float32)},
+        {"labels": np.zeros(1, np.int64)},
+        {"velocities": np.zeros((3, 2), np.float32)},
+        {"track_ids": np.zeros(1, np.int64)},
+        {"num_points": np.zeros(0, np.int64)},
+    ],
+)
+def test_boxes_have_one_row_each_in_every_column(changes):
+    with pytest.raises(ValueError, match="box"):
+        dataclasses.replace(make_boxes(2), **changes)
+
+
+def test_no_boxes():
+    boxes = Boxes3D.empty(7, "map")
+    assert (len(boxes), boxes.stamp_ns, boxes.frame_id) == (0, 7, "map")
+    assert boxes.boxes.shape == (0, 7)
+    assert boxes.labels.dtype == np.int64 and boxes.scores.dtype == np.float32
+    assert len(boxes.transformed(poses.from_xyz_rpy((1, 2, 3)), "odom")) == 0
+
+
+@pytest.mark.parametrize(
+    "index", [np.array([2, 0]), np.array([True, False, True, False]), np.zeros(0, np.int64)]
+)
+def test_selected_boxes_keep_all_their_columns(index):
+    boxes = make_boxes(
+        4,
+        velocities=np.arange(8, dtype=np.float32).reshape(4, 2),
+        track_ids=np.arange(4) + 10,
+        num_points=np.arange(4) + 20,
+    )
+    chosen = boxes.select(index)
+    assert (chosen.stamp_ns, chosen.frame_id) == (5, "base_link")
+    for name in ("boxes", "scores", "labels", "velocities", "track_ids", "num_points"):
+        np.testing.assert_array_equal(getattr(chosen, name), getattr(boxes, name)[index])
+    assert make_boxes(4).select(index).velocities is None
+
+
+coordinate = st.floats(-50, 50)
+
+
+@settings(max_examples=60, deadline=None)
+@given(coordinate, coordinate, coordinate, st.floats(-7, 7), st.integers(0, 1000))
+def test_the_corners_of_moved_boxes_are_the_moved_corners(x, y, z, yaw, seed):
+    pose = poses.from_xyz_rpy((x, y, z), (0, 0, yaw))
+    boxes = make_boxes(3, seed, velocities=np.array([[1, 0], [0, 2], [3, 4]], np.float32))
+    moved = boxes.transformed(pose, "odom")
+    assert (moved.frame_id, moved.stamp_ns) == ("odom", 5)
+    expected = poses.transform_points(pose, corners(boxes.boxes))
+    np.testing.assert_allclose(corners(moved.boxes), expected, atol=1e-4)
+    velocities = np.column_stack([boxes.velocities, np.zeros(3)]) @ pose[:3, :3].T
+    np.testing.assert_allclose(moved.velocities, velocities[:, :2], atol=1e-5)
+    assert (np.abs(moved.boxes[:, 6]) <= np.pi + 1e-6).all()
+
+
+def test_moving_boxes_leaves_the_first_ones_alone():
+    boxes = make_boxes(3)
+    before = boxes.boxes.copy()
+    back = boxes.transformed(poses.from_xyz_rpy((1, 2, 3), (0, 0, 1)), "odom")
+    assert not np.allclose(back.boxes, before)
+    np.testing.assert_array_equal(boxes.boxes, before)
+
+
+def test_belief_is_shared_out():
+    free = np.array([[0.0, 1.0, 0.0, 0.25]], np.float32)
+    occupied = np.array([[0.0, 0.0, 1.0, 0.5]], np.float32)
+    grid = OccupancyGrid(0, "map", 0.5, (0.0, 0.0), free, occupied)
+    np.testing.assert_allclose(grid.unknown(), [[1, 0, 0, 0.25]])
+    np.testing.assert_allclose(grid.probability(), [[0.5, 0, 1, 0.625]])
+    conflict = np.array([[0.5, 0, 0, 0.25]], np.float32)
+    np.testing.assert_allclose(
+        dataclasses.replace(grid, conflict=conflict).unknown(), [[0.5, 0, 0, 0]]
+    )
+
+
+@pytest.mark.parametrize("resolution", [0.0, -1.0, float("nan")])
+def test_a_grid_has_a_positive_resolution(resolution):
+    layer = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match="resolution"):
+        OccupancyGrid(0, "map", resolution, (0.0, 0.0), layer, layer)
+
+
+def test_a_grid_s_layers_have_one_shape():
+    layer = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match="layers"):
+        OccupancyGrid(0, "map", 1.0, (0.0, 0.0), layer, layer[:1])
+
+
+def test_points_of_all_lidars_come_together_in_base_link():
+    left = poses.from_xyz_rpy((0, 1, 2), (0, 0, np.pi / 2))
+    frame = SensorFrame(
+        5,
+        lidars={
+            "roof": make_sweep([[1, 0, 0, 9]], "roof"),
+            "left": make_sweep([[1, 0, 0, 8], [0, 0, 5, 7]], "left"),
+        },
+        base_from_sensor={"roof": poses.from_xyz_rpy((0, 0, 3)), "left": left},
+    )
+    points = frame.points_in_base()
+    assert points.dtype == np.float32
+    np.testing.assert_allclose(points, [[1, 0, 3, 9], [0, 2, 2, 8], [0, 1, 7, 7]], atol=1e-6)
+
+
+def test_the_vehicle_s_motion_is_applied_after_the_sensor_s_place():
+    # The vehicle drove 2 m and turned left between the reading and the frame.
+    motion = poses.from_xyz_rpy((2, 0, 0), (0, 0, np.pi / 2))
+    frame = SensorFrame(
+        5,
+        lidars={"roof": make_sweep([[1, 0, 0, 0]], "roof")},
+        base_from_sensor={"roof": poses.from_xyz_rpy((0, 0, 3))},
+        reference_from_base={"roof": motion},
+    )
+    np.testing.assert_allclose(frame.points_in_base(), [[2, 1, 3, 0]], atol=1e-6)
+
+
+def test_a_frame_without_lidar_has_no_points():
+    assert SensorFrame(5).points_in_base().shape == (0, 4)
+
+
+def test_a_sensor_without_extrinsics_is_not_placed_silently():
+    frame = SensorFrame(5, lidars={"roof": make_sweep([[1, 0, 0, 0]], "roof")})
+    with pytest.raises(KeyError, match="roof"):
+        frame.points_in_base()
+
+
+def test_a_frame_knows_who_is_missing():
+    reading = UltrasonicReading("rear", 5, "rear", 1.0, 0.2, 5.0, 0.5)
+    frame = SensorFrame(
+        5,
+        lidars={"roof": make_sweep([[1, 0, 0, 0]], "roof")},
+        ultrasonics={"rear": reading},
+        expected=frozenset({"roof", "front", "rear", "thermal"}),
+    )
+    assert frame.present == {"roof", "rear"}
+    assert frame.missing == {"front", "thermal"}
+
+
+def test_modalities_are_written_as_words():
+    assert [m.value for m in Modality] == ["lidar", "camera", "infrared", "ultrasonic"]
+    assert Modality("lidar") is Modality.LIDAR
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(0, 10**9 - 1))
+def test_stamps_are_nanoseconds(seconds, nanoseconds):
+    assert divmod(stamp_to_ns(seconds, nanoseconds), 10**9) == (seconds, nanoseconds)

@@ -79,28 +79,17 @@ def _closeness(points, angle):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def best_angles(points):  # type: ignore[no-untyped-def]
-    """Two angles in [0, pi/2) for the rectangle of an outline (N, 2).
-
-    The one at which the points lie closest to two edges, to half a degree; and that of their principal
-    axis, as a rounded bumper seen from the front fits the corner of a rectangle as well as its edge.
-    """
+def best_angle(points):  # type: ignore[no-untyped-def]
+    """The angle in [0, pi/2) at which points (N, 2) lie closest to two edges, to half a degree."""
     coarse = 0.5 * np.pi / COARSE
-    best_score, first = -1.0, 0
+    best_score, best = -1.0, 0.0
     for step in range(COARSE):
         score = _closeness(points, step * coarse)
         if score > best_score:
-            best_score, first = score, step
-    x, y = points[:, 0] - points[:, 0].mean(), points[:, 1] - points[:, 1].mean()
-    axis = 0.5 * np.arctan2(2 * (x * y).sum(), (x * x).sum() - (y * y).sum())
-    return _refine(points, first * coarse), axis % (0.5 * np.pi)
-
-
-@numba.njit(cache=True)
-def _refine(points, centre):  # type: ignore[no-untyped-def]
-    best_score, best = -1.0, centre
+            best_score, best = score, step * coarse
+    centre = best
     for step in range(-FINE + 1, FINE):
-        angle = centre + step * 0.5 * np.pi / (COARSE * FINE)
+        angle = centre + step * coarse / FINE
         score = _closeness(points, angle)
         if score > best_score:
             best_score, best = score, angle
@@ -126,9 +115,9 @@ ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULD
 
 @numba.njit(cache=True)
 def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
-    """Two rows (2, C, 12) float64 a cluster, by the two angles of best_angles.
+    """One row (C, 12) float64 a cluster, in the order of the columns above.
 
-    ANGLE, LOW_U .. HIGH_V: the rectangle. GROUND: z below. BOTTOM, TOP: heights over the ground of its
+    ANGLE, LOW_U .. HIGH_V: its rectangle. GROUND: z below. BOTTOM, TOP: heights over the ground of its
     lowest and highest return in the band. POINTS: how many. COLUMN: height of the highest return above
     it. SHOULDER: how high its lower end reaches, of the two ends of its longer side. DEPTH: mean
     distance of its returns below 1 m from the nearer of the two edges that they lie along.
@@ -137,34 +126,42 @@ def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def
     points: (M, 4) float32, x y z height over the ground, clusters in runs by starts (C + 1,).
     column_top: (C,) metres. origin: (3,), the LiDAR's place.
     """
-    rows = np.zeros((2, len(starts) - 1, 12))
+    rows = np.zeros((len(starts) - 1, 12))
     for k in range(len(starts) - 1):
+        row = rows[k]
         run = points[starts[k] : starts[k + 1]]
-        size = len(run)
+        row[POINTS] = len(run)
         low_x, high_x = run[:, 0].min(), run[:, 0].max()
         low_y, high_y = run[:, 1].min(), run[:, 1].max()
         if np.hypot(high_x - low_x, high_y - low_y) > LONGEST:
-            for way in range(2):
-                rows[way, k, 1:5] = low_x, high_x, low_y, high_y
-                rows[way, k, POINTS] = size
+            row[1:5] = low_x, high_x, low_y, high_y
             continue
-        angles = best_angles(outline(run, origin))
-        run = run[:: max(size // MOST_POINTS, 1)].astype(np.float64)
-        for way in range(2):
-            row = rows[way, k]
-            row[ANGLE] = angles[way]
-            row[1:5] = rectangle(run, angles[way])
-            row[GROUND] = np.median(run[:, 2] - run[:, 3])
-            heights = np.sort(run[:, 3])
-            row[BOTTOM], row[TOP] = heights[0], heights[-1 - len(run) // 100]
-            row[POINTS] = size
-            row[COLUMN] = column_top[k]
-            row[SHOULDER], row[DEPTH] = _profile(run, row)
+        angle = best_angle(outline(run, origin))
+        run = thinned(run, MOST_POINTS)
+        row[GROUND] = np.median(run[:, 2] - run[:, 3])
+        heights = np.sort(run[:, 3])
+        row[BOTTOM], row[TOP] = heights[0], heights[-1 - len(run) // 100]
+        row[COLUMN] = column_top[k]
+        turn(row, run, angle)
+        row[SHOULDER], row[DEPTH] = profile(run, row)
     return rows
 
 
 @numba.njit(cache=True)
-def _profile(points, row):  # type: ignore[no-untyped-def]
+def thinned(points, most):  # type: ignore[no-untyped-def]
+    """About `most` of the points (N, 4) as float64."""
+    return points[:: max(len(points) // most, 1)].astype(np.float64)
+
+
+@numba.njit(cache=True)
+def turn(row, points, angle):  # type: ignore[no-untyped-def]
+    """Write the rectangle of points (N, 4) at this angle into a row (12,)."""
+    row[ANGLE] = angle
+    row[1:5] = rectangle(points, angle)
+
+
+@numba.njit(cache=True)
+def profile(points, row):  # type: ignore[no-untyped-def]
     """(shoulder, depth) of points (N, 4) with their rectangle in row; see describe."""
     c, s = np.cos(row[ANGLE]), np.sin(row[ANGLE])
     long_u = row[HIGH_U] - row[LOW_U] >= row[HIGH_V] - row[LOW_V]

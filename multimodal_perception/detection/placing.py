@@ -11,7 +11,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.box_fit import GROUND, TOP
+from multimodal_perception.detection.box_fit import (
+    ANGLE,
+    DEPTH,
+    GROUND,
+    MOST_POINTS,
+    SHOULDER,
+    TOP,
+    profile,
+    thinned,
+    turn,
+)
+from multimodal_perception.detection.clustering import Clusters
 from multimodal_perception.detection.rays import Rays, cast
 
 # Cost, in shares of the object's returns, of a metre grown towards the LiDAR, to both sides, or not at
@@ -26,58 +37,84 @@ TURNED, BACK = 0.06, 0.35
 # Cost of another object's return inside, against a ray that went through; of more own returns than
 # MOST_HITS the number does not count, or a near object could lie anywhere.
 FOREIGN, MOST_HITS = 0.5, 200.0
+# From this cost on TURNS angles are tried for an object wider than WIDE metres.
+GOOD, TURNS, WIDE = 0.12, 12, 1.2
 # Rays looked at to place a box, and to judge it.
-FEW_RAYS, MANY_RAYS = 250, 4000
+FEW, MANY = 250, 4000
 
 
 def place(
     rows: NDArray[np.float64],
+    clusters: Clusters,
     chosen: NDArray[np.int64],
     sizes: NDArray[np.float64],
     rings: NDArray[np.float64],
     rays: Rays,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Whole footprints (K, 5), x y length width yaw, their angles (K,), what the rays say (K, 6).
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Whole footprints (K, 5), x y length width yaw, their rows (K, 12) and what the rays say (K, 6).
 
-    An angle is 0 or 1, the row of the cluster that was used, or -1 where no place was found.
-    rows: (2, C, 12) of box_fit.describe. chosen: (K,) cluster of each hypothesis. sizes: (K, 2) length
-    and width of the whole object. rings: (K,), see rays.cast, which also names the evidence's columns.
+    A footprint is all 0 where no place was found. A row is its cluster's of rows (C, 12), see
+    box_fit.describe, turned to the angle of the footprint. chosen: (K,) cluster of each hypothesis.
+    sizes: (K, 2) length and width of the whole object. rings: (K,), see rays.cast, which also names the
+    evidence's columns.
     """
     boxes = np.zeros((len(chosen), 5))
-    angles = np.full(len(chosen), -1, np.int64)
+    used = rows[chosen]
     evidence = np.zeros((len(chosen), 6))
     sorted_rays = (rays.ends, rays.owner, rays.starts, rays.origins)
-    for k in range(len(chosen)):
-        angles[k] = _place(rows, chosen[k], sizes[k], boxes[k], *sorted_rays)
-        if angles[k] >= 0:
-            row = rows[0, chosen[k]]
-            evidence[k] = cast(
-                boxes[k], row[GROUND], row[TOP], chosen[k], rings[k], MANY_RAYS, *sorted_rays
-            )
-    return boxes, angles, evidence
+    for k, own in enumerate(chosen):
+        points = clusters.points[clusters.starts[own] : clusters.starts[own + 1]]
+        if _place(used[k], points, own, sizes[k], boxes[k], *sorted_rays):
+            row = used[k]
+            evidence[k] = cast(boxes[k], row[GROUND], row[TOP], own, rings[k], MANY, *sorted_rays)
+    return boxes, used, evidence
 
 
 @numba.njit(cache=True)
-def _place(rows, own, size, result, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
-    """Write the footprint of least cost into result (5,); which of the cluster's two rows it is from."""
-    best, chosen = WORST, -1
-    for angle in range(2):
-        row = rows[angle, own]
-        for turned in range(2):
-            for grow_u in range(4):
-                for grow_v in range(4):
-                    box, cost = _hypothesis(row, size, turned, grow_u, grow_v, origins[0])
-                    cost += TURNED * angle
-                    if cost >= best:
-                        continue
-                    through, hits, foreign, _, _, _ = cast(
-                        box, row[GROUND], row[TOP], own, 0.0, FEW_RAYS, ends, owner, starts, origins
-                    )
-                    cost += (through + FOREIGN * foreign) / (min(hits, MOST_HITS) + 3.0)
-                    if cost < best:
-                        best, chosen = cost, angle
-                        result[:] = box
-    return chosen
+def _place(row, points, own, size, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
+    """Write the footprint of least cost into box (5,), and its angle into row; False if there is none.
+
+    A rounded bumper fits the corner of a rectangle as well as its edge: where the rays contradict the
+    angle of the outline, others are tried.
+    """
+    best = _search(row, own, size, WORST, 4, box, ends, owner, starts, origins)
+    if best > GOOD and size[1] > WIDE:
+        few = thinned(points, 150)
+        other = row.copy()
+        least, angle = best - TURNED, -1.0
+        for step in range(1, TURNS):
+            turn(other, few, (row[ANGLE] + 0.5 * np.pi * step / TURNS) % (0.5 * np.pi))
+            cost = _search(other, own, size, least, 1, box, ends, owner, starts, origins)
+            if cost < least:
+                least, angle = cost, other[ANGLE]
+        if angle >= 0.0:
+            many = thinned(points, MOST_POINTS)
+            turn(row, many, angle)
+            row[SHOULDER], row[DEPTH] = profile(many, row)
+            best = _search(row, own, size, WORST, 4, box, ends, owner, starts, origins)
+    return best < WORST
+
+
+@numba.njit(cache=True)
+def _search(row, own, size, best, ways, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
+    """Write the footprint of least cost at one angle into box, if below best; the lower of the two.
+
+    ways: of _grow, how many are tried along either axis.
+    """
+    for turned in range(2):
+        for grow_u in range(ways):
+            for grow_v in range(ways):
+                tried, cost = _hypothesis(row, size, turned, grow_u, grow_v, origins[0])
+                if cost >= best:
+                    continue
+                through, hits, foreign, _, _, _ = cast(
+                    tried, row[GROUND], row[TOP], own, 0.0, FEW, ends, owner, starts, origins
+                )
+                cost += (through + FOREIGN * foreign) / (min(hits, MOST_HITS) + 3.0)
+                if cost < best:
+                    best = cost
+                    box[:] = tried
+    return best
 
 
 @numba.njit(cache=True)
@@ -87,7 +124,7 @@ def _hypothesis(row, size, turned, grow_u, grow_v, origin):  # type: ignore[no-u
     size_u, size_v = high_u - low_u, high_v - low_v
     # The length lies along the longer side, unless that is no wider than a vehicle's back.
     along_u = size_u >= size_v
-    if size[1] > 1.2 and max(size_u, size_v) < size[1] + BACK:
+    if size[1] > WIDE and max(size_u, size_v) < size[1] + BACK:
         along_u = not along_u
     cost = 0.0
     if turned == 1:

@@ -86,13 +86,15 @@ class ReplayNode(Node):
             self.create_subscription(
                 messages.message_class(OUTPUTS[topic]), topic, self._listener(attribute), OUTPUT_QOS
             )
+        for index in range(min(len(dataset), MOST_CACHED)):
+            self._messages(index)
         # All publishers exist before the first frame, so that discovery happens once.
         transforms, content, _ = self._messages(0)
         self._outlet(TF_STATIC, "tf2_msgs/msg/TFMessage").publish(transforms)
         for topic, name, _ in content:
             self._outlet(topic, name)
 
-    def wait_for_node(self, timeout_s: float) -> bool:
+    def wait_for_listeners(self, timeout_s: float) -> bool:
         """Wait until every sensor topic has a listener and the answers have a speaker."""
         end = time.monotonic() + timeout_s
         topics = [s.topic for s in self._dataset.rig.sensors.values() if s.topic in self._outlets]
@@ -210,7 +212,7 @@ def play(
         node = ReplayNode(dataset)
         executor.add_node(node)
         listener.start()
-        if not node.wait_for_node(timeout_s):
+        if not node.wait_for_listeners(timeout_s):
             topics = ", ".join(s.topic for s in dataset.rig.sensors.values())
             raise UserError(f"no perception node listens to {topics} within {timeout_s:.0f} s")
         start_s = time.perf_counter()

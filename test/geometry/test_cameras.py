@@ -1,0 +1,238 @@
+"""Camera models against OpenCV, closed forms, and projection undone."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimodal_perception.geometry.cameras import CameraModel
+
+MATRIX = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
+COEFFICIENTS = {
+    "pinhole": [],
+    "plumb_bob": [-0.28, 0.09, 0.0007, -0.0004, -0.012],
+    "rational_polynomial": [0.4, -0.2, 0.0003, -0.0002, 0.01, 0.65, -0.15, 0.02],
+    "equidistant": [-0.02, 0.006, -0.004, 0.0006],
+}
+MODELS = list(COEFFICIENTS)
+
+
+def make_camera(model="pinhole", coefficients=None, width=640, height=480):
+    values = COEFFICIENTS[model] if coefficients is None else coefficients
+    return CameraModel(width, height, MATRIX, model, np.array(values))
+
+
+def points_before(seed=0, n=200, spread=0.5):
+    rng = np.random.default_rng(seed)
+    depth = rng.uniform(0.5, 60, (n, 1))
+    return np.column_stack([rng.uniform(-spread, spread, (n, 2)) * depth, depth])
+
+
+def test_a_pinhole_in_closed_form():
+    pixels, held = make_camera().project([[0, 0, 2], [1, -0.5, 4], [0, 0, 1e5]])
+    np.testing.assert_allclose(pixels, [[320, 240], [445, 176.25], [320, 240]])
+    assert held.all()
+
+
+@pytest.mark.parametrize(
+    ("model", "coefficients"),
+    [
+        ("plumb_bob", [-0.28, 0.09, 0.0007, -0.0004]),
+        ("plumb_bob", COEFFICIENTS["plumb_bob"]),
+        ("rational_polynomial", COEFFICIENTS["rational_polynomial"]),
+        ("rational_polynomial", [*COEFFICIENTS["rational_polynomial"], 1e-3, 2e-3, -1e-3, 1e-4]),
+        (
+            "rational_polynomial",
+            [*COEFFICIENTS["rational_polynomial"], 1e-3, 2e-3, -1e-3, 1e-4, 0.01, -0.02],
+        ),
+    ],
+)
+def test_perspective_projection_is_opencv_s(model, coefficients):
+    camera, points = make_camera(model, coefficients), points_before()
+    zero = np.zeros(3)
+    expected = cv2.projectPoints(points, zero, zero, MATRIX, np.array(coefficients))[0][:, 0]
+    pixels, held = camera.project(points)
+    assert held.sum() > 100
+    np.testing.assert_allclose(pixels[held], expected[held], atol=1e-9)
+
+
+def test_fisheye_projection_is_opencv_s():
+    points = points_before(spread=2.0)
+    zero, coefficients = np.zeros(3), np.array(COEFFICIENTS["equidistant"])
+    expected = cv2.fisheye.projectPoints(points[:, None], zero, zero, MATRIX, coefficients)[0]
+    pixels, held = make_camera("equidistant").project(points)
+    assert held.sum() > 50
+    np.testing.assert_allclose(pixels[held], expected[:, 0][held], atol=1e-6)
+
+
+def test_a_fisheye_sees_beside_and_behind():
+    # An ideal equidistant lens: the pixel's distance from the middle is f times the angle.
+    camera = CameraModel(
+        4000,
+        4000,
+        np.array([[500.0, 0, 2000], [0, 500, 2000], [0, 0, 1]]),
+        "equidistant",
+        np.zeros(4),
+    )
+    angles = np.array([0.3, 1.0, math.pi / 2, 2.0, 3.0])
+    points = np.column_stack([np.sin(angles), np.zeros(5), np.cos(angles)]) * 7
+    pixels, held = camera.project(points)
+    assert held.all()
+    np.testing.assert_allclose(pixels[:, 0], 2000 + 500 * angles)
+    np.testing.assert_allclose(camera.unproject(pixels), points / 7, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_rays_through_projected_points_lead_back(model, seed):
+    camera, points = make_camera(model), points_before(seed, 50)
+    pixels, held = camera.project(points)
+    rays = camera.unproject(pixels[held])
+    directions = points[held] / np.linalg.norm(points[held], axis=1, keepdims=True)
+    np.testing.assert_allclose(rays, directions, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pixels_of_unprojected_pixels_are_the_same(model):
+    camera = make_camera(model)
+    u, v = np.meshgrid(np.arange(0, 640, 13), np.arange(0, 480, 11))
+    pixels = np.column_stack([u.ravel(), v.ravel()])
+    rays = camera.unproject(pixels)
+    np.testing.assert_allclose(np.linalg.norm(rays, axis=1), 1)
+    again, held = camera.project(rays * 5)
+    assert held.all()
+    np.testing.assert_allclose(again, pixels, atol=1e-4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(["plumb_bob", "equidistant"]),
+    st.lists(st.floats(-0.6, 0.6), min_size=2, max_size=2),
+)
+def test_a_ray_is_given_only_where_it_projects_back(model, radial):
+    coefficients = [*radial, 0.0, 0.0] if model == "plumb_bob" else [*radial, 0.0, 0.0]
+    camera = make_camera(model, coefficients)
+    u, v = np.meshgrid(np.arange(0, 640, 31), np.arange(0, 480, 29))
+    pixels = np.column_stack([u.ravel(), v.ravel()])
+    rays = camera.unproject(pixels)
+    given_rays = np.isfinite(rays).all(axis=1)
+    again, held = camera.project(rays[given_rays] * 3)
+    assert held.all()
+    np.testing.assert_allclose(again, pixels[given_rays], atol=1e-3)
+
+
+@pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
+def test_points_past_the_turn_of_the_polynomial_are_not_in_the_image(model):
+    # r (1 - 0.3 r^2) grows up to r = 1.054, then comes back through the image.
+    camera = make_camera(model, [-0.3, 0, 0, 0])
+    slopes = np.tan(1.2) if model == "equidistant" else 1.3
+    outside, held = camera.project([[slopes, 0, 1], [1.75, 0, 1], [1.82, 0, 1], [5, 0, 1]])
+    if model == "plumb_bob":
+        assert not held.any()
+    assert not held[~np.isfinite(outside).all(axis=1)].any()
+    edge = camera.unproject([[320 + 500 * 0.71, 240]])
+    assert np.isnan(edge).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_points_behind_the_camera_are_not_in_the_image(model):
+    points = [[0, 0, -1], [0.1, 0.1, -5], [0, 0, 0], [0, 0, -1e-9]]
+    assert not make_camera(model).project(points)[1].any()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_points_that_are_not_finite_are_not_in_the_image(model):
+    points = np.array([[np.nan, 0, 1], [0, np.nan, 1], [0, 0, np.nan], [np.inf, 0, 1]])
+    held = make_camera(model).project(np.vstack([points, [[0, 0, 1]]]))[1]
+    np.testing.assert_array_equal(held, [False] * 4 + [True])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_points_give_no_pixels(model):
+    camera = make_camera(model)
+    pixels, held = camera.project(np.zeros((0, 3)))
+    assert pixels.shape == (0, 2) and held.shape == (0,)
+    assert camera.unproject(np.zeros((0, 2))).shape == (0, 3)
+
+
+def test_the_image_ends_half_a_pixel_beyond_its_outer_centres():
+    camera = make_camera()
+    edges = [[-0.49, 0], [-0.51, 0], [639.49, 479.49], [639.51, 0], [0, 479.51], [0, -0.51]]
+    rays = np.array([[(u - 320) / 500, (v - 240) / 510, 1] for u, v in edges])
+    held = camera.project(rays)[1]
+    np.testing.assert_array_equal(held, [True, False, True, False, False, False])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@settings(max_examples=20, deadline=None)
+@given(factors=st.tuples(st.sampled_from([0.25, 0.5, 1.0, 2.0]), st.sampled_from([0.5, 1.0, 3.0])))
+def test_a_scaled_camera_sees_the_same_at_scaled_places(model, factors):
+    camera, points = make_camera(model), points_before(1)
+    scaled = camera.scaled(*factors)
+    assert (scaled.width, scaled.height) == (640 * factors[0], 480 * factors[1])
+    pixels, held = camera.project(points)
+    expected = (pixels + 0.5) * factors - 0.5
+    again, held_again = scaled.project(points)
+    np.testing.assert_allclose(again[held], expected[held], atol=1e-6)
+    np.testing.assert_array_equal(held_again, held)
+
+
+def test_scaling_matches_a_resized_image():
+    # A bright square's centre of mass, seen at half the size.
+    image = np.zeros((480, 640), np.float32)
+    image[100:140, 300:380] = 1
+    small = cv2.resize(image, (320, 240), interpolation=cv2.INTER_AREA)
+    v, u = np.nonzero(small)
+    ray = make_camera().unproject([[339.5, 119.5]])
+    pixel = make_camera().scaled(0.5, 0.5).project(ray)[0][0]
+    np.testing.assert_allclose(pixel, [u.mean(), v.mean()], atol=1e-9)
+
+
+def test_an_ideal_camera_looks_through_the_middle():
+    camera = CameraModel.pinhole(640, 480, 300.0)
+    pixels, held = camera.project([[0, 0, 5], [1, 0, 1]])
+    np.testing.assert_allclose(pixels, [[319.5, 239.5], [619.5, 239.5]])
+    assert held.all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 0},
+        {"height": -1},
+        {"matrix": np.zeros((3, 3))},
+        {"matrix": np.eye(4)},
+        {"matrix": np.diag([500, -500, 1])},
+        {"matrix": np.diag([np.nan, 500, 1])},
+        {"matrix": np.diag([500, 500, 0.0])},
+        {"matrix": np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])},
+        {"model": "fisheye"},
+        {"model": ""},
+        {"coefficients": np.zeros(1)},
+        {"model": "plumb_bob", "coefficients": np.zeros(3)},
+        {"model": "plumb_bob", "coefficients": np.full(5, np.nan)},
+        {"model": "equidistant", "coefficients": np.zeros(5)},
+        {"model": "equidistant", "coefficients": None},
+        {"model": "rational_polynomial", "coefficients": np.zeros(5)},
+    ],
+)
+def test_a_camera_that_cannot_be_is_refused(changes):
+    values = {"width": 640, "height": 480, "matrix": MATRIX, "model": "pinhole", **changes}
+    with pytest.raises(ValueError, match="."):
+        CameraModel(**values)
+
+
+def test_a_camera_keeps_its_own_numbers():
+    matrix, coefficients = MATRIX.copy(), np.zeros(4)
+    camera = CameraModel(640, 480, matrix, "equidistant", coefficients)
+    matrix[0, 0], coefficients[0] = 1.0, 9.0
+    assert camera.matrix[0, 0] == 500.0 and camera.coefficients[0] == 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        camera.matrix[0, 0] = 2.0

@@ -22,7 +22,8 @@ from multimodal_perception.frame import (
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import OPTICAL, Rig, parse_rig
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import OPTICAL, load_rig
 
 FIRST_STAMP_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 100_000_000
@@ -31,18 +32,6 @@ BASE_FROM_LIDAR = poses.from_xyz_rpy((0.0, 0.0, 1.8))
 BASE_FROM_CAMERA = poses.from_xyz_rpy((0.4, 0.0, 1.6)) @ OPTICAL
 CAMERA = CameraModel.pinhole(960, 400, 620.0)
 SKY = (0.62, 0.74, 0.88)
-RIG = {
-    "name": "synthetic",
-    "sensors": {
-        "lidar": {"modality": "lidar", "topic": "/lidar/points", "frame_id": "lidar"},
-        "camera": {
-            "modality": "camera",
-            "topic": "/camera/image_raw",
-            "camera_info_topic": "/camera/camera_info",
-            "frame_id": "camera_optical",
-        },
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class SyntheticStreet:
     def __init__(
         self, frames: int = 10, seed: int = 0, rings: int = 64, columns: int = 1800
     ) -> None:
-        self.rig: Rig = parse_rig(RIG, "synthetic")
+        self.rig = load_rig(share_path("config", "rigs", "synthetic.yaml"))
         self._frames = frames
         self._seed = seed
         self._solids = _street(np.random.default_rng(seed))

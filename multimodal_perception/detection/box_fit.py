@@ -9,7 +9,8 @@ import numpy as np
 NEAREST = 0.03
 # The nearest return of each azimuth slice draws the outline that the LiDAR sees.
 SLICES = 128
-# Outline between these heights over the ground: bodies are upright there, above lie sloping windows.
+# Outline between these heights over the ground: bodies are upright there, above lie sloping
+# windows.
 OUTLINE = (0.25, 1.2)
 # Clusters longer than this are no single vehicle; their rectangle stays unturned.
 LONGEST = 18.0
@@ -22,8 +23,8 @@ MOST_POINTS = 800
 def outline(points, origin):  # type: ignore[no-untyped-def]
     """The contour (K, 2) float64 that faces the LiDAR, of points (N, 4), x y z height.
 
-    In each of SLICES azimuth slices the return nearest to origin (3,) in the OUTLINE band of heights.
-    All points, thinned, where that leaves fewer than five.
+    In each of SLICES azimuth slices the return nearest to origin (3,) in the OUTLINE band of
+    heights. All points, thinned, where that leaves fewer than five.
     """
     n = len(points)
     middle_x, middle_y = points[:, 0].mean() - origin[0], points[:, 1].mean() - origin[1]
@@ -110,18 +111,20 @@ def rectangle(points, angle):  # type: ignore[no-untyped-def]
 
 
 # Columns of describe's rows.
-ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULDER, DEPTH = range(12)
+ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULDER, DEPTH = range(
+    12
+)
 
 
 @numba.njit(cache=True)
 def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
     """One row (C, 12) float64 a cluster, in the order of the columns above.
 
-    ANGLE, LOW_U .. HIGH_V: its rectangle. GROUND: z below. BOTTOM, TOP: heights over the ground of its
-    lowest and highest return in the band. POINTS: how many. COLUMN: height of the highest return above
-    it. SHOULDER: how high its lower end reaches, of the two ends of its longer side. DEPTH: mean
-    distance of its returns below 1 m from the nearer of the two edges that they lie along.
-    Clusters longer than LONGEST have an unturned rectangle and heights 0.
+    ANGLE, LOW_U .. HIGH_V: its rectangle. GROUND: z below. BOTTOM, TOP: heights over the ground of
+    its lowest and highest return in the band. POINTS: how many. COLUMN: height of the highest
+    return above it. SHOULDER: how high its lower end reaches, of the two ends of its longer side.
+    DEPTH: mean distance of its returns below 1 m from the nearer of the two edges that they lie
+    along. Clusters longer than LONGEST have an unturned rectangle and heights 0.
 
     points: (M, 4) float32, x y z height over the ground, clusters in runs by starts (C + 1,).
     column_top: (C,) metres. origin: (3,), the LiDAR's place.

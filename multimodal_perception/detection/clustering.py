@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 class Clusters:
     """Points grouped by object.
 
-    points: (M, 4) float32, x y z and height over the ground, those of a cluster in one run.
-    starts: (C + 1,) int64, where each cluster begins. sources: (M,) int64, index of the input point.
+    points: (M, 4) float32, x y z and height over the ground, those of a cluster in one run. starts:
+    (C + 1,) int64, where each cluster begins. sources: (M,) int64, index of the input point.
     """
 
     points: NDArray[np.float32]

@@ -1,6 +1,7 @@
 """A detector that needs no weights: what stands on the ground, grouped, boxed and judged by its shape.
 
-It is the floor under the networks and the fallback when one cannot run. Classes are coarse, scores rank.
+It is the floor under the networks and the fallback when one cannot run. Classes are coarse, scores
+rank.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class GeometricConfig:
     """Parameters of the geometric detector.
 
     extent: half side of the square searched. cell: of the clustering grid. band: heights over the
-    ground that are grouped. gap, gap_per_metre: how far apart an object's points may lie, and by how
-    much more for each metre of distance. min_score: below it a box is not reported. overlap: share of the
-    smaller footprint that two boxes may have in common.
+    ground that are grouped. gap, gap_per_metre: how far apart an object's points may lie, and by
+    how much more for each metre of distance. min_score: below it a box is not reported. overlap:
+    share of the smaller footprint that two boxes may have in common.
     """
 
     extent: float = field(default=64.0, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
@@ -134,7 +135,7 @@ def raise_boxes(
 ) -> Array:
     """Boxes (K, 7) on footprints (K, 5), as high as what was seen, or as is usual if the top is not."""
     typical = np.array([TYPICAL[k][2] for k in labels], np.float64)
-    top = np.maximum(shapes.top, evidence.top)
+    top = np.maximum(np.maximum(shapes.top, shapes.column), evidence.top)
     hidden = top > shapes.ceiling - 0.2
     top = np.where(hidden, np.maximum(top, typical), top)
     yaw = np.arctan2(np.sin(footprints[:, 4]), np.cos(footprints[:, 4]))

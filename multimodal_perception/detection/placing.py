@@ -1,8 +1,8 @@
 """Where the unseen rest of an object lies: the whole box that the LiDAR's rays contradict least.
 
-A LiDAR sees the faces turned to it, and of those only what nothing hides. Each rectangle is grown to the
-size of a whole object at either end or both, along either axis; rays that went through the space so
-claimed, and returns of other objects inside it, speak against a choice.
+A LiDAR sees the faces turned to it, and of those only what nothing hides. Each rectangle is grown
+to the size of a whole object at either end or both, along either axis; rays that went through the
+space so claimed, and returns of other objects inside it, speak against a choice.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from multimodal_perception.detection.box_fit import (
 from multimodal_perception.detection.clustering import Clusters
 from multimodal_perception.detection.rays import Rays, cast
 
-# Cost, in shares of the object's returns, of a metre grown towards the LiDAR, to both sides, or not at
-# all; away from it growth is free, as there the object hides itself.
+# Cost, in shares of the object's returns, of a metre grown towards the LiDAR, to both sides, or not
+# at all; away from it growth is free, as there the object hides itself.
 TOWARDS, BOTH, LACKING = 0.04, 0.03, 0.10
 # Less than this share of the whole size must grow.
 LEAST = 0.65
 # Cost of a metre by which the seen part is too wide; from this cost on there is no place.
 OVERSIZE, WORST = 0.3, 1.0
-# Cost of the less likely heading, and by how much a vehicle's back may look wider than it is, metres.
+# Cost of the less likely heading, and by how much a vehicle's back may look wider than it is,
+# metres.
 TURNED, BACK = 0.06, 0.35
 # Cost of another object's return inside, against a ray that went through; of more own returns than
 # MOST_HITS the number does not count, or a near object could lie anywhere.
@@ -55,8 +56,8 @@ def place(
 
     A footprint is all 0 where no place was found. A row is its cluster's of rows (C, 12), see
     box_fit.describe, turned to the angle of the footprint. chosen: (K,) cluster of each hypothesis.
-    sizes: (K, 2) length and width of the whole object. rings: (K,), see rays.cast, which also names the
-    evidence's columns.
+    sizes: (K, 2) length and width of the whole object. rings: (K,), see rays.cast, which also names
+    the evidence's columns.
     """
     boxes = np.zeros((len(chosen), 5))
     used = rows[chosen]
@@ -74,8 +75,8 @@ def place(
 def _place(row, points, own, size, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """Write the footprint of least cost into box (5,), and its angle into row; False if there is none.
 
-    A rounded bumper fits the corner of a rectangle as well as its edge: where the rays contradict the
-    angle of the outline, others are tried.
+    A rounded bumper fits the corner of a rectangle as well as its edge: where the rays contradict
+    the angle of the outline, others are tried.
     """
     best = _search(row, own, size, WORST, 4, box, ends, owner, starts, origins)
     if best > GOOD and size[1] > WIDE:

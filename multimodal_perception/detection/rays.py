@@ -1,7 +1,7 @@
 """What the LiDAR's rays say about a place: solid, seen through, seen over, or hidden.
 
-A return proves the space before it empty. A body that rays cross below its top is none, one that they
-pass over is no higher, and an unseen rest of an object can only lie where none went.
+A return proves the space before it empty. A body that rays cross below its top is none, one that
+they pass over is no higher, and an unseen rest of an object can only lie where none went.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from multimodal_perception.preprocess.ground import Cloud
 BINS = 720
 # Owners of returns that stand in the searched heights but in no cluster, and of all others.
 UNCLUSTERED, GROUND_RETURN, HIGH_RETURN = -1, -2, -3
-# Metres. Heights over the ground in which every vehicle's body stops a ray: above the ground clearance,
-# below the windows. What a ray must go inside it to prove it absent, a rim of SHRINK left out.
+# Metres. Heights over the ground in which every vehicle's body stops a ray: above the ground
+# clearance, below the windows. What a ray must go inside it to prove it absent, a rim of SHRINK
+# left out.
 SOLID = (0.35, 0.75)
 PATH = 0.4
 SHRINK = 0.15
@@ -31,8 +32,9 @@ SAME_BEAM = 0.0025
 class Rays:
     """All returns of a frame in runs of equal azimuth bin, one set of BINS runs for each LiDAR.
 
-    ends: (N, 4) float32, x y z in base_link and height over the ground, metres. owner: (N,) int32, the
-    cluster of each return or one of the negative values above. starts: (L * BINS + 1,) int64. origins: (L, 3) float32.
+    ends: (N, 4) float32, x y z in base_link and height over the ground, metres. owner: (N,) int32,
+    the cluster of each return or one of the negative values above. starts: (L * BINS + 1,) int64.
+    origins: (L, 3) float32.
     """
 
     ends: NDArray[np.float32]
@@ -158,14 +160,13 @@ def _within(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-def]
 def cast(box, ground, seen_top, own, ring, most, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """What the rays say of an upright body: (through, hits, foreign, around, top, over).
 
-    box: (5,) x y length width yaw. ground: z below it. seen_top: height over it of the highest of its
-    own returns. own: its cluster. ring: metres around it that
-    count as its surroundings. most: of more rays than this only every n-th is looked at.
-    through: rays that go further than PATH inside the body at heights that must stop them, and end
-    elsewhere than on it. hits: its cluster's returns inside. foreign: those of other clusters inside.
-    around: other standing returns in the ring. top: height over the ground of the highest return
-    inside that is in no other cluster. over: of the lowest ray above seen_top that passes over it, inf
-    without one.
+    box: (5,) x y length width yaw. ground: z below it. seen_top: height over it of the highest of
+    its own returns. own: its cluster. ring: metres around it that count as its surroundings. most:
+    of more rays than this only every n-th is looked at. through: rays that go further than PATH
+    inside the body at heights that must stop them, and end elsewhere than on it. hits: its
+    cluster's returns inside. foreign: those of other clusters inside. around: other standing
+    returns in the ring. top: height over the ground of the highest return inside that is in no
+    other cluster. over: of the lowest ray above seen_top that passes over it, inf without one.
     """
     through = hits = foreign = around = top = 0.0
     c, s = np.cos(box[4]), np.sin(box[4])

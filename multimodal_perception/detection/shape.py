@@ -6,6 +6,7 @@ Dimensions are those of KITTI's and nuScenes' labels (their means and spreads by
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,9 @@ FEW = {PEDESTRIAN: 5.0, CYCLIST: 5.0, CAR: 8.0, VAN: 8.0, TRUCK: 8.0}
 class Shapes:
     """What is known of C clusters, all (C,) float64; see box_fit.describe for all but the last.
 
-    bottom: the lowest that the object can end, as no beam looked between there and its lowest return.
-    distance: metres from the LiDAR. ceiling: height over the ground above which it sees nothing.
-    across: how wide the rectangle looks from it, metres.
+    bottom: the lowest that the object can end, as no beam looked between there and its lowest
+    return. distance: metres from the LiDAR. ceiling: height over the ground above which it sees
+    nothing. across: how wide the rectangle looks from it, metres.
     """
 
     angle: Array
@@ -73,7 +74,7 @@ class Shapes:
         across = size_u * np.abs(np.sin(bearing)) + size_v * np.abs(np.cos(bearing))
         # The next lower beam may have gone below the object or have been its last.
         columns[box_fit.BOTTOM] = np.maximum(columns[box_fit.BOTTOM] - beam_step * distance, 0.0)
-        return cls(*columns, distance, ceiling, across)
+        return cls(*(*columns, distance, ceiling, across))
 
     def select(self, index: NDArray[np.int64]) -> Shapes:
         """The chosen clusters."""
@@ -161,7 +162,7 @@ def _small(s: Shapes, label: int, crowd: Array, top: Array, over: Array) -> Arra
 
 
 def _vehicle(
-    s: Shapes, label: int, crossed: Array, crowd: Array, top: Array, over: Array, hidden: Array
+    s: Shapes, label: int, crossed: Array, crowd: Array, top: Array, over: Array, hidden: Any
 ) -> Array:
     """How well a hypothesis fits a vehicle: closed, smooth faces, of its height, no part of a wall."""
     closed = np.interp(crossed, [0.1, 0.35], [1.0, 0.0])
@@ -173,7 +174,7 @@ def _vehicle(
     thin = (s.short < 0.25 * TYPICAL[label][1]) & (s.long > back)
     score = closed * smooth * alone * np.where(thin, 0.5, 1.0)
     if label == CAR:
-        return score * _up_to(top, 2.0, 2.25) * _at_least(over, 1.0, 1.3)
+        return score * _up_to(top, 2.0, 2.25) * _at_least(over, 1.05, 1.35)
     if label == VAN:
         sure = np.where(hidden, 0.6, 0.8)
         return sure * score * _up_to(top, 2.6, 2.9) * _at_least(over, 1.7, 1.9)

@@ -25,7 +25,8 @@ some_box = st.builds(box, place, place, place, size, size, size, st.floats(-7, 7
 def common_area(a, b):
     """Area shared by two footprints: the hull of the corners within the other and the crossings."""
     first, second = (boxes.corners(v)[0, :4, :2] for v in (a, b))
-    flat_a, flat_b = box(*a[:2], 0, *a[3:5], 1, a[6]), box(*b[:2], 0, *b[3:5], 1, b[6])
+    # Grown by a trifle, for corners that lie on the other's edge.
+    flat_a, flat_b = (box(*v[:2], 0, *v[3:5] + 1e-9, 1, v[6]) for v in (a, b))
     points = [p for p in first if boxes.inside(np.array([[*p, 0.0]]), flat_b)[0]]
     points += [p for p in second if boxes.inside(np.array([[*p, 0.0]]), flat_a)[0]]
     for i in range(4):
@@ -36,7 +37,7 @@ def common_area(a, b):
             if abs(cross) > 1e-12:
                 d = q - p
                 t, u = (d[0] * s[1] - d[1] * s[0]) / cross, (d[0] * r[1] - d[1] * r[0]) / cross
-                if 0 <= t <= 1 and 0 <= u <= 1:
+                if -1e-9 <= t <= 1 + 1e-9 and -1e-9 <= u <= 1 + 1e-9:
                     points.append(p + t * r)
     if len(points) < 3:
         return 0.0

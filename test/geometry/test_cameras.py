@@ -66,7 +66,7 @@ def test_fisheye_projection_is_opencv_s():
     zero, coefficients = np.zeros(3), np.array(COEFFICIENTS["equidistant"])
     expected = cv2.fisheye.projectPoints(points[:, None], zero, zero, MATRIX, coefficients)[0]
     pixels, held = make_camera("equidistant").project(points)
-    assert held.sum() > 50
+    assert held.sum() > 20
     np.testing.assert_allclose(pixels[held], expected[:, 0][held], atol=1e-6)
 
 
@@ -116,8 +116,7 @@ def test_pixels_of_unprojected_pixels_are_the_same(model):
     st.lists(st.floats(-0.6, 0.6), min_size=2, max_size=2),
 )
 def test_a_ray_is_given_only_where_it_projects_back(model, radial):
-    coefficients = [*radial, 0.0, 0.0] if model == "plumb_bob" else [*radial, 0.0, 0.0]
-    camera = make_camera(model, coefficients)
+    camera = make_camera(model, [*radial, 0.0, 0.0])
     u, v = np.meshgrid(np.arange(0, 640, 31), np.arange(0, 480, 29))
     pixels = np.column_stack([u.ravel(), v.ravel()])
     rays = camera.unproject(pixels)
@@ -129,15 +128,16 @@ def test_a_ray_is_given_only_where_it_projects_back(model, radial):
 
 @pytest.mark.parametrize("model", ["plumb_bob", "equidistant"])
 def test_points_past_the_turn_of_the_polynomial_are_not_in_the_image(model):
-    # r (1 - 0.3 r^2) grows up to r = 1.054, then comes back through the image.
+    # r (1 - 0.3 r^2) grows up to 0.703 at r = 1.054, then comes back through the image. r is the
+    # angle for a fisheye, else its tangent.
     camera = make_camera(model, [-0.3, 0, 0, 0])
-    slopes = np.tan(1.2) if model == "equidistant" else 1.3
-    outside, held = camera.project([[slopes, 0, 1], [1.75, 0, 1], [1.82, 0, 1], [5, 0, 1]])
-    if model == "plumb_bob":
-        assert not held.any()
-    assert not held[~np.isfinite(outside).all(axis=1)].any()
-    edge = camera.unproject([[320 + 500 * 0.71, 240]])
-    assert np.isnan(edge).all()
+    r = np.array([0.2, 0.5, 1.1, 1.5, 1.8])
+    angle = r if model == "equidistant" else np.arctan(r)
+    points = np.column_stack([np.sin(angle), np.zeros(5), np.cos(angle)]) * 4
+    _, held = camera.project(points)
+    np.testing.assert_array_equal(held, [True, True, False, False, False])
+    inner, outer = camera.unproject([[320 + 500 * 0.6, 240], [320 + 500 * 0.71, 240]])
+    assert np.isfinite(inner).all() and np.isnan(outer).all()
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -225,7 +225,7 @@ def test_an_ideal_camera_looks_through_the_middle():
 )
 def test_a_camera_that_cannot_be_is_refused(changes):
     values = {"width": 640, "height": 480, "matrix": MATRIX, "model": "pinhole", **changes}
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\w"):
         CameraModel(**values)
 
 

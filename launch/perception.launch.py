@@ -1,0 +1,58 @@
+"""Starts perception_node on a rig, configured and activated, and RViz if asked."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+
+def generate_launch_description():
+    """Arguments: rig, parameters, model, use_sim_time, namespace, rviz."""
+    share = FindPackageShare("multimodal_perception")
+    defaults = PathJoinSubstitution([share, "config", "perception.yaml"])
+    profile = PathJoinSubstitution([share, "config", "rviz", "perception.rviz"])
+    use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
+    arguments = [
+        DeclareLaunchArgument("rig", description="rig file, or the name of a shipped rig"),
+        DeclareLaunchArgument(
+            "parameters", default_value=defaults, description="ROS parameter file"
+        ),
+        DeclareLaunchArgument(
+            "model", default_value="geometric", description="detector; geometric needs no weights"
+        ),
+        DeclareLaunchArgument(
+            "use_sim_time", default_value="false", description="take the time from /clock"
+        ),
+        DeclareLaunchArgument(
+            "namespace", default_value="", description="of the node and its output topics"
+        ),
+        DeclareLaunchArgument("rviz", default_value="false", description="start RViz as well"),
+    ]
+    node = LifecycleNode(
+        package="multimodal_perception",
+        executable="perception_node",
+        name="perception",
+        namespace=LaunchConfiguration("namespace"),
+        output="screen",
+        parameters=[
+            LaunchConfiguration("parameters"),
+            {
+                "rig": ParameterValue(LaunchConfiguration("rig"), value_type=str),
+                "pipeline.detector": ParameterValue(LaunchConfiguration("model"), value_type=str),
+                "use_sim_time": use_sim_time,
+                "autostart": True,
+            },
+        ],
+    )
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=LaunchConfiguration("namespace"),
+        arguments=["-d", profile],
+        parameters=[{"use_sim_time": use_sim_time}],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
+    return LaunchDescription([*arguments, node, rviz])

@@ -1,0 +1,37 @@
+"""Plays a dataset or bag in a loop at a steady rate, as live sensors would publish it."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+
+def generate_launch_description():
+    """Arguments: path, rate, namespace."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "path",
+                default_value="synthetic",
+                description="dataset folder, bag, or `synthetic`",
+            ),
+            DeclareLaunchArgument("rate", default_value="10.0", description="frames a second"),
+            DeclareLaunchArgument(
+                "namespace", default_value="", description="that perception_node runs in"
+            ),
+            Node(
+                package="multimodal_perception",
+                executable="replay_node",
+                name="replay",
+                namespace=LaunchConfiguration("namespace"),
+                output="screen",
+                parameters=[
+                    {
+                        "path": ParameterValue(LaunchConfiguration("path"), value_type=str),
+                        "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
+                    }
+                ],
+            ),
+        ]
+    )

@@ -1,0 +1,47 @@
+"""One frame as a picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
+from multimodal_perception.pipeline import build_pipeline
+from multimodal_perception.rig import load_rig
+from multimodal_perception.visualization.recording import write_recording
+from multimodal_perception.visualization.sheet import draw_sheet, save_png
+
+HELP = "draw a frame: cameras with boxes, the sweep from above, the occupancy grid"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="dataset folder, bag, or `synthetic`")
+    parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at PATH")
+    parser.add_argument("--rig", type=Path, help="rig file for a bag; else made from its topics")
+    parser.add_argument("--frame", type=int, default=0, help="which one, from 0")
+    parser.add_argument("--extent", type=float, default=40.0, help="metres to each side")
+    parser.add_argument("--out", type=Path, required=True, help=".png, or .rrd with all frames")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not 1.0 <= args.extent <= 200.0:
+        raise UserError("--extent must be 1 to 200 m")
+    if args.out.suffix not in (".png", ".rrd"):
+        raise UserError(f"{args.out}: .png or .rrd")
+    rig = None if args.rig is None else load_rig(args.rig)
+    dataset = open_dataset(args.path, args.dataset, rig)
+    pipeline = build_pipeline()
+    if args.out.suffix == ".rrd":
+        count = write_recording(args.out, ((f, pipeline.process(f)) for f in dataset))
+        print(f"{args.out}: {count} frames")
+        return 0
+    if not 0 <= args.frame < len(dataset):
+        raise UserError(f"--frame {args.frame}: {dataset.name} has frames 0 to {len(dataset) - 1}")
+    frame = dataset[args.frame]
+    perception = pipeline.process(frame)
+    title = f"{dataset.name}, frame {args.frame}"
+    sheet = draw_sheet(frame, perception.boxes, perception.occupancy, title, args.extent)
+    save_png(args.out, sheet)
+    print(f"{args.out}: {len(perception.boxes)} boxes")
+    return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -178,26 +179,42 @@ def _cast(
     origin: NDArray[np.float64], rays: NDArray[np.float64], solids: list[_Solid]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distance (N,) along unit rays (N, 3), inf without a hit, and what was hit: 0 ground, 1 + i."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.where(rays[:, 2] < 0, -origin[2] / rays[:, 2], np.inf)
-        hit = np.zeros(len(rays), np.int64)
-        bearing = np.arctan2(rays[:, 1], rays[:, 0])
-        for i, solid in enumerate(solids):
-            x, y, z, length, width, height, yaw = solid.box
-            # Only the rays that point at the solid's circle.
-            away, reach = np.hypot(x - origin[0], y - origin[1]), np.hypot(length, width) / 2
-            offset = poses.wrap_angle(bearing - np.arctan2(y - origin[1], x - origin[0]))
-            near = np.flatnonzero(np.abs(offset) <= (np.arcsin(min(reach / away, 1.0)) + 1e-6))
-            if away <= reach:
-                near = np.arange(len(rays))
-            c, s = np.cos(yaw), np.sin(yaw)
-            local = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])
-            start, direction = local @ (origin - (x, y, z)), rays[near] @ local.T
-            half = np.array([length, width, height]) / 2
-            first, second = (-half - start) / direction, (half - start) / direction
-            enter = np.nanmax(np.minimum(first, second), axis=1)
-            leave = np.nanmin(np.maximum(first, second), axis=1)
-            closer = (enter <= leave) & (enter > 0) & (enter < distance[near])
-            distance[near[closer]] = enter[closer]
-            hit[near[closer]] = i + 1
+    return _cast_boxes(origin, rays, np.array([s.box for s in solids]))
+
+
+@numba.njit(cache=True, nogil=True)
+def _cast_boxes(origin, rays, boxes):  # type: ignore[no-untyped-def]
+    distance = np.full(len(rays), np.inf)
+    hit = np.zeros(len(rays), np.int64)
+    for i in range(len(rays)):
+        if rays[i, 2] < 0:
+            distance[i] = -origin[2] / rays[i, 2]
+    for k in range(len(boxes)):
+        c, s = np.cos(boxes[k, 6]), np.sin(boxes[k, 6])
+        x, y = origin[0] - boxes[k, 0], origin[1] - boxes[k, 1]
+        start = (c * x + s * y, c * y - s * x, origin[2] - boxes[k, 2])
+        reach = np.hypot(boxes[k, 3], boxes[k, 4]) / 2
+        for i in range(len(rays)):
+            # A ray that passes the box's circle by, or flies away from it, misses.
+            side = x * rays[i, 1] - y * rays[i, 0]
+            flat = rays[i, 0] ** 2 + rays[i, 1] ** 2
+            if side * side > reach * reach * flat:
+                continue
+            direction = (
+                c * rays[i, 0] + s * rays[i, 1],
+                c * rays[i, 1] - s * rays[i, 0],
+                rays[i, 2],
+            )
+            enter, leave = 0.0, np.inf
+            for axis in range(3):
+                half, speed = boxes[k, 3 + axis] / 2, direction[axis]
+                if abs(speed) < 1e-12:
+                    if abs(start[axis]) > half:
+                        leave = -1.0
+                    continue
+                first, second = (-half - start[axis]) / speed, (half - start[axis]) / speed
+                enter = max(enter, min(first, second))
+                leave = min(leave, max(first, second))
+            if 0.0 < enter <= leave and enter < distance[i]:
+                distance[i], hit[i] = enter, k + 1
     return distance, hit

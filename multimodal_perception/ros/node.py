@@ -328,24 +328,24 @@ def spin(make_node: Callable[[], Any], args: Sequence[str] | None = None) -> int
     rclpy.init(args=list(args) if args is not None else None, signal_handler_options=_NO_SIGNALS)
     executor = SingleThreadedExecutor()
     stop = threading.Event()
-    previous = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     node = None
     try:
         node = make_node()
         executor.add_node(node)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         while rclpy.ok() and not stop.is_set():
             executor.spin_once(timeout_sec=0.1)
-    except ExternalShutdownException:
+    except (ExternalShutdownException, KeyboardInterrupt):
         pass
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        if node is not None:
+        if isinstance(node, LifecycleNode):
             with suppress(Exception):
                 node.trigger_shutdown()
+        if node is not None:
             node.destroy_node()
         executor.shutdown()
         rclpy.try_shutdown()

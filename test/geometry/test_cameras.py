@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.geometry.cameras import CameraModel
@@ -115,6 +115,7 @@ def test_pixels_of_unprojected_pixels_are_the_same(model):
     st.sampled_from(["plumb_bob", "equidistant"]),
     st.lists(st.floats(-0.6, 0.6), min_size=2, max_size=2),
 )
+@example("plumb_bob", [-0.5625, 0.125])
 def test_a_ray_is_given_only_where_it_projects_back(model, radial):
     camera = make_camera(model, [*radial, 0.0, 0.0])
     u, v = np.meshgrid(np.arange(0, 640, 31), np.arange(0, 480, 29))

@@ -165,6 +165,7 @@ class Synchronizer:
         self._line = list(self._queues.values())
         self._start_ns: int | None = None
         self._last_ns: int | None = None
+        self._closed_ns = 0
         self._closes_ns: int | None = None
         self._clock_ns: int | None = None  # stamps minus arrivals, most sensors' opinion
         self.sets = 0
@@ -260,15 +261,18 @@ class Synchronizer:
             if stamp_ns == queue.last_used[0]:
                 return "duplicate"
             if stamp_ns < queue.last_used[0]:
-                return self._late(queue, queue.last_used[0] - stamp_ns)
+                return self._late(queue, queue.last_used[0] - stamp_ns, now_ns)
         if self._last_ns is not None and stamp_ns <= self._last_ns:
             # Its set has gone; it may still fit the next one.
             next_ns = self._last_ns + self._period_ns
             if max(next_ns - stamp_ns, 0) > queue.tolerance_ns:
-                return self._late(queue, self._last_ns - stamp_ns)
+                return self._late(queue, self._last_ns - stamp_ns, now_ns)
         return None
 
-    def _late(self, queue: _Queue, lateness_ns: int) -> str:
+    def _late(self, queue: _Queue, lateness_ns: int, now_ns: int) -> str:
+        if lateness_ns <= queue.tolerance_ns and now_ns - self._closed_ns <= self._deadline_ns:
+            # It has come back: had the last set waited for it, it would have been in time.
+            queue.statistics.last_arrival_ns = now_ns
         seconds = lateness_ns / NANOSECONDS
         queue.statistics.worst_lateness_s = max(queue.statistics.worst_lateness_s, seconds)
         return "late"
@@ -338,7 +342,7 @@ class Synchronizer:
             horizon_ns = reference_ns + self._period_ns - queue.tolerance_ns
             horizon_ns = min(horizon_ns, reference_ns)
             queue.drop_before(bisect_left(queue.stamps, horizon_ns))
-        self._last_ns = reference_ns
+        self._last_ns, self._closed_ns = reference_ns, now_ns
         self.sets += 1
         missing = frozenset(self._queues) - readings.keys()
         self.incomplete += bool(missing)

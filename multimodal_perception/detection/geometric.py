@@ -37,6 +37,8 @@ from multimodal_perception.preprocess.ground import Cloud
 
 # Returns higher than this above the ground hang over the road or top a building.
 HIGHEST_COLUMN = 6.0
+# Tangent of the highest elevation where too few returns tell it: straight up, and yet finite.
+NO_CEILING = 1e3
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class GeometricConfig:
 
     extent: half side of the square searched. cell: of the clustering grid. band: heights over the
     ground that are grouped. gap, gap_per_metre: how far apart an object's points may lie, and by
-    how much more for each metre of distance. min_score: below it a box is not reported. overlap:
-    share of the smaller footprint that two boxes may have in common.
+    how much more for each metre of distance. min_points: of a cluster. min_score: below it a box is
+    not reported. overlap: share of the smaller footprint that two boxes may have in common.
     """
 
     extent: float = field(default=64.0, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
@@ -133,7 +135,7 @@ class GeometricDetector:
 def raise_boxes(
     shapes: Shapes, evidence: Evidence, footprints: Array, labels: NDArray[np.int64]
 ) -> Array:
-    """Boxes (K, 7) on footprints (K, 5), as high as what was seen, or as is usual if the top is not."""
+    """Boxes (K, 7) on footprints (K, 5), as high as seen, or as usual where no top was."""
     typical = np.array([TYPICAL[k][2] for k in labels], np.float64)
     top = np.maximum(np.maximum(shapes.top, shapes.column), evidence.top)
     hidden = top > shapes.ceiling - 0.2
@@ -145,8 +147,10 @@ def raise_boxes(
 
 
 def suppress(boxes: Array, scores: Array, most: float) -> NDArray[np.int64]:
-    """Indices of the boxes (N, 7) kept, best first: none has more than a share `most` of its own area,
-    or of a better one's, in common with it."""
+    """Indices of the boxes (N, 7) kept, best score first.
+
+    No box has more than a share `most` of its own footprint, or of a better box's, in common with it.
+    """
     area = boxes[:, 3] * boxes[:, 4]
     iou = iou_bev(boxes, boxes)
     common = iou * (area[:, None] + area) / (1 + iou)
@@ -165,7 +169,7 @@ def _highest_elevation(cloud: Cloud) -> float:
     distance = np.hypot(offset[:, 0], offset[:, 1])
     far = distance > 3.0
     if not far.any():
-        return np.inf
+        return NO_CEILING
     return float(np.quantile(offset[far, 2] / distance[far], 0.998))
 
 

@@ -160,13 +160,15 @@ def _within(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-def]
 def cast(box, ground, seen_top, own, ring, most, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """What the rays say of an upright body: (through, hits, foreign, around, top, over).
 
-    box: (5,) x y length width yaw. ground: z below it. seen_top: height over it of the highest of
-    its own returns. own: its cluster. ring: metres around it that count as its surroundings. most:
-    of more rays than this only every n-th is looked at. through: rays that go further than PATH
-    inside the body at heights that must stop them, and end elsewhere than on it. hits: its
-    cluster's returns inside. foreign: those of other clusters inside. around: other standing
-    returns in the ring. top: height over the ground of the highest return inside that is in no
-    other cluster. over: of the lowest ray above seen_top that passes over it, inf without one.
+    box: (5,) x y length width yaw. ground: z below it. seen_top: height over the ground of the
+    highest of its own returns. own: its cluster. ring: metres around it that count as its
+    surroundings. most: of more rays than this only every n-th is looked at.
+
+    through: rays that go further than PATH inside the body at heights that must stop them, and end
+    elsewhere than on it. hits: its cluster's returns inside. foreign: those of other clusters
+    inside. around: other standing returns in the ring. top: height over the ground of the highest
+    return inside that is in no other cluster. over: that of the lowest ray above seen_top that
+    passes over it, inf without one.
     """
     through = hits = foreign = around = top = 0.0
     c, s = np.cos(box[4]), np.sin(box[4])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -99,6 +101,36 @@ def read(node: Node) -> NodeConfig:
             branch = branch.setdefault(folder, {})
         branch[last] = list(value) if isinstance(entry.default, list) else value
     return build(NodeConfig, tree, "parameters")
+
+
+def parameter_file() -> str:
+    """The package's config/perception.yaml: every parameter with its default, described."""
+    lines = [
+        "# Parameters of perception_node, read when it is configured. Every key, with its default.",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    open_folders: list[str] = []
+    for entry in entries():
+        *folders, last = entry.name.split(".")
+        shared = 0
+        while shared < min(len(folders), len(open_folders)) and (
+            folders[shared] == open_folders[shared]
+        ):
+            shared += 1
+        for depth in range(shared, len(folders)):
+            lines.append(f"{'  ' * (depth + 2)}{folders[depth]}:")
+        open_folders = folders
+        indent = "  " * (len(folders) + 2)
+        limits = "" if entry.low is None else f" Allowed: {entry.low:g} to {entry.high:g}."
+        lines += textwrap.wrap(
+            entry.description + limits,
+            98,
+            initial_indent=f"{indent}# ",
+            subsequent_indent=f"{indent}# ",
+        )
+        lines.append(f"{indent}{last}: {json.dumps(entry.default)}")
+    return "\n".join(lines) + "\n"
 
 
 def _field_texts(cls: type) -> dict[str, str]:

@@ -1,0 +1,225 @@
+"""Reading sets: on time, each reading once, whatever fails. Time is simulated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimodal_perception.frame import Modality
+from multimodal_perception.rig import Sensor
+from multimodal_perception.synchronizer import ReadingSet, Synchronizer
+
+MS = 1_000_000
+SECOND = 1000 * MS
+
+
+def sensor(name: str, rate_hz: float = 10.0, **more: object) -> Sensor:
+    kind = Modality.LIDAR if name.startswith("lidar") else Modality.CAMERA
+    info = {} if kind is Modality.LIDAR else {"camera_info_topic": f"/{name}/info"}
+    return Sensor(name, kind, f"/{name}", name, rate_hz=rate_hz, **info, **more)  # type: ignore[arg-type]
+
+
+Event = tuple[int, str, int]  # arrival, sensor, stamp
+
+
+def stream(
+    name: str, rate_hz: float, until_s: float, latency_ms: float = 5.0, start_s: float = 0.0
+) -> list[Event]:
+    period = SECOND / rate_hz
+    count = int((until_s - start_s) * rate_hz)
+    stamps = [round(start_s * SECOND + i * period) for i in range(count)]
+    return [(s + round(latency_ms * MS), name, s) for s in stamps]
+
+
+def feed(sync: Synchronizer, events: Iterable[Event], tick_ms: int = 5) -> list[tuple[int, ReadingSet]]:
+    """Play events with a ticking clock; returns (time of emission, set)."""
+    result: list[tuple[int, ReadingSet]] = []
+    clock = None
+    for now, name, stamp in sorted(events):
+        if clock is not None:
+            while clock + tick_ms * MS < now:
+                clock += tick_ms * MS
+                result += [(clock, s) for s in sync.advance(clock)]
+        clock = now
+        result += [(now, s) for s in sync.add(name, stamp, (name, stamp), now)]
+    result += [(clock or 0, s) for s in sync.flush(clock or 0)]
+    return result
+
+
+def accounted(sync: Synchronizer) -> None:
+    """Every reading was used, dropped with a reason, or is still pending."""
+    for name, statistics in sync.statistics.items():
+        pending = len(sync._queues[name].stamps)
+        assert statistics.received == statistics.used + sum(statistics.drops.values()) + pending
+
+
+def test_sensors_of_one_rate_give_complete_sets_of_one_stamp_at_once() -> None:
+    sync = Synchronizer([sensor("camera"), sensor("lidar")])
+    sets = feed(sync, stream("lidar", 10, 3) + stream("camera", 10, 3, latency_ms=20))
+    assert len(sets) == 30
+    for emitted, s in sets:
+        assert s.complete
+        assert {stamp for stamp, _ in s.readings.values()} == {s.stamp_ns}
+        assert emitted == s.stamp_ns + 20 * MS
+    accounted(sync)
+
+
+def test_a_faster_camera_gives_its_nearest_image() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
+    sets = feed(sync, stream("lidar", 10, 3, latency_ms=60) + stream("camera", 30, 3, start_s=0.011))
+    assert len(sets) == 30
+    for _, s in sets[1:]:
+        assert s.complete
+        assert abs(s.readings["camera"][0] - s.stamp_ns) <= SECOND / 60 + 1
+    accounted(sync)
+
+
+def test_a_lidar_whose_sweep_arrives_late_still_leads() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
+    sets = feed(sync, stream("lidar", 10, 4, latency_ms=110) + stream("camera", 30, 4, latency_ms=8))
+    complete = [s for _, s in sets if s.complete]
+    assert len(complete) >= 36
+    assert len(sets) - len(complete) <= 2
+
+
+@pytest.mark.parametrize("dead", ["lidar", "camera", "camera2"])
+def test_a_sensor_dead_from_the_start_delays_nothing_for_long(dead: str) -> None:
+    names = ["lidar", "camera", "camera2"]
+    sync = Synchronizer([sensor(n) for n in names], deadline_s=0.05)
+    events = [e for n in names if n != dead for e in stream(n, 10, 4)]
+    sets = feed(sync, events)
+    assert len(sets) >= 38
+    assert all(s.missing == {dead} for _, s in sets)
+    late = [emitted - s.stamp_ns for emitted, s in sets if s.stamp_ns > 1.2 * SECOND]
+    assert max(late) <= 60 * MS
+    accounted(sync)
+
+
+@pytest.mark.parametrize("dying", ["lidar", "camera"])
+def test_a_sensor_that_dies_and_returns_is_back_within_a_second(dying: str) -> None:
+    names = ["lidar", "camera"]
+    sync = Synchronizer([sensor(n) for n in names], deadline_s=0.05)
+    events = [
+        e
+        for n in names
+        for e in stream(n, 10, 9)
+        if n != dying or not 3 * SECOND <= e[2] < 6 * SECOND
+    ]
+    sets = feed(sync, events)
+    assert len(sets) >= 85
+    gap = [s for _, s in sets if 3.2 * SECOND < s.stamp_ns < 5.9 * SECOND]
+    assert len(gap) >= 24
+    assert all(s.missing == {dying} for s in gap)
+    assert all(s.complete for _, s in sets if s.stamp_ns >= 7 * SECOND)
+    accounted(sync)
+
+
+def test_a_frozen_stamp_is_counted_and_stalls_nobody() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera")])
+    frozen = [(a, n, min(s, SECOND)) for a, n, s in stream("camera", 10, 5)]
+    sets = feed(sync, stream("lidar", 10, 5) + frozen)
+    assert len(sets) >= 48
+    drops = sync.statistics["camera"].drops
+    assert drops["duplicate"] + drops["late"] + drops["stamp_behind"] >= 37
+    accounted(sync)
+
+
+def test_half_a_second_of_latency_is_late_and_says_by_how_much() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera")])
+    sets = feed(sync, stream("lidar", 10, 5) + stream("camera", 10, 5, latency_ms=500))
+    assert len(sets) >= 48
+    statistics = sync.statistics["camera"]
+    assert statistics.drops["late"] >= 35
+    assert 0.2 < statistics.worst_lateness_s < 0.6
+    accounted(sync)
+
+
+def test_ten_times_the_rate_neither_grows_memory_nor_the_rate_of_sets() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera")])
+    sets = feed(sync, stream("lidar", 10, 5) + stream("camera", 100, 5))
+    assert 48 <= len(sets) <= 52
+    assert max(len(q.stamps) for q in sync._queues.values()) <= 10
+    accounted(sync)
+
+
+def test_one_clock_far_ahead_is_not_believed() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera"), sensor("camera2")])
+    wrong = [(a, n, s + 3600 * SECOND) for a, n, s in stream("camera2", 10, 4)]
+    sets = feed(sync, stream("lidar", 10, 4) + stream("camera", 10, 4) + wrong)
+    assert len(sets) >= 38
+    assert all("camera2" in s.missing for _, s in sets)
+    assert sync.statistics["camera2"].drops["stamp_ahead"] >= 38
+    assert sync.clock_jumps == 0
+
+
+@pytest.mark.parametrize("jump_s", [-100, 100])
+def test_when_every_clock_jumps_sets_go_on_within_a_second(jump_s: int) -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera"), sensor("camera2")])
+    names = ("lidar", "camera", "camera2")
+    before = [e for n in names for e in stream(n, 10, 3)]
+    after = [(a, n, s + jump_s * SECOND) for n in names for a, n, s in stream(n, 10, 6, start_s=3)]
+    sets = feed(sync, before + after)
+    assert sync.clock_jumps == 1
+    assert len([s for emitted, s in sets if emitted > 4 * SECOND and s.complete]) >= 19
+    accounted(sync)
+
+
+def test_a_slow_sensor_serves_again_where_it_may() -> None:
+    slow = sensor("camera", 2.0, reuse_s=0.6, tolerance_s=0.05)
+    sync = Synchronizer([sensor("lidar"), slow])
+    sets = feed(sync, stream("lidar", 10, 4) + stream("camera", 2, 4))
+    assert all(s.complete for _, s in sets[2:])
+    used = [s.readings["camera"][0] for _, s in sets[2:]]
+    assert len(set(used)) < len(used)
+
+
+def test_a_known_offset_is_taken_off_the_stamps() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera", time_offset_s=0.2)])
+    shifted = [(a, n, s + 200 * MS) for a, n, s in stream("camera", 10, 3)]
+    sets = feed(sync, stream("lidar", 10, 3) + shifted)
+    assert all(s.complete and s.readings["camera"][0] == s.stamp_ns for _, s in sets[1:])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.floats(0, 60), st.floats(0, 0.4), st.floats(0, 0.2))
+def test_any_order_of_arrival(seed: int, jitter_ms: float, loss: float, doubled: float) -> None:
+    rng = random.Random(seed)
+    names = {"lidar": 10.0, "camera": 30.0, "camera2": 7.0}
+    events = []
+    for name, rate in names.items():
+        for arrival, _, stamp in stream(name, rate, 4):
+            if rng.random() < loss:
+                continue
+            for _ in range(2 if rng.random() < doubled else 1):
+                events.append((arrival + round(rng.uniform(0, jitter_ms) * MS), name, stamp))
+    sync = Synchronizer([sensor(n, r) for n, r in names.items()])
+    sets = feed(sync, events)
+    references = [s.stamp_ns for _, s in sets]
+    assert references == sorted(set(references))
+    used = [(n, stamp) for _, s in sets for n, (stamp, _) in s.readings.items()]
+    assert len(used) == len(set(used))
+    for _, s in sets:
+        assert s.missing == names.keys() - s.readings.keys()
+        assert all(abs(stamp - s.stamp_ns) <= 60 * MS for stamp, _ in s.readings.values())
+    accounted(sync)
+
+
+def test_the_same_events_give_the_same_sets() -> None:
+    events = stream("lidar", 10, 3, latency_ms=30) + stream("camera", 25, 3)
+    first, second = (
+        feed(Synchronizer([sensor("lidar"), sensor("camera", 25)]), events) for _ in range(2)
+    )
+    assert first == second
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="no sensors"):
+        Synchronizer([])
+    with pytest.raises(ValueError, match="positive"):
+        Synchronizer([sensor("lidar")], deadline_s=0.0)
+    with pytest.raises(KeyError):
+        Synchronizer([sensor("lidar")]).add("radar", 0, None, 0)

@@ -35,7 +35,9 @@ def stream(
     return [(s + round(latency_ms * MS), name, s) for s in stamps]
 
 
-def feed(sync: Synchronizer, events: Iterable[Event], tick_ms: int = 5) -> list[tuple[int, ReadingSet]]:
+def feed(
+    sync: Synchronizer, events: Iterable[Event], tick_ms: int = 5
+) -> list[tuple[int, ReadingSet]]:
     """Play events with a ticking clock; returns (time of emission, set)."""
     result: list[tuple[int, ReadingSet]] = []
     clock = None
@@ -70,7 +72,9 @@ def test_sensors_of_one_rate_give_complete_sets_of_one_stamp_at_once() -> None:
 
 def test_a_faster_camera_gives_its_nearest_image() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
-    sets = feed(sync, stream("lidar", 10, 3, latency_ms=60) + stream("camera", 30, 3, start_s=0.011))
+    sets = feed(
+        sync, stream("lidar", 10, 3, latency_ms=60) + stream("camera", 30, 3, start_s=0.011)
+    )
     assert len(sets) == 30
     for _, s in sets[1:]:
         assert s.complete
@@ -80,7 +84,9 @@ def test_a_faster_camera_gives_its_nearest_image() -> None:
 
 def test_a_lidar_whose_sweep_arrives_late_still_leads() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
-    sets = feed(sync, stream("lidar", 10, 4, latency_ms=110) + stream("camera", 30, 4, latency_ms=8))
+    sets = feed(
+        sync, stream("lidar", 10, 4, latency_ms=110) + stream("camera", 30, 4, latency_ms=8)
+    )
     complete = [s for _, s in sets if s.complete]
     assert len(complete) >= 36
     assert len(sets) - len(complete) <= 2

@@ -93,7 +93,9 @@ def test_a_frame_may_change_its_parent() -> None:
     assert tree.lookup("c", "b", 0)[0, 3] == 4.0
 
 
-@pytest.mark.parametrize("broken", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([2.0, 1, 1, 1])])
+@pytest.mark.parametrize(
+    "broken", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([2.0, 1, 1, 1])]
+)
 def test_a_matrix_that_is_no_motion_is_refused(broken: np.ndarray) -> None:
     with pytest.raises(TransformError, match="bad_transform"):
         TransformTree().set("a", "b", 0, broken)

@@ -1,0 +1,120 @@
+"""Ray-cast occupancy in worlds whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multimodal_perception.frame import LidarSweep, OccupancyGrid, SensorFrame
+from multimodal_perception.geometry import poses
+from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
+from multimodal_perception.preprocess.ground import ground_cloud
+
+
+def frame_of(points: np.ndarray, height: float = 1.7) -> SensorFrame:
+    cloud = np.zeros((len(points), 4), np.float32)
+    cloud[:, :3] = points
+    cloud[:, 2] -= height
+    return SensorFrame(
+        0,
+        lidars={"lidar": LidarSweep("lidar", 0, "lidar", cloud)},
+        base_from_sensor={"lidar": poses.from_xyz_rpy((0.0, 0.0, height))},
+    )
+
+
+def grid_of(points: np.ndarray) -> OccupancyGrid:
+    frame = frame_of(points)
+    return RaycastMapper().update(frame, ground_cloud(frame))
+
+
+def at(grid: OccupancyGrid, x: float, y: float) -> tuple[float, float]:
+    column = int((x - grid.origin[0]) / grid.resolution)
+    row = int((y - grid.origin[1]) / grid.resolution)
+    return float(grid.free[row, column]), float(grid.occupied[row, column])
+
+
+def flat_ground(radius: float = 25.0, gap: tuple[float, float] | None = None) -> np.ndarray:
+    r, a = np.meshgrid(
+        np.arange(3.0, radius, 0.2), np.linspace(-np.pi, np.pi, 1800, endpoint=False)
+    )
+    r, a = r.ravel(), a.ravel()
+    if gap is not None:
+        shadow = (np.abs(a) < gap[1]) & (r > gap[0])
+        r, a = r[~shadow], a[~shadow]
+    return np.column_stack([r * np.cos(a), r * np.sin(a), np.zeros_like(r)])
+
+
+def wall(x: float, half_width: float, top: float = 1.6) -> np.ndarray:
+    y, z = np.meshgrid(np.arange(-half_width, half_width, 0.05), np.arange(0.1, top, 0.1))
+    return np.column_stack([np.full(y.size, x), y.ravel(), z.ravel()])
+
+
+def test_flat_ground_is_free_where_it_is_seen_and_unknown_beyond() -> None:
+    grid = grid_of(flat_ground())
+    for x, y in ((10, 0), (-10, 3), (0, -20), (15, 15)):
+        free, occupied = at(grid, x, y)
+        assert free > 0.8 and occupied == 0
+    assert at(grid, 35, 0) == (0, 0)
+    assert grid.unknown()[0, 0] == 1.0
+
+
+def test_a_wall_is_occupied_free_before_and_unknown_behind() -> None:
+    points = np.concatenate([flat_ground(gap=(10.0, 0.3)), wall(10.0, 3.0)])
+    grid = grid_of(points)
+    assert at(grid, 10.05, 0.0)[1] > 0.9
+    assert at(grid, 9.0, 0.0)[0] > 0.8
+    free, occupied = at(grid, 14.0, 0.0)
+    assert free == 0 and occupied == 0
+
+
+def test_a_thin_pole_outweighs_the_rays_beside_it() -> None:
+    z = np.arange(0.3, 1.6, 0.05)
+    pole = np.column_stack([np.full(z.size, 12.1), np.full(z.size, 0.1), z])
+    free, occupied = at(grid_of(np.concatenate([flat_ground(), pole])), 12.1, 0.1)
+    assert occupied > 0.9 and free < 0.1
+
+
+def test_a_bridge_overhead_is_no_obstacle() -> None:
+    x, y = (v.ravel() for v in np.meshgrid(np.arange(10, 12, 0.1), np.arange(-2, 2, 0.1)))
+    bridge = np.column_stack([x, y, np.full(x.size, 4.0)])
+    free, occupied = at(grid_of(np.concatenate([flat_ground(), bridge])), 11.0, 0.0)
+    assert occupied == 0 and free > 0.8
+
+
+def test_no_points_leave_everything_unknown() -> None:
+    frame = SensorFrame(0)
+    grid = RaycastMapper().update(frame, ground_cloud(frame))
+    assert (grid.unknown() == 1).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32), st.integers(0, 2000), st.floats(0.1, 1000))
+def test_masses_are_masses_for_any_points(seed: int, count: int, spread: float) -> None:
+    points = np.random.default_rng(seed).normal(0, spread, (count, 3))
+    grid = grid_of(points)
+    for layer in (grid.free, grid.occupied, grid.unknown()):
+        assert np.isfinite(layer).all()
+        assert layer.min() >= -1e-6 and layer.max() <= 1 + 1e-6
+
+
+def test_two_lidars_see_what_both_see() -> None:
+    right, left = flat_ground(), flat_ground()
+    right, left = right[right[:, 1] < 0], left[left[:, 1] >= 0]
+    first, second = frame_of(right), frame_of(left)
+    both = SensorFrame(
+        0,
+        lidars={"a": first.lidars["lidar"], "b": second.lidars["lidar"]},
+        base_from_sensor=dict.fromkeys("ab", first.base_from_sensor["lidar"]),
+    )
+    grid = RaycastMapper().update(both, ground_cloud(both))
+    assert at(grid, 10, 5)[0] > 0.8 and at(grid, 10, -5)[0] > 0.8
+
+
+@pytest.mark.parametrize(
+    "values", [{"obstacle": (1.0, 0.5)}, {"extent": 200.0, "resolution": 0.05}]
+)
+def test_a_configuration_that_cannot_be_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        RaycastConfig(**values)  # type: ignore[arg-type]

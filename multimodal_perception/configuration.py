@@ -49,7 +49,8 @@ def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML text; `source` names it in errors. See load_yaml."""
     try:
         return yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # PyYAML raises the latter ones for a tag that does not fit its value.
         raise ConfigurationError(f"{source}: {error}") from error
     except RecursionError as error:
         raise ConfigurationError(f"{source}: nested too deeply") from error
@@ -99,15 +100,20 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            name = getattr(key_node, "value", None)
-            if isinstance(name, str):
-                if name in seen:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[Any] = set()
+            for key_node, _ in node.value:
+                if not isinstance(key_node, yaml.ScalarNode):
+                    continue
+                # As written and as read: 0x1 is 1, and yes is true.
+                names = {key_node.value}
+                if key_node.tag != "tag:yaml.org,2002:merge":
+                    names.add(self.construct_object(key_node))
+                if names & seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"key {name!r} appears twice", key_node.start_mark
+                        None, None, f"key {key_node.value!r} appears twice", key_node.start_mark
                     )
-                seen.add(name)
+                seen |= names
         return super().construct_mapping(node, deep)
 
 

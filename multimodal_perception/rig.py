@@ -182,6 +182,8 @@ def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
         if not isinstance(name, str) or not name.isidentifier():
             raise ConfigurationError(f"{source}: {key}: a sensor's name is letters, digits and _")
         if isinstance(entry, Mapping):
+            if "name" in entry:
+                raise ConfigurationError(f"{source}: {key}.name: the key is the sensor's name")
             entry = {"name": name, **entry}
         sensor = build(Sensor, entry, source, key)
         if sensor.topic in topics:

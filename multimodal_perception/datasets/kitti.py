@@ -82,7 +82,10 @@ class Kitti:
         path = next((p for p in paths if p.exists()), None)
         if path is None:
             return frame
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        try:
+            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error:  # the header announces more pixels than OpenCV allows
+            pixels = None
         if pixels is None:
             raise DatasetError(f"{path}: not an image that can be read")
         height, width = pixels.shape[:2]
@@ -154,6 +157,9 @@ def read_calibration(path: Path) -> dict[str, NDArray[np.float64]]:
     missing = shapes.keys() - matrices.keys()
     if missing:
         raise DatasetError(f"{path}: missing {', '.join(sorted(missing))}")
+    focal = matrices["P2"][(0, 1), (0, 1)]
+    if not (focal > 0).all() or not np.allclose(matrices["P2"][2, :3], (0, 0, 1)):
+        raise DatasetError(f"{path}: P2 is no camera's projection")
     if not poses.is_rigid(rect_from_lidar(matrices), 0.01):
         raise DatasetError(f"{path}: R0_rect and Tr_velo_to_cam are not rotations")
     return matrices

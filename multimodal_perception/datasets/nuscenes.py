@@ -57,7 +57,14 @@ class NuScenesSample:
             self._names = {v: k for k, v in info["metainfo"]["categories"].items()}
             self._samples = list(info["data_list"])
             cameras = [name.lower() for name in self._samples[0]["images"]]
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DatasetError(f"{path}: not a nuScenes info file ({reason})") from error
         self.name = f"nuscenes {self.root.name}"
@@ -74,12 +81,12 @@ class NuScenesSample:
         sample = self._samples[range(len(self))[index]]
         try:
             return self._read(sample)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DatasetError(f"{self.root / 'frame.json'}: sample {index}: {reason}") from error
 
     def _read(self, sample: Mapping[str, Any]) -> SensorFrame:
-        stamp_ns = round(sample["timestamp"] * NANOSECONDS)
+        stamp_ns = round(float(sample["timestamp"]) * NANOSECONDS)
         lidar = sample["lidar_points"]
         base_from_lidar = _rigid(lidar["lidar2ego"], "lidar2ego")
         sweep = self._sweep(lidar, stamp_ns)
@@ -107,10 +114,12 @@ class NuScenesSample:
         path = self._inside(lidar["lidar_path"])
         features = int(lidar["num_pts_feats"])
         values = np.fromfile(path, np.float32)
-        if features < 4 or values.size == 0 or values.size % features:
+        if features < 4 or values.size == 0 or values.size % features or path.stat().st_size % 4:
             raise DatasetError(f"{path}: not a number of {features}-value points")
         points = values.reshape(-1, features)
         points = points[np.isfinite(points).all(axis=1)]
+        if not len(points):
+            raise DatasetError(f"{path}: no point is finite")
         rings = np.clip(points[:, 4], 0, 65535).astype(np.uint16) if features > 4 else None
         return LidarSweep(LIDAR, stamp_ns, LIDAR, np.ascontiguousarray(points[:, :4]), rings=rings)
 
@@ -127,6 +136,8 @@ class NuScenesSample:
         self, instances: list[Mapping[str, Any]], frame: SensorFrame, base_from_lidar: Any
     ) -> Boxes3D:
         boxes = np.array([i["bbox_3d"] for i in instances], np.float32).reshape(-1, 7)
+        if not np.isfinite(boxes).all():
+            raise ValueError("bbox_3d is not finite")
         known = [CLASSES.get(self._names.get(i["bbox_label_3d"], ""), "unknown") for i in instances]
         velocity = np.array([i["velocity"] for i in instances], np.float32).reshape(-1, 2)
         truth = Boxes3D(

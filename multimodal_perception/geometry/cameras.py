@@ -52,6 +52,8 @@ class CameraModel:
             raise ValueError("camera matrix must be 3x3 and finite")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             raise ValueError("focal lengths must be positive (is the camera calibrated?)")
+        if matrix[1, 0] != 0 or tuple(matrix[2]) != (0, 0, 1):
+            raise ValueError("camera matrix must be [fx s cx; 0 fy cy; 0 0 1]")
         if coefficients.size not in DISTORTION_COUNTS[self.model]:
             allowed = " or ".join(map(str, DISTORTION_COUNTS[self.model]))
             raise ValueError(f"{self.model} takes {allowed} coefficients, got {coefficients.size}")
@@ -90,6 +92,8 @@ class CameraModel:
     def unproject(self, pixels: ArrayLike) -> NDArray[np.float64]:
         """Unit rays (N, 3) in the optical frame through pixels (N, 2); NaN where there is none."""
         uv = np.asarray(pixels, np.float64).reshape(-1, 2)
+        if not len(uv):
+            return np.zeros((0, 3))
         distorted = (uv - self.matrix[:2, 2]) @ np.linalg.inv(self.matrix[:2, :2]).T
         if self.model == "equidistant":
             return self._undistort_equidistant(distorted)
@@ -106,8 +110,9 @@ class CameraModel:
         rays = np.column_stack([undistorted, np.ones(len(undistorted))])
         if self.model != "pinhole":
             # Where the polynomial turns back in the image, OpenCV's iteration does not converge.
-            error = np.linalg.norm(self._distort_perspective(rays)[0] - distorted, axis=1)
-            rays[~(error * self.matrix[0, 0] < 1e-5)] = np.nan
+            again, usable = self._distort_perspective(rays)
+            error = np.linalg.norm(again - distorted, axis=1)
+            rays[~(usable & (error * self.matrix[0, 0] < 1e-5))] = np.nan
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
     def scaled(self, factor_x: float, factor_y: float) -> CameraModel:
@@ -124,7 +129,7 @@ class CameraModel:
             usable = points[:, 2] > MIN_DEPTH
         safe = np.where(usable[:, None], points, (0.0, 0.0, 1.0))
         ideal = safe[:, :2] / safe[:, 2:]
-        if self.model == "pinhole" or not self.coefficients.any():
+        if self.model == "pinhole" or not self.coefficients.any() or not len(ideal):
             return ideal, usable
         rays = np.column_stack([ideal, np.ones(len(ideal))])
         zero = np.zeros(3)

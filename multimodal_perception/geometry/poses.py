@@ -88,7 +88,9 @@ def interpolate(first: Array, second: Array, fraction: float) -> Array:
 
 def wrap_angle(angle: ArrayLike) -> Array:
     """Angles in [-pi, pi)."""
-    return np.mod(np.asarray(angle, np.float64) + np.pi, 2.0 * np.pi) - np.pi
+    wrapped = np.mod(np.asarray(angle, np.float64) + np.pi, 2.0 * np.pi) - np.pi
+    # Just below -pi the remainder rounds up to a whole turn.
+    return np.where(wrapped >= np.pi, -np.pi, wrapped)
 
 
 def _compose(rotation: ArrayLike, translation: ArrayLike) -> Array:

@@ -22,11 +22,11 @@ from multimodal_perception.preprocess.ground import Cloud, GroundModel
 class RaycastConfig:
     """Parameters of the ray-cast occupancy.
 
-    extent: half side of the square grid around base_link. resolution: side of a cell. obstacle: heights over the ground at which
-    a return is an obstacle to the vehicle; above are bridges and branches. hit: occupied mass of one
-    return. free: free mass of a ray that grazes the ground; it falls to none for a ray that passes
-    `see_over` above it, where a lower obstacle may hide. see_over: that height. azimuth_bins: around
-    each LiDAR; about as many as it has columns.
+    extent: half side of the square grid around base_link. resolution: side of a cell. obstacle:
+    heights over the ground at which a return is an obstacle to the vehicle; above are bridges and
+    branches. hit: occupied mass of one return. free: free mass of a ray that grazes the ground; it
+    falls to none for a ray that passes `see_over` above it, where a lower obstacle may hide.
+    see_over: that height. azimuth_bins: around each LiDAR; about as many as it has columns.
     """
 
     extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})

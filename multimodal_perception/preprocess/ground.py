@@ -21,8 +21,9 @@ class GroundConfig:
     """How the ground is followed. Metres; slopes in metres a metre.
 
     sectors: of the polar grid, around the vehicle. ring_m: width of its rings. max_range: points
-    further away are left out. step: how far from the line a return may lie. bend: by how much more for each metre gone since the
-    last ground. max_slope: of the line itself. clearance: height up to which a return is ground.
+    further away are left out. step: how far from the line a return may lie. bend: by how much more
+    for each metre gone since the last ground. max_slope: of the line itself. clearance: height up
+    to which a return is ground.
     """
 
     sectors: int = field(default=180, metadata={"min": 8, "max": 720})

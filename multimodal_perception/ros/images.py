@@ -100,8 +100,9 @@ def image_from_message(msg: Any, sensor: str, stamp_ns: int) -> CameraImage:
     pixels = pixels_from_message(msg)
     encoding = msg.encoding
     if encoding in TO_RGB:
-        if pixels.shape[0] < 2 or pixels.shape[1] < 2:
-            raise MessageError("zero_size", f"{encoding} needs at least 2 x 2 pixels")
+        # OpenCV leaves a smaller mosaic black.
+        if encoding.startswith("bayer") and min(pixels.shape) < 3:
+            raise MessageError("zero_size", f"{encoding} needs at least 3 x 3 pixels")
         if encoding in ("yuv422", "uyvy", "yuv422_yuy2", "yuyv") and pixels.shape[1] % 2:
             raise MessageError("bad_step", f"{encoding} needs an even width")
         rgb = cv2.cvtColor(np.ascontiguousarray(pixels), TO_RGB[encoding])
@@ -173,19 +174,38 @@ def _decompress(msg: Any, flags: int) -> NDArray[Any]:
         # Pillow reads only the header here: a small file must not become a huge image.
         with PillowImage.open(io.BytesIO(data), formats=("JPEG", "PNG")) as header:
             width, height = header.size
-    except (OSError, SyntaxError, ValueError, PillowImage.DecompressionBombError) as error:
+    except PillowImage.DecompressionBombError as error:
+        raise MessageError("too_large", str(error)) from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise MessageError(
             "undecodable", f"neither JPEG nor PNG ({type(error).__name__})"
         ) from error
     if width * height > MAX_COMPRESSED_PIXELS:
         raise MessageError("too_large", f"{width} x {height} pixels")
-    complete = data.rstrip(b"\0").endswith(b"\xff\xd9") or b"IEND" in data[-16:]
-    if not complete:
+    if not (_png_is_whole(data) if data[:1] == b"\x89" else _jpeg_is_whole(data)):
         raise MessageError("truncated", "the compressed image has no end")
     try:
+        # Calibration holds for the pixels as read out, whatever an orientation tag says.
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise MessageError("undecodable", str(error).strip()[:80]) from error
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise MessageError("undecodable", f"format {str(msg.format)[:40]!r}")
     return pixels
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    return data.rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _png_is_whole(data: bytes) -> bool:
+    """Whether each part lies within the data, up to IEND: OpenCV allocates what a part announces."""
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        position += 12 + length
+        if kind == b"IEND":
+            return position <= len(data)
+    return False

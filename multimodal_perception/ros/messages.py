@@ -98,6 +98,8 @@ def boxes_from_message(msg: Any) -> Boxes3D:
     for i, detection in enumerate(msg.detections):
         pose, size = detection.bbox.center, detection.bbox.size
         q = pose.orientation
+        if not all(map(math.isfinite, (q.x, q.y, q.z, q.w))):
+            raise MessageError("bad_detection", "an orientation is not finite")
         yaw = math.atan2(2 * (q.w * q.z + q.x * q.y), 1 - 2 * (q.y * q.y + q.z * q.z))
         boxes[i, :3] = pose.position.x, pose.position.y, pose.position.z
         boxes[i, 3:] = size.x, size.y, size.z, yaw
@@ -105,7 +107,7 @@ def boxes_from_message(msg: Any) -> Boxes3D:
             best = max(detection.results, key=lambda r: r.hypothesis.score).hypothesis
             scores[i] = best.score
             labels[i] = CLASS_NAMES.index(best.class_id) if best.class_id in CLASS_NAMES else 0
-        if detection.id.lstrip("-").isdigit() and len(detection.id) < 18:
+        if detection.id.isdecimal() and len(detection.id) < 18:
             tracks[i] = int(detection.id)
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise MessageError("bad_detection", "a box or score is not finite")
@@ -117,15 +119,18 @@ def boxes_from_message(msg: Any) -> Boxes3D:
 def occupancy_from_message(msg: Any) -> OccupancyGrid:
     """Decode a nav_msgs/OccupancyGrid. Raises MessageError("bad_grid")."""
     info = msg.info
+    origin = float(info.origin.position.x), float(info.origin.position.y)
     cells = np.frombuffer(memoryview(msg.data), np.int8)
-    if cells.size != info.width * info.height or not info.resolution > 0:
+    # The message holds a float32; 0.05 comes back as 0.05.
+    resolution = round(float(info.resolution), 6)
+    if not (math.isfinite(resolution) and resolution > 0 and np.isfinite(origin).all()):
+        raise MessageError("bad_grid", f"resolution {info.resolution}, origin {origin}")
+    if cells.size != int(info.width) * int(info.height):
         raise MessageError("bad_grid", f"{cells.size} cells for {info.width} x {info.height}")
     cells = cells.reshape(int(info.height), int(info.width))
     known = cells >= 0
     occupied = np.where(known, np.clip(cells, 0, 100) / np.float32(100), 0).astype(np.float32)
     free = np.where(known, 1 - occupied, 0).astype(np.float32)
-    origin = float(info.origin.position.x), float(info.origin.position.y)
-    resolution = float(np.float32(info.resolution).round(6))
     return OccupancyGrid(stamp_ns_of(msg), msg.header.frame_id, resolution, origin, free, occupied)
 
 
@@ -249,7 +254,7 @@ def image_to_message(types: MessageTypes, image: CameraImage | InfraredImage) ->
         width=pixels.shape[1],
         encoding=encoding,
         is_bigendian=0,
-        step=pixels.strides[0],
+        step=pixels.nbytes // pixels.shape[0],
         data=types.values(pixels.reshape(-1).view(np.uint8)),
     )
 

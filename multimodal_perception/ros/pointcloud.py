@@ -49,7 +49,7 @@ def sweep_from_message(msg: Any, sensor: str, stamp_ns: int) -> LidarSweep:
             if intensity is not None:
                 points[:, 3] = _column(msg, fields[intensity])
     rings = _first(msg, fields, RING_NAMES)
-    times = _time_offsets(_first(msg, fields, TIME_NAMES), stamp_ns)
+    times = _first(msg, fields, TIME_NAMES)
     if rings is not None:
         rings = rings.astype(np.uint16) if rings.dtype.kind in "iu" else None
     finite = np.isfinite(points[:, :3]).all(axis=1)
@@ -59,6 +59,7 @@ def sweep_from_message(msg: Any, sensor: str, stamp_ns: int) -> LidarSweep:
         points = points[finite]
         rings = None if rings is None else rings[finite]
         times = None if times is None else times[finite]
+    times = _time_offsets(times, stamp_ns)
     if not np.isfinite(points[:, 3]).all():
         points = points.copy()
         points[~np.isfinite(points[:, 3]), 3] = 0.0

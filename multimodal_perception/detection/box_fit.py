@@ -19,7 +19,7 @@ COARSE, FINE = 18, 10
 MOST_POINTS = 800
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def outline(points, origin):  # type: ignore[no-untyped-def]
     """The contour (K, 2) float64 that faces the LiDAR, of points (N, 4), x y z height.
 
@@ -53,7 +53,7 @@ def outline(points, origin):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _closeness(points, angle):  # type: ignore[no-untyped-def]
     """How closely points (N, 2) lie to two edges of their rectangle at this angle (algorithm 3)."""
     n = len(points)
@@ -79,7 +79,7 @@ def _closeness(points, angle):  # type: ignore[no-untyped-def]
     return score
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def best_angle(points):  # type: ignore[no-untyped-def]
     """The angle in [0, pi/2) at which points (N, 2) lie closest to two edges, to half a degree."""
     coarse = 0.5 * np.pi / COARSE
@@ -97,7 +97,7 @@ def best_angle(points):  # type: ignore[no-untyped-def]
     return best % (0.5 * np.pi)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def rectangle(points, angle):  # type: ignore[no-untyped-def]
     """Extents of points (N, >=2) along angle and across: (low_u, high_u, low_v, high_v).
 
@@ -116,7 +116,7 @@ ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULD
 )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
     """One row (C, 12) float64 a cluster, in the order of the columns above.
 
@@ -150,20 +150,20 @@ def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def
     return rows
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def thinned(points, most):  # type: ignore[no-untyped-def]
     """About `most` of the points (N, 4) as float64."""
     return points[:: max(len(points) // most, 1)].astype(np.float64)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def turn(row, points, angle):  # type: ignore[no-untyped-def]
     """Write the rectangle of points (N, 4) at this angle into a row (12,)."""
     row[ANGLE] = angle
     row[1:5] = rectangle(points, angle)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def profile(points, row):  # type: ignore[no-untyped-def]
     """(shoulder, depth) of points (N, 4) with their rectangle in row; see describe."""
     c, s = np.cos(row[ANGLE]), np.sin(row[ANGLE])

@@ -43,7 +43,7 @@ def cluster(
     return Clusters(points[order], starts, order)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _find(parent, i):  # type: ignore[no-untyped-def]
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -51,7 +51,7 @@ def _find(parent, i):  # type: ignore[no-untyped-def]
     return i
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _components(points, cell, size, gap, gap_per_metre, min_points):  # type: ignore[no-untyped-def]
     n = len(points)
     index_of_cell = np.full(size * size, -1, np.int32)

@@ -173,7 +173,7 @@ def _highest_elevation(cloud: Cloud) -> float:
     return float(np.quantile(offset[far, 2] / distance[far], 0.998))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _column_tops(points, starts, all_points, all_heights, cell, band_top):  # type: ignore[no-untyped-def]
     """Height (C,) over the ground of the highest return over each cluster's cells."""
     clusters = len(starts) - 1

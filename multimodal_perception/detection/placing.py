@@ -71,7 +71,7 @@ def place(
     return boxes, used, evidence
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _place(row, points, own, size, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """Write the footprint of least cost into box (5,), and its angle into row; False if there is none.
 
@@ -96,7 +96,7 @@ def _place(row, points, own, size, box, ends, owner, starts, origins):  # type: 
     return best < WORST
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _search(row, own, size, best, ways, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """Write the footprint of least cost at one angle into box, if below best; the lower of the two.
 
@@ -118,7 +118,7 @@ def _search(row, own, size, best, ways, box, ends, owner, starts, origins):  # t
     return best
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _hypothesis(row, size, turned, grow_u, grow_v, origin):  # type: ignore[no-untyped-def]
     """One whole footprint (5,) and its cost before any ray; inf for one that is the same as another."""
     angle, low_u, high_u, low_v, high_v = row[0], row[1], row[2], row[3], row[4]
@@ -150,7 +150,7 @@ def _hypothesis(row, size, turned, grow_u, grow_v, origin):  # type: ignore[no-u
     return box, cost + cost_u + cost_v
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _grow(low, high, want, origin, way):  # type: ignore[no-untyped-def]
     """An interval grown to `want`: way 0 at its far end, 1 its near end, 2 both, 3 not; and the cost."""
     missing = want - (high - low)

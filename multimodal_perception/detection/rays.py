@@ -55,7 +55,7 @@ class Rays:
         return cls(ends, sorted_owner, starts, cloud.origins)
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _sort(points, height, source, origins, owner):  # type: ignore[no-untyped-def]
     n = len(points)
     run = np.empty(n, np.int32)
@@ -80,7 +80,7 @@ def _sort(points, height, source, origins, owner):  # type: ignore[no-untyped-de
     return ends, sorted_owner, starts
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _spacing(ends, starts, origins):  # type: ignore[no-untyped-def]
     gaps = np.empty(4096)
     columns = np.empty(len(origins) * BINS // 8 + 1)
@@ -108,7 +108,7 @@ def _spacing(ends, starts, origins):  # type: ignore[no-untyped-def]
     return np.median(gaps[:found]), np.median(columns[:used]) * BINS / (2 * np.pi)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def bin_range(box, origin):  # type: ignore[no-untyped-def]
     """First and last azimuth bin of a footprint (x, y, length, width, yaw); last may exceed BINS."""
     x, y = box[0] - origin[0], box[1] - origin[1]
@@ -130,7 +130,7 @@ def bin_range(box, origin):  # type: ignore[no-untyped-def]
     return first, last
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _crossing(px, py, qx, qy, half_l, half_w):  # type: ignore[no-untyped-def]
     """Shares of the way p + t q at which it enters and leaves a rectangle; t_in >= t_out: it misses."""
     t_in, t_out = 0.0, 1e9
@@ -146,7 +146,7 @@ def _crossing(px, py, qx, qy, half_l, half_w):  # type: ignore[no-untyped-def]
     return t_in, t_out
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _within(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-def]
     """The part of [t_a, t_b] in which a height that goes from h_a to h_b lies between low and high."""
     rise = h_b - h_a
@@ -156,7 +156,7 @@ def _within(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-def]
     return max(min(max(a, b), 1.0) - max(min(a, b), 0.0), 0.0) * (t_b - t_a)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def cast(box, ground, seen_top, own, ring, most, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """What the rays say of an upright body: (through, hits, foreign, around, top, over).
 

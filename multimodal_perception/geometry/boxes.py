@@ -93,7 +93,7 @@ def _pair(
     return np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _count(points, boxes, margin):  # type: ignore[no-untyped-def]
     counts = np.zeros(len(boxes), np.int64)
     for j in range(len(boxes)):
@@ -109,7 +109,7 @@ def _count(points, boxes, margin):  # type: ignore[no-untyped-def]
     return counts
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _footprint(box):  # type: ignore[no-untyped-def]
     c, s = np.cos(box[6]), np.sin(box[6])
     polygon = np.empty((4, 2))
@@ -122,7 +122,7 @@ def _footprint(box):  # type: ignore[no-untyped-def]
     return polygon
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _overlap_area(a, b):  # type: ignore[no-untyped-def]
     """Area common to two convex counter-clockwise quadrilaterals (Sutherland and Hodgman 1974)."""
     polygon = np.empty((16, 2))
@@ -155,7 +155,7 @@ def _overlap_area(a, b):  # type: ignore[no-untyped-def]
     return max(area / 2, 0.0)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _iou(a, b, volume):  # type: ignore[no-untyped-def]
     result = np.zeros((len(a), len(b)))
     for i in range(len(a)):

@@ -100,7 +100,7 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _move(points, pose, max_range):  # type: ignore[no-untyped-def]
     result = np.empty((len(points), 4), np.float32)
     n = 0
@@ -117,7 +117,7 @@ def _move(points, pose, max_range):  # type: ignore[no-untyped-def]
     return result[:n].copy()
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _cell(x, y, sectors, rings, ring_m):  # type: ignore[no-untyped-def]
     turn = np.arctan2(y, x) / np.float32(2 * np.pi)
     sector = int((turn + np.float32(1.0)) * sectors) % sectors
@@ -125,7 +125,7 @@ def _cell(x, y, sectors, rings, ring_m):  # type: ignore[no-untyped-def]
     return sector, min(ring, rings - 1)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-untyped-def]
     sectors, rings = heights.shape
     cells = np.empty(len(points), np.int32)
@@ -168,7 +168,7 @@ def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-
     _fill(found, heights)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _fill(found, heights):  # type: ignore[no-untyped-def]
     """Between the ground cells of a sector linearly, then the median of three sectors."""
     sectors, rings = found.shape
@@ -193,7 +193,7 @@ def _fill(found, heights):  # type: ignore[no-untyped-def]
             heights[sector, ring] = max(min(a, b), min(max(a, b), c))
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _sample(points, heights, ring_m, result):  # type: ignore[no-untyped-def]
     sectors, rings = heights.shape
     for i in range(len(points)):

@@ -1,0 +1,79 @@
+"""The commands of the README, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from multimodal_perception.cli import main
+
+
+def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = tmp_path / "bag"
+    assert main(["convert", "--dataset", "synthetic", "--out", str(bag), "--storage", "mcap"]) == 0
+    assert "/lidar/points" in capsys.readouterr().out
+    result = tmp_path / "r.json"
+    arguments = ["evaluate", "detections", "--root", str(bag), "--repeats", "1"]
+    assert main([*arguments, "--json", str(result)]) == 0
+    content = json.loads(result.read_text())
+    assert {"frames", "recall_1m", "precision_1m", "per_class", "latency_ms", "stage_ms"} <= set(
+        content
+    )
+    assert content["frames"] == 10 and content["recall_1m"] > 0.7
+    assert set(content["latency_ms"]) == {"p50", "p95"}
+    picture = tmp_path / "out" / "frame.png"
+    assert main(["draw", str(bag), "--frame", "3", "--out", str(picture)]) == 0
+    image = cv2.imread(str(picture))
+    assert image is not None and image.shape[1] == 1640
+
+
+def test_a_recording_for_rerun_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    assert main(["draw", "synthetic", "--out", str(tmp_path / "street.rrd")]) == 0
+    assert (tmp_path / "street.rrd").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["draw", "synthetic", "--frame", "99", "--out", "a.png"], "frames 0 to 9"),
+        (["draw", "synthetic", "--out", "a.gif"], ".png or .rrd"),
+        (["draw", "/no/such/folder", "--out", "a.png"], "no such file or folder"),
+        (["convert", "--root", "synthetic", "--out", "/proc/bag"], "/proc/bag"),
+        (["replay", "synthetic", "--rate", "0"], "above 0"),
+        (["evaluate", "detections", "--pipeline", "/no/file.yaml"], "/no/file.yaml"),
+        (["run", "--rig", "no_such_rig"], "could not be started"),
+    ],
+)
+def test_mistakes_end_with_a_line_and_exit_2(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "multimodal_perception.cli", *arguments]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=dict(os.environ)
+    )
+    assert answer.returncode == 2, answer.stderr
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_names_what_it_found_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from multimodal_perception.commands import doctor
+
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 0
+    assert "rclpy" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "_import", lambda module: None if module == "numba" else "1.0")
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "cannot run without: numba" in output
+    assert "pip install numba" in output

@@ -1,0 +1,415 @@
+"""perception_node in a process of its own, spoken to over DDS as a vehicle would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+from nav_msgs.msg import OccupancyGrid
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
+
+from multimodal_perception.datasets.bag_writer import static_transforms
+from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.ros import messages
+from multimodal_perception.ros.node import LATCHED_QOS, OUTPUT_QOS
+
+TYPES = messages.RclpyTypes()
+RIG = """
+name: vehicle
+sensors:
+  lidar: {modality: lidar, topic: /lidar/points, frame_id: lidar, rate_hz: 10.0}
+  camera:
+    modality: camera
+    topic: /camera/image_raw
+    camera_info_topic: /camera/camera_info
+    frame_id: camera_optical
+  packed:
+    modality: camera
+    topic: /packed/image_raw/compressed
+    message: sensor_msgs/msg/CompressedImage
+    camera_info_topic: /packed/camera_info
+    frame_id: camera_optical
+    required: false
+"""
+
+
+class Vehicle(Node):
+    """Publishes a rig's topics and keeps what the node answers."""
+
+    def __init__(self) -> None:
+        super().__init__("vehicle")
+        self.publishers_by_topic = {
+            "/lidar/points": self.create_publisher(PointCloud2, "/lidar/points", OUTPUT_QOS),
+            "/camera/image_raw": self.create_publisher(Image, "/camera/image_raw", OUTPUT_QOS),
+            "/camera/camera_info": self.create_publisher(
+                CameraInfo, "/camera/camera_info", OUTPUT_QOS
+            ),
+            "/packed/image_raw/compressed": self.create_publisher(
+                CompressedImage, "/packed/image_raw/compressed", OUTPUT_QOS
+            ),
+            "/packed/camera_info": self.create_publisher(
+                CameraInfo, "/packed/camera_info", OUTPUT_QOS
+            ),
+            "/tf_static": self.create_publisher(TFMessage, "/tf_static", LATCHED_QOS),
+        }
+        self.got: dict[str, list[Any]] = {}
+        for topic, kind in (
+            ("/perception/objects", Detection3DArray),
+            ("/perception/occupancy", OccupancyGrid),
+            ("/perception/markers", MarkerArray),
+            ("/perception/timing", DiagnosticArray),
+            ("/diagnostics", DiagnosticArray),
+        ):
+            self.got[topic] = []
+            self.create_subscription(kind, topic, self.got[topic].append, OUTPUT_QOS)
+
+    def send(self, topic: str, message: Any) -> None:
+        self.publishers_by_topic[topic].publish(message)
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.create_client(kind, name)
+        try:
+            assert client.wait_for_service(20.0), name
+            future = client.call_async(request)
+            wait_for(future.done, 30.0, name)
+            return future.result()
+        finally:
+            self.destroy_client(client)
+
+    def transition(self, label: str) -> bool:
+        request = ChangeState.Request()
+        request.transition.label = label
+        return bool(self.call(ChangeState, "/perception/change_state", request).success)
+
+    def state(self) -> str:
+        answer = self.call(GetState, "/perception/get_state", GetState.Request())
+        return str(answer.current_state.label)
+
+    def set(self, name: str, value: Any) -> Any:
+        kinds = {str: ParameterType.PARAMETER_STRING, float: ParameterType.PARAMETER_DOUBLE}
+        typed = ParameterValue(type=kinds[type(value)])
+        setattr(typed, "string_value" if isinstance(value, str) else "double_value", value)
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=typed)])
+        return self.call(SetParameters, "/perception/set_parameters", request).results[0]
+
+    def drops(self, sensor: str) -> dict[str, int]:
+        """The latest counts of one sensor (or the pipeline) from /diagnostics."""
+        for array in reversed(self.got["/diagnostics"]):
+            for status in array.status:
+                if status.name.endswith(f": {sensor}"):
+                    pairs = ((v.key, v.value) for v in status.values)
+                    return {k[8:]: int(v) for k, v in pairs if k.startswith("dropped.")}
+        return {}
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"no {what} within {timeout_s} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def frame() -> SensorFrame:
+    return SyntheticStreet(frames=1, rings=32, columns=900)[0]
+
+
+@pytest.fixture(scope="module")
+def vehicle() -> Iterator[Vehicle]:
+    rclpy.init()
+    node = Vehicle()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    stop = threading.Event()
+
+    def spin() -> None:
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.05)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    yield node
+    stop.set()
+    thread.join()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    (tmp_path / "rig.yaml").write_text(RIG)
+    command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
+    command += ["-p", f"rig:={tmp_path / 'rig.yaml'}", "-p", "diagnostics_period_s:=0.1"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+    )
+    yield running
+    running.send_signal(signal.SIGINT)
+    try:
+        running.wait(10)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        raise
+
+
+@pytest.fixture
+def active(process: subprocess.Popen[str], vehicle: Vehicle) -> Iterator[Vehicle]:
+    assert vehicle.transition("configure")
+    assert vehicle.transition("activate")
+    for topic in vehicle.publishers_by_topic:
+        wait_for(lambda t=topic: vehicle.count_subscribers(t), 10.0, topic)
+    wait_for(lambda: vehicle.count_publishers("/perception/objects"), 10.0, "publisher")
+    time.sleep(0.5)
+    for got in vehicle.got.values():
+        got.clear()
+    yield vehicle
+
+
+def inputs(frame: SensorFrame, stamp_ns: int) -> dict[str, Any]:
+    """The messages of one frame as of a stamp, the LiDAR's last."""
+    camera = frame.cameras["camera"]
+    info = messages.camera_info_to_message(
+        TYPES, frame.intrinsics["camera"], stamp_ns, camera.frame_id
+    )
+    image = messages.image_to_message(TYPES, camera)
+    cloud = messages.sweep_to_message(TYPES, frame.lidars["lidar"])
+    jpeg = cv2.imencode(".jpg", camera.pixels)[1].tobytes()
+    packed = CompressedImage(header=image.header, format="jpeg", data=list(jpeg[:0]))
+    packed.data.frombytes(jpeg)
+    for message in (image, cloud, packed):
+        message.header.stamp = messages.time(TYPES, stamp_ns)
+    return {
+        "/tf_static": static_transforms(frame, TYPES),
+        "/camera/camera_info": info,
+        "/packed/camera_info": info,
+        "/camera/image_raw": image,
+        "/packed/image_raw/compressed": packed,
+        "/lidar/points": cloud,
+    }
+
+
+def answer_of(vehicle: Vehicle, stamp_ns: int, topic: str = "/perception/objects") -> Any:
+    def find() -> Any:
+        found = [m for m in vehicle.got[topic] if messages.stamp_ns_of(m) == stamp_ns]
+        return found[0] if found else None
+
+    wait_for(find, 15.0, f"{topic} of {stamp_ns}")
+    return find()
+
+
+def now_ns(vehicle: Vehicle) -> int:
+    return int(vehicle.get_clock().now().nanoseconds)
+
+
+def test_a_frame_is_answered_on_every_topic_with_its_own_stamp(
+    active: Vehicle, frame: SensorFrame
+) -> None:
+    stamp_ns = now_ns(active)
+    for topic, message in inputs(frame, stamp_ns).items():
+        active.send(topic, message)
+    objects = answer_of(active, stamp_ns)
+    assert objects.header.frame_id == "base_link"
+    boxes = messages.boxes_from_message(objects)
+    assert frame.labels is not None
+    red_car = frame.labels.boxes[0]
+    assert np.hypot(*(boxes.boxes[:, :2] - red_car[:2]).T).min() < 0.5
+    grid = answer_of(active, stamp_ns, "/perception/occupancy")
+    cells = np.array(grid.data, np.int8)
+    assert grid.header.frame_id == "base_link"
+    assert cells.min() == -1 and cells.max() >= 90
+    assert (cells[cells >= 0] < 40).mean() > 0.8  # most of what is seen is free road
+    timing = answer_of(active, stamp_ns, "/perception/timing")
+    assert {"ground", "detect", "occupancy", "total"} <= {v.key for v in timing.status[0].values}
+    wait_for(lambda: active.got["/perception/markers"], 5.0, "markers")
+    cubes = [m for m in active.got["/perception/markers"][0].markers if m.type == Marker.CUBE]
+    assert len(cubes) == len(boxes)
+
+
+def test_boxes_that_go_are_deleted_from_rviz(active: Vehicle, frame: SensorFrame) -> None:
+    first_ns = now_ns(active)
+    for topic, message in inputs(frame, first_ns).items():
+        active.send(topic, message)
+    count = len(answer_of(active, first_ns).detections)
+    assert count > 3
+    later_ns = first_ns + 100_000_000
+    later = inputs(frame, later_ns)
+    flat = np.array([[x, y, -1.8, 0] for x in range(3, 9) for y in range(-3, 4)], np.float32)
+    sweep = messages.sweep_to_message(
+        TYPES, type(frame.lidars["lidar"])("lidar", later_ns, "lidar", flat)
+    )
+    for topic, message in {**later, "/lidar/points": sweep}.items():
+        active.send(topic, message)
+    assert not answer_of(active, later_ns).detections
+    wait_for(lambda: len(active.got["/perception/markers"]) >= 2, 5.0, "markers")
+    deleted = [
+        m.id for m in active.got["/perception/markers"][1].markers if m.action == Marker.DELETE
+    ]
+    assert set(range(count)) <= set(deleted)
+
+
+def test_bad_messages_are_counted_by_reason_and_the_node_goes_on(
+    active: Vehicle, frame: SensorFrame
+) -> None:
+    good = inputs(frame, now_ns(active))
+    broken: dict[tuple[str, str], tuple[str, Any]] = {}
+    short = inputs(frame, now_ns(active))["/lidar/points"]
+    short.data = short.data[:-7]
+    broken["lidar", "truncated"] = "/lidar/points", short
+    long = inputs(frame, now_ns(active))["/lidar/points"]
+    long.data.extend(bytes(5))
+    broken["lidar", "oversized"] = "/lidar/points", long
+    bad_step = inputs(frame, now_ns(active))["/lidar/points"]
+    bad_step.row_step = bad_step.point_step
+    broken["lidar", "bad_row_step"] = "/lidar/points", bad_step
+    no_z = inputs(frame, now_ns(active))["/lidar/points"]
+    no_z.fields = [f for f in no_z.fields if f.name != "z"]
+    broken["lidar", "missing_xyz"] = "/lidar/points", no_z
+    nothing = inputs(frame, now_ns(active))["/lidar/points"]
+    nothing.width = nothing.row_step = 0
+    nothing.data = nothing.data[:0]
+    broken["lidar", "empty"] = "/lidar/points", nothing
+    nan = inputs(frame, now_ns(active))["/lidar/points"]
+    nan.data = TYPES.values(np.full(len(nan.data), 0xFF, np.uint8))  # as float32: NaN
+    broken["lidar", "all_nan"] = "/lidar/points", nan
+    odd = inputs(frame, now_ns(active))["/camera/image_raw"]
+    odd.encoding = "smell8"
+    broken["camera", "unknown_encoding"] = "/camera/image_raw", odd
+    flat = inputs(frame, now_ns(active))["/camera/image_raw"]
+    flat.height = 0
+    broken["camera", "zero_size"] = "/camera/image_raw", flat
+    info = inputs(frame, now_ns(active))["/camera/camera_info"]
+    info.k[0] = 0.0
+    broken["camera", "bad_camera_info"] = "/camera/camera_info", info
+    packed = inputs(frame, now_ns(active))["/packed/image_raw/compressed"]
+    packed.data = packed.data[: len(packed.data) // 2]
+    broken["packed", "truncated"] = "/packed/image_raw/compressed", packed
+    for topic, message in broken.values():
+        active.send(topic, message)
+        time.sleep(0.02)
+    for sensor, reason in broken:
+        wait_for(lambda s=sensor, r=reason: active.drops(s).get(r), 10.0, f"drop {sensor} {reason}")
+    loop = TFMessage(transforms=static_transforms(frame, TYPES).transforms[:1])
+    loop.transforms[0].header.frame_id, loop.transforms[0].child_frame_id = "lidar", "base_link"
+    active.send("/tf_static", loop)
+    active.send("/tf_static", good["/tf_static"])
+    stamp_ns = now_ns(active)
+    for topic, message in inputs(frame, stamp_ns).items():
+        active.send(topic, message)
+    assert answer_of(active, stamp_ns).detections
+
+
+def test_an_image_of_another_size_than_its_camera_info_is_dropped_not_the_frame(
+    active: Vehicle, frame: SensorFrame
+) -> None:
+    stamp_ns = now_ns(active)
+    content = inputs(frame, stamp_ns)
+    content["/camera/camera_info"].width += 2
+    for topic, message in content.items():
+        active.send(topic, message)
+    assert answer_of(active, stamp_ns).detections
+    wait_for(lambda: active.drops("camera").get("image_size"), 10.0, "drop of the image")
+
+
+def test_a_transform_that_never_comes_is_named(
+    process: subprocess.Popen[str], vehicle: Vehicle, frame: SensorFrame, tmp_path: Path
+) -> None:
+    lonely = RIG.replace("frame_id: lidar,", "frame_id: roof,")
+    (tmp_path / "rig.yaml").write_text(lonely)
+    assert vehicle.transition("configure") and vehicle.transition("activate")
+    wait_for(lambda: vehicle.count_subscribers("/lidar/points"), 10.0, "subscription")
+    time.sleep(0.5)
+    content = inputs(frame, now_ns(vehicle))
+    content["/lidar/points"].header.frame_id = "roof"
+    vehicle.send("/lidar/points", content["/lidar/points"])
+    wait_for(
+        lambda: any("no_transform" in k for k in vehicle.drops("lidar")), 10.0, "missing transform"
+    )
+
+
+def test_configure_that_fails_says_why_and_leaves_the_node_unconfigured(
+    process: subprocess.Popen[str], vehicle: Vehicle, tmp_path: Path
+) -> None:
+    good = tmp_path / "rig.yaml"
+    bad = tmp_path / "typo.yaml"
+    bad.write_text(RIG.replace("modality: lidar", "modality: lidr"))
+    assert vehicle.set("rig", str(bad)).successful
+    assert not vehicle.transition("configure")
+    assert vehicle.state() == "unconfigured"
+    assert vehicle.set("rig", str(good)).successful
+    assert vehicle.transition("configure")
+    assert vehicle.state() == "inactive"
+    refused = vehicle.set("pipeline.geometric.min_score", 0.5)
+    assert not refused.successful and "clean up" in refused.reason
+    assert vehicle.transition("cleanup")
+    assert vehicle.set("pipeline.geometric.min_score", 0.5).successful
+    out_of_range = vehicle.set("pipeline.geometric.min_score", 1.5)
+    assert not out_of_range.successful
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=15)[0]
+    assert "sensors.lidar.modality" in output and "typo.yaml" in output
+    assert process.returncode == 0
+
+
+def test_every_transition_gives_back_what_it_took(
+    process: subprocess.Popen[str], vehicle: Vehicle, frame: SensorFrame
+) -> None:
+    for _ in range(3):
+        assert vehicle.transition("configure") and vehicle.transition("activate")
+        wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 10.0, "subscription")
+        assert vehicle.transition("deactivate")
+        wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 0, 10.0, "end of it")
+        assert vehicle.transition("cleanup")
+        wait_for(lambda: vehicle.count_publishers("/perception/objects") == 0, 10.0, "end of it")
+    assert vehicle.state() == "unconfigured"
+    assert vehicle.transition("configure") and vehicle.transition("activate")
+    wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 10.0, "subscription")
+    time.sleep(0.5)
+    stamp_ns = now_ns(vehicle)
+    for topic, message in inputs(frame, stamp_ns).items():
+        vehicle.send(topic, message)
+    assert answer_of(vehicle, stamp_ns).detections
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_a_dead_camera_stops_nothing(active: Vehicle, frame: SensorFrame) -> None:
+    stamps = []
+    active.send("/tf_static", inputs(frame, now_ns(active))["/tf_static"])
+    for _ in range(15):
+        stamp_ns = now_ns(active)
+        stamps.append(stamp_ns)
+        active.send("/lidar/points", inputs(frame, stamp_ns)["/lidar/points"])
+        time.sleep(0.1)
+    answered = [s for s in stamps if answer_of(active, s)]
+    assert len(answered) == 15
+
+    def camera_level() -> int | None:
+        for array in reversed(active.got["/diagnostics"]):
+            for status in array.status:
+                if status.name.endswith(": camera"):
+                    return status.level[0]
+        return None
+
+    wait_for(lambda: camera_level() == 2, 5.0, "ERROR for the silent camera")

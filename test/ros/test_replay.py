@@ -1,0 +1,61 @@
+"""Recorded frames into the live node in another process, and what comes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.datasets.bag import Bag
+from multimodal_perception.datasets.bag_writer import write_bag
+from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.pipeline import build_pipeline
+from multimodal_perception.ros import replay
+
+
+@pytest.fixture(scope="module")
+def street() -> SyntheticStreet:
+    return SyntheticStreet(frames=3, rings=32, columns=900)
+
+
+def test_every_frame_of_a_bag_is_answered_as_the_pipeline_alone_would(
+    street: SyntheticStreet, tmp_path: Path
+) -> None:
+    write_bag(street, street.rig, tmp_path / "bag", "mcap")
+    bag = Bag(tmp_path / "bag")
+    with replay.perception_process(bag.rig) as process:
+        answers = replay.play(bag, rate_hz=5.0, loops=3)
+        assert process.poll() is None
+    assert process.returncode == 0
+    result = replay.summarise(answers)
+    assert result["sent"] == result["received"] == 9
+    assert result["latency_ms"]["p50"] > 0 and result["unanswered_frames"] == {}
+    pipeline = build_pipeline()
+    for answer in answers:
+        truth = pipeline.process(street[answer.index])
+        boxes = answer.boxes()
+        assert boxes.boxes[:, :6] == pytest.approx(truth.boxes.boxes[:, :6], abs=1e-4)
+        assert np.array_equal(boxes.labels, truth.boxes.labels)
+        grid = answer.grid()
+        assert grid is not None and truth.occupancy is not None
+        assert grid.origin == truth.occupancy.origin
+        known = truth.occupancy.free + truth.occupancy.occupied >= 0.1
+        assert (grid.free + grid.occupied > 0)[known].all()
+
+
+def test_without_a_node_replay_says_so(street: SyntheticStreet) -> None:
+    with pytest.raises(UserError, match="no perception node listens"):
+        replay.play(street, rate_hz=10.0, timeout_s=0.5)
+
+
+def test_the_users_own_dds_profile_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "mine.xml")
+    replay.prepare_environment()
+    assert os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] == "mine.xml"
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE")
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
+    replay.prepare_environment()
+    assert "FASTDDS_DEFAULT_PROFILES_FILE" not in os.environ

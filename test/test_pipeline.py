@@ -1,0 +1,113 @@
+"""SensorFrame to Perception: any subset of sensors, the same twice, and what each stage says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multimodal_perception.configuration import ConfigurationError, build
+from multimodal_perception.datasets.kitti import Kitti
+from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.frame import LidarSweep, SensorFrame
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.boxes import iou_bev
+from multimodal_perception.pipeline import Pipeline, PipelineConfig, build_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return build_pipeline()
+
+
+@pytest.fixture(scope="module")
+def frame() -> SensorFrame:
+    return SyntheticStreet(frames=1)[0]
+
+
+def test_the_cars_of_the_street_are_found_where_they_are(
+    pipeline: Pipeline, frame: SensorFrame
+) -> None:
+    perception = pipeline.process(frame)
+    assert frame.labels is not None
+    cars = frame.labels.boxes[(frame.labels.labels == 1) & (frame.labels.num_points >= 30)]
+    assert len(cars) >= 5
+    away = np.hypot(
+        perception.boxes.boxes[None, :, 0] - cars[:, None, 0],
+        perception.boxes.boxes[None, :, 1] - cars[:, None, 1],
+    ).min(axis=1)
+    assert (away < 1.0).all()
+
+
+def test_no_object_is_in_two_boxes(pipeline: Pipeline, shared_data: Path) -> None:
+    for folder in ("training", "unlabelled_fov"):
+        for real in Kitti(shared_data / "kitti" / folder):
+            boxes = pipeline.process(real).boxes.boxes
+            overlap = iou_bev(boxes, boxes)
+            np.fill_diagonal(overlap, 0.0)
+            assert overlap.max(initial=0.0) < 0.3
+
+
+def test_the_same_frame_gives_the_same_answer(pipeline: Pipeline, frame: SensorFrame) -> None:
+    first, second = pipeline.process(frame), pipeline.process(frame)
+    assert np.array_equal(first.boxes.boxes, second.boxes.boxes)
+    assert first.occupancy is not None and second.occupancy is not None
+    assert np.array_equal(first.occupancy.free, second.occupancy.free)
+
+
+def test_a_turned_vehicle_sees_the_same_objects_turned(
+    pipeline: Pipeline, frame: SensorFrame
+) -> None:
+    turn = poses.from_xyz_rpy((0.0, 0.0, 0.0), (0.0, 0.0, 1.1))
+    turned = replace(
+        frame,
+        cameras={},
+        base_from_sensor={"lidar": turn @ frame.base_from_sensor["lidar"]},
+    )
+    straight = pipeline.process(replace(frame, cameras={})).boxes.transformed(turn, "base_link")
+    other = pipeline.process(turned).boxes
+    sure = straight.boxes[straight.scores > 0.7]
+    assert len(sure) >= 5
+    away = np.hypot(
+        other.boxes[None, :, 0] - sure[:, None, 0], other.boxes[None, :, 1] - sure[:, None, 1]
+    ).min(axis=1)
+    assert (away < 0.7).mean() >= 0.8
+
+
+def test_without_lidar_there_are_no_boxes_and_nothing_is_known(
+    pipeline: Pipeline, frame: SensorFrame
+) -> None:
+    perception = pipeline.process(replace(frame, lidars={}))
+    assert not len(perception.boxes)
+    assert perception.missing == {"lidar"}
+    assert perception.occupancy is not None
+    assert (perception.occupancy.unknown() == 1).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 500])
+def test_few_or_scattered_points_do_no_harm(pipeline: Pipeline, count: int) -> None:
+    points = np.random.default_rng(count).normal(0, 20, (count, 4)).astype(np.float32)
+    perception = pipeline.process(
+        SensorFrame(
+            7,
+            lidars={"lidar": LidarSweep("lidar", 7, "lidar", points)},
+            base_from_sensor={"lidar": np.eye(4)},
+        )
+    )
+    assert perception.stamp_ns == 7
+    assert np.isfinite(perception.boxes.boxes).all()
+
+
+def test_every_stage_is_timed_and_the_rest_is_small(pipeline: Pipeline, frame: SensorFrame) -> None:
+    times = pipeline.process(frame).stage_ms
+    assert set(times) == {"ground", "detect", "occupancy", "total"}
+    assert 0 <= times["total"] - sum(v for k, v in times.items() if k != "total") < 5.0
+
+
+def test_occupancy_can_be_left_out_and_a_typo_is_refused() -> None:
+    config = build(PipelineConfig, {"occupancy": "none"}, "test")
+    assert build_pipeline(config).process(SensorFrame(0)).occupancy is None
+    with pytest.raises(ConfigurationError, match=r"geometric\.min_scor: unknown key"):
+        build(PipelineConfig, {"geometric": {"min_scor": 0.5}}, "test")

@@ -125,7 +125,8 @@ def install_requirements(python: Path, distribution: str | None) -> None:
     pins: list[str] = []
     if not distribution:
         files.append("ros-wheels.txt")
-        pins = ["-c", str(ROOT / "requirements" / "constraints.txt")]
+        if sys.version_info >= (3, 11):  # the pinned versions have left Python 3.10 behind
+            pins = ["-c", str(ROOT / "requirements" / "constraints.txt")]
     arguments = [a for f in files for a in ("-r", str(ROOT / "requirements" / f))]
     say("pip install " + " ".join(files))
     pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]

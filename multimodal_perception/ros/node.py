@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -368,8 +367,6 @@ def make_perception_node() -> PerceptionNode:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of perception_node."""
-    # Numba's and OpenCV's own threads would fight over the cores that drivers need.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     return spin(make_perception_node, sys.argv if args is None else args)
 
 

@@ -1,0 +1,103 @@
+"""The package as ROS 2 and its tools see it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Of the released vision_msgs 4: a robot's tools refuse topics whose hash differs.
+TYPE_HASHES = {
+    "Detection3DArray": "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
+    "Detection2DArray": "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968",
+    "LabelInfo": "RIHS01_3d37df4015cdf660cc851c51897f2acd957e1ca6205ba0a99aebffb9406b0783",
+}
+
+
+@pytest.mark.parametrize("name", TYPE_HASHES)
+def test_vision_msgs_is_the_released_one(name: str) -> None:
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    files = [Path(p) / "share/vision_msgs/msg" / f"{name}.json" for p in prefixes if p]
+    content = json.loads(next(f for f in files if f.is_file()).read_text())
+    hashes = {t["type_name"]: t["hash_string"] for t in content["type_hashes"]}
+    assert hashes[f"vision_msgs/msg/{name}"] == TYPE_HASHES[name]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda p: p.stem
+)
+def test_launch_files_describe_themselves(path: Path) -> None:
+    compile(path.read_text(), str(path), "exec")
+    pytest.importorskip("launch_ros")
+    spec = importlib.util.spec_from_file_location("launch_file", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.generate_launch_description().entities
+
+
+def test_every_ros_package_imported_is_a_dependency() -> None:
+    tree = ElementTree.parse(ROOT / "package.xml")
+    declared = {e.text for e in tree.iter("exec_depend")}
+    used: set[str] = set()
+    named = re.compile(r"\b(\w+_msgs|builtin_interfaces)/msg/")
+    imported = re.compile(r"^(?:from|import) (\w+_msgs|rclpy|rcl_interfaces)\b", re.M)
+    for path in (ROOT / "multimodal_perception").rglob("*.py"):
+        text = path.read_text()
+        used |= {*named.findall(text), *imported.findall(text)}
+    assert used and used <= declared
+
+
+def test_the_installed_package_holds_its_data(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "install_data", "--install-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    share = tmp_path / "share" / "multimodal_perception"
+    for name in (
+        "package.xml",
+        "launch/perception.launch.py",
+        "config/perception.yaml",
+        "config/rigs/kitti.yaml",
+        "config/rviz/perception.rviz",
+        "config/dds/fastdds_shm.xml",
+        "underlay/vision_msgs/msg/Detection3D.msg",
+    ):
+        assert (share / name).is_file(), name
+    marker = tmp_path / "share/ament_index/resource_index/packages/multimodal_perception"
+    assert marker.is_file()
+
+
+def test_where_cv_bridge_is_installed_images_are_equal_to_its() -> None:
+    cv_bridge = pytest.importorskip("cv_bridge")
+    import numpy as np
+
+    from multimodal_perception.frame import CameraImage
+    from multimodal_perception.ros.images import image_from_message
+    from multimodal_perception.ros.messages import RclpyTypes, image_to_message
+
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    for order in ("rgb8", "bgr8"):
+        image = CameraImage("camera", 1, "camera", pixels, order)  # type: ignore[arg-type]
+        message = image_to_message(RclpyTypes(), image)
+        theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, "rgb8")
+        assert np.array_equal(image_from_message(message, "camera", 1).rgb(), theirs)
+
+
+def test_nothing_large_is_committed() -> None:
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split("\0")
+    sizes = {n: (ROOT / n).stat().st_size for n in names if n and (ROOT / n).is_file()}
+    large = {
+        n: s
+        for n, s in sizes.items()
+        if s > 1 << 20 and not n.startswith("docs/") and not n.endswith((".safetensors", ".onnx"))
+    }
+    assert not large

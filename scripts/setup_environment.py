@@ -42,6 +42,7 @@ def main() -> int:
 
 def build_environment(venv: Path) -> int:
     """Bring the environment at `venv` up to date. Returns an exit status."""
+    drop_stale_kernels()
     distribution = sourced_distribution()
     wanted = fingerprint(distribution)
     stamp = venv / STAMP
@@ -63,6 +64,16 @@ def build_environment(venv: Path) -> int:
     stamp.write_text(wanted)
     say("done")
     return 0
+
+
+def drop_stale_kernels() -> None:
+    """Forget compiled kernels older than the code: numba does not see a change in another file."""
+    package = ROOT / "multimodal_perception"
+    cached = list(package.rglob("__pycache__/*.nb[ic]"))
+    newest = max(p.stat().st_mtime for p in package.rglob("*.py"))
+    if cached and newest > min(p.stat().st_mtime for p in cached):
+        for path in cached:
+            path.unlink(missing_ok=True)
 
 
 def sourced_distribution() -> str | None:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.box_fit import describe
+from multimodal_perception.detection.box_fit import BOTTOM, describe
 from multimodal_perception.detection.clustering import Clusters, cluster
 from multimodal_perception.detection.placing import place
 from multimodal_perception.detection.rays import (
@@ -37,6 +37,8 @@ from multimodal_perception.preprocess.ground import Cloud
 
 # Returns higher than this above the ground hang over the road or top a building.
 HIGHEST_COLUMN = 6.0
+# Height over the ground above which a cluster begins that stands on nothing, where rays passed below.
+FLOATING = 0.6
 # Tangent of the highest elevation where too few returns tell it: straight up, and yet finite.
 NO_CEILING = 1e3
 
@@ -91,7 +93,12 @@ class GeometricDetector:
         elevation = _highest_elevation(cloud)
         beam_step, density = rays.spacing()
         view = (cloud.origins[0], elevation, beam_step)
-        chosen, labels = self._hypotheses(Shapes.from_rows(rows, *view))
+        seen_shapes = Shapes.from_rows(rows, *view)
+        # What does not reach down to the ground, such as a roof seen over a bumper, is a part of
+        # something else: it is no object of its own that could not be in the same place.
+        floating = np.flatnonzero(rows[:, BOTTOM] - beam_step * seen_shapes.distance > FLOATING)
+        rays.owner[np.isin(rays.owner, floating)] = UNCLUSTERED
+        chosen, labels = self._hypotheses(seen_shapes)
         sizes = np.array([TYPICAL[k][:2] for k in labels], np.float64).reshape(-1, 2)
         rings = np.array([RINGS[k] for k in labels], np.float64)
         footprints, rows, seen = place(rows, clusters, chosen, sizes, rings, rays)

@@ -35,8 +35,9 @@ OVERSIZE, WORST = 0.3, 1.0
 # Cost of the less likely heading, and by how much a vehicle's back may look wider than it is,
 # metres.
 TURNED, BACK = 0.06, 0.35
-# Cost of another object's return inside, against a ray that went through; of more own returns than
-# MOST_HITS the number does not count, or a near object could lie anywhere.
+# Cost of another object's return inside, as a share of its own: a side seen at a flat angle falls into
+# pieces. Against rays that went through, more own returns than MOST_HITS do not count, or a near
+# object could lie anywhere.
 FOREIGN, MOST_HITS = 0.5, 200.0
 # From this cost on TURNS angles are tried for an object wider than WIDE metres.
 GOOD, TURNS, WIDE = 0.12, 12, 1.2
@@ -111,7 +112,7 @@ def _search(row, own, size, best, ways, box, ends, owner, starts, origins):  # t
                 through, hits, foreign, _, _, _ = cast(
                     tried, row[GROUND], row[TOP], own, 0.0, FEW, ends, owner, starts, origins
                 )
-                cost += (through + FOREIGN * foreign) / (min(hits, MOST_HITS) + 3.0)
+                cost += through / (min(hits, MOST_HITS) + 3.0) + FOREIGN * foreign / (hits + 3.0)
                 if cost < best:
                     best = cost
                     box[:] = tried

@@ -186,11 +186,19 @@ def cast(box, ground, seen_top, own, ring, most, ends, owner, starts, origins): 
         for k in range(first, last + 1):
             run = lidar * BINS + k % BINS
             count += starts[run + 1] - starts[run]
-        stride = max(count // most, 1)
+        stride = max(count // most, 1) | 1
+        # Counted on from bin to bin: started anew in each, it would meet the same rings in all.
+        skip = 0
         nearest = max(np.hypot(px, py) - np.hypot(half_l, half_w) - ring, 0.0) ** 2
         for k in range(first, last + 1):
             run = lidar * BINS + k % BINS
-            for i in range(starts[run], starts[run + 1], stride):
+            begin = starts[run] + skip
+            skip = (
+                (begin - starts[run + 1]) % stride
+                if begin < starts[run + 1]
+                else begin - starts[run + 1]
+            )
+            for i in range(begin, starts[run + 1], stride):
                 dx, dy = ends[i, 0] - ox, ends[i, 1] - oy
                 if dx * dx + dy * dy < nearest:
                     continue

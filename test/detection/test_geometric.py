@@ -49,7 +49,7 @@ def names(boxes: Boxes3D) -> list[str]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.floats(6, 32), st.floats(-np.pi, np.pi), st.floats(-np.pi, np.pi))
+@given(st.floats(6, 20), st.floats(-np.pi, np.pi), st.floats(-np.pi, np.pi))
 def test_a_car_is_one_box_where_it_stands(away: float, bearing: float, yaw: float) -> None:
     x, y = away * np.cos(bearing), away * np.sin(bearing)
     boxes = detect([(x, y, 0.75, 4.2, 1.75, 1.5, yaw)])

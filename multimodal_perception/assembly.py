@@ -19,6 +19,7 @@ from multimodal_perception.frame import (
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
+from multimodal_perception.preprocess.lidar import deskew
 from multimodal_perception.rig import Rig
 from multimodal_perception.synchronizer import ReadingSet
 
@@ -35,6 +36,8 @@ class FrameAssembler:
 
     Extrinsics come from /tf and /tf_static where the rig file gives none. drops: readings left out,
     by (sensor, reason): no_transform_..., no_camera_info, image_size (not the CameraInfo's).
+    With odometry, every reading's motion to the reference time is told and sweeps with times are
+    deskewed. notices: what a person should be told once.
     """
 
     def __init__(self, rig: Rig, transforms: TransformTree) -> None:
@@ -46,6 +49,8 @@ class FrameAssembler:
             if sensor.intrinsics is not None
         }
         self.drops: Counter[tuple[str, str]] = Counter()
+        self.notices: list[str] = []
+        self._told_of_odometry = False
 
     def assemble(self, readings: ReadingSet) -> SensorFrame:
         """The frame of one set; a reading that cannot be placed is left out and counted."""
@@ -54,6 +59,10 @@ class FrameAssembler:
         motions: dict[str, NDArray[np.float64]] = {}
         models: dict[str, CameraModel] = {}
         odom_from_base = self._odometry(readings.stamp_ns)
+        if odom_from_base is None and not self._told_of_odometry:
+            self._told_of_odometry = True
+            frames = f"{self._rig.odom_frame} to {self._rig.base_frame}"
+            self.notices.append(f"no odometry ({frames}): readings are used as if nothing moved")
         for name, (stamp_ns, reading) in readings.readings.items():
             try:
                 extrinsics[name] = self._extrinsics(name, reading.frame_id, stamp_ns)
@@ -65,6 +74,8 @@ class FrameAssembler:
                 if model is None:
                     continue
                 models[name] = model
+            if isinstance(reading, LidarSweep) and odom_from_base is not None:
+                reading = deskew(reading, self._odometry, extrinsics[name])
             motion = self._motion(odom_from_base, stamp_ns, readings.stamp_ns)
             if motion is not None:
                 motions[name] = motion

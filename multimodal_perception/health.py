@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from multimodal_perception.frame import NANOSECONDS, Level, SensorHealth
+from multimodal_perception.reading_queue import silence_s
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronizer import SILENT_PERIODS, SILENT_S, SensorStatistics
+from multimodal_perception.synchronizer import SensorStatistics
 
-# A rate below this share of the expected one is worth a warning.
-SLOW = 0.7
+# A rate below or above these shares of the expected one is worth a warning.
+SLOW, FAST = 0.7, 1.5
+# A stamp so much ahead of its arrival is that of a clock set wrong.
+AHEAD_S = 0.05
+# A clock that runs wrong by more, in seconds a second: 0.05 s of error after four minutes.
+DRIFT = 200e-6
 
 
 def sensor_health(
@@ -22,38 +27,32 @@ def sensor_health(
     """Judge one sensor. drops: counts by reason until now; earlier: those at the last judgement.
 
     STALE when it has fallen silent, ERROR (WARN where optional) when it never spoke or nothing of it
-    can be used, WARN when it is slow or readings were lost since the last judgement.
+    can be used, WARN when it is too slow or too fast, its clock is wrong, or readings were lost since
+    the last judgement.
     """
-    problem = Level.ERROR if sensor.required else Level.WARN
     # A reading that another was preferred to is not lost: cameras are often faster than frames.
     fresh = {
         reason: count - earlier.get(reason, 0)
         for reason, count in drops.items()
         if count > earlier.get(reason, 0) and reason != "superseded"
     }
-    lost = ", ".join(f"{reason} {count}" for reason, count in sorted(fresh.items()))
     rate = 1.0 / statistics.interval_s if statistics.interval_s > 0 else 0.0
-    if statistics.last_arrival_ns is None:
-        age = float("inf")
-        level, message = problem, "no usable reading" if drops else f"silent on {sensor.topic}"
-        if lost:
-            message += f"; dropped: {lost}"
+    last_ns = statistics.last_arrival_ns
+    age = float("inf") if last_ns is None else (now_ns - last_ns) / NANOSECONDS
+    if last_ns is None:
+        level = Level.ERROR if sensor.required else Level.WARN
+        complaints = ["no usable reading" if drops else f"silent on {sensor.topic}"]
+    elif age > silence_s(sensor.rate_hz):
+        level, complaints = Level.STALE, [f"silent for {age:.1f} s"]
     else:
-        age = (now_ns - statistics.last_arrival_ns) / NANOSECONDS
-        if age > max(SILENT_PERIODS / sensor.rate_hz, SILENT_S):
-            level, message = Level.STALE, f"silent for {age:.1f} s"
-            if lost:
-                message += f"; dropped: {lost}"
-        elif lost:
-            level, message = Level.WARN, f"dropped: {lost}"
-        elif 0 < rate < SLOW * sensor.rate_hz:
-            level, message = Level.WARN, f"{rate:.1f} Hz, {sensor.rate_hz:.1f} Hz expected"
-        else:
-            level, message = Level.OK, "ok"
+        level, complaints = Level.WARN, _complaints(sensor, statistics, rate)
+    if fresh:
+        lost = ", ".join(f"{reason} {count}" for reason, count in sorted(fresh.items()))
+        complaints.append(f"dropped: {lost}")
     return SensorHealth(
         sensor.name,
-        level,
-        message,
+        level if complaints else Level.OK,
+        "; ".join(complaints) or "ok",
         rate_hz=rate,
         jitter_s=statistics.jitter_s,
         latency_s=-statistics.offset_s,
@@ -61,3 +60,28 @@ def sensor_health(
         drops=dict(drops),
         clock_offset_s=statistics.offset_s,
     )
+
+
+def _complaints(sensor: Sensor, statistics: SensorStatistics, rate: float) -> list[str]:
+    """What is wrong with a sensor that speaks."""
+    result = []
+    if rate > 0 and not SLOW <= rate / sensor.rate_hz <= FAST:
+        result.append(f"{rate:.1f} Hz, {sensor.rate_hz:.1f} Hz expected")
+    if statistics.offset_s > AHEAD_S:
+        result.append(f"stamps {statistics.offset_s:.3f} s ahead of their arrival")
+    drift = statistics.clock_drift
+    if drift is not None and abs(drift) > DRIFT:
+        result.append(f"clock drifts by {1e6 * drift:.0f} us a second")
+    return result
+
+
+def clock_figures(statistics: SensorStatistics) -> dict[str, float]:
+    """What is known of a sensor's clock: offset, worst lateness and, once known, drift."""
+    figures = {
+        "clock_offset_s": statistics.offset_s,
+        "worst_lateness_s": statistics.worst_lateness_s,
+    }
+    drift = statistics.clock_drift
+    if drift is not None:
+        figures["clock_drift_us_per_s"] = 1e6 * drift
+    return figures

@@ -3,31 +3,37 @@
 A set belongs to a reference time: the stamp of the first sensor in line (LiDARs, then cameras, thermal
 cameras, ultrasonics) that is alive. It closes as soon as every living sensor has the reading that fits
 best, or at its deadline with what has come. The caller says what time it is, so a recording gives the
-same sets at any speed.
+same sets at any speed. The policies that behave as message_filters do are in message_matching.py.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from multimodal_perception.frame import NANOSECONDS, Modality
+from multimodal_perception.reading_queue import (
+    SILENT_PERIODS,
+    SILENT_S,
+    ReadingQueue,
+    SensorStatistics,
+)
 from multimodal_perception.rig import Sensor
 
-# Share of the frame period that must have passed since the last reference time.
-LEAST_PERIOD = 0.7
-# A sensor that is silent for this many of its periods, and at least so long, is not waited for.
-SILENT_PERIODS = 3.0
-SILENT_S = 0.5
+__all__ = ["SILENT_PERIODS", "SILENT_S", "ReadingSet", "SensorStatistics", "Synchronizer"]
+
+# Share of the frame period by which a reference time may come early.
+EARLY = 0.3
+# A sensor slower than this share of the frame rate does not set reference times.
+SLOW_TO_LEAD = 0.7
 # At the start every sensor is waited for this long.
-START_S = 1.0
-# Stamps further from the other sensors' than this are wrong, unless most sensors agree with them.
-MAX_SKEW_S = 1.0
+START_NS = NANOSECONDS
+# Stamps further from the other sensors' than this are wrong, unless most sensors agree with them;
+# a clock that goes back by more has been set anew.
+MAX_SKEW_NS = NANOSECONDS
 LINE = (Modality.LIDAR, Modality.CAMERA, Modality.INFRARED, Modality.ULTRASONIC)
+NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -47,98 +53,17 @@ class ReadingSet:
         """Whether every sensor gave a reading."""
         return not self.missing
 
-
-@dataclass
-class SensorStatistics:
-    """What became of one sensor's readings.
-
-    drops: by reason: late, duplicate, superseded (a better one was used), overflow, stamp_ahead,
-    stamp_behind, clock_jump. worst_lateness_s: of the late ones. offset_s: stamp minus the clock at
-    arrival, smoothed; interval_s and jitter_s: mean distance between stamps and its deviation.
-    """
-
-    received: int = 0
-    used: int = 0
-    drops: Counter[str] = field(default_factory=Counter)
-    worst_lateness_s: float = 0.0
-    last_arrival_ns: int | None = None
-    last_stamp_ns: int | None = None
-    offset_s: float = 0.0
-    interval_s: float = 0.0
-    jitter_s: float = 0.0
-
-    def observe(self, stamp_ns: int, now_ns: int) -> None:
-        """Update the running figures with an accepted reading."""
-        offset = (stamp_ns - now_ns) / NANOSECONDS
-        if self.last_stamp_ns is None:
-            self.offset_s = offset
-        else:
-            self.offset_s += 0.1 * (offset - self.offset_s)
-            interval = (stamp_ns - self.last_stamp_ns) / NANOSECONDS
-            if interval > 0:
-                if self.interval_s == 0.0:
-                    self.interval_s = interval
-                deviation = abs(interval - self.interval_s)
-                self.interval_s += 0.1 * (interval - self.interval_s)
-                self.jitter_s += 0.1 * (deviation - self.jitter_s)
-        self.last_arrival_ns = now_ns
-        self.last_stamp_ns = max(stamp_ns, self.last_stamp_ns or stamp_ns)
-
-
-class _Queue:
-    """One sensor's readings that no set has taken yet, by rising stamp."""
-
-    def __init__(self, sensor: Sensor, frame_rate_hz: float) -> None:
-        self.name = sensor.name
-        self.offset_ns = round(sensor.time_offset_s * NANOSECONDS)
-        self.tolerance_ns = round(sensor.tolerance_s * NANOSECONDS)
-        self.reuse_ns = round(sensor.reuse_s * NANOSECONDS)
-        self.half_period_ns = round(0.5 * NANOSECONDS / sensor.rate_hz)
-        self.silence_ns = round(max(SILENT_PERIODS / sensor.rate_hz, SILENT_S) * NANOSECONDS)
-        self.most = min(max(8, math.ceil(3 * sensor.rate_hz / frame_rate_hz)), 1000)
-        self.stamps: list[int] = []
-        self.items: list[Any] = []
-        self.last_used: tuple[int, Any] | None = None
-        self.clock_ns: int | None = None  # stamp minus arrival, of the last reading
-        self.statistics = SensorStatistics()
-
-    def alive(self, now_ns: int) -> bool:
-        last = self.statistics.last_arrival_ns
-        return last is not None and now_ns - last <= self.silence_ns
-
-    def nearest(self, stamp_ns: int) -> int | None:
-        """Index of the reading nearest to a stamp and within tolerance."""
-        at = bisect_left(self.stamps, stamp_ns)
-        around = [i for i in (at - 1, at) if 0 <= i < len(self.stamps)]
-        best = min(around, key=lambda i: abs(self.stamps[i] - stamp_ns), default=None)
-        if best is None or abs(self.stamps[best] - stamp_ns) > self.tolerance_ns:
-            return None
-        return best
-
-    def settled(self, stamp_ns: int) -> bool:
-        """Whether no later reading can fit a stamp better than those here."""
-        if self.stamps and self.stamps[-1] >= stamp_ns:
-            return True
-        best = self.nearest(stamp_ns)
-        return best is not None and stamp_ns - self.stamps[best] <= self.half_period_ns
-
-    def drop_before(self, index: int) -> None:
-        if index <= 0:
-            return
-        self.statistics.drops["superseded"] += index
-        del self.stamps[:index], self.items[:index]
-
-    def clear(self, reason: str) -> None:
-        if self.stamps:
-            self.statistics.drops[reason] += len(self.stamps)
-        self.stamps, self.items = [], []
+    @property
+    def staleness_s(self) -> dict[str, float]:
+        """Seconds by which each reading is older than the reference time (negative: newer)."""
+        return {n: (self.stamp_ns - r[0]) / NANOSECONDS for n, r in self.readings.items()}
 
 
 class Synchronizer:
     """Collects readings and hands out ReadingSets; one thread at a time.
 
-    Cost a message: logarithmic in the pending readings of its sensor, and a look at each sensor when a
-    set may close. Memory is bounded by each sensor's rate.
+    Cost a message: logarithmic in the pending readings of its sensor and, shared out over the messages
+    of a set, one look at each sensor. Memory is bounded by each sensor's rate.
     """
 
     def __init__(
@@ -161,13 +86,26 @@ class Synchronizer:
             raise ValueError("deadline and frame rate must be positive")
         self._deadline_ns = round(deadline_s * NANOSECONDS)
         self._period_ns = round(NANOSECONDS / rate)
-        self._queues = {s.name: _Queue(s, rate) for s in line}
+        self._early_ns = round(EARLY * self._period_ns)
+        self._queues = {s.name: ReadingQueue(s, rate) for s in line}
         self._line = list(self._queues.values())
+        fast = [self._queues[s.name] for s in line if s.rate_hz >= SLOW_TO_LEAD * rate]
+        # By rank: those fast enough for every frame, then the others.
+        self._leaders = fast + [q for q in self._line if q not in fast]
         self._start_ns: int | None = None
-        self._last_ns: int | None = None
+        self._now_ns = 0
+        self._last_ns: int | None = None  # reference time of the last set
+        self._target_ns: int | None = None  # where the next reference time should be
         self._closed_ns = 0
         self._closes_ns: int | None = None
         self._clock_ns: int | None = None  # stamps minus arrivals, most sensors' opinion
+        # The search for a sensor worth waiting for goes on where it last had to stop, so that a set
+        # costs one look at each sensor however many messages come.
+        self._leading: ReadingQueue | None = None
+        self._reference_ns: int | None = None
+        self._settled = 0  # how many of the line need not be looked at again
+        self._blocker: ReadingQueue | None = None
+        self._look_again_ns = 0
         self.sets = 0
         self.incomplete = 0
         self.clock_jumps = 0
@@ -183,30 +121,44 @@ class Synchronizer:
         Raises KeyError for a sensor that is not of the rig.
         """
         queue = self._queues[sensor]
+        sets = self.advance(now_ns)
         if self._start_ns is None:
             self._start_ns = now_ns
-        sets = self.advance(now_ns)
         stamp_ns -= queue.offset_ns
-        queue.statistics.received += 1
+        statistics = queue.statistics
+        statistics.received += 1
         reason = self._refusal(queue, stamp_ns, now_ns)
         if reason is not None:
-            queue.statistics.drops[reason] += 1
+            statistics.drops[reason] += 1
             return sets
-        queue.statistics.observe(stamp_ns, now_ns)
-        at = bisect_left(queue.stamps, stamp_ns)
-        queue.stamps.insert(at, stamp_ns)
-        queue.items.insert(at, reading)
-        if len(queue.stamps) > queue.most:
-            queue.statistics.drops["overflow"] += 1
-            del queue.stamps[0], queue.items[0]
-        if self._due(stamp_ns):
+        last_ns = statistics.last_arrival_ns
+        back = last_ns is None or now_ns - last_ns > queue.silence_ns
+        statistics.observe(stamp_ns, now_ns)
+        queue.put(stamp_ns, reading)
+        if back:
+            self._leading = None  # perhaps it is its turn to lead
+        leads = queue is (self._leader(now_ns) if back else self._leading)
+        if (leads or self._closes_ns is None) and self._due(queue, stamp_ns):
             self._open(queue, now_ns)
+        elif leads and self._closes_ns is not None and stamp_ns > (self._last_ns or 0):
+            # Others have begun a set in the middle of the leader's period: it waits for his next.
+            next_ns = now_ns + 2 * queue.half_period_ns + self._deadline_ns
+            self._closes_ns = max(self._closes_ns, next_ns)
+        if self._closes_ns is None:
+            return sets
+        if leads and (self._reference_ns is None or stamp_ns < self._reference_ns):
+            self._leading = None
+        elif queue is not self._blocker and now_ns < self._look_again_ns and self._leading:
+            return sets
         while self._closes_ns is not None and self._may_close(now_ns):
             sets += self._close(now_ns)
         return sets
 
     def advance(self, now_ns: int) -> list[ReadingSet]:
         """Let time pass; returns the sets whose deadline has come."""
+        if now_ns < self._now_ns - MAX_SKEW_NS:
+            self._restart(now_ns)
+        self._now_ns = now_ns
         sets: list[ReadingSet] = []
         while self._closes_ns is not None and now_ns >= self._closes_ns:
             sets += self._close(now_ns)
@@ -223,7 +175,13 @@ class Synchronizer:
             sets += self._close(now_ns)
         return sets
 
-    def _open(self, queue: _Queue, now_ns: int) -> None:
+    def pending(self) -> dict[str, int]:
+        """How many readings of each sensor wait for their set."""
+        return {name: len(queue.stamps) for name, queue in self._queues.items()}
+
+    # When a set opens and closes -----------------------------------------------------------------
+
+    def _open(self, queue: ReadingQueue, now_ns: int) -> None:
         """Set the deadline of the next set, which a reading of this sensor has begun."""
         closes_ns = now_ns + self._deadline_ns
         leader = self._leader(now_ns)
@@ -235,118 +193,149 @@ class Synchronizer:
         if self._closes_ns is None or closes_ns < self._closes_ns:
             self._closes_ns = closes_ns
 
-    def _leader(self, now_ns: int) -> _Queue | None:
-        return next((q for q in self._line if self._awaited(q, now_ns)), None)
-
-    def _awaited(self, queue: _Queue, now_ns: int) -> bool:
-        """Whether a sensor may be expected to speak: it has of late, or all have just begun."""
-        if queue.statistics.last_arrival_ns is None:
-            return self._start_ns is None or now_ns - self._start_ns <= START_S * NANOSECONDS
-        return queue.alive(now_ns)
-
-    def _due(self, stamp_ns: int) -> bool:
-        return self._last_ns is None or stamp_ns - self._last_ns >= LEAST_PERIOD * self._period_ns
-
-    def _refusal(self, queue: _Queue, stamp_ns: int, now_ns: int) -> str | None:
-        clock_ns = queue.clock_ns = stamp_ns - now_ns
-        if self._clock_ns is None or abs(clock_ns - self._clock_ns) > MAX_SKEW_S * NANOSECONDS:
-            self._agree_on_clock(now_ns)
-            assert self._clock_ns is not None
-            if abs(clock_ns - self._clock_ns) > MAX_SKEW_S * NANOSECONDS:
-                return "stamp_ahead" if clock_ns > self._clock_ns else "stamp_behind"
-        at = bisect_left(queue.stamps, stamp_ns)
-        if at < len(queue.stamps) and queue.stamps[at] == stamp_ns:
-            return "duplicate"
-        if queue.last_used is not None:
-            if stamp_ns == queue.last_used[0]:
-                return "duplicate"
-            if stamp_ns < queue.last_used[0]:
-                return self._late(queue, queue.last_used[0] - stamp_ns, now_ns)
-        if self._last_ns is not None and stamp_ns <= self._last_ns:
-            # Its set has gone; it may still fit the next one.
-            next_ns = self._last_ns + self._period_ns
-            if max(next_ns - stamp_ns, 0) > queue.tolerance_ns:
-                return self._late(queue, self._last_ns - stamp_ns, now_ns)
+    def _leader(self, now_ns: int) -> ReadingQueue | None:
+        for queue in self._leaders:
+            if now_ns <= self._expected_until(queue):
+                return queue
         return None
 
-    def _late(self, queue: _Queue, lateness_ns: int, now_ns: int) -> str:
+    def _expected_until(self, queue: ReadingQueue) -> int:
+        """Until when a sensor may be expected to speak: it has of late, or all have just begun."""
+        last_ns = queue.statistics.last_arrival_ns
+        if last_ns is None:
+            return (self._start_ns or 0) + max(START_NS, queue.silence_ns)
+        return last_ns + queue.silence_ns
+
+    def _due(self, queue: ReadingQueue, stamp_ns: int) -> bool:
+        """Whether a sensor's stamp is near enough to the next reference time, or past it."""
+        return self._target_ns is None or stamp_ns >= self._target_ns - queue.slack_ns
+
+    def _may_close(self, now_ns: int) -> bool:
+        """Whether no living sensor is worth waiting for."""
+        if self._leading is None or now_ns >= self._look_again_ns:
+            self._leading = leader = self._leader(now_ns)
+            self._settled, self._blocker, self._reference_ns = 0, None, None
+            if leader is None:
+                return False
+            self._look_again_ns = self._expected_until(leader) + 1
+            self._reference_ns = self._first_due(leader)
+        reference_ns = self._reference_ns
+        if reference_ns is None:
+            return False
+        line = self._line
+        for at in range(self._settled, len(line)):
+            queue = line[at]
+            if queue.settled(reference_ns):
+                continue
+            until_ns = self._expected_until(queue)
+            if now_ns <= until_ns:
+                self._settled, self._blocker = at, queue
+                self._look_again_ns = min(self._look_again_ns, until_ns + 1)
+                return False
+        return True
+
+    def _first_due(self, queue: ReadingQueue) -> int | None:
+        for stamp_ns in queue.stamps:
+            if self._due(queue, stamp_ns):
+                return stamp_ns
+        return None
+
+    def _close(self, now_ns: int) -> list[ReadingSet]:
+        self._closes_ns = self._leading = None
+        for leader in self._leaders:
+            reference_ns = self._first_due(leader)
+            if reference_ns is not None:
+                break
+        else:
+            return []
+        self._aim(leader, reference_ns)
+        readings: dict[str, tuple[int, Any]] = {}
+        waiting = None
+        for queue in self._line:
+            early_ns = min(self._period_ns - queue.tolerance_ns, 0)
+            reading = queue.take(reference_ns, reference_ns + early_ns)
+            if reading is not None:
+                readings[queue.name] = reading
+            if waiting is None and queue.stamps and self._due(queue, queue.stamps[-1]):
+                waiting = queue
+        self._last_ns, self._closed_ns = reference_ns, now_ns
+        self.sets += 1
+        missing = NOTHING
+        if len(readings) < len(self._line):
+            missing = frozenset(self._queues) - readings.keys()
+            self.incomplete += 1
+        if waiting is not None:
+            self._open(waiting, now_ns)
+        return [ReadingSet(reference_ns, readings, missing)]
+
+    def _aim(self, leader: ReadingQueue, reference_ns: int) -> None:
+        """Say where the next reference time should be, and how far each sensor may be from there.
+
+        A sensor of the frames' own rate leads from stamp to stamp. Of a faster one the frames keep to
+        a steady grid, or else 25 Hz would give frames of 12.5 Hz instead of 10.
+        """
+        last_target_ns, self._target_ns = self._target_ns, reference_ns + self._period_ns
+        for queue in self._line:
+            interval_ns = int(queue.statistics.interval_s * NANOSECONDS) or 2 * queue.half_period_ns
+            queue.slack_ns = min(interval_ns // 2, self._early_ns)
+        if last_target_ns is not None and leader.slack_ns < self._early_ns:
+            error_ns = reference_ns - last_target_ns
+            if abs(error_ns) <= self._early_ns:
+                self._target_ns -= error_ns
+
+    # What is refused -----------------------------------------------------------------------------
+
+    def _refusal(self, queue: ReadingQueue, stamp_ns: int, now_ns: int) -> str | None:
+        clock_ns = queue.clock_ns = stamp_ns - now_ns
+        queue.heard_ns = now_ns
+        if self._clock_ns is None or abs(clock_ns - self._clock_ns) > MAX_SKEW_NS:
+            self._clock_ns = self._agree_on_clock(now_ns)
+            if abs(clock_ns - self._clock_ns) > MAX_SKEW_NS:
+                return "stamp_ahead" if clock_ns > self._clock_ns else "stamp_behind"
+        last_ns = self._last_ns
+        newest_ns = queue.statistics.last_stamp_ns
+        if (newest_ns is None or stamp_ns > newest_ns) and (last_ns is None or stamp_ns > last_ns):
+            return None
+        if queue.holds(stamp_ns):
+            return "duplicate"
+        if queue.last_used is not None and stamp_ns < queue.last_used[0]:
+            return self._late(queue, queue.last_used[0] - stamp_ns, now_ns)
+        if last_ns is None or stamp_ns > last_ns:
+            return None
+        # Its set has gone; it may still fit the next one.
+        if last_ns + self._period_ns - stamp_ns > queue.tolerance_ns:
+            return self._late(queue, last_ns - stamp_ns, now_ns)
+        return None
+
+    def _late(self, queue: ReadingQueue, lateness_ns: int, now_ns: int) -> str:
         if lateness_ns <= queue.tolerance_ns and now_ns - self._closed_ns <= self._deadline_ns:
             # It has come back: had the last set waited for it, it would have been in time.
             queue.statistics.last_arrival_ns = now_ns
+            self._leading = None
         seconds = lateness_ns / NANOSECONDS
         queue.statistics.worst_lateness_s = max(queue.statistics.worst_lateness_s, seconds)
         return "late"
 
-    def _agree_on_clock(self, now_ns: int) -> None:
+    def _agree_on_clock(self, now_ns: int) -> int:
         """The middle of the sensors' opinions on what their stamps are ahead of the clock."""
-        heard = [q for q in self._line if q.clock_ns is not None]
-        opinions = sorted(
-            q.clock_ns
+        heard = [q for q in self._line if 0 <= now_ns - q.heard_ns <= q.silence_ns]
+        # One whose readings were refused of late has no say while others' are taken.
+        trusted = [
+            q
             for q in heard
-            if q.clock_ns is not None and (q.alive(now_ns) or q.statistics.last_arrival_ns is None)
-        ) or sorted(q.clock_ns for q in heard if q.clock_ns is not None)
+            if q.statistics.last_arrival_ns is None or now_ns <= self._expected_until(q)
+        ]
+        opinions = sorted(q.clock_ns for q in trusted or heard if q.clock_ns is not None)
         middle = opinions[(len(opinions) - 1) // 2]
-        jumped = self._clock_ns is not None and (
-            abs(middle - self._clock_ns) > MAX_SKEW_S * NANOSECONDS
-        )
-        self._clock_ns = middle
-        if jumped:
-            self.clock_jumps += 1
-            self._last_ns = self._closes_ns = None
-            for queue in self._line:
-                queue.clear("clock_jump")
-                queue.last_used = None
-                queue.statistics.last_stamp_ns = None
+        if self._clock_ns is not None and abs(middle - self._clock_ns) > MAX_SKEW_NS:
+            self._restart(now_ns)
+        return middle
 
-    def _reference(self) -> int | None:
-        """Stamp of the next set: the oldest due reading of the first sensor in line that has one."""
+    def _restart(self, now_ns: int) -> None:
+        """Begin anew after a clock jumped: what is pending belongs to another time."""
+        self.clock_jumps += 1
+        self._start_ns = now_ns
+        self._last_ns = self._target_ns = self._closes_ns = None
+        self._leading = self._clock_ns = None
         for queue in self._line:
-            for stamp_ns in queue.stamps:
-                if self._due(stamp_ns):
-                    return stamp_ns
-        return None
-
-    def _may_close(self, now_ns: int) -> bool:
-        """Whether no living sensor is worth waiting for."""
-        leader = self._leader(now_ns)
-        if leader is None:
-            return False
-        reference_ns = next((s for s in leader.stamps if self._due(s)), None)
-        if reference_ns is None:
-            return False
-        return all(
-            queue.settled(reference_ns) or self._reusable(queue, reference_ns)
-            for queue in self._line
-            if self._awaited(queue, now_ns)
-        )
-
-    def _reusable(self, queue: _Queue, stamp_ns: int) -> bool:
-        last = queue.last_used
-        return last is not None and abs(stamp_ns - last[0]) <= queue.reuse_ns
-
-    def _close(self, now_ns: int) -> list[ReadingSet]:
-        self._closes_ns = None
-        reference_ns = self._reference()
-        if reference_ns is None:
-            return []
-        readings: dict[str, tuple[int, Any]] = {}
-        for queue in self._line:
-            best = queue.nearest(reference_ns)
-            if best is not None:
-                queue.drop_before(best)
-                queue.last_used = readings[queue.name] = (queue.stamps.pop(0), queue.items.pop(0))
-                queue.statistics.used += 1
-            elif self._reusable(queue, reference_ns) and queue.last_used is not None:
-                readings[queue.name] = queue.last_used
-            # What no later set can use is let go.
-            horizon_ns = reference_ns + self._period_ns - queue.tolerance_ns
-            horizon_ns = min(horizon_ns, reference_ns)
-            queue.drop_before(bisect_left(queue.stamps, horizon_ns))
-        self._last_ns, self._closed_ns = reference_ns, now_ns
-        self.sets += 1
-        missing = frozenset(self._queues) - readings.keys()
-        self.incomplete += bool(missing)
-        waiting = next((q for q in self._line if q.stamps and self._due(q.stamps[-1])), None)
-        if waiting is not None:
-            self._open(waiting, now_ns)
-        return [ReadingSet(reference_ns, readings, missing)]
+            queue.restart()

@@ -229,3 +229,81 @@ def test_what_cannot_be_is_refused() -> None:
         Synchronizer([sensor("lidar")], deadline_s=0.0)
     with pytest.raises(KeyError):
         Synchronizer([sensor("lidar")]).add("radar", 0, None, 0)
+
+
+def test_when_the_receivers_clock_goes_back_too_sets_go_on() -> None:
+    """A bag that is played again with simulated time: stamps and clock both start anew."""
+    sync = Synchronizer([sensor("lidar"), sensor("camera")])
+    first = stream("lidar", 10, 3, start_s=1) + stream("camera", 10, 3, start_s=1)
+    later = [(a + 100 * SECOND, n, s + 100 * SECOND) for a, n, s in first]
+    feed(sync, later)
+    again = feed(sync, first)
+    assert sync.clock_jumps == 1
+    assert len(again) == 20 and all(s.complete for _, s in again)
+    accounted(sync)
+
+
+def test_a_faster_sensor_that_leads_keeps_the_frames_rate() -> None:
+    """The LiDAR is dead; at 25 Hz every third image would be 8.3, every second 12.5 a second."""
+    sync = Synchronizer([sensor("lidar"), sensor("camera", 25)])
+    sets = feed(sync, stream("camera", 25, 20))
+    assert 195 <= len(sets) <= 202
+
+
+def test_frames_may_be_slower_or_faster_than_the_first_sensor() -> None:
+    events = stream("lidar", 10, 5) + stream("camera", 20, 5)
+    rig = [sensor("lidar"), sensor("camera", 20)]
+    slow = feed(Synchronizer(rig, frame_rate_hz=5), events)
+    fast = feed(Synchronizer(rig, frame_rate_hz=20), events)
+    assert 24 <= len(slow) <= 26 and all(s.complete for _, s in slow)
+    assert 98 <= len(fast) <= 101
+
+
+def test_a_leader_that_returns_out_of_phase_leads_again() -> None:
+    """While it was away the others' frames lay half a period off its stamps."""
+    sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
+    lidar = [
+        e for e in stream("lidar", 10, 8, latency_ms=60, start_s=0.05) if not 2 <= e[2] / SECOND < 5
+    ]
+    sets = feed(sync, lidar + stream("camera", 30, 8))
+    assert all(s.complete for _, s in sets if 6 * SECOND <= s.stamp_ns < 7.8 * SECOND)
+
+
+@pytest.mark.parametrize("rate", [1, 1000])
+def test_rates_from_one_to_a_thousand(rate: float) -> None:
+    sync = Synchronizer([sensor("lidar", rate), sensor("camera", rate)], deadline_s=0.5 / rate)
+    count = 20 if rate == 1 else 2000
+    sets = feed(
+        sync, stream("lidar", rate, count / rate, 0.1) + stream("camera", rate, count / rate, 0.2)
+    )
+    assert len(sets) == count and all(s.complete for _, s in sets)
+
+
+@pytest.mark.parametrize("microseconds", [0, 300, -500])
+def test_a_clock_that_drifts_is_measured(microseconds: float) -> None:
+    rng = random.Random(1)
+    sync = Synchronizer([sensor("lidar"), sensor("camera")])
+    drifting = [
+        (a + round(rng.expovariate(1 / (5 * MS))), n, s + round(s * microseconds * 1e-6))
+        for a, n, s in stream("camera", 10, 60)
+    ]
+    feed(sync, stream("lidar", 10, 60) + drifting)
+    assert sync.statistics["camera"].clock_drift == pytest.approx(microseconds * 1e-6, abs=40e-6)
+    assert sync.statistics["lidar"].clock_drift == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_set_says_how_stale_each_reading_is() -> None:
+    sync = Synchronizer([sensor("lidar"), sensor("camera")])
+    _, last = feed(sync, stream("lidar", 10, 2) + stream("camera", 10, 2, start_s=-0.02))[-1]
+    assert last.staleness_s == pytest.approx({"lidar": 0.0, "camera": 0.02})
+
+
+def test_a_burst_of_delayed_readings_is_sorted_out() -> None:
+    """A camera whose driver hands over five images at once, in the wrong order."""
+    sync = Synchronizer([sensor("lidar"), sensor("camera", 50)])
+    burst = []
+    for i, (a, n, s) in enumerate(stream("camera", 50, 5)):
+        burst.append((a - a % (100 * MS) + 100 * MS - i % 5, n, s))
+    sets = feed(sync, stream("lidar", 10, 5, latency_ms=90) + burst)
+    assert sum(s.complete for _, s in sets) >= 45
+    accounted(sync)

@@ -13,6 +13,8 @@ from multimodal_perception.assembly import FrameAssembler, sensor_counts
 from multimodal_perception.frame import Modality, Reading, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
+from multimodal_perception.message_matching import AnySynchronizer, Policy, make_synchronizer
+from multimodal_perception.preprocess.lidar import compile_kernels
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.images import (
@@ -22,7 +24,7 @@ from multimodal_perception.ros.images import (
 )
 from multimodal_perception.ros.messages import stamp_ns_of, ultrasonic_from_message
 from multimodal_perception.ros.pointcloud import sweep_from_message
-from multimodal_perception.synchronizer import SensorStatistics, Synchronizer
+from multimodal_perception.synchronizer import ReadingSet, SensorStatistics
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 STATIC_TOPIC, MOVING_TOPIC = "/tf_static", "/tf"
@@ -35,10 +37,20 @@ class Intake:
     drops: messages refused, by (sensor or topic, reason).
     """
 
-    def __init__(self, rig: Rig, deadline_s: float = 0.05) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        deadline_s: float = 0.05,
+        policy: Policy = "deadline",
+        frame_rate_hz: float | None = None,
+    ) -> None:
+        """See make_synchronizer for the last three. Raises ValueError as it does."""
+        compile_kernels()
         self.rig = rig
         self.transforms = TransformTree()
-        self.synchronizer = Synchronizer(rig.sensors.values(), deadline_s)
+        self.synchronizer: AnySynchronizer = make_synchronizer(
+            rig.sensors.values(), policy, deadline_s, frame_rate_hz
+        )
         self.assembler = FrameAssembler(rig, self.transforms)
         self.drops: Counter[tuple[str, str]] = Counter()
         self._jumps = 0
@@ -64,11 +76,16 @@ class Intake:
 
     def advance(self, now_ns: int) -> list[SensorFrame]:
         """Let time pass; returns the frames whose deadline has come."""
-        return [self.assembler.assemble(s) for s in self.synchronizer.advance(now_ns)]
+        return self._frames(self.synchronizer.advance(now_ns))
 
     def flush(self, now_ns: int) -> list[SensorFrame]:
         """The frames still pending, as at the end of a recording."""
-        return [self.assembler.assemble(s) for s in self.synchronizer.flush(now_ns)]
+        return self._frames(self.synchronizer.flush(now_ns))
+
+    def take_notices(self) -> list[str]:
+        """What a person should be told, each once; empties the list."""
+        notices, self.assembler.notices = self.assembler.notices, []
+        return notices
 
     def drops_of(self, sensor: str) -> dict[str, int]:
         """All that was dropped of one sensor, by reason."""
@@ -93,13 +110,15 @@ class Intake:
             except MessageError as error:
                 self.drops[sensor.name, error.reason] += 1
                 return self.advance(now_ns)
-            sets = self.synchronizer.add(sensor.name, stamp_ns, reading, now_ns)
-            if self.synchronizer.clock_jumps != self._jumps:
-                self._jumps = self.synchronizer.clock_jumps
-                self.transforms.clear_moving()
-            return [self.assembler.assemble(s) for s in sets]
+            return self._frames(self.synchronizer.add(sensor.name, stamp_ns, reading, now_ns))
 
         return handle
+
+    def _frames(self, sets: list[ReadingSet]) -> list[SensorFrame]:
+        if self.synchronizer.clock_jumps != self._jumps:
+            self._jumps = self.synchronizer.clock_jumps
+            self.transforms.clear_moving()
+        return [self.assembler.assemble(s) for s in sets]
 
     def _info_handler(self, sensor: Sensor) -> Handler:
         def handle(msg: Any, now_ns: int) -> list[SensorFrame]:

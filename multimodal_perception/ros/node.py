@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Level, SensorFrame
-from multimodal_perception.health import sensor_health
+from multimodal_perception.frame import Level, SensorFrame, SensorHealth
+from multimodal_perception.health import clock_figures, sensor_health
 from multimodal_perception.pipeline import Pipeline, build_pipeline
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig, load_rig
@@ -77,6 +77,7 @@ class PerceptionNode(LifecycleNode):
         self._subscriptions_owned: list[Any] = []
         self._timers_owned: list[Any] = []
         self._reported: dict[str, dict[str, int]] = {}
+        self._health: dict[str, SensorHealth] = {}
         self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
 
     # Transitions ------------------------------------------------------------------------------
@@ -107,7 +108,9 @@ class PerceptionNode(LifecycleNode):
         """Subscribe, and start to publish."""
         assert self._rig is not None
         result = super().on_activate(state)
-        self._intake = Intake(self._rig, self._config.deadline_s)
+        config = self._config
+        rate_hz = config.frame_rate_hz or None
+        self._intake = Intake(self._rig, config.deadline_s, config.policy, rate_hz)
         self._reported = {name: {} for name in self._rig.sensors}
         self._worker = NewestFirstWorker(self._process, self._report_failure)
         for topic, name in self._intake.topics.items():
@@ -187,7 +190,7 @@ class PerceptionNode(LifecycleNode):
         pipeline = self._pipeline
         assert pipeline is not None and self._markers is not None
         started_s = time.perf_counter()
-        perception = pipeline.process(job.frame)
+        perception = replace(pipeline.process(job.frame), health=self._health)
         done_s = time.perf_counter()
         self._publish(
             "perception/objects", messages.boxes_to_message(self._types, perception.boxes)
@@ -224,12 +227,24 @@ class PerceptionNode(LifecycleNode):
         now_ns = self._now_ns()
         name = self.get_fully_qualified_name()
         statuses = [self._pipeline_status(name)]
+        judged: dict[str, SensorHealth] = {}
         for sensor in self._rig.sensors.values():
             drops = self._intake.drops_of(sensor.name)
             statistics = self._intake.statistics()[sensor.name]
             health = sensor_health(sensor, statistics, drops, self._reported[sensor.name], now_ns)
             self._reported[sensor.name] = drops
-            statuses.append(diagnostics.sensor_status(self._types, name, health))
+            judged[sensor.name] = health
+            status = diagnostics.sensor_status(self._types, name, health)
+            for key, value in clock_figures(statistics).items():
+                entry = self._types.new(
+                    "diagnostic_msgs/msg/KeyValue", key=key, value=f"{value:.6g}"
+                )
+                status.values.append(entry)
+            statuses.append(status)
+        # Replaced whole: the inference thread reads it at any moment.
+        self._health = judged
+        for notice in self._intake.take_notices():
+            self.get_logger().warning(notice)
         self._publish("/diagnostics", diagnostics.diagnostic_array(self._types, now_ns, statuses))
 
     def _pipeline_status(self, name: str) -> Any:

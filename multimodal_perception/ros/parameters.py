@@ -16,6 +16,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from multimodal_perception.configuration import build
+from multimodal_perception.message_matching import Policy
 from multimodal_perception.pipeline import PipelineConfig
 
 
@@ -24,7 +25,10 @@ class NodeConfig:
     """Parameters of perception_node.
 
     rig: path of a rig file, or the name of one in the package's config/rigs. deadline_s: how long a
-    frame waits for its last readings after the first. autostart: configure and activate at start.
+    frame waits for its last readings after the first. policy: how readings become frames; approximate
+    and exact behave as message_filters' synchronizers do and give complete frames alone.
+    frame_rate_hz: with the deadline policy; 0 is the rate of the first sensor in line (LiDAR, camera,
+    infrared, ultrasonic). autostart: configure and activate at start.
     diagnostics_period_s: between messages on /diagnostics. marker_lifetime_s: after which RViz drops
     boxes that nobody renewed. warn_latency_s: from the last reading of a frame to its boxes, above
     which diagnostics warn.
@@ -32,6 +36,8 @@ class NodeConfig:
 
     rig: str = ""
     deadline_s: float = field(default=0.05, metadata={"min": 0.001, "max": 5.0})
+    policy: Policy = "deadline"
+    frame_rate_hz: float = field(default=0.0, metadata={"min": 0.0, "max": 1000.0, "unit": "Hz"})
     autostart: bool = False
     diagnostics_period_s: float = field(default=1.0, metadata={"min": 0.05, "max": 60.0})
     marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0})

@@ -1,0 +1,312 @@
+"""The live intake over DDS: publishers in other processes, frames counted, cost a message type.
+
+Two cameras of 1280x720 at 30 Hz, a LiDAR of 120,000 points at 10 Hz, a thermal camera of 640x512 16-bit
+pixels at 30 Hz and twelve ultrasonics at 20 Hz, as a car's drivers publish them. No inference: this is
+what the intake itself takes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.evaluation.detections import percentiles
+from multimodal_perception.frame import Modality
+from multimodal_perception.rig import Extrinsics, Intrinsics, RangeLimits, Rig, Sensor
+
+DEFAULT_SECONDS = 60.0
+# Discovery and the first frames are not measured.
+SETTLE_S = 3.0
+CAMERAS, ULTRASONICS = 2, 12
+# Sensors by the process that publishes them.
+GROUPS = ("cameras", "lidar", "thermal", "ultrasonics")
+
+
+def make_rig() -> Rig:
+    """The rig of this benchmark."""
+    place = Extrinsics((0.0, 0.0, 1.5))
+    camera = Intrinsics(1280, 720, 900.0, 900.0, 639.5, 359.5)
+    thermal = Intrinsics(640, 512, 600.0, 600.0, 319.5, 255.5)
+    limits = RangeLimits(0.05, 5.0, 0.9)
+    sensors = [Sensor("lidar", Modality.LIDAR, "/bench/lidar", "lidar", place, rate_hz=10.0)]
+    for i in range(CAMERAS):
+        name = f"camera_{i}"
+        sensors.append(
+            Sensor(
+                name,
+                Modality.CAMERA,
+                f"/bench/{name}",
+                name,
+                place,
+                rate_hz=30.0,
+                intrinsics=camera,
+            )
+        )
+    sensors.append(
+        Sensor(
+            "thermal",
+            Modality.INFRARED,
+            "/bench/thermal",
+            "thermal",
+            place,
+            rate_hz=30.0,
+            intrinsics=thermal,
+        )
+    )
+    for i in range(ULTRASONICS):
+        name = f"ultrasonic_{i}"
+        sensors.append(
+            Sensor(
+                name,
+                Modality.ULTRASONIC,
+                f"/bench/{name}",
+                name,
+                place,
+                rate_hz=20.0,
+                limits=limits,
+            )
+        )
+    return Rig("bench", {s.name: s for s in sensors})
+
+
+# The publishers' side -----------------------------------------------------------------------------
+
+
+def publish(group: str, seconds: float) -> None:
+    """Publish one group's sensors, each at its rate, and print how many of each were sent."""
+    import rclpy
+
+    from multimodal_perception.ros import messages
+    from multimodal_perception.ros.node import SENSOR_QOS
+
+    rig, types = make_rig(), messages.RclpyTypes()
+    sensors = [s for s in rig.sensors.values() if _group(s) == group]
+    rclpy.init()
+    node = rclpy.create_node(f"bench_{group}")
+    outlets = {
+        s.name: node.create_publisher(messages.message_class(s.message), s.topic, SENSOR_QOS)
+        for s in sensors
+    }
+    content = {s.name: _content(s, types) for s in sensors}
+    end = time.monotonic() + 30.0
+    while time.monotonic() < end and not all(o.get_subscription_count() for o in outlets.values()):
+        time.sleep(0.05)
+    sent: Counter[str] = Counter()
+    start = time.monotonic()
+    # A driver's sensors do not fire at the very same moment.
+    due = {s.name: start + 0.003 * i for i, s in enumerate(sensors)}
+    while time.monotonic() < start + seconds:
+        name = min(due, key=lambda n: due[n])
+        time.sleep(max(due[name] - time.monotonic(), 0.0))
+        message = content[name]
+        message.header.stamp = messages.time(types, node.get_clock().now().nanoseconds)
+        outlets[name].publish(message)
+        sent[name] += 1
+        due[name] += 1.0 / rig.sensors[name].rate_hz
+    time.sleep(1.0)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    print(dict(sent))
+
+
+def _group(sensor: Sensor) -> str:
+    return dict(zip(("camera", "lidar", "infrared", "ultrasonic"), GROUPS, strict=True))[
+        sensor.modality.value
+    ]
+
+
+def _content(sensor: Sensor, types: Any) -> Any:
+    from multimodal_perception.frame import (
+        CameraImage,
+        InfraredImage,
+        LidarSweep,
+        UltrasonicReading,
+    )
+    from multimodal_perception.ros import messages
+
+    rng = np.random.default_rng(0)
+    name, frame_id = sensor.name, sensor.frame_id
+    if sensor.modality is Modality.LIDAR:
+        points = rng.normal(0, 20, (120_000, 4)).astype(np.float32)
+        return messages.sweep_to_message(types, LidarSweep(name, 0, frame_id, points))
+    if sensor.modality is Modality.CAMERA:
+        pixels = rng.integers(0, 255, (720, 1280, 3), np.uint8)
+        return messages.image_to_message(types, CameraImage(name, 0, frame_id, pixels, "bgr8"))
+    if sensor.modality is Modality.INFRARED:
+        counts = rng.integers(7000, 9000, (512, 640), np.uint16)
+        return messages.image_to_message(types, InfraredImage(name, 0, frame_id, counts))
+    reading = UltrasonicReading(name, 0, frame_id, 1.5, 0.05, 5.0, 0.9)
+    return messages.range_to_message(types, reading)
+
+
+# The measured side --------------------------------------------------------------------------------
+
+
+def run(args: Namespace) -> dict[str, Any]:
+    """Keys complete_fraction, frames, unaccounted, cpu_us_per_message, memory_mb, messages."""
+    from multimodal_perception.ros.replay import prepare_environment
+
+    prepare_environment()
+    seconds = args.seconds or DEFAULT_SECONDS
+    rig = make_rig()
+    with ExitStack() as stack:
+        senders = [stack.enter_context(_sender(g, seconds + 2 * SETTLE_S)) for g in GROUPS]
+        receiver = _Receiver(rig)
+        try:
+            receiver.listen(senders)
+        finally:
+            receiver.close()
+        sent: Counter[str] = Counter()
+        if set(receiver.heard()) != set(rig.sensors):
+            silent = ", ".join(sorted(set(rig.sensors) - set(receiver.heard())))
+            raise UserError(f"nothing came from {silent}")
+        for sender in senders:
+            assert sender.stdout is not None
+            lines = [line for line in sender.stdout.read().splitlines() if line.startswith("{")]
+            sent.update({k: int(v) for k, v in _parse(lines[-1]).items()} if lines else {})
+    return receiver.result(sent)
+
+
+def _parse(line: str) -> dict[str, int]:
+    pairs = (pair.split(":") for pair in line.strip("{}").split(",") if pair)
+    return {name.strip(" '\""): int(count) for name, count in pairs}
+
+
+@contextmanager
+def _sender(group: str, seconds: float) -> Any:
+    command = [sys.executable, str(Path(__file__).resolve()), group, str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(10.0)
+
+
+class _Receiver:
+    """Intake on a node of its own, with the time that each message takes it."""
+
+    def __init__(self, rig: Rig) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+
+        from multimodal_perception.ros import messages
+        from multimodal_perception.ros.intake import Intake
+        from multimodal_perception.ros.node import SENSOR_QOS
+
+        rclpy.init()
+        self._rig = rig
+        self._intake = Intake(rig)
+        self._node = rclpy.create_node("bench_intake")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._cpu_us: dict[str, list[float]] = {}
+        self._memory_mb: list[tuple[float, float]] = []
+        # When it came, how long after its stamp in milliseconds, and what it lacked.
+        self._frames: list[tuple[float, float, frozenset[str]]] = []
+        self._spoke_s: dict[str, tuple[float, float]] = {}  # first and last message
+        for sensor in rig.sensors.values():
+            self._node.create_subscription(
+                messages.message_class(sensor.message),
+                sensor.topic,
+                self._listener(sensor),
+                SENSOR_QOS,
+            )
+        self._node.create_timer(0.01, self._tick)
+        self._node.create_timer(1.0, self._look_at_memory)
+
+    def listen(self, senders: list[Any]) -> None:
+        """Spin until every sender has ended."""
+        end = time.monotonic() + 600.0
+        while any(s.poll() is None for s in senders) and time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def heard(self) -> list[str]:
+        """Names of the sensors that spoke."""
+        return list(self._spoke_s)
+
+    def close(self) -> None:
+        import rclpy
+
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def result(self, sent: Counter[str]) -> dict[str, Any]:
+        """The figures of the time in which all publishers ran; messages are counted from end to end."""
+        # The publishers begin and end one after the other: what lies outside is no frame of all.
+        begin_s = max(first for first, _ in self._spoke_s.values()) + SETTLE_S
+        end_s = min(last for _, last in self._spoke_s.values()) - 0.2
+        measured = [f for f in self._frames if begin_s <= f[0] <= end_s]
+        missing = Counter(name for _, _, lacks in measured for name in lacks)
+        statistics = self._intake.statistics()
+        unaccounted = sum(
+            s.received - s.used - sum(s.drops.values()) - self._intake.synchronizer.pending()[name]
+            for name, s in statistics.items()
+        )
+        received = {name: s.received for name, s in statistics.items()}
+        memory = [mb for at, mb in self._memory_mb if begin_s <= at <= end_s] or [0.0]
+        return {
+            "complete_fraction": sum(not f[2] for f in measured) / max(len(measured), 1),
+            "frames": len(measured),
+            "seconds": end_s - begin_s,
+            "missing": dict(missing),
+            "messages": {
+                "sent": sum(sent.values()),
+                "received": sum(received.values()),
+                "lost_by_dds": {n: sent[n] - received[n] for n in sent if sent[n] != received[n]},
+                "unaccounted": unaccounted,
+            },
+            "drops": {n: drops for n in statistics if (drops := self._intake.drops_of(n))},
+            "cpu_us_per_message": {
+                kind: percentiles(values) for kind, values in self._cpu_us.items()
+            },
+            "latency_ms": percentiles([f[1] for f in measured]),
+            "memory_mb": {
+                "after_settling": memory[0],
+                "at_the_end": memory[-1],
+                "greatest": max(memory),
+            },
+        }
+
+    def _listener(self, sensor: Sensor) -> Any:
+        kind = sensor.message.rsplit("/", 1)[1] + " " + sensor.modality.value
+        spent = self._cpu_us.setdefault(kind, [])
+
+        def receive(msg: Any) -> None:
+            now_ns, now_s = self._node.get_clock().now().nanoseconds, time.monotonic()
+            self._spoke_s[sensor.name] = self._spoke_s.get(sensor.name, (now_s, 0.0))[0], now_s
+            start = time.thread_time()
+            frames = self._intake.receive(sensor.topic, msg, now_ns)
+            spent.append(1e6 * (time.thread_time() - start))
+            self._take(frames, now_ns)
+
+        return receive
+
+    def _tick(self) -> None:
+        now_ns = self._node.get_clock().now().nanoseconds
+        self._take(self._intake.advance(now_ns), now_ns)
+
+    def _take(self, frames: list[Any], now_ns: int) -> None:
+        for frame in frames:
+            age_ms = (now_ns - frame.stamp_ns) / 1e6
+            self._frames.append((time.monotonic(), age_ms, frame.missing))
+
+    def _look_at_memory(self) -> None:
+        # Resident pages now, not the peak that getrusage tells.
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self._memory_mb.append((time.monotonic(), pages * 4096 / 2**20))
+
+
+if __name__ == "__main__":
+    publish(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,26 @@
+"""`bench sync` writes what it prints; what no peer is needed for holds without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from multimodal_perception.cli import main
+
+
+def test_our_side_of_the_synchronizer_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "sync.json"
+    assert main(["bench", "sync", "--seconds", "2", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert set(result["us_per_message"]["ours"]) == {"4", "8", "12", "30"}
+    assert result["frames_with_dead_sensor"]["ours"] == 1.0
+
+
+def test_a_peer_that_is_not_there_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "sync", "--peer", str(tmp_path)]) == 2
+    assert "no message_filters package" in capsys.readouterr().err
+    assert main(["bench", "intake", "--seconds", "-1"]) == 2

@@ -1,0 +1,196 @@
+"""Every sensor and every pair, each fault: frames go on in time, health names who it is, all recovers.
+
+Simulated time: nine seconds a case, the fault from 2 s to 6 s (or from the start).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+import pytest
+
+from multimodal_perception.frame import Level, Modality
+from multimodal_perception.health import sensor_health
+from multimodal_perception.rig import Sensor
+from multimodal_perception.synchronizer import ReadingSet, Synchronizer
+
+MS = 1_000_000
+SECOND = 1000 * MS
+EPOCH = 1_000_000 * SECOND
+FAULT_START, FAULT_END, END = 2 * SECOND, 6 * SECOND, 9 * SECOND
+DEADLINE_MS = 50
+# name: modality, rate, latency in milliseconds
+RIG = {
+    "lidar": (Modality.LIDAR, 10.0, 60),
+    "left": (Modality.CAMERA, 30.0, 12),
+    "right": (Modality.CAMERA, 30.0, 15),
+    "thermal": (Modality.INFRARED, 25.0, 20),
+    "front": (Modality.ULTRASONIC, 20.0, 3),
+    "rear": (Modality.ULTRASONIC, 20.0, 4),
+}
+FAULTS = ("dead_from_start", "dying", "frozen_stamp", "ten_times_the_rate", "late", "stamps_reset")
+PHASE_NS = {name: 1_700_000 * i for i, name in enumerate(RIG)}
+
+
+def rig() -> dict[str, Sensor]:
+    return {
+        name: Sensor(
+            name,
+            modality,
+            f"/{name}",
+            name,
+            rate_hz=rate,
+            camera_info_topic=f"/{name}/info"
+            if modality in (Modality.CAMERA, Modality.INFRARED)
+            else None,
+        )
+        for name, (modality, rate, _) in RIG.items()
+    }
+
+
+def events_of(name: str, fault: str | None) -> list[tuple[int, str, int]]:
+    """(arrival, sensor, stamp) of one sensor, its fault in its time; by arrival the fault ends then."""
+    _, rate, latency_ms = RIG[name]
+    begin = 0 if fault == "dead_from_start" else FAULT_START
+    result = []
+    frozen = None
+    step = round(SECOND / rate)
+    for i in range(round(END / SECOND * rate)):
+        at = i * step + PHASE_NS[name]
+        arrival, stamp = at + latency_ms * MS, at
+        if fault is None or not begin <= at < FAULT_END:
+            result.append((arrival, name, stamp))
+        elif fault == "frozen_stamp":
+            frozen = stamp if frozen is None else frozen
+            result.append((arrival, name, frozen))
+        elif fault == "ten_times_the_rate":
+            result += [(arrival + k * step // 10, name, stamp + k * step // 10) for k in range(10)]
+        elif fault == "late":
+            if arrival + 500 * MS < FAULT_END:
+                result.append((arrival + 500 * MS, name, stamp))
+        elif fault == "stamps_reset":
+            result.append((arrival, name, stamp - EPOCH))
+    return [(a + EPOCH, n, s + EPOCH) for a, n, s in result]
+
+
+class Outcome(NamedTuple):
+    sets: list[tuple[int, ReadingSet]]
+    health: dict[int, dict[str, tuple[Level, str]]]  # by second, sensor
+    sync: Synchronizer
+
+
+def play(faults: dict[str, str]) -> Outcome:
+    sensors = rig()
+    sync = Synchronizer(sensors.values(), DEADLINE_MS / 1000)
+    events = sorted(e for name in sensors for e in events_of(name, faults.get(name)))
+    sets: list[tuple[int, ReadingSet]] = []
+    health: dict[int, dict[str, tuple[Level, str]]] = {}
+    earlier: dict[str, dict[str, int]] = {name: {} for name in sensors}
+    tick, look = EPOCH, EPOCH + SECOND
+    for now, name, stamp in events:
+        while tick + 10 * MS < now:
+            tick += 10 * MS
+            sets += [(tick, s) for s in sync.advance(tick)]
+            if tick >= look:
+                health[(look - EPOCH) // SECOND] = judge(sync, sensors, earlier, tick)
+                look += SECOND
+        sets += [(now, s) for s in sync.add(name, stamp, None, now)]
+    return Outcome(sets, health, sync)
+
+
+def judge(
+    sync: Synchronizer,
+    sensors: dict[str, Sensor],
+    earlier: dict[str, dict[str, int]],
+    now: int,
+) -> dict[str, tuple[Level, str]]:
+    result = {}
+    for name, sensor in sensors.items():
+        statistics = sync.statistics[name]
+        drops = dict(statistics.drops)
+        found = sensor_health(sensor, statistics, drops, earlier[name], now)
+        earlier[name] = drops
+        result[name] = found.level, found.message
+    return result
+
+
+def check(faults: dict[str, str]) -> None:
+    sets, health, sync = play(faults)
+    times = [(emitted - EPOCH, s.stamp_ns - EPOCH, s) for emitted, s in sets]
+    references = [reference for _, reference, _ in times]
+    assert references == sorted(set(references))
+    # Rate: ten frames a second, never a gap of two.
+    inside = [r for r in references if 1.2 * SECOND <= r < 8.5 * SECOND]
+    assert 69 <= len(inside) <= 77
+    gaps = [b - a for a, b in pairwise(inside)]
+    assert max(gaps) <= 200 * MS
+    # Deadline: after the slowest reading's usual arrival; while a sensor that has just died may yet
+    # come, its own period more.
+    for emitted, reference, s in times:
+        if reference > 1.2 * SECOND:
+            assert emitted - reference <= (60 + DEADLINE_MS + 10 + 100) * MS
+        # A sensor that does its duty is not left out because another does not.
+        if reference > 1.2 * SECOND:
+            assert s.missing <= faults.keys(), (reference / SECOND, s.missing)
+    settled = [e - r for e, r, _ in times if FAULT_START + SECOND <= r < FAULT_END]
+    assert max(settled) <= (60 + DEADLINE_MS + 20) * MS
+    # Recovery: complete within a second, and health says so within another look.
+    after = [s for _, r, s in times if FAULT_END + SECOND <= r < END - 200 * MS]
+    assert len(after) >= 17
+    assert all(s.complete for s in after)
+    assert all(level is Level.OK for level, _ in health[8].values()), health[8]
+    # The culprit has a name, and nobody else has.
+    for name in RIG:
+        level, message = health[5][name]
+        assert (level is not Level.OK) == (name in faults), (name, level, message)
+    for name, statistics in sync.statistics.items():
+        pending = sync.pending()[name]
+        assert statistics.received == statistics.used + sum(statistics.drops.values()) + pending
+
+
+def pairs_of_faults() -> Iterable[tuple[str, str]]:
+    return ((a, b) for a in FAULTS for b in FAULTS)
+
+
+def test_without_a_fault_every_frame_is_complete_and_everyone_is_well() -> None:
+    sets, health, _ = play({})
+    assert all(s.complete for _, s in sets[2:-3])
+    assert all(level is Level.OK for at in range(2, 9) for level, _ in health[at].values())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", RIG)
+def test_one_sensor(name: str, fault: str) -> None:
+    check({name: fault})
+
+
+@pytest.mark.parametrize("pair", list(combinations(RIG, 2)), ids="-".join)
+def test_a_pair(pair: tuple[str, str]) -> None:
+    """Both with every fault there is: 36 cases a pair."""
+    failures = []
+    for fault, other in pairs_of_faults():
+        try:
+            check({pair[0]: fault, pair[1]: other})
+        except AssertionError as error:
+            failures.append(f"{fault}, {other}: {str(error).splitlines()[:3]}")
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        ("dead_from_start", "silent"),
+        ("dying", "silent"),
+        ("frozen_stamp", "duplicate"),
+        ("ten_times_the_rate", "Hz"),
+        ("late", "late"),
+        ("stamps_reset", "stamp_behind"),
+    ],
+)
+def test_health_says_what_the_fault_is(fault: str, word: str) -> None:
+    for name in ("lidar", "left", "rear"):
+        at = 1 if fault == "dead_from_start" else 3
+        message = play({name: fault}).health[at][name][1]
+        assert word in message

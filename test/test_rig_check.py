@@ -1,0 +1,122 @@
+"""`rig check`: what a file says is drawn, what a bag contradicts is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from multimodal_perception.cli import main
+from multimodal_perception.datasets.bag_writer import write_bag
+from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.frame import Modality
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import Extrinsics, Intrinsics, RangeLimits, Rig, Sensor, load_rig
+from multimodal_perception.visualization.rig_view import coverage, draw_rig, field_of_view
+
+
+def shipped(name: str) -> Path:
+    return share_path("config", "rigs", f"{name}.yaml")
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bags") / "street"
+    street = SyntheticStreet()
+    write_bag(street, street.rig, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"), [("amr", (1, 1, 1, 12)), ("car", (1, 6, 1, 12)), ("kitti", (1, 1, 0, 0))]
+)
+def test_the_shipped_rigs_are_what_they_say(
+    name: str, counts: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rig = load_rig(shipped(name))
+    assert tuple(len(rig.of(kind)) for kind in Modality) == counts
+    picture = tmp_path / "rig.png"
+    assert main(["rig", "check", name, "--out", str(picture)]) == 0
+    assert cv2.imread(str(picture)).std() > 5
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_the_cars_cameras_see_all_around() -> None:
+    rig = load_rig(shipped("car"))
+    assert coverage(rig, Modality.CAMERA) == 1.0
+    assert (coverage(rig, Modality.INFRARED) or 0) < 0.2
+
+
+def test_a_view_is_as_wide_as_the_lens_and_turned_as_the_camera() -> None:
+    place = Extrinsics((0.0, 0.0, 1.0), (0.0, 0.0, np.pi / 2))
+    lens = Intrinsics(640, 480, 320.0, 320.0, 319.5, 239.5)
+    camera = Sensor("c", Modality.CAMERA, "/c", "c", place, intrinsics=lens)
+    view = np.degrees(field_of_view(camera))
+    assert view[0] == pytest.approx(45, abs=0.2) and view[-1] == pytest.approx(135, abs=0.2)
+    ultrasonic = Sensor(
+        "u",
+        Modality.ULTRASONIC,
+        "/u",
+        "u",
+        Extrinsics((0, 0, 0), (0, 0, -1.0)),
+        limits=RangeLimits(0.1, 3.0, 0.6),
+    )
+    assert field_of_view(ultrasonic)[[0, -1]] == pytest.approx([-1.3, -0.7])
+    assert field_of_view(Sensor("l", Modality.LIDAR, "/l", "l")) is None
+
+
+def test_what_a_sensor_sees_is_painted_there_and_not_elsewhere() -> None:
+    place = Extrinsics((0.0, 0.0, 1.0))
+    lens = Intrinsics(640, 480, 320.0, 320.0, 319.5, 239.5)
+    rig = Rig("one", {"c": Sensor("c", Modality.CAMERA, "/c", "c", place, intrinsics=lens)})
+    image = draw_rig(rig, 10.0, 400)
+    empty = draw_rig(Rig("one", {"l": Sensor("l", Modality.LIDAR, "/l", "l")}), 10.0, 400)
+    ahead, behind = image[130, 200], image[270, 200]
+    assert int(ahead[2]) > int(empty[130, 200][2]) + 20
+    assert (behind == empty[270, 200]).all()
+
+
+def test_a_bag_that_fits_passes(bag: Path, tmp_path: Path) -> None:
+    arguments = ["rig", "check", "synthetic", "--bag", str(bag), "--out", str(tmp_path / "p.png")]
+    assert main(arguments) == 0
+
+
+def test_what_a_bag_contradicts_is_named(
+    bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("""
+name: wrong
+odometry_topic: /odom
+sensors:
+  lidar: {modality: lidar, topic: /lidar/points, frame_id: roof, rate_hz: 50.0}
+  camera:
+    {modality: camera, topic: /camera/image_raw, frame_id: camera_optical,
+     intrinsics: {width: 64, height: 48, fx: 50, fy: 50, cx: 32, cy: 24}}
+  rear: {modality: lidar, topic: /rear/points, frame_id: rear}
+""")
+    arguments = ["rig", "check", str(path), "--bag", str(bag), "--out", str(tmp_path / "p.png")]
+    assert main(arguments) == 1
+    said = capsys.readouterr().out
+    for text in (
+        "the file says 50 Hz",
+        "the file says 'roof'",
+        "the file says 64x48",
+        "rear: nothing on /rear/points",
+        "no odometry on /odom",
+    ):
+        assert text in said
+
+
+def test_what_is_no_bag_or_rig_is_said_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "p.png")]
+    broken = tmp_path / "broken.mcap"
+    broken.write_bytes(b"not a bag")
+    assert main(["rig", "check", "amr", "--bag", str(broken), *out]) == 2
+    assert "not a readable rosbag2" in capsys.readouterr().err
+    assert main(["rig", "check", "amr", "--bag", str(tmp_path / "none"), *out]) == 2
+    assert main(["rig", "check", "no_such_rig", *out]) == 2

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from multimodal_perception.frame import NANOSECONDS, Level, SensorHealth
 from multimodal_perception.reading_queue import silence_s
 from multimodal_perception.rig import Sensor
 from multimodal_perception.synchronizer import SensorStatistics
 
-# A rate below or above these shares of the expected one is worth a warning.
-SLOW, FAST = 0.7, 1.5
-# A stamp so much ahead of its arrival is that of a clock set wrong.
-AHEAD_S = 0.05
-# A clock that runs wrong by more, in seconds a second: 0.05 s of error after four minutes.
-DRIFT = 200e-6
+
+@dataclass(frozen=True)
+class HealthConfig:
+    """When a sensor is worth a warning.
+
+    slow, fast: shares of the expected rate below and above which a rate is wrong. ahead_s: by how
+    much stamps may be ahead of their arrival; more is a clock set wrong. drift: by how much a clock
+    may run wrong, seconds a second.
+    """
+
+    slow: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
+    fast: float = field(default=1.5, metadata={"min": 1.0, "max": 100.0})
+    ahead_s: float = field(default=0.05, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
+    drift: float = field(default=200e-6, metadata={"min": 0.0, "max": 1.0})
 
 
 def sensor_health(
@@ -23,6 +32,7 @@ def sensor_health(
     drops: Mapping[str, int],
     earlier: Mapping[str, int],
     now_ns: int,
+    config: HealthConfig | None = None,
 ) -> SensorHealth:
     """Judge one sensor. drops: counts by reason until now; earlier: those at the last judgement.
 
@@ -45,7 +55,10 @@ def sensor_health(
     elif age > silence_s(sensor.rate_hz):
         level, complaints = Level.STALE, [f"silent for {age:.1f} s"]
     else:
-        level, complaints = Level.WARN, _complaints(sensor, statistics, rate)
+        level, complaints = (
+            Level.WARN,
+            _complaints(sensor, statistics, rate, config or HealthConfig()),
+        )
     if fresh:
         lost = ", ".join(f"{reason} {count}" for reason, count in sorted(fresh.items()))
         complaints.append(f"dropped: {lost}")
@@ -62,15 +75,17 @@ def sensor_health(
     )
 
 
-def _complaints(sensor: Sensor, statistics: SensorStatistics, rate: float) -> list[str]:
+def _complaints(
+    sensor: Sensor, statistics: SensorStatistics, rate: float, config: HealthConfig
+) -> list[str]:
     """What is wrong with a sensor that speaks."""
     result = []
-    if rate > 0 and not SLOW <= rate / sensor.rate_hz <= FAST:
+    if rate > 0 and not config.slow <= rate / sensor.rate_hz <= config.fast:
         result.append(f"{rate:.1f} Hz, {sensor.rate_hz:.1f} Hz expected")
-    if statistics.offset_s > AHEAD_S:
+    if statistics.offset_s > config.ahead_s:
         result.append(f"stamps {statistics.offset_s:.3f} s ahead of their arrival")
     drift = statistics.clock_drift
-    if drift is not None and abs(drift) > DRIFT:
+    if drift is not None and abs(drift) > config.drift:
         result.append(f"clock drifts by {1e6 * drift:.0f} us a second")
     return result
 

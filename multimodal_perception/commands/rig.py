@@ -14,7 +14,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag_writer import typestore
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
-from multimodal_perception.health import FAST, SLOW
+from multimodal_perception.health import HealthConfig
 from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor, load_rig
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, decode, set_transforms
@@ -98,7 +98,7 @@ def _compare(rig: Rig, reader: AnyReader) -> Iterator[str]:
     for connection in reader.connections:
         counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
     seconds = reader.duration / 1e9
-    transforms = _transforms(reader)
+    transforms, limits = _transforms(reader), HealthConfig()
     for name, sensor in rig.sensors.items():
         if not counts.get(sensor.topic):
             yield f"{name}: nothing on {sensor.topic}"
@@ -107,7 +107,10 @@ def _compare(rig: Rig, reader: AnyReader) -> Iterator[str]:
             yield f"{name}: {sensor.topic} is {types[sensor.topic]}, the file says {sensor.message}"
             continue
         rate_hz = (counts[sensor.topic] - 1) / seconds if seconds > 0 else 0.0
-        if counts[sensor.topic] >= 10 and not SLOW <= rate_hz / sensor.rate_hz <= FAST:
+        if (
+            counts[sensor.topic] >= 10
+            and not limits.slow <= rate_hz / sensor.rate_hz <= limits.fast
+        ):
             yield f"{name}: {rate_hz:.1f} Hz on {sensor.topic}, the file says {sensor.rate_hz:g} Hz"
         info = sensor.camera_info_topic
         if info is not None and not counts.get(info):

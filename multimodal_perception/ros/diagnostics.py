@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from multimodal_perception.frame import Level, Perception, SensorHealth
+from multimodal_perception.frame import Level, Perception, SensorFrame, SensorHealth
 from multimodal_perception.ros.messages import MessageTypes, header
 
 HARDWARE = "multimodal_perception"
@@ -46,12 +46,25 @@ def sensor_status(types: MessageTypes, node: str, health: SensorHealth) -> Any:
     return status(types, f"{node}: {health.sensor}", health.level, health.message, values)
 
 
-def timing_message(types: MessageTypes, perception: Perception, extra: Mapping[str, float]) -> Any:
-    """Milliseconds of each stage of one frame, stamped as its boxes are."""
+def timing_message(
+    types: MessageTypes, perception: Perception, extra: Mapping[str, float], frame: SensorFrame
+) -> Any:
+    """One frame's stages and readings, stamped as its boxes are.
+
+    Status `stages`: milliseconds of each. Status `readings`: by how many milliseconds each reading is
+    older than the frame; WARN where one is missing.
+    """
     values = {**perception.stage_ms, **extra}
     timing = status(types, "stages", Level.OK, "milliseconds", values)
+    ages: dict[str, float] = {}
+    for group in (frame.lidars, frame.cameras, frame.infrareds, frame.ultrasonics):
+        for name, reading in group.items():
+            ages[name] = 1e-6 * (frame.stamp_ns - reading.stamp_ns)
+    missing = ", ".join(sorted(frame.missing))
+    level, text = (Level.WARN, f"missing: {missing}") if missing else (Level.OK, "complete")
+    readings = status(types, "readings", level, text, ages)
     head = header(types, perception.stamp_ns, perception.frame_id)
-    return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=[timing])
+    return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=[timing, readings])
 
 
 def _text(value: Any) -> str:

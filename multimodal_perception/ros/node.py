@@ -206,7 +206,7 @@ class PerceptionNode(LifecycleNode):
             "publish_objects": 1e3 * (answered_s - done_s),
             "publish_others": 1e3 * (time.perf_counter() - answered_s),
         }
-        timing = diagnostics.timing_message(self._types, perception, extra)
+        timing = diagnostics.timing_message(self._types, perception, extra, job.frame)
         self._publish("perception/timing", timing)
         self._frames += 1
         self._worst_s = max(self._worst_s, answered_s - job.arrival_s)
@@ -231,7 +231,9 @@ class PerceptionNode(LifecycleNode):
         for sensor in self._rig.sensors.values():
             drops = self._intake.drops_of(sensor.name)
             statistics = self._intake.statistics()[sensor.name]
-            health = sensor_health(sensor, statistics, drops, self._reported[sensor.name], now_ns)
+            health = sensor_health(
+                sensor, statistics, drops, self._reported[sensor.name], now_ns, self._config.health
+            )
             self._reported[sensor.name] = drops
             judged[sensor.name] = health
             status = diagnostics.sensor_status(self._types, name, health)

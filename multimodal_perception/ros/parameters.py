@@ -16,6 +16,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 
 from multimodal_perception.configuration import build
+from multimodal_perception.health import HealthConfig
 from multimodal_perception.message_matching import Policy
 from multimodal_perception.pipeline import PipelineConfig
 
@@ -42,6 +43,7 @@ class NodeConfig:
     diagnostics_period_s: float = field(default=1.0, metadata={"min": 0.05, "max": 60.0})
     marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0})
     warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0})
+    health: HealthConfig = field(default_factory=HealthConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 

@@ -125,7 +125,7 @@ def test_mutated_ranges_raise_nothing_but_message_errors():
     rng = random.Random(5)
     numbers = (0.0, -0.0, 1.0, -1.0, 5.0, 3.4e38, 1e-45, math.nan, math.inf, -math.inf)
     outcomes = {"decoded": 0, "refused": 0}
-    for _ in range(2000):
+    for _ in range(100_000):
         msg = make_range()
         for _ in range(rng.randint(1, 3)):
             name = rng.choice(("field_of_view", "min_range", "max_range", "range"))

@@ -242,6 +242,8 @@ def test_a_frame_is_answered_on_every_topic_with_its_own_stamp(
     assert (cells[cells >= 0] < 40).mean() > 0.8  # most of what is seen is free road
     timing = answer_of(active, stamp_ns, "/perception/timing")
     assert {"ground", "detect", "occupancy", "total"} <= {v.key for v in timing.status[0].values}
+    ages = {v.key: float(v.value) for v in timing.status[1].values}
+    assert {"lidar", "camera"} <= set(ages) and set(ages.values()) == {0.0}
     wait_for(lambda: active.got["/perception/markers"], 5.0, "markers")
     cubes = [m for m in active.got["/perception/markers"][0].markers if m.type == Marker.CUBE]
     assert len(cubes) == len(boxes)

@@ -132,7 +132,7 @@ def infrared_from_message(
         return InfraredImage(sensor, stamp_ns, frame_id, pixels, kelvin)
     pixels = pixels_from_message(msg)
     if pixels.dtype == np.float32:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             counts = np.nan_to_num(pixels * 100.0, nan=0.0, posinf=65535.0, neginf=0.0)
         rounded = np.clip(np.rint(counts), 0, 65535).astype(np.uint16)
         return InfraredImage(sensor, stamp_ns, frame_id, rounded, (0.01, 0.0))

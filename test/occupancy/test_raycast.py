@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from multimodal_perception.frame import LidarSweep, OccupancyGrid, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
+from multimodal_perception.occupancy.cells import Cells, cell_at
+from multimodal_perception.occupancy.raycast import RaycastConfig, RayCaster, RaycastMapper
 from multimodal_perception.preprocess.ground import ground_cloud
 
 
@@ -118,3 +119,76 @@ def test_two_lidars_see_what_both_see() -> None:
 def test_a_configuration_that_cannot_be_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         RaycastConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_slope_is_free_and_not_occupied() -> None:
+    points = flat_ground()
+    points[:, 2] = 0.1 * points[:, 0]
+    grid = grid_of(points)
+    for x, y in ((10, 0), (-10, 3), (0, -15), (12, 12)):
+        free, occupied = at(grid, x, y)
+        assert free > 0.7 and occupied == 0
+
+
+def test_what_is_seen_below_a_car_is_not_free() -> None:
+    # Sides of a car 0.3 m over the road, and the road below and behind it.
+    y, z = (v.ravel() for v in np.meshgrid(np.arange(-0.9, 0.9, 0.03), np.arange(0.3, 1.5, 0.1)))
+    side = np.column_stack([np.full(y.size, 10.0), y, z])
+    free, occupied = at(grid_of(np.concatenate([flat_ground(), side])), 11.0, 0.0)
+    assert free == 0 and occupied == 0
+    # Beside it the same ground is free.
+    assert at(grid_of(np.concatenate([flat_ground(), side])), 11.0, 2.0)[0] > 0.8
+
+
+def test_a_low_wall_hides_only_the_ground_close_behind_it() -> None:
+    points = flat_ground()
+    # Rays over a wall of 0.4 m at 8 m meet the ground from 8 * 1.7 / 1.3 = 10.46 m on.
+    ahead, r = np.abs(points[:, 1]) < 0.3 * points[:, 0], np.hypot(points[:, 0], points[:, 1])
+    points = points[~(ahead & (r > 8.0) & (r < 10.6))]
+    grid = grid_of(np.concatenate([points, wall(8.0, 2.4, 0.41)]))
+    assert at(grid, 8.1, 0.0)[1] > 0.5
+    # At 8.7 m they are 1.7 - 1.3 * 8.7 / 8 = 0.29 m high: so much is not seen of the column there.
+    assert at(grid, 8.7, 0.0)[0] == pytest.approx(0.9 * (1 - 0.29 / 0.8), abs=0.1)
+    assert at(grid, 12.0, 0.0)[0] > 0.8
+
+
+@pytest.mark.parametrize("bins", [1800, 3600])
+def test_bins_that_do_not_fit_the_columns_leave_no_spokes(bins: int) -> None:
+    frame = frame_of(flat_ground())
+    config = RaycastConfig(azimuth_bins=bins)
+    grid = RaycastMapper(config).update(frame, ground_cloud(frame))
+    size = grid.free.shape[0]
+    middle = (np.arange(size) + 0.5) * grid.resolution - 40
+    radius = np.hypot(*np.meshgrid(middle, middle))
+    # Columns right on the edge of two bins may fall into either; no more than that goes dark.
+    assert (grid.free[(radius > 4) & (radius < 20)] > 0.5).mean() > 0.995
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(-3.1, 3.1), st.floats(-2, 2), st.floats(-2, 2))
+def test_rays_cast_into_turned_cells_say_the_same(turn: float, x: float, y: float) -> None:
+    points = np.concatenate([flat_ground(gap=(10.0, 0.3)), wall(10.0, 3.0)])
+    frame = frame_of(points)
+    cloud, caster = ground_cloud(frame), RayCaster(RaycastConfig(extent=16.0))
+    size = caster.config.size
+    c, s = float(np.cos(turn)), float(np.sin(turn))
+    corner = np.array([[c, -s], [s, c]]) @ (-16.0, -16.0) + (x, y)
+    cells = Cells(size, 0.2, c, s, float(corner[0]), float(corner[1]))
+    free, occupied = caster.cast(cloud, cells)
+    for at_x, at_y, is_free, is_hit in ((8, 0, True, False), (10.02, 0, False, True)):
+        row, column = cell_at(cells, float(at_x), float(at_y))
+        block = slice(row - 1, row + 2), slice(column - 1, column + 2)
+        assert (free[block].max() > 0.5) == is_free or is_hit
+        assert (occupied[block].max() > 0.5) == is_hit
+    row, column = cell_at(cells, 13.0, 0.0)
+    assert free[row, column] == 0 and occupied[row, column] == 0
+
+
+def test_a_lidar_that_is_not_believed_says_nothing() -> None:
+    frame = frame_of(flat_ground())
+    cloud, caster = ground_cloud(frame), RayCaster(RaycastConfig())
+    cells = Cells.around_base(400, 0.2)
+    full = caster.cast(cloud, cells)[0].copy()
+    half = caster.cast(cloud, cells, np.array([0.5]))[0].copy()
+    np.testing.assert_allclose(half, 0.5 * full, atol=1e-6)
+    assert not caster.cast(cloud, cells, np.array([0.0]))[0].any()

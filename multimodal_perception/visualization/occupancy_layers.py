@@ -1,0 +1,101 @@
+"""The layers of an occupancy grid side by side: all in one, free, occupied, unknown and conflict."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.geometry.boxes import corners
+from multimodal_perception.visualization.canvas import Canvas, write_text
+from multimodal_perception.visualization.palette import (
+    BACKGROUND,
+    FREE,
+    LABEL,
+    MUTED,
+    OCCUPIED,
+    PANEL,
+    TEXT,
+    UNKNOWN_CELL,
+    Colour,
+)
+
+CONFLICT: Colour = (235, 70, 120)
+UNKNOWN_SHADE: Colour = (150, 160, 190)
+FREE_SHADE: Colour = (110, 220, 150)
+GAP = 12
+TITLE = 30
+COLUMNS = 3
+
+
+def draw_layers(
+    grid: OccupancyGrid, boxes: Boxes3D | None = None, size: int = 520, title: str = ""
+) -> NDArray[np.uint8]:
+    """RGB picture (H, W, 3) uint8 of six panels of `size` pixels, x forward up and y left.
+
+    Each layer's panel runs from dark (mass 0) to its colour (mass 1); the last shows the pignistic
+    probability of occupied, white at 1. boxes: outlined in every panel, in the grid's frame.
+    """
+    conflict = np.zeros_like(grid.free) if grid.conflict is None else grid.conflict
+    unknown = np.clip(grid.unknown(), 0.0, 1.0)
+    blend = _blend(
+        [
+            (grid.free, FREE),
+            (grid.occupied, OCCUPIED),
+            (conflict, CONFLICT),
+            (unknown, UNKNOWN_CELL),
+        ]
+    )
+    panels = [
+        ("all masses", blend),
+        ("free", _shade(grid.free, FREE_SHADE)),
+        ("occupied", _shade(grid.occupied, OCCUPIED)),
+        ("unknown", _shade(unknown, UNKNOWN_SHADE)),
+        ("conflict", _shade(conflict, CONFLICT)),
+        ("probability of occupied", _shade(grid.probability(), (255, 255, 255))),
+    ]
+    drawn = [_panel(grid, name, colours, boxes, size) for name, colours in panels]
+    rows = [np.concatenate(drawn[k : k + COLUMNS], axis=1) for k in range(0, len(drawn), COLUMNS)]
+    picture = np.concatenate(rows)
+    heading = np.full((40, picture.shape[1], 3), BACKGROUND, np.uint8)
+    rows_, columns = grid.free.shape
+    text = f"{title}   {rows_} x {columns} cells of {grid.resolution:g} m in {grid.frame_id}"
+    write_text(heading, text.strip(), (GAP, 27), TEXT, 0.6)
+    return np.concatenate([heading, picture])
+
+
+def _blend(layers: list[tuple[NDArray[np.float32], Colour]]) -> NDArray[np.uint8]:
+    mixed = sum(mass[..., None] * np.array(colour, np.float32) for mass, colour in layers)
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def _shade(mass: NDArray[np.floating], colour: Colour) -> NDArray[np.uint8]:
+    rest = 1.0 - mass
+    return _blend([(np.asarray(mass, np.float32), colour), (np.asarray(rest, np.float32), PANEL)])
+
+
+def _panel(
+    grid: OccupancyGrid,
+    name: str,
+    colours: NDArray[np.uint8],
+    boxes: Boxes3D | None,
+    size: int,
+) -> NDArray[np.uint8]:
+    # Row is y and column is x: x has to point up and y left.
+    turned = np.ascontiguousarray(colours.transpose(1, 0, 2)[::-1, ::-1])
+    image = cv2.resize(turned, (size, size), interpolation=cv2.INTER_AREA)
+    extent = grid.resolution * grid.free.shape[1] / 2
+    middle = np.array(grid.origin) + extent
+    canvas = Canvas(extent, np.ascontiguousarray(image))
+    canvas.rings()
+    if boxes is not None:
+        for outline in corners(boxes.boxes)[:, :4, :2]:
+            canvas.polygon(outline - middle, LABEL, 1)
+    canvas.ego()
+    bar = np.full((TITLE, size, 3), BACKGROUND, np.uint8)
+    write_text(bar, name, (4, 21), MUTED, 0.5)
+    framed = np.concatenate([bar, canvas.image])
+    return cv2.copyMakeBorder(
+        framed, 0, GAP, GAP, 0, cv2.BORDER_CONSTANT, value=tuple(int(v) for v in BACKGROUND)
+    )

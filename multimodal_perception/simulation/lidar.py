@@ -43,18 +43,20 @@ class LidarPhysics:
 
     columns: firings of each ring a turn. rate_hz: turns. range_noise: standard deviation, metres.
     ring_noise: of each ring's own constant range error. reach: distance at which half of the pulses
-    come back from a wall of reflectivity 0.1, metres (HDL-64E manual: 50 m). max_range: metres.
+    come back from a wall of reflectivity 0.1, metres (HDL-64E manual: 50 m surely). max_range: metres.
+    intensity_gain: what the unit makes of reflectivity; 1.8 is that of KITTI's.
     edge_mixing: share of pulses at an edge that give a range between the two surfaces.
     motion_distortion: whether the ego moves within a turn. noise: all that chance does.
     """
 
     model: Beams = "hdl64"
     columns: int = field(default=1800, metadata={"min": 8, "max": 8000})
-    range_noise: float = field(default=0.018, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
-    ring_noise: float = field(default=0.008, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
-    reach: float = field(default=50.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
+    range_noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
+    ring_noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
+    reach: float = field(default=58.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
     min_range: float = field(default=0.9, metadata={"min": 0.0, "max": 10.0, "unit": "m"})
     max_range: float = field(default=120.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
+    intensity_gain: float = field(default=1.8, metadata={"min": 0.01, "max": 100.0})
     edge_mixing: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})
     dropout: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0})
     motion_distortion: bool = True
@@ -127,7 +129,9 @@ class SimulatedLidar:
             kept.reshape(self.rings, -1)[silent[: round(lost * self.rings)]] = False
         points = np.empty((int(kept.sum()), 4), np.float32)
         points[:, :3] = self.directions[kept] * distance[kept, None].astype(np.float64)
-        points[:, 3] = np.where(scattered[kept], 0.02, np.clip(intensity[kept], 0.0, 1.0))
+        points[:, 3] = np.where(
+            scattered[kept], 0.02, np.clip(p.intensity_gain * intensity[kept], 0.0, 1.0)
+        )
         times = np.tile(
             self.column_times if p.motion_distortion else 0 * self.column_times, self.rings
         )
@@ -157,13 +161,9 @@ class SimulatedLidar:
         place = np.array([scene.sensor_pose(odom_from_base(t), base_from_sensor) for t in knots])
         columns = [np.interp(self.column_times, knots, place[:, i, j]) for i, j in np.ndindex(3, 4)]
         pose = np.stack(columns, axis=1).reshape(-1, 3, 4)
-        turned = np.einsum(
-            "cij,rcj->rci", pose[:, :, :3], self.directions.reshape(self.rings, -1, 3)
-        )
-        turned /= np.linalg.norm(turned, axis=-1, keepdims=True)
-        rays = np.empty((self.rings, len(pose), 6), np.float32)
-        rays[..., :3], rays[..., 3:] = pose[:, :, 3], turned
-        return rays.reshape(-1, 6)
+        rays = np.empty((self.rings * len(pose), 6), np.float32)
+        _turn_columns(pose, self.directions, rays)
+        return rays
 
     def _blur_and_scatter(
         self,
@@ -194,6 +194,23 @@ class SimulatedLidar:
         distance[scattered] = drawn[scattered]
         kept |= scattered
         return scattered
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn_columns(pose, directions, rays):  # type: ignore[no-untyped-def]
+    """Rays of each ring's columns, each from the pose (columns, 3, 4) of its time."""
+    for i in range(len(directions)):
+        at = pose[i % len(pose)]
+        square = 0.0
+        for k in range(3):
+            rays[i, k] = at[k, 3]
+            turned = 0.0
+            for j in range(3):
+                turned += at[k, j] * directions[i, j]
+            rays[i, 3 + k] = turned
+            square += turned * turned
+        for k in range(3):
+            rays[i, 3 + k] /= np.sqrt(square)
 
 
 def _chance(power: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -141,17 +141,19 @@ _BLOCK = np.array(
 )
 
 
-def loft(rings: NDArray[np.float64], materials: NDArray[np.uint8], smooth: bool = True) -> Mesh:
-    """A skin over closed rings (S, P, 3) with flat ends; materials (S - 1, P) of its cells."""
+def loft(rings: NDArray[np.float64], materials: NDArray[np.uint8], ends: bool = True) -> Mesh:
+    """A skin over closed rings (S, P, 3), flat at its ends; materials (S - 1, P) of its cells."""
     following = np.roll(rings, -1, axis=1)
     a, b, c, d = rings[:-1], following[:-1], following[1:], rings[1:]
     triangles = np.stack([np.stack([a, b, c], 2), np.stack([a, c, d], 2)], axis=2)
     skin = faceted(triangles.reshape(-1, 3, 3), np.repeat(materials.reshape(-1), 2))
-    ends = []
+    if not ends:
+        return smoothed(skin)
+    flat = []
     for ring, material, turn in ((rings[0], materials[0, 0], 1), (rings[-1], materials[-1, 0], -1)):
         fan = [[ring.mean(axis=0), p, q] for p, q in zip(ring, np.roll(ring, -1, 0), strict=True)]
-        ends.append(faceted(np.array(fan)[:, ::-turn], material))
-    return merge([smoothed(skin) if smooth else skin, *ends])
+        flat.append(faceted(np.array(fan)[:, ::-turn], material))
+    return merge([smoothed(skin), *flat])
 
 
 def tube(
@@ -161,8 +163,9 @@ def tube(
     material: Material,
     end_radius: float | None = None,
     sides: int = 6,
+    ends: bool = True,
 ) -> Mesh:
-    """A round bar or cone between two points, with ends."""
+    """A round bar or cone between two points."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     axis = (end - start) / np.linalg.norm(end - start)
     side = np.cross(axis, (0.0, 0.0, 1.0) if abs(axis[2]) < 0.9 else (1.0, 0.0, 0.0))
@@ -172,7 +175,7 @@ def tube(
     circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * other
     last = radius if end_radius is None else end_radius
     rings = np.stack([start + radius * circle, end + last * circle])
-    return loft(rings, np.full((1, sides), material, np.uint8))
+    return loft(rings, np.full((1, sides), material, np.uint8), ends)
 
 
 def ellipsoid(
@@ -186,7 +189,7 @@ def ellipsoid(
         axis=-1,
     )
     rings = np.asarray(centre, float) + np.asarray(radii, float) * unit
-    return loft(rings, np.full((rows, columns), material, np.uint8))
+    return loft(rings, np.full((rows, columns), material, np.uint8), ends=False)
 
 
 def disc(

@@ -33,16 +33,16 @@ def pedestrian(variant: int, phase: int, walks: bool = True) -> Mesh:
         knee = top + at(0.12 * h * lead, 0, -0.245 * h)
         foot = knee + at(0.10 * h * lead - 0.05 * h * max(-lead, 0), 0, -0.235 * h)
         foot[2] = max(foot[2], 0.05)
-        parts.append(tube(top, knee, 0.050 * h, Material.TROUSERS, 0.036 * h))
-        parts.append(tube(knee, foot, 0.036 * h, Material.TROUSERS, 0.026 * h))
+        parts.append(tube(top, knee, 0.050 * h, Material.TROUSERS, 0.036 * h, ends=False))
+        parts.append(tube(knee, foot, 0.036 * h, Material.TROUSERS, 0.026 * h, ends=False))
         parts.append(
             ellipsoid(foot + at(0.05, 0, -0.01), (0.13, 0.045, 0.045), Material.SHOE, 3, 6)
         )
         top = np.array([0.0, s * 0.125 * h, shoulder - 0.01 * h])
         elbow = top + at(-0.09 * h * lead, s * 0.02 * h, -0.17 * h)
         hand = elbow + at(0.03 * h - 0.08 * h * lead, 0, -0.14 * h)
-        parts.append(tube(top, elbow, 0.032 * h, Material.CLOTH, 0.027 * h))
-        parts.append(tube(elbow, hand, 0.026 * h, Material.CLOTH, 0.020 * h))
+        parts.append(tube(top, elbow, 0.032 * h, Material.CLOTH, 0.027 * h, ends=False))
+        parts.append(tube(elbow, hand, 0.026 * h, Material.CLOTH, 0.020 * h, ends=False))
         parts.append(ellipsoid(hand, (0.04, 0.03, 0.05), Material.SKIN, 3, 6))
     parts += _trunk((0.0, 0.0, hip), (0.0, 0.0, shoulder), h)
     return merge(parts)
@@ -58,19 +58,19 @@ def _trunk(
     span = float(np.linalg.norm(high - low))
     head = high + up * 0.115 * h
     parts = [
-        ellipsoid(middle, (0.075 * h, 0.125 * h, 0.60 * span), Material.CLOTH, 6, 10),
-        ellipsoid(high - up * 0.03 * h, (0.060 * h, 0.140 * h, 0.045 * h), Material.CLOTH, 4, 10),
-        ellipsoid(low, (0.07 * h, 0.105 * h, 0.07 * h), Material.TROUSERS, 4, 10),
+        ellipsoid(middle, (0.075 * h, 0.125 * h, 0.60 * span), Material.CLOTH, 5, 8),
+        ellipsoid(high - up * 0.03 * h, (0.060 * h, 0.140 * h, 0.045 * h), Material.CLOTH, 3, 8),
+        ellipsoid(low, (0.07 * h, 0.105 * h, 0.07 * h), Material.TROUSERS, 3, 8),
         tube(high - up * 0.02 * h, head, 0.032 * h, Material.SKIN),
-        ellipsoid(head, (0.055 * h, 0.045 * h, 0.070 * h), Material.SKIN, 6, 10),
+        ellipsoid(head, (0.055 * h, 0.045 * h, 0.070 * h), Material.SKIN, 5, 8),
     ]
     parts.append(
         ellipsoid(
             head + up * 0.022 * h - at(0.014 * h, 0, 0),
             (0.055 * h, 0.049 * h, 0.055 * h),
             Material.HAIR,
-            5,
-            10,
+            4,
+            8,
         )
     )
     return parts
@@ -95,7 +95,7 @@ def cyclist(variant: int, phase: int) -> Mesh:
         (head, bar),
         (bar - at(0, 0.28, 0), bar + at(0, 0.28, 0)),
     ):
-        parts.append(tube(a, b, 0.020, Material.PAINT, sides=6))
+        parts.append(tube(a, b, 0.020, Material.PAINT, sides=6, ends=False))
     parts.append(ellipsoid(seat + at(0, 0, 0.02), (0.13, 0.07, 0.03), Material.TRIM, 3, 8))
     parts.append(ellipsoid((-0.87, 0, 0.62), (0.02, 0.04, 0.04), Material.TAIL_LAMP, 3, 6))
     hip, shoulder = seat + at(0.0, 0, 0.08), np.array([0.10, 0.0, 0.92 + 0.30 * h])
@@ -104,14 +104,14 @@ def cyclist(variant: int, phase: int) -> Mesh:
         pedal = bottom + at(0.17 * np.cos(turn) * s, s * 0.12, 0.17 * np.sin(turn) * s - 0.0)
         top = hip + at(0, s * 0.09, 0)
         knee = (top + pedal) / 2 + at(0.24, 0, 0.10)
-        parts.append(tube(top, knee, 0.075, Material.TROUSERS, 0.055))
-        parts.append(tube(knee, pedal + at(0, 0, 0.08), 0.055, Material.TROUSERS, 0.04))
+        parts.append(tube(top, knee, 0.075, Material.TROUSERS, 0.055, ends=False))
+        parts.append(tube(knee, pedal + at(0, 0, 0.08), 0.055, Material.TROUSERS, 0.04, ends=False))
         parts.append(ellipsoid(pedal + at(0.05, 0, 0.05), (0.13, 0.045, 0.05), Material.SHOE, 3, 6))
         top = shoulder + at(0, s * 0.19, -0.03)
         hand = bar + at(0.02, s * 0.26, 0.02)
         elbow = (top + hand) / 2 + at(-0.05, s * 0.05, -0.06)
-        parts.append(tube(top, elbow, 0.052, Material.CLOTH, 0.045))
-        parts.append(tube(elbow, hand, 0.045, Material.SKIN, 0.035))
+        parts.append(tube(top, elbow, 0.052, Material.CLOTH, 0.045, ends=False))
+        parts.append(tube(elbow, hand, 0.045, Material.SKIN, 0.035, ends=False))
     parts += _leaning(hip, shoulder, h)
     return merge(parts)
 
@@ -121,10 +121,10 @@ def _leaning(hip: np.ndarray, shoulder: np.ndarray, h: float) -> list[Mesh]:
     head = neck + at(0.06, 0, 0.13)
     return [
         tube(hip, shoulder, 0.13, Material.CLOTH, 0.16, 10),
-        ellipsoid(shoulder, (0.10, 0.21, 0.09), Material.CLOTH, 4, 10),
-        ellipsoid(hip, (0.14, 0.16, 0.11), Material.TROUSERS, 4, 10),
+        ellipsoid(shoulder, (0.10, 0.21, 0.09), Material.CLOTH, 3, 8),
+        ellipsoid(hip, (0.14, 0.16, 0.11), Material.TROUSERS, 3, 8),
         tube(shoulder, head, 0.06, Material.SKIN),
-        ellipsoid(head, (0.10, 0.08, 0.12), Material.SKIN, 6, 10),
+        ellipsoid(head, (0.10, 0.08, 0.12), Material.SKIN, 5, 8),
         ellipsoid(head + at(-0.02, 0, 0.05), (0.13, 0.10, 0.09), Material.REFLECTOR, 5, 10),
     ]
 
@@ -135,6 +135,6 @@ def _wheel(x: float, radius: float) -> list[Mesh]:
     rim = np.stack([x + radius * np.cos(angle), 0 * angle, radius + radius * np.sin(angle)], -1)
     middle = np.array([x, 0.0, radius])
     rim = middle + (rim - middle) * (radius - 0.02) / radius
-    parts = [tube(a, b, 0.02, Material.TYRE, sides=4) for a, b in pairwise(rim)]
-    parts += [tube(middle, p, 0.006, Material.RIM, sides=3) for p in rim[:-1:2]]
+    parts = [tube(a, b, 0.02, Material.TYRE, sides=4, ends=False) for a, b in pairwise(rim)]
+    parts += [tube(middle, p, 0.006, Material.RIM, sides=3, ends=False) for p in rim[:-1:2]]
     return parts

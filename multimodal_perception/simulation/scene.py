@@ -21,6 +21,8 @@ from multimodal_perception.simulation.scenarios import Scenario, movers
 
 # Blocks kept about the ego's own: 80 m behind and 120 to 160 m ahead at least.
 BLOCKS_BEHIND, BLOCKS_AHEAD = 2, 4
+# People further away would be a pixel; boxes end at 100 m.
+SMALL_RANGE = 105.0
 FAR = 1500.0  # the ground beyond the blocks ends there
 THREADS = 0  # all that there are; a ray's answer does not depend on it
 
@@ -102,7 +104,8 @@ class World:
         number = math.floor(x / BLOCK)
         if self._window is None or self._window[0] != number:
             self._window = number, self._surroundings(number)
-        return Scene(self, self._window[1], seconds)
+        window = self._window[1]
+        return Scene(window, _moving(self, seconds, window), seconds)
 
     def _block(self, number: int) -> _Block:
         if number not in self._blocks:
@@ -144,11 +147,10 @@ class Scene:
     lamps: (L, 3) float32, places of street lamps.
     """
 
-    def __init__(self, world: World, window: _Window, seconds: float) -> None:
+    def __init__(self, window: _Window, own: Sequence[Thing], seconds: float) -> None:
         self.origin = np.array([window.origin_x, 0.0, 0.0])
         self.seconds = seconds
         self.lamps = window.lamps
-        own = _moving(world, seconds, window)
         moving = Soup.of(own)
         self._still, self._count = window.caster, len(window.soup.materials)
         self._moving = _caster(moving) if len(moving.materials) else None
@@ -162,6 +164,13 @@ class Scene:
         self.boxes = np.array(boxes, np.float64).reshape(-1, 7)
         speeds = [t.velocity for t in things if t.box is not None]
         self.velocities = np.array(speeds, np.float64).reshape(-1, 2)
+
+    @classmethod
+    def of(cls, things: Sequence[Thing]) -> Scene:
+        """A scene of these things alone, about the origin."""
+        soup = Soup.of(things)
+        none = np.zeros((0, 3), np.float32)
+        return cls(_Window(0.0, 0.0, 0.0, soup, tuple(things), none, _caster(soup)), (), 0.0)
 
     def cast(self, rays: NDArray[np.float32]) -> Hits:
         """The first thing on each ray (N, 6): x y z and unit direction, in the scene's frame."""
@@ -254,8 +263,12 @@ def _shifted(thing: Thing, shift: float) -> Thing:
 
 def _moving(world: World, seconds: float, window: _Window) -> list[Thing]:
     things = []
+    ego_x = float(world.scenario.ego.place(seconds)[0])
     low, high = window.low + window.origin_x, window.high + window.origin_x
     for track, lane, mover, x in movers(world.scenario, world.seed, seconds, low, high):
+        small = mover.kind in ("pedestrian", "cyclist")
+        if small and abs(x - ego_x) > SMALL_RANGE:
+            continue
         phase = math.floor(abs(x) / STEP_LENGTH * PHASES) % PHASES
         things.append(
             labelled(

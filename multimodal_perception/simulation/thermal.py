@@ -76,7 +76,7 @@ class SimulatedThermal:
         kelvin = np.empty(len(rays), np.float32)
         soup = scene.soup
         sunny = 0.0 if indoor else solar_share(conditions)
-        clear = 0.0 if indoor else np.exp(-conditions.rain / 3.0)
+        clear = 0.0 if indoor else clear_sky(conditions)
         # Fog droplets take about half as much at 10 um as of visible light (Beier and Gemperlein 2004).
         air = 0.0 if indoor else 0.5 * conditions.extinction
         _temperatures(rays, hits.distance, hits.triangle, soup.corners, soup.materials, soup.object_of,
@@ -108,10 +108,15 @@ def solar_share(conditions: Conditions) -> float:
     if conditions.sun_elevation <= 0:
         return 0.0
     mass = 1.0 / np.sin(np.radians(max(conditions.sun_elevation, 3.0)))
-    cloud = np.exp(-conditions.rain / 3.0)
+    return float(0.7**mass / 0.7 * clear_sky(conditions))
+
+
+def clear_sky(conditions: Conditions) -> float:
+    """Share of the sky that neither rain clouds nor fog hide."""
+    clear = float(np.exp(-conditions.rain / 3.0))
     if conditions.fog_visibility > 0:
-        cloud *= 1.0 - min(1.0, 300.0 / conditions.fog_visibility)
-    return float(0.7**mass / 0.7 * cloud)
+        clear *= 1.0 - min(1.0, 300.0 / conditions.fog_visibility)
+    return clear
 
 
 @numba.njit(cache=True, nogil=True)

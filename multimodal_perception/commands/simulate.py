@@ -1,0 +1,83 @@
+"""A drive on the proving ground: all sensors and all that is true, as a bag or for training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import load_rig
+from multimodal_perception.simulation.conditions import CONDITION_HELP, FAULT_HELP, parse_fault
+from multimodal_perception.simulation.recording import (
+    SimulationPlan,
+    write_shards,
+    write_simulation,
+)
+from multimodal_perception.simulation.scenarios import load_scenario
+
+HELP = "simulate a drive with a rig: all sensors, odometry and ground truth to a rosbag2"
+MOST_WORKERS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scenario",
+        default="urban_street",
+        help="name (urban_street, intersection, highway, parking_lot, warehouse) or .yaml",
+    )
+    parser.add_argument("--rig", default="simulation", help="name in config/rigs, or a .yaml")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=100, help="how many, at the LiDAR's rate")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, new")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument(
+        "--format",
+        choices=("bag", "dataset"),
+        default="bag",
+        help="MCAP, or .npz a frame (resumes)",
+    )
+    parser.add_argument(
+        "--condition", action="append", default=[], metavar="NAME[=VALUE]", help=CONDITION_HELP
+    )
+    parser.add_argument("--fault", action="append", default=[], metavar="FAULT", help=FAULT_HELP)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not 1 <= args.workers <= MOST_WORKERS:
+        raise UserError(f"--workers: allowed: 1 to {MOST_WORKERS}; got {args.workers}")
+    plan = SimulationPlan(
+        load_scenario(args.scenario),
+        load_rig(_rig_path(args.rig)),
+        args.seed,
+        args.frames,
+        tuple(args.condition),
+        tuple(parse_fault(f) for f in args.fault),
+    )
+    write = write_simulation if args.format == "bag" else write_shards
+    if threading.current_thread() is threading.main_thread():
+        # A shell's background job ignores Ctrl-C's signal; `kill` and time limits send SIGTERM.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def progress(indices: Iterable[int]) -> Iterable[int]:
+        return tqdm(indices, desc=plan.scenario.name, unit="frame")
+
+    count = write(plan, args.out, args.workers, progress)
+    print(f"{args.out}: {count} frames")
+    return 0
+
+
+def _rig_path(name: str) -> Path:
+    if Path(name).suffix in (".yaml", ".yml"):
+        return Path(name)
+    names = sorted(p.stem for p in share_path("config", "rigs").glob("*.yaml"))
+    if name not in names:
+        raise UserError(f"rig {name!r}: unknown; there are {', '.join(names)}, or a .yaml")
+    return share_path("config", "rigs") / f"{name}.yaml"

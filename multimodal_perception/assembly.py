@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,8 @@ class FrameAssembler:
             except TransformError as error:
                 self.drops[name, f"no_transform_{error.reason}"] += 1
                 continue
+            if reading.stamp_ns != stamp_ns:  # the sensor's known offset is taken off
+                reading = replace(reading, stamp_ns=stamp_ns)
             if isinstance(reading, (CameraImage, InfraredImage)):
                 model = self._intrinsics(name, reading)
                 if model is None:

@@ -89,6 +89,15 @@ def test_a_sweep_with_times_is_deskewed_where_there_is_odometry() -> None:
     assert_allclose(frame.lidars["lidar"].points[:, 0], [5, 8])
 
 
+def test_a_known_offset_is_off_the_stamp_of_the_reading_and_its_deskewing() -> None:
+    times = np.array([0.0, 0.1], np.float32)
+    late = sweep("lidar", SECOND + 50 * MS, times)  # a clock 50 ms ahead
+    readings = ReadingSet(SECOND, {"lidar": (SECOND, late)}, frozenset())
+    frame = FrameAssembler(rig(), moving(TransformTree())).assemble(readings)
+    assert frame.lidars["lidar"].stamp_ns == SECOND
+    assert_allclose(frame.points_in_base()[:, 0], [6, 9 + 0.1 * SPEED], atol=1e-3)
+
+
 def test_absent_odometry_is_said_once() -> None:
     assembler = FrameAssembler(rig(), TransformTree())
     for i in range(5):

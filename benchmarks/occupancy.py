@@ -23,6 +23,8 @@ for _name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from multimodal_perception.evaluation.detections import percentiles  # noqa: E402
+
 POINTS = 120_000
 EXTENT, RESOLUTION = 40.0, 0.2
 TARGET_MS, ULTRASONIC_TARGET_MS, TARGET_RATIO = 15.0, 1.0, 5.0
@@ -122,9 +124,9 @@ def time_ours(points: np.ndarray, origin: np.ndarray, repeats: int) -> dict[str,
             update_ms.append(1e3 * (end - middle))
     total = np.add(ground_ms, update_ms)
     return {
-        "ground": _percentiles(ground_ms),
-        "update": _percentiles(update_ms),
-        "total": _percentiles(total),
+        "ground": percentiles(ground_ms),
+        "update": percentiles(update_ms),
+        "total": percentiles(total),
     }
 
 
@@ -167,7 +169,7 @@ def time_ultrasonics(repeats: int) -> dict[str, float]:
         run()
         if k >= 3:
             times.append(1e3 * (time.perf_counter() - start))
-    return _percentiles(times)
+    return percentiles(times)
 
 
 def time_peer(
@@ -204,11 +206,6 @@ def report(result: dict[str, object]) -> None:
         print(
             f"  times faster than its best: {result['times_faster']:.1f}, target {TARGET_RATIO:g}"
         )
-
-
-def _percentiles(values: object) -> dict[str, float]:
-    array = np.asarray(values, np.float64)
-    return {"p50": float(np.median(array)), "p95": float(np.percentile(array, 95))}
 
 
 if __name__ == "__main__":

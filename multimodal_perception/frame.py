@@ -280,9 +280,14 @@ class SensorFrame:
     labels: Boxes3D | None = None
 
     @property
+    def readings(self) -> dict[str, Reading]:
+        """All readings by sensor."""
+        return {**self.lidars, **self.cameras, **self.infrareds, **self.ultrasonics}
+
+    @property
     def present(self) -> frozenset[str]:
         """Names of the sensors that have a reading here."""
-        return frozenset((*self.lidars, *self.cameras, *self.infrareds, *self.ultrasonics))
+        return frozenset(self.readings)
 
     @property
     def missing(self) -> frozenset[str]:

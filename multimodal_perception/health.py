@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from multimodal_perception.frame import NANOSECONDS, Level, SensorHealth
-from multimodal_perception.reading_queue import silence_s
+from multimodal_perception.reading_queue import SensorStatistics, silence_s
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronizer import SensorStatistics
 
 
 @dataclass(frozen=True)

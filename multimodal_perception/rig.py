@@ -13,10 +13,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from multimodal_perception.configuration import ConfigurationError, build, load_yaml
+from multimodal_perception.configuration import (
+    ConfigurationError,
+    UserError,
+    build,
+    load_yaml,
+)
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel, Distortion
+from multimodal_perception.resources import share_path
 
 MESSAGE_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.LIDAR: ("sensor_msgs/msg/PointCloud2",),
@@ -201,6 +207,23 @@ def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
         content.footprint,
         path,
     )
+
+
+def rig_path(rig: str) -> Path:
+    """The rig file that a path or the name of a shipped rig means. Raises UserError."""
+    if not rig:
+        raise UserError(
+            "parameter rig: missing; give the path of a rig file or a shipped rig's name"
+        )
+    path = Path(rig).expanduser()
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    try:
+        return share_path("config", "rigs", f"{rig}.yaml")
+    except FileNotFoundError:
+        folder = share_path("config", "rigs")
+        shipped = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UserError(f"parameter rig: no rig {rig!r}; shipped: {shipped}") from None
 
 
 def dump_rig(rig: Rig) -> str:

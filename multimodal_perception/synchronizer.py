@@ -14,14 +14,10 @@ from typing import Any
 
 from multimodal_perception.frame import NANOSECONDS, Modality
 from multimodal_perception.reading_queue import (
-    SILENT_PERIODS,
-    SILENT_S,
     ReadingQueue,
     SensorStatistics,
 )
 from multimodal_perception.rig import Sensor
-
-__all__ = ["SILENT_PERIODS", "SILENT_S", "ReadingSet", "SensorStatistics", "Synchronizer"]
 
 # Share of the frame period by which a reference time may come early.
 EARLY = 0.3

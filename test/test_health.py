@@ -6,8 +6,8 @@ import pytest
 
 from multimodal_perception.frame import Level, Modality
 from multimodal_perception.health import sensor_health
+from multimodal_perception.reading_queue import SensorStatistics
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronizer import SensorStatistics
 
 SECOND = 1_000_000_000
 

@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     if args.rig:
-        from multimodal_perception.rig import load_rig
-        from multimodal_perception.ros.node import rig_path
+        from multimodal_perception.rig import load_rig, rig_path
 
         rig = load_rig(rig_path(args.rig))
         console.print(f"rig {rig.name}: {', '.join(rig.sensors)}")

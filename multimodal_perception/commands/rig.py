@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from rosbags.highlevel import AnyReader
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.bag_writer import typestore
+from multimodal_perception.datasets.bag import open_reader, readable
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
 from multimodal_perception.health import HealthConfig
-from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor, load_rig
+from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor, load_rig, rig_path
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, decode, set_transforms
 from multimodal_perception.ros.messages import stamp_ns_of
@@ -38,8 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.ros.node import rig_path
-
     if args.extent is not None and not 1.0 <= args.extent <= 200.0:
         raise UserError("--extent must be 1 to 200 m")
     rig = load_rig(rig_path(args.file))
@@ -80,16 +79,8 @@ def notes(rig: Rig) -> Iterator[str]:
 
 def compare(rig: Rig, path: Path) -> Iterator[str]:
     """What of a recording does not fit a rig. Raises UserError when it cannot be read."""
-    if not path.exists():
-        raise UserError(f"{path}: no such bag")
-    try:
-        with AnyReader([path], default_typestore=typestore()) as reader:
-            yield from _compare(rig, reader)
-    except UserError:
-        raise
-    except Exception as error:  # an untrusted file: any of the parsers' errors
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: not a readable rosbag2 ({reason})") from error
+    with readable(path), closing(open_reader(path)) as reader:
+        yield from _compare(rig, reader)
 
 
 def _compare(rig: Rig, reader: AnyReader) -> Iterator[str]:

@@ -12,8 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.resources import share_path
-from multimodal_perception.rig import load_rig
+from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.simulation.conditions import CONDITION_HELP, FAULT_HELP, parse_fault
 from multimodal_perception.simulation.recording import (
     SimulationPlan,
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--workers: allowed: 1 to {MOST_WORKERS}; got {args.workers}")
     plan = SimulationPlan(
         load_scenario(args.scenario),
-        load_rig(_rig_path(args.rig)),
+        load_rig(rig_path(args.rig)),
         args.seed,
         args.frames,
         tuple(args.condition),
@@ -72,12 +71,3 @@ def run(args: argparse.Namespace) -> int:
     count = write(plan, args.out, args.workers, progress)
     print(f"{args.out}: {count} frames")
     return 0
-
-
-def _rig_path(name: str) -> Path:
-    if Path(name).suffix in (".yaml", ".yml"):
-        return Path(name)
-    names = sorted(p.stem for p in share_path("config", "rigs").glob("*.yaml"))
-    if name not in names:
-        raise UserError(f"rig {name!r}: unknown; there are {', '.join(names)}, or a .yaml")
-    return share_path("config", "rigs") / f"{name}.yaml"

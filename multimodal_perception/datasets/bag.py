@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from multimodal_perception.assembly import FrameAssembler
+from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag_writer import LABEL_TOPIC, typestore
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.frame import NANOSECONDS, Boxes3D, Modality, SensorFrame
@@ -29,7 +30,6 @@ from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, decode,
 from multimodal_perception.ros.messages import boxes_from_message, stamp_ns_of
 from multimodal_perception.synchronizer import ReadingSet, Synchronizer
 
-T = TypeVar("T")
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 # Labels further from a frame's stamp than this belong to another one.
 LABEL_TOLERANCE_NS = NANOSECONDS // 20
@@ -62,7 +62,8 @@ class Bag:
         self.path = Path(path)
         self.name = f"bag {self.path.name}"
         self.drops: Counter[tuple[str, str]] = Counter()
-        self._reader = self._guarded(lambda: _open(self.path))
+        with readable(self.path):
+            self._reader = open_reader(self.path)
         types = {c.topic: c.msgtype for c in self._reader.connections}
         self.rig = self._infer_rig(types) if rig is None else rig
         self._statics: list[tuple[int, Any]] = []
@@ -71,7 +72,8 @@ class Bag:
         self._labels: list[Boxes3D] = []
         self._moments: list[_Moment] = []
         self._calibrated: tuple[int, FrameAssembler] | None = None
-        self._guarded(lambda: self._index(deadline_s))
+        with readable(self.path):
+            self._index(deadline_s)
         if not self._moments:
             wanted = ", ".join(s.topic for s in self.rig.sensors.values())
             raise DatasetError(f"{self.path}: no usable message on {wanted}")
@@ -87,7 +89,8 @@ class Bag:
         moment = self._moments[range(len(self))[index]]
         readings = {}
         for name, (stamp_ns, token) in moment.readings.readings.items():
-            message = self._guarded(partial(self._fetch, token))
+            with readable(self.path):
+                message = self._fetch(token)
             try:
                 reading = decode(message, self.rig.sensors[name], token.stamp_ns)
             except MessageError as error:
@@ -197,15 +200,6 @@ class Bag:
             self.drops[connection.topic, "undecodable"] += 1
             return None
 
-    def _guarded(self, read: Callable[[], T]) -> T:
-        try:
-            return read()
-        except DatasetError:
-            raise
-        except Exception as error:  # an untrusted file: any of the parsers' errors
-            reason = f"{type(error).__name__}: {error}"
-            raise DatasetError(f"{self.path}: not a readable rosbag2 ({reason})") from error
-
     def _infer_rig(self, types: dict[str, str]) -> Rig:
         """Sensors from the topics' types and names; their places come from /tf_static."""
         sensors: dict[str, Sensor] = {}
@@ -227,7 +221,20 @@ class Bag:
         return Rig(self.path.stem, sensors)
 
 
-def _open(path: Path) -> AnyReader:
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns whatever a parser raises on an untrusted bag into a DatasetError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"{path}: not a readable rosbag2 ({reason})") from error
+
+
+def open_reader(path: Path) -> AnyReader:
+    """An open reader that knows vision_msgs. Raises DatasetError when there is no such bag."""
     if not path.exists():
         raise DatasetError(f"{path}: no such bag")
     reader = AnyReader([path], default_typestore=typestore())

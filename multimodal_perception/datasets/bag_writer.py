@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,30 @@ class RosbagsTypes:
         return np.ascontiguousarray(data)
 
 
+class TopicWriter:
+    """Encoded messages to an open bag; a topic is added with its first one.
+
+    latched: topics that a player offers to late listeners.
+    """
+
+    def __init__(
+        self, writer: Writer, store: Typestore, latched: Collection[str] = (TF_STATIC,)
+    ) -> None:
+        self._writer = writer
+        self._store = store
+        self._latched = latched
+        self._connections: dict[str, Any] = {}
+
+    def write(self, topic: str, name: str, recorded_ns: int, data: bytes | memoryview) -> None:
+        """Write one message of type `name`, as CDR."""
+        if topic not in self._connections:
+            qos = [_qos(latched=topic in self._latched)]
+            self._connections[topic] = self._writer.add_connection(
+                topic, name, typestore=self._store, offered_qos_profiles=qos
+            )
+        self._writer.write(self._connections[topic], recorded_ns, data)
+
+
 def typestore() -> Typestore:
     """ROS 2's standard messages and vision_msgs."""
     store = get_typestore(Stores.ROS2_KILTED)
@@ -75,14 +99,9 @@ def write_bag(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Writer(out, version=9, storage_plugin=plugin) as writer:
-            connections: dict[str, Any] = {}
+            topics = TopicWriter(writer, types.store)
             for topic, name, msg, stamp_ns in _all_messages(frames, rig, types):
-                if topic not in connections:
-                    qos = [_qos(latched=topic == TF_STATIC)]
-                    connections[topic] = writer.add_connection(
-                        topic, name, typestore=types.store, offered_qos_profiles=qos
-                    )
-                writer.write(connections[topic], stamp_ns, types.store.serialize_cdr(msg, name))
+                topics.write(topic, name, stamp_ns, types.store.serialize_cdr(msg, name))
                 counts[topic] = counts.get(topic, 0) + 1
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
@@ -119,15 +138,16 @@ def frame_messages(
 
 def static_transforms(frame: SensorFrame, types: messages.MessageTypes) -> Any:
     """TFMessage with base_from_sensor of each reading of a frame."""
-    transforms = []
-    for readings in (frame.lidars, frame.cameras, frame.infrareds, frame.ultrasonics):
-        for name, reading in readings.items():
-            pose = frame.base_from_sensor[name]
-            transforms.append(
-                messages.transform_to_message(
-                    types, pose, frame.base_frame, reading.frame_id, frame.stamp_ns
-                )
-            )
+    transforms = [
+        messages.transform_to_message(
+            types,
+            frame.base_from_sensor[name],
+            frame.base_frame,
+            reading.frame_id,
+            frame.stamp_ns,
+        )
+        for name, reading in frame.readings.items()
+    ]
     return types.new("tf2_msgs/msg/TFMessage", transforms=transforms)
 
 

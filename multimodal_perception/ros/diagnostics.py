@@ -34,14 +34,17 @@ def diagnostic_array(types: MessageTypes, stamp_ns: int, statuses: list[Any]) ->
     return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=statuses)
 
 
-def sensor_status(types: MessageTypes, node: str, health: SensorHealth) -> Any:
-    """One sensor's DiagnosticStatus, with a value for each reason of drops."""
+def sensor_status(
+    types: MessageTypes, node: str, health: SensorHealth, clock: Mapping[str, float]
+) -> Any:
+    """One sensor's DiagnosticStatus, with a value for each reason of drops and each clock figure."""
     values = {
         "rate_hz": health.rate_hz,
         "jitter_s": health.jitter_s,
         "latency_s": health.latency_s,
         "age_s": health.age_s,
         **{f"dropped.{reason}": count for reason, count in sorted(health.drops.items())},
+        **{name: f"{value:.6g}" for name, value in clock.items()},
     }
     return status(types, f"{node}: {health.sensor}", health.level, health.message, values)
 
@@ -56,10 +59,7 @@ def timing_message(
     """
     values = {**perception.stage_ms, **extra}
     timing = status(types, "stages", Level.OK, "milliseconds", values)
-    ages: dict[str, float] = {}
-    for group in (frame.lidars, frame.cameras, frame.infrareds, frame.ultrasonics):
-        for name, reading in group.items():
-            ages[name] = 1e-6 * (frame.stamp_ns - reading.stamp_ns)
+    ages = {name: 1e-6 * (frame.stamp_ns - r.stamp_ns) for name, r in frame.readings.items()}
     missing = ", ".join(sorted(frame.missing))
     level, text = (Level.WARN, f"missing: {missing}") if missing else (Level.OK, "complete")
     readings = status(types, "readings", level, text, ages)

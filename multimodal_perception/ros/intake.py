@@ -14,7 +14,7 @@ from multimodal_perception.frame import Modality, Reading, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
 from multimodal_perception.message_matching import AnySynchronizer, Policy, make_synchronizer
-from multimodal_perception.preprocess.lidar import compile_kernels
+from multimodal_perception.reading_queue import SensorStatistics
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.images import (
@@ -24,7 +24,7 @@ from multimodal_perception.ros.images import (
 )
 from multimodal_perception.ros.messages import stamp_ns_of, ultrasonic_from_message
 from multimodal_perception.ros.pointcloud import sweep_from_message
-from multimodal_perception.synchronizer import ReadingSet, SensorStatistics
+from multimodal_perception.synchronizer import ReadingSet
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 STATIC_TOPIC, MOVING_TOPIC = "/tf_static", "/tf"
@@ -45,7 +45,6 @@ class Intake:
         frame_rate_hz: float | None = None,
     ) -> None:
         """See make_synchronizer for the last three. Raises ValueError as it does."""
-        compile_kernels()
         self.rig = rig
         self.transforms = TransformTree()
         self.synchronizer: AnySynchronizer = make_synchronizer(

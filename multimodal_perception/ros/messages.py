@@ -26,6 +26,7 @@ from multimodal_perception.frame import (
     LidarSweep,
     OccupancyGrid,
     UltrasonicReading,
+    stamp_to_ns,
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
@@ -69,7 +70,7 @@ def message_class(name: str) -> type:
 def stamp_ns_of(msg: Any) -> int:
     """Nanoseconds of a message's header. Raises MessageError("bad_stamp") below zero."""
     stamp = msg.header.stamp
-    nanoseconds = int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+    nanoseconds = stamp_to_ns(int(stamp.sec), int(stamp.nanosec))
     if nanoseconds < 0 or int(stamp.nanosec) >= NANOSECONDS:
         raise MessageError("bad_stamp", f"{stamp.sec} s {stamp.nanosec} ns")
     return nanoseconds

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -25,8 +24,8 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Level, SensorFrame, SensorHealth
 from multimodal_perception.health import clock_figures, sensor_health
 from multimodal_perception.pipeline import Pipeline, build_pipeline
-from multimodal_perception.resources import share_path
-from multimodal_perception.rig import Rig, load_rig
+from multimodal_perception.preprocess.lidar import compile_kernels
+from multimodal_perception.rig import Rig, load_rig, rig_path
 from multimodal_perception.ros import diagnostics, messages, parameters
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
 from multimodal_perception.ros.markers import MarkerEncoder
@@ -88,6 +87,7 @@ class PerceptionNode(LifecycleNode):
             self._config = parameters.read(self)
             self._rig = load_rig(rig_path(self._config.rig))
             self._pipeline = build_pipeline(self._config.pipeline)
+            compile_kernels()  # of deskewing, which happens on the executor's thread
             self._markers = MarkerEncoder(self._types, self._config.marker_lifetime_s)
             for topic, name in OUTPUTS.items():
                 self._outputs[topic] = self.create_lifecycle_publisher(
@@ -236,13 +236,8 @@ class PerceptionNode(LifecycleNode):
             )
             self._reported[sensor.name] = drops
             judged[sensor.name] = health
-            status = diagnostics.sensor_status(self._types, name, health)
-            for key, value in clock_figures(statistics).items():
-                entry = self._types.new(
-                    "diagnostic_msgs/msg/KeyValue", key=key, value=f"{value:.6g}"
-                )
-                status.values.append(entry)
-            statuses.append(status)
+            clock = clock_figures(statistics)
+            statuses.append(diagnostics.sensor_status(self._types, name, health, clock))
         # Replaced whole: the inference thread reads it at any moment.
         self._health = judged
         for notice in self._intake.take_notices():
@@ -311,23 +306,6 @@ class PerceptionNode(LifecycleNode):
             reason = f"{', '.join(named)}: deactivate and clean up the node first"
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
-
-
-def rig_path(rig: str) -> Path:
-    """The rig file that a path or the name of a shipped rig means. Raises UserError."""
-    if not rig:
-        raise UserError(
-            "parameter rig: missing; give the path of a rig file or a shipped rig's name"
-        )
-    path = Path(rig).expanduser()
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    try:
-        return share_path("config", "rigs", f"{rig}.yaml")
-    except FileNotFoundError:
-        folder = share_path("config", "rigs")
-        shipped = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"parameter rig: no rig {rig!r}; shipped: {shipped}") from None
 
 
 def message_filters() -> Any:

@@ -20,7 +20,6 @@ WALK = 3.0  # width of a pavement
 # A crossing takes the place of every third block.
 CROSSING = 3
 CROSSING_HALF = 6.0
-LIFT = np.array([0.0, 0.0, KERB_HEIGHT])
 
 
 @dataclass

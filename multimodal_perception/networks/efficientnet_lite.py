@@ -140,17 +140,18 @@ def load_imagenet(channels: int = 3, classifier: bool = False) -> EfficientNetLi
     if not classifier:
         network.head = network.classes = None
     if channels != 3:
-        network.stem[0] = _narrowed(network.stem[0], channels)
+        network.stem = _narrowed(network.stem, channels)
     return network.eval()
 
 
-def _narrowed(conv: SameConv2d, channels: int) -> SameConv2d:
+def _narrowed(stem: nn.Sequential, channels: int) -> nn.Sequential:
     """A stem for grey images that answers as the RGB one does to R = G = B."""
     if channels != 1:
         raise ValueError(f"channels: allowed: 1 and 3; got {channels}")
-    narrow = SameConv2d(1, STEM, 3, 2)
-    with torch.no_grad():
-        narrow.weight.copy_(conv.weight.sum(dim=1, keepdim=True))
+    weights = stem.state_dict()
+    weights["0.weight"] = weights["0.weight"].sum(dim=1, keepdim=True)
+    narrow = _conv(1, STEM, 3, 2)
+    narrow.load_state_dict(weights)
     return narrow
 
 
@@ -158,12 +159,11 @@ def _renamed(published: dict[str, Tensor], network: EfficientNetLite0) -> dict[s
     """The published weights under this module's names; every key must find its place."""
     prefixes = {"_conv_stem.": "stem.0.", "_bn0.": "stem.1."}
     prefixes |= {"_conv_head.": "head.0.", "_bn1.": "head.1.", "_fc.": "classes."}
-    places = [
-        f"stages.{s}.{i}" for s, stage in enumerate(network.stages) for i in range(len(stage))
-    ]  # type: ignore[arg-type]
+    # A block's place: its stage and its number there.
+    modules = [name for name, m in network.named_modules() if isinstance(m, InvertedResidual)]
     parts = {"_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0"}
     parts |= {"_bn1": "depthwise.1", "_project_conv": "project.0", "_bn2": "project.1"}
-    for index, place in enumerate(places):
+    for index, place in enumerate(modules):
         prefixes |= {f"_blocks.{index}.{old}.": f"{place}.{new}." for old, new in parts.items()}
     renamed = {}
     for key, value in published.items():

@@ -262,6 +262,7 @@ def _parking(b: Builder) -> None:
     w = b.scenario.half_width
     b.add("road", patch(0, BLOCK, -45, 45, 0.0, Material.ASPHALT))
     marks = []
+    free: list[tuple[float, int]] = []
     pitch = 2.0 * w + 10.4
     for aisle in (-1, 0, 1):
         for s in (-1, 1):
@@ -276,6 +277,8 @@ def _parking(b: Builder) -> None:
                     kind = "van" if b.rng.random() < 0.06 else "car"
                     lateral = middle + float(b.rng.normal(0, 0.1))
                     b.put(kind, float(x) + 1.25, lateral, float(yaw))
+                elif aisle == 0:
+                    free.append((float(x), s))
         for s in (-1, 1):
             middle = aisle * pitch + s * (w + 2.6)
             low, high = middle - 2.5, middle + 2.5
@@ -292,6 +295,27 @@ def _parking(b: Builder) -> None:
         house = scenery.building(BLOCK, 15.0, 2, s > 0, False)
         place = (0.0, 36.0, 0.0) if s > 0 else (BLOCK, -36.0, 0.0)
         b.add("building", house.placed(place, 0.0 if s > 0 else np.pi))
+    for x, s in free:
+        if b.rng.random() < 0.7:
+            _low_obstacle(b, x + 0.15, s * (w + float(b.rng.uniform(-0.25, 0.2))), 2.2)
+
+
+def _low_obstacle(b: Builder, x: float, y: float, length: float) -> None:
+    """What stands low, thin or clear beside a slow way: the near field's hard cases."""
+    kind = int(b.rng.integers(5))
+    if kind == 0:
+        height = float(b.rng.uniform(0.2, 0.6))
+        b.add("wall", scenery.low_wall(length, height).placed((x, y, 0)))
+    elif kind == 1:
+        b.add("wall", scenery.glass_screen(length).placed((x, y, 0)))
+    elif kind == 2:
+        b.add("kerb", scenery.kerb_strip(length).placed((x, y, 0)))
+    elif kind == 3:
+        for along in np.arange(0.2, length, 1.2):
+            post = scenery.bollard(int(b.rng.integers(6)))
+            b.add("pole", post.placed((x + float(along), y, 0)))
+    else:
+        b.add("barrier", scenery.guard_beam(length).placed((x, y, 0)))
 
 
 def _warehouse(b: Builder) -> None:
@@ -320,6 +344,10 @@ def _warehouse(b: Builder) -> None:
     if b.rng.random() < b.scenario.parked:
         for k in range(3):
             b.put("cone", BLOCK - 3.5 + 0.9 * k, 2.6 + float(b.rng.normal(0, 0.1)), 0.0)
+    for s in (-1, 1):
+        for x in np.arange(0.5, BLOCK - 5.0, 2.7):
+            if b.rng.random() < 0.35:
+                _low_obstacle(b, float(x), s * (w - float(b.rng.uniform(0.08, 0.25))), 2.5)
 
 
 def quad_ceiling() -> Mesh:

@@ -193,6 +193,40 @@ def guard_rail(length: float) -> Mesh:
     return merge(parts)
 
 
+def low_wall(length: float, height: float) -> Mesh:
+    """A wall that a LiDAR on the roof hardly sees from near by, along x from 0."""
+    return block((0, -0.1, 0), (length, 0.1, height), Material.CONCRETE)
+
+
+def kerb_strip(length: float) -> Mesh:
+    """A kerb 0.12 m high and 0.2 m wide, along x from 0."""
+    return block((0, -0.1, -0.1), (length, 0.1, 0.12), Material.KERB)
+
+
+@lru_cache(maxsize=16)
+def bollard(variant: int) -> Mesh:
+    """A steel post of 0.6 to 1.1 m, or a yellow one as they guard racks."""
+    height = 0.6 + 0.1 * (variant % 6)
+    material = Material.STEEL if variant % 2 else Material.CONE
+    return tube((0, 0, 0), (0, 0, height), 0.08, material, sides=10)
+
+
+def glass_screen(length: float, height: float = 2.0) -> Mesh:
+    """Panes between posts, as trolley shelters and hall offices have them, along x from 0."""
+    parts = [block((0, -0.01, 0.08), (length, 0.01, height), Material.GLASS)]
+    for x in np.linspace(0.0, length, max(2, round(length / 1.5) + 1)):
+        parts.append(block((x - 0.03, -0.03, 0), (x + 0.03, 0.03, height), Material.STEEL))
+    return merge(parts)
+
+
+def guard_beam(length: float) -> Mesh:
+    """A steel beam 0.4 m high on short posts before a rack (EN 15512), along x from 0."""
+    parts = [block((0, -0.05, 0.25), (length, 0.05, 0.4), Material.CONE)]
+    for x in np.linspace(0.1, length - 0.1, 3):
+        parts.append(block((x - 0.05, -0.04, 0), (x + 0.05, 0.04, 0.3), Material.STEEL))
+    return merge(parts)
+
+
 def fence(length: float, height: float = 1.2) -> Mesh:
     """Wooden posts, two rails and slats, along x from 0."""
     parts = []

@@ -1,0 +1,1 @@
+"""Running trained networks: named arrays in, named arrays out, by whichever engine works here."""

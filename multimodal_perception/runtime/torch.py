@@ -1,0 +1,53 @@
+"""PyTorch: the network's own code with the card's safetensors weights, on the CPU or with CUDA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from multimodal_perception.runtime.architectures import resolve
+from multimodal_perception.runtime.card import ModelCard
+from multimodal_perception.runtime.engine import Arrays, EngineError
+from multimodal_perception.runtime.settings import RuntimeConfig
+
+
+class TorchBackend:
+    """One module in evaluation mode. Raises EngineError where it cannot be built or loaded."""
+
+    name = "torch"
+
+    def __init__(self, card: ModelCard, config: RuntimeConfig) -> None:
+        try:
+            import torch
+            from safetensors import SafetensorError
+            from safetensors.torch import load
+        except ImportError as error:
+            raise EngineError(f"not installed ({error})") from error
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise EngineError("finds no CUDA GPU")
+        use_gpu = config.device != "cpu" and torch.cuda.is_available()
+        self.device = f"cuda:{config.gpu}" if use_gpu else "cpu"
+        content = card.read_file("weights")
+        try:
+            self._module = resolve(card, "build")(card.settings)
+            self._module.load_state_dict(load(content))
+            self._module.to(self.device).eval()
+        except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            raise EngineError(f"{card.source}: weights do not fit: {error}") from error
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self._torch = torch
+        self._outputs = list(card.outputs)
+
+    def infer(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        torch = self._torch
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(array).to(self.device) for array in arrays.values()]
+            results = self._module(*tensors)
+        if isinstance(results, torch.Tensor):
+            results = (results,)
+        if len(results) != len(self._outputs):
+            raise EngineError(f"{len(results)} outputs, the card says {len(self._outputs)}")
+        pairs = zip(self._outputs, results, strict=True)
+        return {name: tensor.cpu().numpy() for name, tensor in pairs}

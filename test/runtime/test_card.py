@@ -1,0 +1,104 @@
+"""Model cards: what is written is read back; what is wrong is named, whoever made the mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import small_models as models
+import yaml
+
+from multimodal_perception.configuration import ConfigurationError, UserError
+from multimodal_perception.runtime.card import (
+    ModelCard,
+    TensorSpec,
+    Training,
+    load_card,
+    shipped_cards,
+    write_card,
+)
+
+FULL = {
+    "settings": {"channels": 32, "heads": [4, 4], "nested": {"rate": 0.5}},
+    "classes": ("car", "pedestrian"),
+    "normalisation": {"image": {"mean": [0.5, 0.5, 0.5]}},
+    "range": (-50.0, -50.0, -3.0, 50.0, 50.0, 5.0),
+    "training": Training("multimodal-perception train detector", 7, 1.5, "2 cores"),
+    "figures": {"map": 0.25, "by_class": {"car": 0.4}},
+    "notes": "Two lines:\n# not a comment",
+}
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    card = models.save(tmp_path / "model", models.scatter_model(), **FULL)
+    assert load_card(tmp_path / "model") == card
+    assert load_card(tmp_path / "model" / "card.yaml") == card
+    assert list(card.inputs) == list(models.INPUTS)
+    assert card.read_file("onnx") == (tmp_path / "model" / "model.onnx").read_bytes()
+    assert "path" not in yaml.safe_load(card.path.read_text())
+
+
+def test_a_tampered_or_missing_file_is_an_error(tmp_path: Path) -> None:
+    card = models.save(tmp_path / "model", models.scatter_model())
+    path = tmp_path / "model" / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.onnx: its SHA-256 is .*onnx\.sha256"):
+        card.read_file("onnx")
+    path.unlink()
+    with pytest.raises(UserError, match=r"model\.onnx: No such file.*card\.yaml names it as onnx"):
+        card.read_file("onnx")
+    with pytest.raises(UserError, match="weights: the card names no such file"):
+        card.read_file("weights")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"inputs": {}}, "inputs and outputs must name"),
+        ({"inputs": {"image": {"shape": [1, -1]}}}, "inputs.image: shape [1, -1]"),
+        ({"inputs": {"image": {"shape": [1 << 20, 1 << 20]}}}, "inputs.image: shape"),
+        ({"inputs": {"image": {"shape": [1], "dtype": "float64"}}}, "inputs.image.dtype: allowed"),
+        ({"onnx": {"file": "../secret", "sha256": "0" * 64}}, "onnx: file '../secret'"),
+        ({"onnx": {"file": "model.onnx", "sha256": "abc"}}, "onnx: sha256 must be 64"),
+        ({"onnx": None}, "onnx, weights: one of them"),
+        ({"range": [1.0]}, "range must be x min"),
+        ({"name": "a/b"}, "name 'a/b'"),
+        ({"path": "/etc"}, "path: is not written"),
+        ({"clases": []}, "clases: unknown key; allowed: architecture, classes"),
+    ],
+)
+def test_a_wrong_card_is_named(changes: dict, words: str, tmp_path: Path) -> None:
+    card = models.save(tmp_path / "model", models.scatter_model())
+    values = {**yaml.safe_load(card.path.read_text()), **changes}
+    card.path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigurationError) as caught:
+        load_card(card.path)
+    assert str(caught.value).startswith(f"{card.path}: ") and words in str(caught.value)
+
+
+def test_a_name_that_is_not_shipped_lists_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model 'no_such': no such model; shipped: "):
+        load_card("no_such")
+    with pytest.raises(UserError, match=r"card\.yaml: No such file"):
+        load_card(tmp_path)
+
+
+def test_a_card_is_not_written_for_files_that_are_not_there(tmp_path: Path) -> None:
+    card = ModelCard("m", "none", {"x": TensorSpec(())}, {"y": TensorSpec((1,))}, "MIT")
+    with pytest.raises(UserError, match=r"model\.onnx: No such file"):
+        write_card(tmp_path, card, onnx="model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", shipped_cards(), ids=lambda p: p.parent.name)
+def test_shipped_models_are_what_their_cards_say(path: Path) -> None:
+    card = load_card(path.parent.name)
+    assert card.name == path.parent.name and card.training is not None and card.figures
+    named = {"card.yaml"}
+    for kind in ("onnx", "weights"):
+        if getattr(card, kind) is not None:
+            assert len(card.read_file(kind)) <= 16 << 20
+            named.add(getattr(card, kind).file)
+    assert {p.name for p in path.parent.iterdir()} == named

@@ -72,6 +72,15 @@ def choose_providers(available: list[str], config: RuntimeConfig) -> list[Any]:
     return [*providers, "CPUExecutionProvider"]
 
 
+def has_gpu_provider(config: RuntimeConfig) -> bool:
+    """Whether the installed wheel would try a GPU."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return False
+    return len(choose_providers(onnxruntime.get_available_providers(), config)) > 1
+
+
 def available_cores() -> int:
     """Cores that this process may use; fewer than the machine has under taskset or in a container."""
     if hasattr(os, "sched_getaffinity"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +20,8 @@ from multimodal_perception.runtime.engine import (
     InputError,
     Timings,
 )
-from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend, has_gpu_provider
+from multimodal_perception.runtime.settings import EngineName, RuntimeConfig
 
 log = logging.getLogger(__name__)
 Opener = Callable[[], Engine]
@@ -29,14 +31,19 @@ MAX_PAUSE = 63  # frames
 def open_engine(card: ModelCard, config: RuntimeConfig | None = None) -> FallbackEngine:
     """The first engine of config.order that works, warmed up, with the others behind it.
 
-    Each engine that is not used is logged once with its reason. Raises EngineError, which lists the
+    Each engine that is not used is logged once with its reason. With device auto, ONNX Runtime on the
+    CPU comes last of all where it would else run on a GPU. Raises EngineError, which lists the
     reasons, when none works.
     """
     config = config or RuntimeConfig()
-    return FallbackEngine(card, {name: _opener(name, card, config) for name in config.order})
+    openers: dict[str, Opener] = {name: _opener(name, card, config) for name in config.order}
+    if config.device == "auto" and "onnxruntime" in config.order and has_gpu_provider(config):
+        on_cpu = dataclasses.replace(config, device="cpu")
+        openers["onnxruntime on the CPU"] = _opener("onnxruntime", card, on_cpu)
+    return FallbackEngine(card, openers)
 
 
-def open_one(name: str, card: ModelCard, config: RuntimeConfig) -> Engine:
+def open_one(name: EngineName, card: ModelCard, config: RuntimeConfig) -> Engine:
     """One engine by its name, warmed up. Raises EngineError with the reason why it cannot be used."""
     try:
         engine = CheckedEngine(_backend(name, card, config), card.inputs, card.outputs)
@@ -48,20 +55,20 @@ def open_one(name: str, card: ModelCard, config: RuntimeConfig) -> Engine:
     return engine
 
 
-def _opener(name: str, card: ModelCard, config: RuntimeConfig) -> Opener:
+def _opener(name: EngineName, card: ModelCard, config: RuntimeConfig) -> Opener:
     return lambda: open_one(name, card, config)
 
 
-def _backend(name: str, card: ModelCard, config: RuntimeConfig) -> Backend:
+def _backend(name: EngineName, card: ModelCard, config: RuntimeConfig) -> Backend:
     if name == "onnxruntime":
-        from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend
-
         return OnnxRuntimeBackend(card, config)
     if name == "torch":
         from multimodal_perception.runtime.torch import TorchBackend
 
         return TorchBackend(card, config)
-    raise EngineError(f"{name} is not built into this version")
+    from multimodal_perception.runtime.tensorrt import TensorRTBackend
+
+    return TensorRTBackend(name, card, config)
 
 
 class FallbackEngine:

@@ -99,12 +99,11 @@ def time_ours(points: np.ndarray, origin: np.ndarray, repeats: int) -> dict[str,
     """Ground model, and the mapper's whole update, as the vehicle drives a bend."""
     from multimodal_perception.frame import LidarSweep, SensorFrame
     from multimodal_perception.geometry import poses
-    from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
+    from multimodal_perception.occupancy.evidential import EvidentialMapper
     from multimodal_perception.occupancy.raycast import RaycastConfig
     from multimodal_perception.preprocess.ground import ground_cloud
 
-    config = EvidentialConfig(raycast=RaycastConfig(extent=EXTENT, resolution=RESOLUTION))
-    mapper = EvidentialMapper(config)
+    mapper = EvidentialMapper(raycast=RaycastConfig(extent=EXTENT, resolution=RESOLUTION))
     ground_ms, update_ms = [], []
     for k in range(repeats + 3):
         stamp = k * 100_000_000

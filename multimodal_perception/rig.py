@@ -216,7 +216,7 @@ def rig_path(rig: str) -> Path:
             "parameter rig: missing; give the path of a rig file or a shipped rig's name"
         )
     path = Path(rig).expanduser()
-    if path.exists() or path.suffix or len(path.parts) > 1:
+    if path.is_file() or path.suffix or len(path.parts) > 1:
         return path
     try:
         return share_path("config", "rigs", f"{rig}.yaml")

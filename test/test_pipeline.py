@@ -11,10 +11,19 @@ import pytest
 from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.frame import LidarSweep, SensorFrame
+from multimodal_perception.frame import (
+    Level,
+    LidarSweep,
+    SegmentationMask,
+    SensorFrame,
+    SensorHealth,
+    UltrasonicReading,
+)
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import iou_bev
+from multimodal_perception.occupancy.evidential import EvidentialMapper
 from multimodal_perception.pipeline import Pipeline, PipelineConfig, build_pipeline
+from multimodal_perception.preprocess.ground import ground_cloud
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +110,47 @@ def test_few_or_scattered_points_do_no_harm(pipeline: Pipeline, count: int) -> N
 
 
 def test_every_stage_is_timed_and_the_rest_is_small(pipeline: Pipeline, frame: SensorFrame) -> None:
-    times = pipeline.process(frame).stage_ms
-    assert set(times) == {"ground", "detect", "occupancy", "total"}
-    assert 0 <= times["total"] - sum(v for k, v in times.items() if k != "total") < 5.0
+    rest = []
+    for _ in range(5):
+        times = pipeline.process(frame).stage_ms
+        assert set(times) == {"ground", "detect", "occupancy", "total"}
+        rest.append(times["total"] - sum(v for k, v in times.items() if k != "total"))
+    assert 0 <= min(rest) < 5.0  # another process may have had the core in between
+
+
+def test_masks_boxes_and_health_reach_the_grid(frame: SensorFrame) -> None:
+    class Segmenter:
+        def segment(self, frame: SensorFrame) -> dict[str, SegmentationMask]:
+            return {
+                name: SegmentationMask(
+                    name, frame.stamp_ns, np.zeros(image.pixels.shape[:2], np.uint8), ("road",)
+                )
+                for name, image in frame.cameras.items()
+            }
+
+    blind = replace(frame, lidars={})
+    plain = build_pipeline()
+    assert not plain.process(blind).occupancy.free.any()  # type: ignore[union-attr]
+    seeing = build_pipeline()
+    seeing.segmenter = Segmenter()
+    perception = seeing.process(blind)
+    assert perception.occupancy is not None and perception.occupancy.free.max() > 0.3
+    assert set(perception.segmentations) == set(frame.cameras)
+    dead = {n: SensorHealth(n, Level.STALE, "silent") for n in frame.cameras}
+    grid = seeing.process(blind, dead).occupancy
+    assert grid is not None and not grid.free.any()
+    both = seeing.process(frame)
+    assert len(both.boxes) and both.occupancy is not None
+    without = EvidentialMapper().update(frame, ground_cloud(frame))
+    assert both.occupancy.occupied.sum() > without.occupied.sum() + 10  # footprints
+
+
+def test_what_was_dropped_is_counted_by_stage(frame: SensorFrame) -> None:
+    pipeline = build_pipeline()
+    assert not pipeline.counts
+    backwards = UltrasonicReading("sonar", frame.stamp_ns, "sonar", 1.0, 5.0, 0.2, 1.0)
+    pipeline.process(replace(frame, ultrasonics={"sonar": backwards}))
+    assert pipeline.counts == {"occupancy.ultrasonic.bad_limits": 1}
 
 
 def test_occupancy_can_be_left_out_and_a_typo_is_refused() -> None:

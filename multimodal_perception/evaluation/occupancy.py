@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -36,14 +36,16 @@ class OccupancyScore:
     """Counts over frames, of cells whose truth is known.
 
     truth_occupied, truth_free: cells that are, observed or not. observed: those that were judged.
-    called: observed cells (truth free or occupied, called free, occupied or neither). squared_error:
-    sum over observed cells. bins: (10, 3) sums of probability, occupied truth and cells, by
-    probability of occupied.
+    called: observed cells (truth free or occupied, called free, occupied or neither). unknown,
+    conflict: sums of these masses over all cells. squared_error: sum over observed cells. bins: (10,
+    3) sums of probability, occupied truth and cells, by probability of occupied.
     """
 
     truth_occupied: int = 0
     truth_free: int = 0
     called: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 3), np.int64))
+    unknown: float = 0.0
+    conflict: float = 0.0
     squared_error: float = 0.0
     bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((CALIBRATION_BINS, 3)))
 
@@ -65,12 +67,18 @@ class OccupancyScore:
         place = np.clip((p * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
         np.add.at(self.bins, place, np.column_stack([p, y, np.ones(len(p))]))
 
+    def join(self, other: OccupancyScore) -> None:
+        """Add another one's counts."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
     def figures(self) -> dict[str, float]:
         """All figures; NaN where nothing was there to count.
 
         iou_occupied, iou_free: over observed cells. false_free: share of the observed occupied cells
         called free. false_occupied: the reverse. brier: Brier (1950), over two outcomes' one. ece:
-        expected calibration error (Naeini et al. 2015, eq. 2 with l1). observed: share of cells.
+        expected calibration error (Naeini et al. 2015, eq. 2 with l1). observed: share of the cells of
+        known truth. unknown, conflict: mean masses of these.
         """
         free, occupied = self.called
         cells = int(self.called.sum())
@@ -84,6 +92,8 @@ class OccupancyScore:
             "brier": _ratio(self.squared_error, cells),
             "ece": _ratio(float(gaps.sum()), cells),
             "observed": _ratio(cells, self.truth_free + self.truth_occupied),
+            "unknown": _ratio(self.unknown, self.truth_free + self.truth_occupied),
+            "conflict": _ratio(self.conflict, self.truth_free + self.truth_occupied),
             "cells": cells,
         }
 
@@ -138,7 +148,7 @@ def evaluate_occupancy(
     make_mapper: Callable[[], OccupancyMapper],
     truth: Callable[[SensorFrame], Truth | None] | None = None,
     group: Callable[[SensorFrame], str] | None = None,
-    sources: Callable[[SensorFrame], Mapping[str, Any]] | None = None,
+    sources: Callable[[SensorFrame, Cloud], Mapping[str, Any]] | None = None,
     ground: GroundConfig | None = None,
     max_range: float = MAX_RANGE_M,
 ) -> dict[str, Any]:
@@ -162,9 +172,9 @@ def evaluate_occupancy(
         if name != current and current is not None:
             mapper = make_mapper()
         current = name
-        extra = dict(sources(frame)) if sources is not None else {}
         start = time.perf_counter()
         cloud = ground_cloud(frame, ground)
+        extra = dict(sources(frame, cloud)) if sources is not None else {}
         grid = mapper.update(frame, cloud, **extra)
         times.append(1e3 * (time.perf_counter() - start))
         if grid.frame_id != frame.base_frame:
@@ -173,7 +183,7 @@ def evaluate_occupancy(
         real.add(grid, frame.labels, cloud)
         answer = truth(frame) if truth is not None else None
         if answer is not None:
-            _add(grid, answer, max_range, (total, groups[name]), rings)
+            score_grid(grid, answer, max_range, (total, groups[name]), rings)
     result: dict[str, Any] = {"frames": count, **total.figures()}
     result["by_distance"] = {name: score.figures() for name, score in rings.items()}
     result["by_group"] = {n: s.figures() for n, s in sorted(groups.items()) if group is not None}
@@ -191,24 +201,34 @@ def middles(grid: OccupancyGrid) -> tuple[NDArray[np.float64], NDArray[np.float6
     return x, y
 
 
-def _add(
+def score_grid(
     grid: OccupancyGrid,
     answer: Truth,
     max_range: float,
-    totals: tuple[OccupancyScore, ...],
-    rings: dict[str, OccupancyScore],
+    totals: Sequence[OccupancyScore],
+    rings: Mapping[str, OccupancyScore] | None = None,
 ) -> None:
+    """Count a grid in base_link: within max_range into totals, by distance into rings."""
     x, y = (v.ravel() for v in middles(grid))
     distance = np.hypot(x, y)
-    kept = distance < max(max_range, RINGS_M[-1])
-    values = (grid.probability().ravel()[kept], _observed(grid).ravel()[kept])
+    kept = distance < (max_range if rings is None else max(max_range, RINGS_M[-1]))
+    probability, observed = grid.probability().ravel()[kept], _observed(grid).ravel()[kept]
+    unknown = grid.unknown().ravel()[kept]
+    conflict = np.zeros_like(unknown) if grid.conflict is None else grid.conflict.ravel()[kept]
     distance, truth = distance[kept], np.asarray(answer(x[kept], y[kept]))
-    near = distance < max_range
+
+    def count(score: OccupancyScore, part: NDArray[np.bool_]) -> None:
+        score.add(probability[part], observed[part], truth[part])
+        known = part & (truth != UNDECIDED)
+        score.unknown += float(unknown[known].sum())
+        score.conflict += float(conflict[known].sum())
+
     for score in totals:
-        score.add(values[0][near], values[1][near], truth[near])
-    for inner, outer in zip((0.0, *RINGS_M), RINGS_M, strict=False):
-        ring = (distance >= inner) & (distance < outer)
-        rings[f"{inner:.0f}-{outer:.0f} m"].add(values[0][ring], values[1][ring], truth[ring])
+        count(score, distance < max_range)
+    if rings is not None:
+        for inner, outer in zip((0.0, *RINGS_M), RINGS_M, strict=False):
+            ring = (distance >= inner) & (distance < outer)
+            count(rings[f"{inner:.0f}-{outer:.0f} m"], ring)
 
 
 def _observed(grid: OccupancyGrid) -> NDArray[np.bool_]:

@@ -28,8 +28,6 @@ from multimodal_perception.occupancy.ultrasonic import UltrasonicConfig, Ultraso
 from multimodal_perception.preprocess.ground import Cloud
 
 Layer = NDArray[np.float32]
-# A layer of so many cells a side takes 16 MB; about 13 live at once, and two more for each mask.
-MOST_CELLS = 2000
 
 
 @dataclass(frozen=True)
@@ -54,32 +52,23 @@ class ReliabilityConfig:
 
 @dataclass(frozen=True)
 class EvidentialConfig:
-    """Parameters of the evidential occupancy; raycast holds the size of the grid as well.
+    """Parameters of the evidential occupancy.
 
     frame: whose axes the grid comes out along; odom needs no turning of cells. hidden: how far
     behind a LiDAR return earlier free evidence is forgotten that no ray renews, as what has moved
-    there is as deep. odom_frame: its name. raycast: inverse model of LiDARs. grid: how evidence is
-    combined and ages. reliability: of the sources. ultrasonic: their inverse model. masks: their
-    inverse model. footprints: inverse model of boxes.
+    there is as deep. odom_frame: its name. grid: how evidence is combined and ages. reliability: of the
+    sources. ultrasonic: their inverse model. masks: their inverse model. footprints: inverse model of
+    boxes.
     """
 
     frame: Literal["base", "odom"] = "base"
     hidden: float = field(default=3.0, metadata={"min": 0.0, "max": 20.0, "unit": "m"})
     odom_frame: str = "odom"
-    raycast: RaycastConfig = field(default_factory=RaycastConfig)
     grid: GridConfig = field(default_factory=GridConfig)
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     ultrasonic: UltrasonicConfig = field(default_factory=UltrasonicConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     footprints: FootprintConfig = field(default_factory=FootprintConfig)
-
-    def __post_init__(self) -> None:
-        size = self.raycast.size
-        if size > MOST_CELLS:
-            raise ValueError(
-                f"extent and resolution make {size} x {size} cells; allowed {MOST_CELLS} x"
-                f" {MOST_CELLS}: coarser cells or a smaller extent"
-            )
 
 
 class EvidentialMapper:
@@ -89,11 +78,15 @@ class EvidentialMapper:
     one frame's evidence alone.
     """
 
-    def __init__(self, config: EvidentialConfig | None = None) -> None:
+    def __init__(
+        self, config: EvidentialConfig | None = None, raycast: RaycastConfig | None = None
+    ) -> None:
+        """raycast: size of the grid, and the inverse model of LiDARs."""
         self.config = config or EvidentialConfig()
+        self.raycast = raycast or RaycastConfig()
         c = self.config
-        self.grid = EvidentialGrid(c.raycast.size, c.raycast.resolution, c.grid)
-        self._lidar = RayCaster(c.raycast)
+        self.grid = EvidentialGrid(self.raycast.size, self.raycast.resolution, c.grid)
+        self._lidar = RayCaster(self.raycast)
         self._ultrasonic = UltrasonicModel(c.ultrasonic)
         self._masks = MaskModel(c.masks)
         self._footprints = FootprintModel(c.footprints)
@@ -195,7 +188,7 @@ class EvidentialMapper:
         if c.frame == "odom" and grid.located:
             origin, frame_id = grid.corner, c.odom_frame
         elif abs(cells.sin) * cells.size > 0.05 or cells.cos < 0:
-            origin = (-c.raycast.extent, -c.raycast.extent)
+            origin = (-self.raycast.extent, -self.raycast.extent)
             free, occupied, conflict = (np.empty_like(v) for v in layers)
             _turn(free, occupied, conflict, *layers, cells, *origin)
             return OccupancyGrid(

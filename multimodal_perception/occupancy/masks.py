@@ -29,14 +29,17 @@ class MaskConfig:
     """Inverse model of segmented images, visible and thermal.
 
     free: mass of a drivable pixel right below the camera. blocked: the same, occupied, where what
-    is drivable ends along the line of sight. drivable: names of the classes that are. max_range:
-    beyond which masks say nothing. pitch_error: how well the camera's pitch over the ground is
-    known. tolerance: misplacement on the ground at which the mass has fallen to a half.
+    is drivable ends along the line of sight. drivable: names of the classes on which nothing
+    stands. max_range: beyond which masks say nothing. pitch_error: how well the camera's pitch over
+    the ground is known. tolerance: misplacement on the ground at which the mass has fallen to a
+    half.
     """
 
     free: float = field(default=0.6, metadata={"min": 0.0, "max": 0.99})
     blocked: float = field(default=0.2, metadata={"min": 0.0, "max": 0.99})
-    drivable: tuple[str, ...] = ("drivable", "road", "lane")
+    drivable: tuple[str, ...] = (
+        "drivable", "road", "lane", "marking", "sidewalk", "kerb", "terrain",
+    )  # fmt: skip
     max_range: float = field(default=25.0, metadata={"min": 1.0, "max": 100.0, "unit": "m"})
     pitch_error: float = field(default=0.01, metadata={"min": 0.0, "max": 0.2, "unit": "rad"})
     tolerance: float = field(default=0.5, metadata={"min": 0.01, "max": 10.0, "unit": "m"})

@@ -21,6 +21,8 @@ from multimodal_perception.occupancy.cells import FULL, Cells, azimuth, cell_at,
 from multimodal_perception.preprocess.ground import Cloud
 
 Layer = NDArray[np.float32]
+# A layer of so many cells a side takes 16 MB; about 13 live at once, and two more for each mask.
+MOST_CELLS = 2000
 # Bins that no ray passes.
 NO_RAY = np.float32(1e9)
 
@@ -47,8 +49,11 @@ class RaycastConfig:
     def __post_init__(self) -> None:
         if not 0 < self.obstacle[0] < self.obstacle[1]:
             raise ValueError("obstacle must be two rising heights above 0")
-        if 2 * self.extent / self.resolution > 4000:
-            raise ValueError("extent and resolution make more than 4000 x 4000 cells")
+        if self.size > MOST_CELLS:
+            raise ValueError(
+                f"extent and resolution make {self.size} x {self.size} cells; allowed {MOST_CELLS} x"
+                f" {MOST_CELLS}: coarser cells or a smaller extent"
+            )
 
     @property
     def size(self) -> int:
@@ -64,8 +69,11 @@ class RaycastMapper:
         self._cells = Cells.around_base(self.config.size, self.config.resolution)
         self._caster = RayCaster(self.config)
 
-    def update(self, frame: SensorFrame, cloud: Cloud) -> OccupancyGrid:
-        """The grid of one frame, in its base_frame; all unknown without LiDAR points."""
+    def update(self, frame: SensorFrame, cloud: Cloud, **others: object) -> OccupancyGrid:
+        """The grid of one frame, in its base_frame; all unknown without LiDAR points.
+
+        others: what else is known of the frame; this mapper has no use for it.
+        """
         c = self.config
         free, occupied = (layer.copy() for layer in self._caster.cast(cloud, self._cells))
         return OccupancyGrid(

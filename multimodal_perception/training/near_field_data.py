@@ -91,17 +91,19 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
             images.append(np.stack([image.rgb() for image in frame.cameras.values()]))
             labels.append(cell_labels(observation.truth, rig.footprint))
             at.append(step)
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(
-        partial,
-        ranges=np.array(ranges, np.float32),
-        odom_from_base=np.array(motion),
-        images=np.array(images),
-        labels=np.array(labels),
-        frames=np.array(at),
-        night=np.array("night" in drive.conditions),
-        scenario=np.array(drive.scenario),
-    )
+    # Under another name until it is whole, so that an interrupted run leaves no broken shard.
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(
+            file,
+            ranges=np.array(ranges, np.float32),
+            odom_from_base=np.array(motion),
+            images=np.array(images),
+            labels=np.array(labels),
+            frames=np.array(at),
+            night=np.array("night" in drive.conditions),
+            scenario=np.array(drive.scenario),
+        )
     partial.rename(path)
 
 

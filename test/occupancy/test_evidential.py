@@ -29,7 +29,7 @@ from multimodal_perception.rig import OPTICAL
 
 HEIGHT = 1.7
 PERIOD = NANOSECONDS // 10
-SMALL = EvidentialConfig(raycast=RaycastConfig(extent=20.0))
+SMALL = RaycastConfig(extent=20.0)
 
 
 def scan(posts: list[tuple[float, float]] = (), walls: list[float] = ()) -> np.ndarray:  # type: ignore[assignment]
@@ -85,7 +85,7 @@ def around(layer: np.ndarray, grid: OccupancyGrid, x: float, y: float) -> float:
 
 @pytest.mark.parametrize("out", ["base", "odom"])
 def test_a_post_stays_where_it_is_while_the_vehicle_turns(out: str) -> None:
-    mapper = EvidentialMapper(dataclasses.replace(SMALL, frame=out))
+    mapper = EvidentialMapper(EvidentialConfig(frame=out), SMALL)
     post = np.array([9.0, 3.0, 0.0, 1.0])
     for k in range(12):
         odom = poses.from_xyz_rpy((0.37 * k, 0.05 * k, 0), (0, 0, 0.07 * k))
@@ -102,7 +102,7 @@ def test_a_post_stays_where_it_is_while_the_vehicle_turns(out: str) -> None:
 
 
 def test_evidence_outlives_the_sweep_that_gave_it_and_then_fades() -> None:
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     still = np.eye(4)
     grid = step(mapper, frame_of(scan(walls=[8.0]), 0, still))
     before = around(grid.occupied, grid, 8.05, 0.0)
@@ -116,13 +116,13 @@ def test_evidence_outlives_the_sweep_that_gave_it_and_then_fades() -> None:
 
 
 def test_without_odometry_a_grid_holds_its_frame_alone() -> None:
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     step(mapper, frame_of(scan(walls=[8.0])))
     assert (step(mapper, frame_of(None, 1)).unknown() == 1).all()
 
 
 def test_the_grid_given_out_does_not_change_later() -> None:
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     grid = step(mapper, frame_of(scan(walls=[8.0]), 0, np.eye(4)))
     kept = grid.occupied.copy(), grid.free.copy(), grid.conflict.copy()  # type: ignore[union-attr]
     step(mapper, frame_of(scan(walls=[5.0]), 1, np.eye(4)))
@@ -131,7 +131,7 @@ def test_the_grid_given_out_does_not_change_later() -> None:
 
 
 def test_what_leaves_is_in_conflict_and_cleared_within_frames() -> None:
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     for k in range(5):
         step(mapper, frame_of(scan([(6.0, 0.0)]), k, np.eye(4)))
     grid = step(mapper, frame_of(scan(), 5, np.eye(4)))
@@ -142,7 +142,7 @@ def test_what_leaves_is_in_conflict_and_cleared_within_frames() -> None:
 
 
 def test_free_evidence_hidden_by_something_new_is_forgotten() -> None:
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     for k in range(3):
         grid = step(mapper, frame_of(scan(), k, np.eye(4)))
     assert at(grid.free, grid, 9.0, 0.0) > 0.5
@@ -154,7 +154,7 @@ def test_free_evidence_hidden_by_something_new_is_forgotten() -> None:
 
 def test_a_stuck_ultrasonic_shows_as_conflict_and_frees_nothing_more() -> None:
     pose = poses.from_xyz_rpy((1.0, 0.0, 0.4))
-    mapper, honest = EvidentialMapper(SMALL), EvidentialMapper(SMALL)
+    mapper, honest = EvidentialMapper(raycast=SMALL), EvidentialMapper(raycast=SMALL)
     for k in range(4):
         stuck = UltrasonicReading("us", k * PERIOD, "us", 3.0, 0.2, 5.0, 1.0)
         mounts = {"us": pose}
@@ -171,8 +171,8 @@ def test_a_mask_that_calls_a_wall_drivable_shows_as_conflict() -> None:
     mounts = {"camera": poses.from_xyz_rpy((0, 0, 1.5), (0, 0.1, 0)) @ OPTICAL}
     mask = SegmentationMask("camera", 0, np.ones((400, 640), np.uint8), ("other", "road"))
     frame = frame_of(scan(walls=[6.0]), mounts=mounts, intrinsics={"camera": camera})
-    plain = step(EvidentialMapper(SMALL), frame)
-    grid = step(EvidentialMapper(SMALL), frame, masks={"camera": mask})
+    plain = step(EvidentialMapper(raycast=SMALL), frame)
+    grid = step(EvidentialMapper(raycast=SMALL), frame, masks={"camera": mask})
     assert around(plain.conflict, plain, 6.05, 0.1) == 0
     assert around(grid.conflict, grid, 6.05, 0.1) > 0.2
     assert around(grid.occupied, grid, 6.05, 0.1) > around(grid.free, grid, 6.05, 0.1) - 0.2
@@ -183,7 +183,7 @@ def test_a_thermal_mask_serves_at_night_without_lidar() -> None:
     mounts = {"thermal": poses.from_xyz_rpy((0, 0, 1.5), (0, 0.1, 0)) @ OPTICAL}
     mask = SegmentationMask("thermal", 0, np.ones((400, 640), np.uint8), ("other", "road"))
     frame = frame_of(None, mounts=mounts, intrinsics={"thermal": camera})
-    grid = step(EvidentialMapper(SMALL), frame, masks={"thermal": mask})
+    grid = step(EvidentialMapper(raycast=SMALL), frame, masks={"thermal": mask})
     assert at(grid.free, grid, 5.0, 0.1) > 0.2 and grid.occupied.max() == 0
 
 
@@ -192,9 +192,9 @@ def test_a_thermal_mask_serves_at_night_without_lidar() -> None:
 )
 def test_health_discounts_a_sensor(level: Level, share: float) -> None:
     frame = frame_of(scan())
-    full = step(EvidentialMapper(SMALL), frame)
+    full = step(EvidentialMapper(raycast=SMALL), frame)
     health = {"lidar": SensorHealth("lidar", level, "")}
-    grid = step(EvidentialMapper(SMALL), frame, health=health)
+    grid = step(EvidentialMapper(raycast=SMALL), frame, health=health)
     expected = share * at(full.free, full, 5.0, 0.1)
     assert at(grid.free, grid, 5.0, 0.1) == pytest.approx(expected, abs=1e-5)
 
@@ -208,12 +208,12 @@ def test_boxes_fill_what_the_lidar_does_not_see_and_clear_their_trail() -> None:
             0, "base_link", row, one.astype(np.float32), one.astype(np.int64), velocities=velocity
         )
 
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     for k in range(8):
         grid = step(mapper, frame_of(None, k, np.eye(4)), boxes=boxes(-5.0 + k))
     assert at(grid.occupied, grid, 2.0, 5.0) > 0.4
     assert at(grid.occupied, grid, -5.0, 5.0) < 0.25
-    slow = EvidentialMapper(SMALL)
+    slow = EvidentialMapper(raycast=SMALL)
     for k in range(8):
         parked = dataclasses.replace(boxes(-5.0 + k), velocities=None)
         trailing = step(slow, frame_of(None, k, np.eye(4)), boxes=parked)
@@ -225,7 +225,7 @@ def test_a_learned_near_field_is_one_more_source() -> None:
     free, occupied = (np.zeros((20, 20), np.float32) for _ in range(2))
     occupied[15, 18], free[2, 2] = 0.9, 0.9
     near = OccupancyGrid(0, "base_link", 0.5, (-5.0, -5.0), free, occupied)
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     grid = step(mapper, frame_of(None), near_field=near)
     assert at(grid.occupied, grid, 4.25, 2.75) == pytest.approx(0.72)
     assert at(grid.free, grid, -3.75, -3.75) == pytest.approx(0.72)
@@ -234,7 +234,7 @@ def test_a_learned_near_field_is_one_more_source() -> None:
 
 
 def test_a_bag_that_starts_again_starts_a_fresh_grid() -> None:
-    mapper = EvidentialMapper(SMALL)
+    mapper = EvidentialMapper(raycast=SMALL)
     step(mapper, frame_of(scan(walls=[8.0]), 50, np.eye(4)))
     grid = step(mapper, frame_of(None, 0, np.eye(4)))
     assert (grid.unknown() == 1).all()
@@ -243,9 +243,9 @@ def test_a_bag_that_starts_again_starts_a_fresh_grid() -> None:
 
 def test_cells_too_fine_for_memory_are_refused() -> None:
     with pytest.raises(ValueError, match=r"4000 x 4000 cells; allowed 2000"):
-        EvidentialConfig(raycast=RaycastConfig(extent=100.0, resolution=0.05))
+        RaycastConfig(extent=100.0, resolution=0.05)
     with pytest.raises(ConfigurationError, match=r"0\.05 to 2"):
-        build(EvidentialConfig, {"raycast": {"resolution": 0.001}}, "test")
+        build(RaycastConfig, {"resolution": 0.001}, "test")
 
 
 def test_the_configuration_reads_from_yaml_values() -> None:

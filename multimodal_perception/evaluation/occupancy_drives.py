@@ -28,8 +28,8 @@ from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 
 # Scenarios in turn, one a seed. Fog was in no data that anything here was tuned or trained on.
 SCENARIOS = ("urban_street", "parking_lot", "intersection", "warehouse", "highway")
-SEEN = {"day": (), "night": ("night",)}
-UNSEEN = {"fog": ("fog=40",)}
+SEEN: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",)}
+UNSEEN: dict[str, tuple[str, ...]] = {"fog": ("fog=40",)}
 # Truth is looked up in four places of a cell of 0.2 m.
 FINER_M = 0.1
 FIRST_FRAME = 20
@@ -62,7 +62,9 @@ class DriveScores:
         conditions = sorted({condition for _, condition in self.scores})
         names = list(dict.fromkeys(name for name, _ in self.scores))
         seen = [c for c in conditions if c in SEEN]
-        by_subset = {name: self._sum(name, seen).figures() for name in names}
+        by_subset: dict[str, dict[str, Any]] = {
+            name: dict(self._sum(name, seen).figures()) for name in names
+        }
         for name in names:
             by_subset[name]["by_condition"] = {
                 c: self.scores[name, c].figures() for c in conditions if (name, c) in self.scores
@@ -118,11 +120,11 @@ def cell_truth(truth: FrameTruth) -> Truth:
     undecided otherwise and where there is a kerb: whether that is an obstacle depends on the wheel.
     """
     grid, kerb = truth.occupancy, truth.semantic_grid == KERB
-    state = np.full(grid.free.shape, UNDECIDED, np.int8)
+    rows, columns = grid.free.shape
+    state = np.full((rows, columns), UNDECIDED, np.int8)
     state[grid.free > 0] = FREE
     state[kerb] = UNDECIDED
     state[grid.occupied > 0] = OCCUPIED
-    rows, columns = state.shape
 
     def answer(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.integer]:
         parts = []

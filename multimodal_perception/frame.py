@@ -135,7 +135,8 @@ class Boxes3D:
     boxes: (N, 7) float32, x y z length width height yaw, metres and radians; x y z is the middle.
     scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into class_names.
     velocities: (N, 2) float32, metres a second, or None. track_ids: (N,) int64 or None.
-    num_points: (N,) int64, LiDAR points inside, or None.
+    num_points: (N,) int64, LiDAR points inside, or None. visibility: (N,) float32 in [0, 1], share
+    that is in sight, or None.
     """
 
     stamp_ns: int
@@ -147,6 +148,7 @@ class Boxes3D:
     velocities: NDArray[np.float32] | None = None
     track_ids: NDArray[np.int64] | None = None
     num_points: NDArray[np.int64] | None = None
+    visibility: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -154,7 +156,7 @@ class Boxes3D:
         _require(
             self.scores.shape == (n,) and self.labels.shape == (n,), "one score, one label a box"
         )
-        for name in ("velocities", "track_ids", "num_points"):
+        for name in ("velocities", "track_ids", "num_points", "visibility"):
             values = getattr(self, name)
             _require(values is None or len(values) == n, f"{name} must have one row a box")
 
@@ -175,8 +177,7 @@ class Boxes3D:
 
     def select(self, index: Any) -> Boxes3D:
         """The boxes that a mask (N,) or indices choose, in that order."""
-        optional = (self.velocities, self.track_ids, self.num_points)
-        velocities, track_ids, num_points = (None if v is None else v[index] for v in optional)
+        optional = (self.velocities, self.track_ids, self.num_points, self.visibility)
         return Boxes3D(
             self.stamp_ns,
             self.frame_id,
@@ -184,9 +185,7 @@ class Boxes3D:
             self.scores[index],
             self.labels[index],
             self.class_names,
-            velocities,
-            track_ids,
-            num_points,
+            *(None if values is None else values[index] for values in optional),
         )
 
     def transformed(self, target_from_source: NDArray[np.float64], frame_id: str) -> Boxes3D:
@@ -209,6 +208,7 @@ class Boxes3D:
             velocities,
             self.track_ids,
             self.num_points,
+            self.visibility,
         )
 
 

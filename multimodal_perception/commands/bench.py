@@ -18,14 +18,19 @@ from multimodal_perception.evaluation.report import write_json
 
 HELP = "measure the synchronizer against message_filters, or the intake over DDS"
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-FILES = {"sync": "synchronizer.py", "intake": "intake.py"}
+FILES = {"sync": "synchronizer.py", "intake": "intake.py", "evaluators": "evaluators.py"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=tuple(FILES))
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--seconds", type=float, help="how long (intake: 60 by default)")
-    parser.add_argument("--peer", type=Path, help="sync: folder with the package message_filters")
+    parser.add_argument(
+        "--peer",
+        type=Path,
+        help="sync: folder with the package message_filters; evaluators: a Python with nuscenes-devkit",
+    )
+    parser.add_argument("--kitti", type=Path, help="evaluators: a KITTI evaluator's eval.py")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -78,6 +78,7 @@ def true_boxes(
     boxes[:, 6] = poses.wrap_angle(boxes[:, 6] + poses.yaw_of(base_from_scene))
     velocities = scene.velocities[near] @ base_from_scene[:2, :2].T
     tracks = scene.tracks[rows].astype(np.int64)
+    visibility = _visibility(scene, rows, eye)
     told = Boxes3D(
         stamp_ns,
         base_frame,
@@ -88,8 +89,9 @@ def true_boxes(
         velocities.astype(np.float32),
         tracks,
         _count_points(tracks, sweeps),
+        visibility,
     )
-    return told, _visibility(scene, rows, eye)
+    return told, visibility
 
 
 def _count_points(tracks: NDArray[np.int64], sweeps: Sequence[SweepTruth]) -> NDArray[np.int64]:

@@ -1,15 +1,183 @@
-"""The ONNX of a card at another precision."""
+"""A card's ONNX at the precision that an engine is to have.
+
+TensorRT builds strongly typed networks: the types in the ONNX are those of the engine. So fp16 is an
+ONNX with half types, and int8 one with QuantizeLinear and DequantizeLinear, made by calibration.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
 from multimodal_perception.runtime.card import ModelCard
+from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
+
+if TYPE_CHECKING:
+    import onnx
+
+SOURCE_KEY = "multimodal_perception.source_sha256"
+HALF_VERSION = "half 1"  # of what half_precision does, for the engine cache
+HALF_MAX = 65504.0
+# Computed in half when what they compute on is: activations, sums, and what moves values.
+FOLLOWERS = frozenset(
+    (
+        *("Add", "Sub", "Mul", "Concat", "Identity", "BatchNormalization"),
+        *("Relu", "LeakyRelu", "PRelu", "Elu", "Gelu", "Clip", "Tanh"),
+        *("Sigmoid", "HardSigmoid", "HardSwish"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Pad"),
+        *("Reshape", "Flatten", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze"),
+    )
+)
 
 
 def model_at(card: ModelCard, config: RuntimeConfig) -> bytes:
-    return card.read_file("onnx")
+    """The ONNX at config.precision. Raises UserError, and EngineError where int8 is not calibrated."""
+    if config.precision == "int8":
+        return calibrated_model(card, config)
+    content = card.read_file("onnx")
+    return half_precision(content) if config.precision == "fp16" else content
 
 
 def source_digest(card: ModelCard, config: RuntimeConfig) -> str:
-    assert card.onnx is not None
-    return card.onnx.sha256
+    """What the engine cache knows the ONNX at config.precision by. Raises as model_at does."""
+    if config.precision == "int8":
+        return hashlib.sha256(calibrated_model(card, config)).hexdigest()
+    if card.onnx is None:
+        raise EngineError(f"{card.source} names no ONNX")
+    tail = f" {HALF_VERSION}" if config.precision == "fp16" else ""
+    return card.onnx.sha256 + tail
+
+
+def calibrated_path(card: ModelCard, config: RuntimeConfig) -> Path:
+    """Where the calibrated ONNX of a card lies: beside its engines."""
+    return config.cache_folder / f"{card.name}-int8.onnx"
+
+
+def calibrated_model(card: ModelCard, config: RuntimeConfig) -> bytes:
+    """The int8 ONNX of this very training. Raises EngineError that says how to make it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = calibrated_path(card, config)
+    command = f"multimodal-perception export engine {card.name} --precision int8 --calibrate BAG"
+    try:
+        content = path.read_bytes()
+        model = onnx.load_model_from_string(content)
+    except OSError as error:
+        raise EngineError(f"int8 is not calibrated ({path} is not there): {command}") from error
+    except DecodeError as error:
+        raise EngineError(f"{path} is no ONNX: {command}") from error
+    source = {entry.key: entry.value for entry in model.metadata_props}.get(SOURCE_KEY)
+    if card.onnx is None or source != card.onnx.sha256:
+        raise EngineError(f"{path} was calibrated for another training: {command}")
+    return content
+
+
+def half_precision(content: bytes) -> bytes:
+    """The same network with its learned layers in float16; inputs and outputs stay float32.
+
+    In half run convolutions over images and grids, matrix products with learned weights whose other
+    side is already in half, and what lies between them. All that is computed from the inputs
+    themselves stays in single precision: half has a step of 3 cm at 50 m, and coordinates,
+    projections and sampling places must not be rounded so.
+    """
+    import onnx
+    from onnx import inliner, shape_inference
+
+    model = inliner.inline_local_functions(onnx.load_model_from_string(content))
+    for node in model.graph.node:
+        if any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute):
+            raise EngineError(f"fp16: control flow is not supported ({node.op_type} {node.name})")
+    model = shape_inference.infer_shapes(model, strict_mode=True)
+    graph = _HalfGraph(model)
+    nodes = list(graph.convert())
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
+
+
+class _HalfGraph:
+    """Goes through a graph once, in order, and yields its nodes with the casts between."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnx
+
+        self.onnx = onnx
+        self.graph = model.graph
+        self.weights = {w.name: w for w in self.graph.initializer}
+        described = [*self.graph.input, *self.graph.output, *self.graph.value_info]
+        types = {v.name: v.type.tensor_type.elem_type for v in described}
+        types.update({w.name: w.data_type for w in self.weights.values()})
+        self.floats = {n for n, t in types.items() if t == onnx.TensorProto.FLOAT}
+        self.constants = set(self.weights)
+        for node in self.graph.node:
+            if node.op_type == "Constant":
+                self.constants.update(node.output)
+        self.half: set[str] = set()  # tensors whose value is NAME_half; NAME itself by a cast
+        self.made: set[str] = set()  # tensors of either kind that exist by now
+
+    def convert(self) -> Iterator[onnx.NodeProto]:
+        for node in self.graph.node:
+            if self._in_half(node):
+                for index in self._data(node):
+                    name = node.input[index]
+                    yield from self._to_half(name)
+                    node.input[index] = f"{name}_half"
+                self.half.update(node.output)
+                self.made.update(f"{name}_half" for name in node.output)
+                node.output[:] = [f"{name}_half" for name in node.output]
+            else:
+                for name in node.input:
+                    yield from self._to_single(name)
+            yield node
+        for value in self.graph.output:
+            yield from self._to_single(value.name)
+
+    def _data(self, node: onnx.NodeProto) -> list[int]:
+        """Indices of the inputs whose type is the node's: not the scales of a Resize."""
+        inputs = range(1 if node.op_type == "Resize" else len(node.input))
+        return [k for k in inputs if node.input[k] in self.floats]
+
+    def _in_half(self, node: onnx.NodeProto) -> bool:
+        data = [node.input[k] for k in self._data(node)]
+        computed = [name for name in data if name not in self.constants]
+        if not computed or not all(self._fits(name) for name in data):
+            return False
+        if node.op_type in ("Conv", "ConvTranspose"):
+            weight = self.weights.get(node.input[1])
+            return weight is not None and len(weight.dims) >= 4
+        follows = all(name in self.half for name in computed)
+        if node.op_type in ("MatMul", "Gemm"):
+            return follows and any(name in self.constants for name in data)
+        return follows and node.op_type in FOLLOWERS
+
+    def _fits(self, name: str) -> bool:
+        """Whether a weight is within what half can say; what is computed is taken to be."""
+        if name not in self.weights:
+            return True
+        array = self.onnx.numpy_helper.to_array(self.weights[name])
+        return bool(np.abs(array).max(initial=0.0) <= HALF_MAX)
+
+    def _to_half(self, name: str) -> Iterator[onnx.NodeProto]:
+        half = f"{name}_half"
+        if half in self.made:
+            return
+        self.made.add(half)
+        if name in self.weights:
+            array = self.onnx.numpy_helper.to_array(self.weights[name]).astype(np.float16)
+            self.graph.initializer.append(self.onnx.numpy_helper.from_array(array, half))
+        else:
+            yield self._cast(name, half, self.onnx.TensorProto.FLOAT16)
+
+    def _to_single(self, name: str) -> Iterator[onnx.NodeProto]:
+        if name in self.half and name not in self.made:
+            self.made.add(name)
+            yield self._cast(f"{name}_half", name, self.onnx.TensorProto.FLOAT)
+
+    def _cast(self, source: str, target: str, kind: Any) -> onnx.NodeProto:
+        return self.onnx.helper.make_node("Cast", [source], [target], f"{target}_cast", to=kind)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multimodal_perception.configuration import UserError
 
 if TYPE_CHECKING:
+    from multimodal_perception.runtime.card import ModelCard
+    from multimodal_perception.runtime.settings import RuntimeConfig
     from multimodal_perception.runtime.tensorrt import Library, LibraryName, Target
 
 HELP = "build a model's TensorRT engine ahead of time"
@@ -30,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", default="", help="folder; the node's runtime.cache must name it")
     parser.add_argument("--workspace", type=int, default=1024, metavar="MIB")
     parser.add_argument("--dla-core", type=int, default=-1, help="accelerator core of a Jetson")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="PATH",
+        help="int8: bag, dataset or .npz inputs to measure the activations on",
+    )
+    parser.add_argument("--frames", type=int, default=64, help="of --calibrate, spread over it")
     parser.add_argument("--rebuild", action="store_true", help="even if there is one that fits")
 
 
@@ -51,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         "dla_core": args.dla_core,
     }
     config = build(RuntimeConfig, values, "arguments")
+    if args.calibrate is not None:
+        _calibrate(card, config, args.calibrate, args.frames)
     try:
         library, target = _target(args.library, args.compute_capability, config.gpu)
         with Progress(transient=True) as bar:
@@ -67,6 +79,30 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{path}: {len(plan) / 1e6:.1f} MB by {library.name} {library.version}")
     return 0
+
+
+def _calibrate(card: ModelCard, config: RuntimeConfig, path: Path, frames: int) -> None:
+    """Write the card's int8 ONNX into the cache, and say how far it is from the card's own."""
+    from tqdm import tqdm
+
+    from multimodal_perception.runtime.calibration import deviation, quantise, recorded_inputs
+    from multimodal_perception.runtime.precision import calibrated_path
+
+    if config.precision != "int8":
+        raise UserError("--calibrate: is for --precision int8")
+    if frames < 1:
+        raise UserError("--frames: allowed: 1 or more")
+    inputs = recorded_inputs(path, card, frames)
+    content = quantise(card, tqdm(inputs, desc="calibrating", unit="frame", leave=False))
+    target = calibrated_path(card, config)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{target}: {error.strerror or error}") from error
+    print(f"{target}: {len(content) / 1e6:.1f} MB")
+    for name, share in deviation(card, content, recorded_inputs(path, card, 8)).items():
+        print(f"  {name}: mean difference to fp32 on 8 of the frames {100 * share:.2f} %")
 
 
 def _target(name: LibraryName | None, capability: str | None, gpu: int) -> tuple[Library, Target]:

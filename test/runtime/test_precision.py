@@ -1,0 +1,165 @@
+"""Half precision and calibration: what is rounded, what must not be, and that NVIDIA builds it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small_models as models
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.runtime.calibration import deviation, quantise, recorded_inputs
+from multimodal_perception.runtime.card import ModelCard
+from multimodal_perception.runtime.engine import EngineError
+from multimodal_perception.runtime.precision import (
+    calibrated_model,
+    calibrated_path,
+    half_precision,
+    model_at,
+    source_digest,
+)
+from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.runtime.tensorrt import ANY_GPU, Library, Target, build_plan
+
+SM89 = Target(ANY_GPU, (8, 9))
+FRAMES = [models.scatter_arrays(seed) for seed in range(6)]
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> ModelCard:
+    return models.save(tmp_path / "model", models.scatter_model())
+
+
+def nodes(content: bytes, kind: str) -> list[onnx.NodeProto]:
+    return [n for n in onnx.load_model_from_string(content).graph.node if n.op_type == kind]
+
+
+def test_half_is_close_and_keeps_inputs_and_outputs(card: ModelCard) -> None:
+    content = half_precision(card.read_file("onnx"))
+    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    assert 0 < deviation(card, content, FRAMES)["scores"] < 2e-3
+    # The convolutions and what lies between them: one cast in, one out.
+    assert all(name.endswith("_half") for n in nodes(content, "Conv") for name in n.input)
+    assert nodes(content, "Relu")[0].input[0].endswith("_half")
+    assert len(nodes(content, "Cast")) == 2
+
+
+def test_places_are_never_rounded(card: ModelCard) -> None:
+    content = half_precision(card.read_file("onnx"))
+    (sample,) = nodes(content, "GridSample")
+    assert list(sample.input) == ["c2", "grid"]
+
+
+def test_projection_of_points_stays_single_while_layers_on_features_do_not() -> None:
+    rng = np.random.default_rng(0)
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    g (float[1,100,4] points, float[1,3,8,8] image) => (float[1,100,4] projected, float[1,10] y)
+    {
+      projected = MatMul(points, matrix)
+      c = Conv<pads=[1,1,1,1]>(image, w)
+      r = Relu(c)
+      shape = Constant<value = int64[2] {1, 256}>()
+      flat = Reshape(r, shape)
+      y = MatMul(flat, head)
+    }
+    """
+    model = onnx.parser.parse_model(text)
+    for name, shape in {"matrix": (4, 4), "w": (4, 3, 3, 3), "head": (256, 10)}.items():
+        array = rng.normal(0, 0.3, shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    content = half_precision(model.SerializeToString())
+    onnx.checker.check_model(onnx.load_model_from_string(content), full_check=True)
+    by_output = {n.output[0]: n for n in nodes(content, "MatMul")}
+    assert list(by_output["projected"].input) == ["points", "matrix"]
+    assert list(by_output["y_half"].input) == ["flat_half", "head_half"]
+
+
+def test_a_weight_beyond_half_s_range_keeps_its_layer_in_single(tmp_path: Path) -> None:
+    model = models.scatter_model()
+    (weight,) = (w for w in model.graph.initializer if w.name == "w1")
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[0, 0, 0, 0] = 1e5
+    weight.CopyFrom(onnx.numpy_helper.from_array(array, "w1"))
+    card = models.save(tmp_path / "large", model)
+    content = half_precision(card.read_file("onnx"))
+    first, second = nodes(content, "Conv")
+    assert "w1" in first.input and "w2_half" in second.input
+    assert np.isfinite(deviation(card, content, FRAMES)["scores"])
+
+
+def test_int8_is_close_and_of_this_training(card: ModelCard, tmp_path: Path) -> None:
+    config = RuntimeConfig(precision="int8", cache=str(tmp_path / "cache"))
+    with pytest.raises(EngineError, match=r"not calibrated .*export engine model --precision int8"):
+        model_at(card, config)
+    content = quantise(card, iter(FRAMES))
+    assert 0 < deviation(card, content, FRAMES)["scores"] < 0.05
+    path = calibrated_path(card, config)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert model_at(card, config) == content
+    other = models.save(tmp_path / "model", models.scatter_model(seed=1))
+    with pytest.raises(EngineError, match="calibrated for another training"):
+        calibrated_model(other, config)
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(EngineError, match="is no ONNX"):
+        calibrated_model(card, config)
+
+
+def test_each_precision_is_another_engine(card: ModelCard, tmp_path: Path) -> None:
+    digests = set()
+    for precision in ("fp32", "fp16", "int8"):
+        config = RuntimeConfig(precision=precision, cache=str(tmp_path))
+        if precision == "int8":
+            calibrated_path(card, config).write_bytes(quantise(card, iter(FRAMES)))
+        digests.add(source_digest(card, config))
+    assert len(digests) == 3
+    calibrated_path(card, config).write_bytes(quantise(card, iter(FRAMES[:2])))
+    assert source_digest(card, config) not in digests  # calibrated anew, built anew
+
+
+def test_nvidia_builds_both(card: ModelCard) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    library, config = Library("tensorrt_rtx"), RuntimeConfig()
+    single = build_plan(library, card.read_file("onnx"), card, config, SM89)
+    for content in (half_precision(card.read_file("onnx")), quantise(card, iter(FRAMES))):
+        assert build_plan(library, content, card, config, SM89) != single
+
+
+def test_recorded_inputs_are_spread_and_checked(card: ModelCard, tmp_path: Path) -> None:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for k, arrays in enumerate(FRAMES):
+        np.savez(folder / f"{k}.npz", **arrays)
+    taken = list(recorded_inputs(folder, card, 3))
+    assert [int(np.flatnonzero([a["image"][0, 0, 0, 0] == t["image"][0, 0, 0, 0] for a in FRAMES])[0])
+            for t in taken] == [0, 2, 5]  # fmt: skip
+    assert len(list(recorded_inputs(folder, card, 99))) == len(FRAMES)
+    assert len(list(recorded_inputs(folder / "0.npz", card, 99))) == 1
+    np.savez(folder / "0.npz", **{**FRAMES[0], "image": np.zeros((1, 3, 16, 25), np.float32)})
+    with pytest.raises(UserError, match=r"inputs, frame 0: input image: expected \[1, 3, 16, 24\]"):
+        list(recorded_inputs(folder, card, 3))
+    (folder / "0.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(UserError, match=r"0\.npz: "):
+        list(recorded_inputs(folder, card, 3))
+    np.savez(folder / "0.npz", image=np.array([{}], object))
+    with pytest.raises(UserError, match=r"0\.npz: .*pickle"):
+        list(recorded_inputs(folder, card, 3))
+    with pytest.raises(UserError, match="architecture: 'none' is unknown"):
+        list(recorded_inputs(Path("synthetic"), card, 3))
+
+
+def test_nothing_to_quantise_is_an_error(tmp_path: Path) -> None:
+    from multimodal_perception.runtime.card import TensorSpec
+
+    spec = {"inputs": {"x": TensorSpec((2,))}, "outputs": {"y": TensorSpec((2,))}}
+    card = models.save(tmp_path / "log", models.log_model(), **spec)
+    with pytest.raises(UserError, match="no convolution"):
+        quantise(card, iter([{"x": np.ones(2, np.float32)}]))
+    with pytest.raises(UserError, match="no frames"):
+        quantise(card, iter([]))
+    with pytest.raises(EngineError, match="names no ONNX"):
+        source_digest(dataclasses.replace(card, onnx=None), RuntimeConfig())

@@ -7,8 +7,8 @@ y down.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Literal
@@ -293,6 +293,16 @@ class SensorFrame:
     def missing(self) -> frozenset[str]:
         """Names of the expected sensors that have none."""
         return self.expected - self.present
+
+    def only(self, modalities: Collection[Modality]) -> SensorFrame:
+        """The frame without the readings of all other kinds of sensor, which are missing then."""
+        return replace(
+            self,
+            lidars=self.lidars if Modality.LIDAR in modalities else {},
+            cameras=self.cameras if Modality.CAMERA in modalities else {},
+            infrareds=self.infrareds if Modality.INFRARED in modalities else {},
+            ultrasonics=self.ultrasonics if Modality.ULTRASONIC in modalities else {},
+        )
 
     def reference_from_sensor(self, sensor: str) -> NDArray[np.float64]:
         """Pose (4, 4) from a sensor at its reading's stamp to base_link at the frame's stamp.

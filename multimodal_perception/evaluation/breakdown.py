@@ -43,12 +43,28 @@ def breakdown(
     protocol: NuScenesProtocol | None = None,
     bands: Sequence[tuple[float, float]] = BANDS,
 ) -> dict[str, Any]:
-    """nuscenes_metrics of all frames, with by_distance and by_<tag> of the same keys.
+    """nuscenes_metrics of all frames, with by_distance and by_<tag>.
 
-    by_distance: {"0-15": ...}, bands beyond every class's range left out. by_<tag>: by each value that
-    the frames have of it; frames without the tag are in none.
+    by_distance: {"0-15": nuscenes_metrics, ...}, bands beyond every class's range left out. by_<tag>: by
+    each value that the frames have of it the figures and their by_distance; frames without the tag are
+    in none.
     """
     protocol = protocol or NuScenesProtocol()
+    result = _banded(frames, protocol, bands)
+    for tag in sorted({t for f in frames for t in f.tags}):
+        values = sorted({f.tags[tag] for f in frames if tag in f.tags})
+        result[f"by_{tag}"] = {
+            value: _banded([f for f in frames if f.tags.get(tag) == value], protocol, bands)
+            for value in values
+        }
+    return result
+
+
+def _banded(
+    frames: Sequence[ScoredFrame],
+    protocol: NuScenesProtocol,
+    bands: Sequence[tuple[float, float]],
+) -> dict[str, Any]:
     farthest = max(protocol.ranges.values(), default=0.0)
     result = nuscenes_metrics(frames, protocol)
     result["by_distance"] = {
@@ -58,12 +74,6 @@ def breakdown(
         for low, high in bands
         if low < farthest
     }
-    for tag in sorted({t for f in frames for t in f.tags}):
-        values = sorted({f.tags[tag] for f in frames if tag in f.tags})
-        result[f"by_{tag}"] = {
-            value: nuscenes_metrics([f for f in frames if f.tags.get(tag) == value], protocol)
-            for value in values
-        }
     return result
 
 

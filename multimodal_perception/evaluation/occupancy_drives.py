@@ -159,14 +159,7 @@ def _seen_by(
     name: str, frame: SensorFrame, observation: Observation, true_masks: bool
 ) -> tuple[SensorFrame, Mapping[str, SegmentationMask] | None]:
     """The frame as a set of sensors has it, and the masks to hand over (None: the pipeline's own)."""
-    kinds = SUBSETS.get(name, SUBSETS[FULL])
-    part = replace(
-        frame,
-        lidars=frame.lidars if Modality.LIDAR in kinds else {},
-        cameras=frame.cameras if Modality.CAMERA in kinds else {},
-        infrareds=frame.infrareds if Modality.INFRARED in kinds else {},
-        ultrasonics=frame.ultrasonics if Modality.ULTRASONIC in kinds else {},
-    )
+    part = frame.only(SUBSETS.get(name, SUBSETS[FULL]))
     if name == "ultrasonic stuck":
         part = replace(part, ultrasonics=_stuck(part))
     if name == "camera mask all free":

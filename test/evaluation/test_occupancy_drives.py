@@ -26,7 +26,7 @@ from multimodal_perception.occupancy.raycast import RaycastConfig
 from multimodal_perception.pipeline import PipelineConfig, build_pipeline
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.simulation.truth import FrameTruth
-from multimodal_perception.tasks.evaluate.occupancy import parse_seeds
+from multimodal_perception.tasks.drives import parse_seeds
 
 
 def test_a_cell_is_free_when_all_of_it_is_and_occupied_when_any_is() -> None:

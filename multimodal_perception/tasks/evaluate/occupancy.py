@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError, load
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.tasks.drives import parse_seeds
 
 HELP = "score occupancy against simulated truth, and against labels and ground of real frames"
 COLUMNS = ("iou_occupied", "iou_free", "false_free", "false_occupied", "ece", "unknown", "conflict")
@@ -44,18 +45,6 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_json(args.json, result)
     return 0
-
-
-def parse_seeds(text: str) -> range:
-    """The seeds that A..B means, both included. Raises UserError."""
-    first, dots, last = text.partition("..")
-    try:
-        seeds = range(int(first), int(last if dots else first) + 1)
-    except ValueError:
-        raise UserError(f"--seeds {text!r}: expected A..B, whole numbers") from None
-    if not 0 < len(seeds) <= 100_000 or seeds[0] < 0:
-        raise UserError(f"--seeds {text!r}: A..B needs 0 <= A <= B and at most 100000 of them")
-    return seeds
 
 
 def _simulated(args: argparse.Namespace, config: Any) -> dict[str, Any]:

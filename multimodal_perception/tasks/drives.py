@@ -1,0 +1,115 @@
+"""Options and tables of the tasks that compare detectors on simulated drives."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.rig import Rig, load_rig, rig_path
+
+if TYPE_CHECKING:
+    from multimodal_perception.evaluation.detector_drives import Contestant
+
+
+def parse_seeds(text: str) -> range:
+    """The seeds that A..B means, both included. Raises UserError."""
+    first, dots, last = text.partition("..")
+    try:
+        seeds = range(int(first), int(last if dots else first) + 1)
+    except ValueError:
+        raise UserError(f"--seeds {text!r}: expected A..B, whole numbers") from None
+    if not 0 < len(seeds) <= 100_000 or seeds[0] < 0:
+        raise UserError(f"--seeds {text!r}: A..B needs 0 <= A <= B and at most 100000 of them")
+    return seeds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What both tasks ask for."""
+    parser.add_argument(
+        "--seeds", default="10000..10007", metavar="A..B", help="drives, both ends included"
+    )
+    parser.add_argument(
+        "--frames-per-seed", type=int, default=4, help="of each drive, by day and again by night"
+    )
+    parser.add_argument("--every", type=int, default=15, help="sweeps from one frame to the next")
+    parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
+    parser.add_argument("--max-range", type=float, help="metres up to which classes count at most")
+    parser.add_argument("--json", type=Path, help="file for the result")
+
+
+def rig_of(args: argparse.Namespace) -> Rig:
+    """The rig that is asked for. Raises UserError, also for other options that are not allowed."""
+    for name, low, high in (("frames_per_seed", 1, 1000), ("every", 1, 1000)):
+        value = getattr(args, name)
+        if not low <= value <= high:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: allowed: {low} to {high}; got {value}")
+    if args.max_range is not None and not 1.0 <= args.max_range <= 100.0:
+        raise UserError(f"--max-range: allowed: 1 to 100 m; got {args.max_range:g}")
+    parse_seeds(args.seeds)
+    return load_rig(rig_path(args.rig))
+
+
+def compared(
+    args: argparse.Namespace, rig: Rig, contestants: Mapping[str, Contestant]
+) -> dict[str, Any]:
+    """Figures of contestants by name on the drives that are asked for, and what these were."""
+    from multimodal_perception.evaluation.breakdown import MIN_POINTS, MIN_VISIBILITY
+    from multimodal_perception.evaluation.detector_drives import compare, driven, drives
+    from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol
+
+    protocol = NuScenesProtocol()
+    if args.max_range is not None:
+        protocol = protocol.within(args.max_range)
+    chosen = drives(parse_seeds(args.seeds), args.frames_per_seed, args.every)
+    total = len(chosen) * args.frames_per_seed
+
+    def frames() -> Iterator[Any]:
+        with tqdm(total=total, unit="frame") as bar:
+            for drive, frame in driven(chosen, rig):
+                yield drive, frame
+                bar.update()
+
+    rows = compare(frames(), contestants, protocol)
+    return {
+        "seeds": args.seeds,
+        "rig": rig.name,
+        "frames": total,
+        "scenarios": sorted({d.scenario for d in chosen}),
+        "labels_that_count": {
+            "metres": dict(protocol.ranges),
+            "least_points": MIN_POINTS,
+            "or_least_visibility": MIN_VISIBILITY,
+        },
+        "rows": rows,
+    }
+
+
+def report(title: str, result: Mapping[str, Any], path: Path | None) -> None:
+    """Print the rows, and write the result where asked."""
+    table = Table(title=f"{title}: {result['frames']} frames, seeds {result['seeds']}")
+    table.add_column("row")
+    rows = result["rows"]
+    first = next(iter(rows.values()))
+    bands, classes = list(first["by_distance"]), list(first["by_class"])
+    conditions = list(first["by_condition"])
+    classes = [c for c in classes if first["by_class"][c]["labels"]]
+    for name in ("mAP", *conditions, *classes, *(f"{b} m" for b in bands), "p50 ms"):
+        table.add_column(name, justify="right")
+    for name, figures in rows.items():
+        maps = [figures["map"], *(figures["by_condition"][c]["map"] for c in conditions)]
+        maps += [figures["by_class"][c]["ap"] for c in classes]
+        maps += [figures["by_distance"][b]["map"] for b in bands]
+        cells = [f"{100 * value:.1f}" for value in maps]
+        table.add_row(name, *cells, f"{figures['latency_ms']['p50']:.1f}")
+    Console().print(table)
+    if path is not None:
+        write_json(path, dict(result))

@@ -1,0 +1,50 @@
+"""What each part of the fusion adds: the network without it and with it, on simulated drives."""
+
+from __future__ import annotations
+
+import argparse
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.tasks import drives
+
+HELP = "compare the detector's stages of fusion on simulated drives, by day and by night"
+# What each row adds to the one above, and its detector.
+ROWS = {
+    "lidar only": "detector_lidar",
+    "+ global fusion": "detector_global",
+    "+ local fusion": "detector_local",
+    "+ feature dynamic aggregation": "detector",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    drives.add_arguments(parser)
+    parser.add_argument(
+        "--row",
+        action="append",
+        default=[],
+        metavar="NAME=DETECTOR",
+        help="a row instead of the four: geometric, a shipped model's name or its folder; repeat",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from multimodal_perception.detection.opening import open_detector
+    from multimodal_perception.evaluation.detector_drives import Contestant
+
+    rows = dict(_row(text) for text in args.row) or ROWS
+    if len(rows) < len(args.row):
+        raise UserError("--row: a name is given twice")
+    rig = drives.rig_of(args)
+    contestants = {name: Contestant(open_detector(word)) for name, word in rows.items()}
+    result = drives.compared(args, rig, contestants)
+    result["detectors"] = rows
+    drives.report("ablation", result, args.json)
+    return 0
+
+
+def _row(text: str) -> tuple[str, str]:
+    name, equals, word = text.partition("=")
+    if not (equals and name.strip() and word):
+        raise UserError(f"--row {text!r}: expected NAME=DETECTOR")
+    return name.strip(), word

@@ -1,0 +1,42 @@
+"""What the detector finds when sensors are gone: every set of kinds that can still see."""
+
+from __future__ import annotations
+
+import argparse
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.tasks import drives
+
+HELP = "score one detector with every subset of the sensors on simulated drives"
+BESIDE = "beside: lidar only"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    drives.add_arguments(parser)
+    parser.add_argument(
+        "--detector", default="detector", help="geometric, a shipped model's name or its folder"
+    )
+    parser.add_argument(
+        "--beside",
+        metavar="DETECTOR",
+        help="one that is given the LiDAR alone, as a row to compare",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from multimodal_perception.detection.opening import open_detector
+    from multimodal_perception.evaluation.detector_drives import Contestant, seeing_subsets
+    from multimodal_perception.frame import Modality
+
+    rig = drives.rig_of(args)
+    subsets = seeing_subsets(rig)
+    if not subsets:
+        raise UserError(f"rig {rig.name}: none of its sensors can see")
+    detector = open_detector(args.detector)
+    contestants = {name: Contestant(detector, kinds) for name, kinds in subsets.items()}
+    if args.beside is not None:
+        contestants[BESIDE] = Contestant(open_detector(args.beside), (Modality.LIDAR,))
+    result = drives.compared(args, rig, contestants)
+    result["detector"] = args.detector
+    drives.report(f"subsets of {args.detector}", result, args.json)
+    return 0

@@ -228,7 +228,9 @@ class OccupancyGrid:
 
     free, occupied: (rows, columns) float32 in [0, 1]; row is y, column is x, cell (0, 0) holds the
     smallest x and y. What is left of one is unknown. conflict: mass in contradiction, or None.
-    origin: x, y of cell (0, 0)'s lower corner in frame_id, metres. resolution: metres a cell.
+    semantic: (rows, columns) uint8, class of what occupies a cell, index into
+    occupancy.layers.SEMANTIC_LAYER, 0 for none; or None. origin: x, y of cell (0, 0)'s lower corner
+    in frame_id, metres. resolution: metres a cell.
     """
 
     stamp_ns: int
@@ -238,6 +240,7 @@ class OccupancyGrid:
     free: NDArray[np.float32]
     occupied: NDArray[np.float32]
     conflict: NDArray[np.float32] | None = None
+    semantic: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         _require(self.resolution > 0, "resolution must be positive")
@@ -352,12 +355,16 @@ class SensorHealth:
 
 @dataclass(frozen=True)
 class Perception:
-    """What the pipeline made of one SensorFrame."""
+    """What the pipeline made of one SensorFrame.
+
+    odom_occupancy: the evidence of occupancy along odom's axes, None without odometry.
+    """
 
     stamp_ns: int
     frame_id: str
     boxes: Boxes3D
     occupancy: OccupancyGrid | None = None
+    odom_occupancy: OccupancyGrid | None = None
     segmentations: Mapping[str, SegmentationMask] = field(default_factory=dict)
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()

@@ -93,7 +93,10 @@ class Pipeline:
         mapper = self.occupancy
         if not isinstance(mapper, EvidentialMapper):
             return {}
-        return {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
+        counts = {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
+        return counts | (
+            {"occupancy.ultrasonic.silent": len(mapper.silent)} if mapper.silent else {}
+        )
 
     def process(
         self, frame: SensorFrame, health: Mapping[str, SensorHealth] | None = None
@@ -101,7 +104,7 @@ class Pipeline:
         """Perceive one frame; health is by sensor. Without LiDAR there are no boxes."""
         stage_ms: dict[str, float] = {}
         masks: Mapping[str, SegmentationMask] = {}
-        grid = None
+        grid = located = None
         with _timed(stage_ms, "total"):
             with _timed(stage_ms, "ground"):
                 cloud = ground_cloud(frame, self.ground)
@@ -115,11 +118,14 @@ class Pipeline:
                     grid = self.occupancy.update(
                         frame, cloud, boxes=boxes, masks=masks, health=health
                     )
+                    if isinstance(self.occupancy, EvidentialMapper):
+                        located = self.occupancy.in_odom(frame.stamp_ns)
         return Perception(
             frame.stamp_ns,
             frame.base_frame,
             boxes,
             grid,
+            located,
             masks,
             stage_ms,
             frame.missing,

@@ -9,6 +9,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
 from multimodal_perception.pipeline import build_pipeline
 from multimodal_perception.rig import load_rig
+from multimodal_perception.visualization.occupancy_layers import draw_layers
 from multimodal_perception.visualization.recording import write_recording
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
 
@@ -21,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rig", type=Path, help="rig file for a bag; else made from its topics")
     parser.add_argument("--frame", type=int, default=0, help="which one, from 0")
     parser.add_argument("--extent", type=float, default=40.0, help="metres to each side")
+    parser.add_argument("--layers", action="store_true", help="all layers of the occupancy instead")
+    parser.add_argument(
+        "--history", type=int, default=10, help="with --layers: frames before that leave evidence"
+    )
     parser.add_argument("--out", type=Path, required=True, help=".png, or .rrd with all frames")
 
 
@@ -38,9 +43,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not 0 <= args.frame < len(dataset):
         raise UserError(f"--frame {args.frame}: {dataset.name} has frames 0 to {len(dataset) - 1}")
+    title = f"{dataset.name}, frame {args.frame}"
+    if args.layers:
+        if args.history < 0:
+            raise UserError(f"--history {args.history}: must be 0 or more")
+        for index in range(max(args.frame - args.history, 0), args.frame + 1):
+            perception = pipeline.process(dataset[index])
+        assert perception.occupancy is not None
+        save_png(args.out, draw_layers(perception.occupancy, perception.boxes, title=title))
+        print(f"{args.out}: {len(perception.boxes)} boxes")
+        return 0
     frame = dataset[args.frame]
     perception = pipeline.process(frame)
-    title = f"{dataset.name}, frame {args.frame}"
     sheet = draw_sheet(frame, perception.boxes, perception.occupancy, title, args.extent)
     save_png(args.out, sheet)
     print(f"{args.out}: {len(perception.boxes)} boxes")

@@ -181,24 +181,36 @@ class EvidentialMapper:
         _resample(free, occupied, cells, *layers, *source.origin, source.resolution, trust)
         self.grid.combine(free, occupied)
 
+    def in_odom(self, stamp_ns: int) -> OccupancyGrid | None:
+        """The evidence as it is now, along odom's axes; None without odometry."""
+        if not self.grid.located:
+            return None
+        c, grid = self.config, self.grid
+        layers = grid.free.copy(), grid.occupied.copy(), grid.conflict.copy()
+        return OccupancyGrid(stamp_ns, c.odom_frame, grid.resolution, grid.corner, *layers)
+
     def _result(self, frame: SensorFrame) -> OccupancyGrid:
         c, grid, cells = self.config, self.grid, self.grid.cells
-        origin, frame_id = (cells.x, cells.y), frame.base_frame
+        if c.frame == "odom" and (located := self.in_odom(frame.stamp_ns)) is not None:
+            return located
+        origin = cells.x, cells.y
         layers = grid.free, grid.occupied, grid.conflict
-        if c.frame == "odom" and grid.located:
-            origin, frame_id = grid.corner, c.odom_frame
-        elif abs(cells.sin) * cells.size > 0.05 or cells.cos < 0:
+        if abs(cells.sin) * cells.size > 0.05 or cells.cos < 0:
             origin = (-self.raycast.extent, -self.raycast.extent)
-            free, occupied, conflict = (np.empty_like(v) for v in layers)
-            _turn(free, occupied, conflict, *layers, cells, *origin)
-            return OccupancyGrid(
-                frame.stamp_ns, frame_id, cells.resolution, origin, free, occupied, conflict
-            )
-        # Copies: the grid goes on changing while others look at this one.
-        free, occupied, conflict = (v.copy() for v in layers)
-        return OccupancyGrid(
-            frame.stamp_ns, frame_id, cells.resolution, origin, free, occupied, conflict
-        )
+            layers = turned(layers, cells, *origin)
+        else:
+            # Copies: the grid goes on changing while others look at this one.
+            layers = grid.free.copy(), grid.occupied.copy(), grid.conflict.copy()
+        return OccupancyGrid(frame.stamp_ns, frame.base_frame, cells.resolution, origin, *layers)
+
+
+def turned(
+    layers: tuple[Layer, Layer, Layer], cells: Cells, left: float, bottom: float
+) -> tuple[Layer, Layer, Layer]:
+    """Free, occupied and conflict (size, size) of cells, along base_link's axes from a corner on."""
+    result = np.empty_like(layers[0]), np.empty_like(layers[0]), np.empty_like(layers[0])
+    _turn(*result, *layers, cells, left, bottom)
+    return result
 
 
 @numba.njit(cache=True, nogil=True)

@@ -30,10 +30,9 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.occupancy.layers import percent
 from multimodal_perception.ros.errors import MessageError
 
-# Evidence below which a cell is published as unknown.
-KNOWN_EVIDENCE = 0.1
 ARRAY_CODES = {"u1": "B", "i1": "b", "u2": "H", "f4": "f", "f8": "d"}
 
 
@@ -177,11 +176,12 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
     return types.new("vision_msgs/msg/Detection3DArray", header=head, detections=detections)
 
 
-def occupancy_to_message(types: MessageTypes, grid: OccupancyGrid) -> Any:
-    """nav_msgs/OccupancyGrid: -1 unknown, else the probability of occupied in percent."""
-    percent = np.rint(grid.probability() * 100).astype(np.int8)
-    percent[grid.free + grid.occupied < KNOWN_EVIDENCE] = -1
-    rows, columns = percent.shape
+def occupancy_to_message(
+    types: MessageTypes, grid: OccupancyGrid, cells: NDArray[np.int8] | None = None
+) -> Any:
+    """nav_msgs/OccupancyGrid of (rows, columns) cells; the percent of plausibility by default."""
+    cells = percent(grid) if cells is None else cells
+    rows, columns = cells.shape
     info = types.new(
         "nav_msgs/msg/MapMetaData",
         map_load_time=time(types, grid.stamp_ns),
@@ -191,7 +191,7 @@ def occupancy_to_message(types: MessageTypes, grid: OccupancyGrid) -> Any:
         origin=_pose(types, (*grid.origin, 0.0), 0.0),
     )
     head = header(types, grid.stamp_ns, grid.frame_id)
-    data = types.values(percent.reshape(-1))
+    data = types.values(cells.reshape(-1))
     return types.new("nav_msgs/msg/OccupancyGrid", header=head, info=info, data=data)
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import rclpy
@@ -21,7 +21,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Level, SensorFrame, SensorHealth
+from multimodal_perception.frame import Level, Perception, SensorFrame, SensorHealth
 from multimodal_perception.health import clock_figures, sensor_health
 from multimodal_perception.pipeline import Pipeline, build_pipeline
 from multimodal_perception.preprocess.lidar import compile_kernels
@@ -29,6 +29,12 @@ from multimodal_perception.rig import Rig, load_rig, rig_path
 from multimodal_perception.ros import diagnostics, messages, parameters
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
 from multimodal_perception.ros.markers import MarkerEncoder
+from multimodal_perception.ros.occupancy_outputs import (
+    GRID_TOPIC,
+    LAYER_TOPICS,
+    MAP_TOPIC,
+    OccupancyOutputs,
+)
 from multimodal_perception.ros.worker import NewestFirstWorker
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -39,9 +45,15 @@ LATCHED_QOS = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# As Nav2's static layer and RViz expect a map.
+MAP_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
 OUTPUTS = {
     "perception/objects": "vision_msgs/msg/Detection3DArray",
-    "perception/occupancy": "nav_msgs/msg/OccupancyGrid",
+    **dict.fromkeys((GRID_TOPIC, MAP_TOPIC, *LAYER_TOPICS), "nav_msgs/msg/OccupancyGrid"),
     "perception/markers": "visualization_msgs/msg/MarkerArray",
     "perception/timing": "diagnostic_msgs/msg/DiagnosticArray",
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
@@ -71,6 +83,7 @@ class PerceptionNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._intake: Intake | None = None
         self._markers: MarkerEncoder | None = None
+        self._occupancy: OccupancyOutputs | None = None
         self._worker: NewestFirstWorker[_Job] | None = None
         self._outputs: dict[str, Any] = {}
         self._subscriptions_owned: list[Any] = []
@@ -89,11 +102,12 @@ class PerceptionNode(LifecycleNode):
             self._pipeline = build_pipeline(self._config.pipeline)
             compile_kernels()  # of deskewing, which happens on the executor's thread
             self._markers = MarkerEncoder(self._types, self._config.marker_lifetime_s)
+            self._occupancy = OccupancyOutputs(self._types, self._config.occupancy)
             for topic, name in OUTPUTS.items():
                 self._outputs[topic] = self.create_lifecycle_publisher(
                     messages.message_class(name),
                     topic,
-                    OUTPUT_QOS,
+                    MAP_QOS if topic == MAP_TOPIC else OUTPUT_QOS,
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
         except UserError as error:
@@ -190,16 +204,20 @@ class PerceptionNode(LifecycleNode):
         pipeline = self._pipeline
         assert pipeline is not None and self._markers is not None
         started_s = time.perf_counter()
-        perception = replace(pipeline.process(job.frame), health=self._health)
+        # Who speaks in this frame is not silent, whatever was judged before it came.
+        health = {
+            name: judged
+            for name, judged in self._health.items()
+            if judged.level in (Level.OK, Level.WARN) or name not in job.frame.present
+        }
+        perception = pipeline.process(job.frame, health)
         done_s = time.perf_counter()
         self._publish(
             "perception/objects", messages.boxes_to_message(self._types, perception.boxes)
         )
         answered_s = time.perf_counter()
         # The boxes go first: what only pictures need must not delay them.
-        if perception.occupancy is not None:
-            grid = messages.occupancy_to_message(self._types, perception.occupancy)
-            self._publish("perception/occupancy", grid)
+        self._publish_occupancy(perception, job.frame)
         self._publish("perception/markers", self._markers.encode(perception.boxes))
         extra = {
             "intake": 1e3 * (started_s - job.arrival_s),
@@ -210,6 +228,19 @@ class PerceptionNode(LifecycleNode):
         self._publish("perception/timing", timing)
         self._frames += 1
         self._worst_s = max(self._worst_s, answered_s - job.arrival_s)
+
+    def _publish_occupancy(self, perception: Perception, frame: SensorFrame) -> None:
+        grid, boxes, outputs = perception.occupancy, perception.boxes, self._occupancy
+        if grid is None or outputs is None:
+            return
+        if grid.frame_id != boxes.frame_id and frame.odom_from_base is not None:
+            boxes = boxes.transformed(frame.odom_from_base, grid.frame_id)
+        for topic, msg in outputs.messages(grid, boxes, perception.odom_occupancy, self._is_heard):
+            self._publish(topic, msg)
+
+    def _is_heard(self, topic: str) -> bool:
+        publisher = self._outputs.get(topic)
+        return publisher is not None and publisher.get_subscription_count() > 0
 
     def _publish(self, topic: str, msg: Any) -> None:
         publisher = self._outputs.get(topic)
@@ -262,6 +293,7 @@ class PerceptionNode(LifecycleNode):
             "frames_failed": worker.failed,
             "clock_jumps": synchronizer.clock_jumps,
             "worst_latency_s": self._worst_s,
+            **self._pipeline.counts,
             **others,
         }
         lost, failed = worker.dropped - self._lost[0], worker.failed - self._lost[1]
@@ -295,7 +327,7 @@ class PerceptionNode(LifecycleNode):
         for publisher in self._outputs.values():
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
-        self._rig = self._pipeline = self._markers = None
+        self._rig = self._pipeline = self._markers = self._occupancy = None
         self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
 
     def _check_change(self, changed: list[Parameter[Any]]) -> SetParametersResult:

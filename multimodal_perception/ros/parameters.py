@@ -19,6 +19,7 @@ from multimodal_perception.configuration import build
 from multimodal_perception.health import HealthConfig
 from multimodal_perception.message_matching import Policy
 from multimodal_perception.pipeline import PipelineConfig
+from multimodal_perception.ros.occupancy_outputs import OccupancyOutputConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class NodeConfig:
     marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0})
     warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0})
     health: HealthConfig = field(default_factory=HealthConfig)
+    occupancy: OccupancyOutputConfig = field(default_factory=OccupancyOutputConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 

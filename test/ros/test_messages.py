@@ -30,6 +30,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.occupancy.layers import PercentConfig, percent
 from multimodal_perception.ros import messages
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.images import (
@@ -297,11 +298,10 @@ def test_grids_come_back_to_a_percent(grid):
     back = messages.occupancy_from_message(msg)
     assert (back.stamp_ns, back.frame_id) == (grid.stamp_ns, grid.frame_id)
     assert (back.resolution, back.origin) == (grid.resolution, grid.origin)
-    known = grid.free + grid.occupied >= messages.KNOWN_EVIDENCE
-    np.testing.assert_array_equal(back.unknown() > 0.5, ~known)
-    np.testing.assert_allclose(
-        back.probability()[known], grid.probability()[known], atol=0.0051, rtol=0
-    )
+    cells = percent(grid)
+    np.testing.assert_array_equal(back.unknown() > 0.5, cells < 0)
+    known = cells >= 0
+    np.testing.assert_allclose(back.occupied[known], cells[known] / 100, atol=1e-6)
 
 
 def test_grid_cells_lie_row_by_row_from_the_smallest_x_and_y():
@@ -309,7 +309,9 @@ def test_grid_cells_lie_row_by_row_from_the_smallest_x_and_y():
     occupied[0, 1], occupied[1, 2] = 1.0, 0.5
     grid = OccupancyGrid(0, "map", 0.5, (-1.0, 2.0), 1 - occupied, occupied)
     msg = messages.occupancy_to_message(TYPES, grid)
-    assert list(msg.data) == [0, 100, 0, 0, 0, 50]
+    assert list(msg.data) == [0, 100, 0, 0, 0, 20]  # 0.5 between 0.45 and 0.7
+    plain = percent(grid, PercentConfig(scale="plain"))
+    assert list(messages.occupancy_to_message(TYPES, grid, plain).data) == [0, 100, 0, 0, 0, 50]
     position = msg.info.origin.position
     assert (position.x, position.y, msg.info.origin.orientation.w) == (-1.0, 2.0, 1.0)
 

@@ -23,16 +23,18 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Range
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from multimodal_perception.datasets.bag_writer import static_transforms
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import SensorFrame, UltrasonicReading
+from multimodal_perception.geometry import poses
+from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.ros import messages
-from multimodal_perception.ros.node import LATCHED_QOS, OUTPUT_QOS
+from multimodal_perception.ros.node import LATCHED_QOS, MAP_QOS, OUTPUT_QOS
 
 TYPES = messages.RclpyTypes()
 RIG = """
@@ -247,6 +249,63 @@ def test_a_frame_is_answered_on_every_topic_with_its_own_stamp(
     wait_for(lambda: active.got["/perception/markers"], 5.0, "markers")
     cubes = [m for m in active.got["/perception/markers"][0].markers if m.type == Marker.CUBE]
     assert len(cubes) == len(boxes)
+
+
+def test_occupancy_goes_out_as_grid_as_layers_on_request_and_as_a_latched_map(
+    process: subprocess.Popen[str], vehicle: Vehicle, frame: SensorFrame, tmp_path: Path
+) -> None:
+    sonar = "sonar: {modality: ultrasonic, topic: /sonar, frame_id: sonar, required: false,"
+    sonar += " extrinsics: {xyz: [2.0, 0.0, 0.5]}}"
+    (tmp_path / "rig.yaml").write_text(RIG + f"  {sonar}\n")
+    assert vehicle.transition("configure") and vehicle.transition("activate")
+    sound = vehicle.create_publisher(Range, "/sonar", OUTPUT_QOS)
+    motion = vehicle.create_publisher(TFMessage, "/tf", OUTPUT_QOS)
+    got: dict[str, list[Any]] = {name: [] for name in ("occupied", "semantic", "map")}
+    layers = [
+        vehicle.create_subscription(
+            OccupancyGrid, f"/perception/occupancy/{name}", got[name].append, OUTPUT_QOS
+        )
+        for name in ("occupied", "semantic")
+    ]
+    for topic in ("/sonar", "/tf", "/lidar/points"):
+        wait_for(lambda t=topic: vehicle.count_subscribers(t), 10.0, topic)
+    time.sleep(0.5)
+    for reading in vehicle.got.values():
+        reading.clear()
+    stamp_ns = now_ns(vehicle)
+    for k in range(3):
+        stamp_ns += 100_000_000
+        pose = poses.from_xyz_rpy((10.0 + 0.1 * k, 5.0, 0.0))
+        where = messages.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
+        motion.publish(TFMessage(transforms=[where]))
+        heard = UltrasonicReading("sonar", stamp_ns, "sonar", 2.0 if k < 2 else 9.0, 0.2, 5.0, 1.0)
+        sound.publish(messages.range_to_message(TYPES, heard))
+        for topic, message in inputs(frame, stamp_ns).items():
+            vehicle.send(topic, message)
+        grid = answer_of(vehicle, stamp_ns, "/perception/occupancy")
+    cells = np.array(grid.data, np.int8)
+    assert grid.header.frame_id == "base_link" and set(np.unique(cells)) >= {-1, 0, 100}
+    wait_for(lambda: got["occupied"] and got["semantic"], 5.0, "layers")
+    assert got["occupied"][0].info.width == grid.info.width
+    assert np.array(got["semantic"][0].data).max() >= SEMANTIC_LAYER.index("vehicle")
+    # Who comes late gets the last map, along odom's axes.
+    late = vehicle.create_subscription(OccupancyGrid, "/perception/map", got["map"].append, MAP_QOS)
+    wait_for(lambda: got["map"], 5.0, "latched map")
+    chart = got["map"][0]
+    assert chart.header.frame_id == "odom" and chart.info.width * 2 == grid.info.width
+    assert abs(chart.info.origin.position.x + 40.0 - 10.0) < 0.5
+    assert 100 in chart.data and 0 in chart.data and -1 in chart.data
+
+    def counted() -> bool:
+        key = "occupancy.ultrasonic.outside_limits"
+        found = (v for a in vehicle.got["/diagnostics"] for s in a.status for v in s.values)
+        return any(v.key == key and v.value == "1" for v in found)
+
+    wait_for(counted, 5.0, "count of the impossible range")
+    for subscription in (*layers, late):
+        vehicle.destroy_subscription(subscription)
+    for publisher in (sound, motion):
+        vehicle.destroy_publisher(publisher)
 
 
 def test_boxes_that_go_are_deleted_from_rviz(active: Vehicle, frame: SensorFrame) -> None:

@@ -1,0 +1,108 @@
+"""ONNX Runtime beside an independent computation, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import small_models as models
+import torch
+import torch.nn.functional as F
+from onnx import numpy_helper
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.runtime.card import TensorSpec
+from multimodal_perception.runtime.engine import CheckedEngine, EngineError
+from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend, choose_providers
+from multimodal_perception.runtime.opening import open_one
+from multimodal_perception.runtime.settings import RuntimeConfig
+
+CPU = RuntimeConfig(device="cpu", threads=1)
+
+
+def by_torch(
+    model: onnx.ModelProto, arrays: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What scatter_model computes, by torch's own operators."""
+    w = {i.name: torch.tensor(numpy_helper.to_array(i)) for i in model.graph.initializer}
+    image, grid, cells = (torch.from_numpy(arrays[n]) for n in ("image", "grid", "cells"))
+    features = F.conv2d(F.relu(F.conv2d(image, w["w1"], w["b1"], padding=1)), w["w2"], padding=1)
+    values = F.grid_sample(features, grid, align_corners=False).reshape(1, 4, 64)
+    scores, indices = torch.zeros(1, 4, 64).scatter(2, cells, values).sum(1).topk(5)
+    return scores.numpy(), indices.numpy()
+
+
+def test_results_are_those_of_torch_s_operators(tmp_path: Path) -> None:
+    model = models.scatter_model()
+    card = models.save(tmp_path / "m", model)
+    engine = open_one("onnxruntime", card, CPU)
+    assert (engine.name, engine.device) == ("onnxruntime", "cpu")
+    for seed in range(3):
+        arrays = models.scatter_arrays(seed)
+        scores, indices = by_torch(model, arrays)
+        result = engine.run(arrays)
+        assert list(result) == ["scores", "indices"]
+        np.testing.assert_allclose(result["scores"], scores, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(result["indices"], indices)
+    # Warm-up runs are not among the timed ones.
+    assert engine.timings.summary()["runs"] == 3 and engine.timings.summary()["p95_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("specs", "words"),
+    [
+        ({"inputs": {**models.INPUTS, "image": TensorSpec((1, 3, 16, 32))}}, "input image of"),
+        (
+            {"inputs": {**models.INPUTS, "cells": TensorSpec((1, 4, 64), "int32")}},
+            "input cells of the ONNX is .* int64, .*card.yaml says .* int32",
+        ),
+        ({"outputs": {"scores": models.OUTPUTS["scores"]}}, "the ONNX has outputs"),
+    ],
+)
+def test_an_onnx_of_other_shapes_than_its_card_is_refused(
+    specs: dict, words: str, tmp_path: Path
+) -> None:
+    card = models.save(tmp_path / "m", models.scatter_model(), **specs)
+    with pytest.raises(EngineError, match=words):
+        OnnxRuntimeBackend(card, CPU)
+
+
+def test_files_that_are_no_onnx_tampered_or_gone_are_refused(tmp_path: Path) -> None:
+    card = models.save(tmp_path / "m", models.scatter_model())
+    path = tmp_path / "m" / "model.onnx"
+    path.write_bytes(b"tampered")
+    with pytest.raises(UserError, match="its SHA-256 is"):
+        OnnxRuntimeBackend(card, CPU)
+    with pytest.raises(EngineError, match="its SHA-256 is"):
+        open_one("onnxruntime", card, CPU)
+    path.unlink()
+    with pytest.raises(EngineError, match="No such file"):
+        open_one("onnxruntime", card, CPU)
+
+
+def test_a_gpu_that_is_demanded_and_not_there_is_an_error(tmp_path: Path) -> None:
+    card = models.save(tmp_path / "m", models.scatter_model())
+    with pytest.raises(EngineError, match="no CUDA provider"):
+        OnnxRuntimeBackend(card, RuntimeConfig(device="cuda"))
+
+
+def test_providers_follow_the_configuration() -> None:
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def names(config: RuntimeConfig) -> list[str]:
+        return [p if isinstance(p, str) else p[0] for p in choose_providers(every, config)]
+
+    assert names(RuntimeConfig()) == every
+    assert names(RuntimeConfig(order=("onnxruntime",))) == every[1:]
+    assert names(RuntimeConfig(device="cpu")) == every[2:]
+
+
+def test_a_nan_in_an_input_never_reaches_the_network(tmp_path: Path) -> None:
+    card = models.save(tmp_path / "m", models.scatter_model())
+    engine = CheckedEngine(OnnxRuntimeBackend(card, CPU), card.inputs, card.outputs)
+    arrays = models.scatter_arrays()
+    arrays["image"][0, 1, 3, 4] = np.nan
+    with pytest.raises(EngineError, match="input image: 1 values are not finite"):
+        engine.run(arrays)

@@ -1,6 +1,6 @@
 """Frames a second and milliseconds a sensor of the simulator, its memory, and KITTI beside it.
 
-python benchmarks/simulation.py [--frames N] [--workers W] [--scenario NAME] [--json FILE]
+multimodal-perception bench simulate [--frames N] [--workers W] [--scenario NAME] [--json FILE]
 python benchmarks/simulation.py --kitti FOLDER      the table of simulated against real sweeps
 """
 
@@ -30,11 +30,11 @@ WARM_UP = 12
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The figures, for `multimodal-perception bench simulate`."""
-    scenario = getattr(args, "scenario", None) or "urban_street"
-    workers = getattr(args, "workers", None) or os.cpu_count() or 1
-    frames = getattr(args, "frames", None) or 60
-    return measure(scenario, frames, workers)
+    """The figures, for `multimodal-perception bench simulate`; with `kitti`, the comparison."""
+    scenario = args.scenario or "urban_street"
+    if args.kitti is not None:
+        return compare(args.kitti, scenario)
+    return measure(scenario, args.frames or 60, args.workers or os.cpu_count() or 1)
 
 
 def measure(scenario: str, frames: int, workers: int) -> dict[str, Any]:
@@ -74,22 +74,18 @@ def _spent(simulation: Simulation, index: int) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenario", default="urban_street")
-    parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--scenario")
+    parser.add_argument("--frames", type=int)
+    parser.add_argument("--workers", type=int)
     parser.add_argument("--kitti", type=Path, help="KITTI's training folder")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if args.kitti is not None:
-        result = compare(args.kitti, args.scenario)
-        print(f"{'':46}{'real':>12}{'simulated':>12}{'ratio':>8}")
-        for name, row in result.items():
-            print(f"{name:46}{row['real']:12.4g}{row['simulated']:12.4g}{row['ratio']:8.2f}")
-    else:
-        result = run(args)
+    result = run(args)
+    if args.kitti is None:
         print(json.dumps(result, indent=1))
-    if args.json is not None:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return 0
+    print(f"{'':46}{'real':>12}{'simulated':>12}{'ratio':>8}")
+    for name, row in result.items():
+        print(f"{name:46}{row['real']:12.4g}{row['simulated']:12.4g}{row['ratio']:8.2f}")
     return 0
 
 

@@ -16,9 +16,14 @@ from rich.table import Table
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
 
-HELP = "measure the synchronizer against message_filters, or the intake over DDS"
+HELP = "measure the synchronizer against message_filters, the intake over DDS, the simulator"
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-FILES = {"sync": "synchronizer.py", "intake": "intake.py", "evaluators": "evaluators.py"}
+FILES = {
+    "sync": "synchronizer.py",
+    "intake": "intake.py",
+    "evaluators": "evaluators.py",
+    "simulate": "simulation.py",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="sync: folder with the package message_filters; evaluators: a Python with nuscenes-devkit",
     )
-    parser.add_argument("--kitti", type=Path, help="evaluators: a KITTI evaluator's eval.py")
+    parser.add_argument(
+        "--kitti",
+        type=Path,
+        help="evaluators: a KITTI evaluator's eval.py; simulate: KITTI's training folder, to compare with",
+    )
+    parser.add_argument("--scenario", help="simulate: which one (urban_street by default)")
+    parser.add_argument("--frames", type=int, help="simulate: how many (60 by default)")
+    parser.add_argument("--workers", type=int, help="simulate: processes (one a core by default)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.seconds is not None and not args.seconds > 0:
         raise UserError("--seconds must be above 0")
+    for name in ("frames", "workers"):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= 10_000:
+            raise UserError(f"--{name}: allowed: 1 to 10000; got {value}")
     result = load_benchmark(args.what).run(args)
     table = Table(title=f"bench {args.what}")
     table.add_column("figure")

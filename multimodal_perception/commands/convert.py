@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 
 from multimodal_perception.datasets.bag_writer import write_bag
-from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
+from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
 
 HELP = "write a dataset as a rosbag2 that any ROS 2 tool can play"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at --root")
-    parser.add_argument("--root", default="synthetic", help="folder of the dataset")
+    parser.add_argument("--root", default="synthetic", help=PATH_HELP)
     parser.add_argument("--out", required=True, help="bag folder to make")
     parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3")
 

@@ -7,23 +7,27 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag_writer import write_bag
-from multimodal_perception.datasets.opening import open_dataset
+from multimodal_perception.datasets.opening import PATH_HELP, open_dataset
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
+from multimodal_perception.visualization.truth_view import Truthful, draw_truth
 
 HELP = "convert data to a bag, play it through DDS into the node, draw what comes back"
 # Where the project's sample data lies, beside a checkout.
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "kitti" / "training"
+# Without it: cameras, LiDAR, thermal camera and ultrasonics of the proving ground.
+DRIVE = "simulated:urban_street,seed=3,frames=10"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", help="dataset or bag; default: the KITTI sample where it is, else synthetic"
+        "--data", help=f"{PATH_HELP}; default: the KITTI sample where it is, else {DRIVE}"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
@@ -35,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.rate > 0 and args.loops > 0):
         raise UserError("--rate and --loops must be above 0")
-    data = args.data or (str(SAMPLE) if SAMPLE.is_dir() else "synthetic")
+    data = args.data or (str(SAMPLE) if SAMPLE.is_dir() else DRIVE)
     dataset = open_dataset(data)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
             frame, boxes = bag[index], answer.boxes()
             picture = args.out / f"frame_{index:02d}.png"
             title = f"{dataset.name}, frame {index}, as it came back over ROS 2"
-            save_png(picture, draw_sheet(frame, boxes, answer.grid(), title))
+            sheet = draw_sheet(frame, boxes, answer.grid(), title)
+            if isinstance(dataset, Truthful):
+                sheet = np.concatenate([sheet, draw_truth(dataset.truth(index))])
+            save_png(picture, sheet)
             latency = 1e3 * ((answer.arrived_s or 0.0) - answer.published_s)
             points = sum(len(s.points) for s in frame.lidars.values())
             row = index, f"{points:,}", len(boxes), f"{latency:.1f}", picture

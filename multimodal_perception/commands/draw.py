@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
+from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
 from multimodal_perception.pipeline import build_pipeline
-from multimodal_perception.rig import load_rig
+from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.visualization.occupancy_layers import draw_layers
 from multimodal_perception.visualization.recording import write_recording
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
+from multimodal_perception.visualization.truth_view import Truthful, draw_truth
 
-HELP = "draw a frame: cameras with boxes, the sweep from above, the occupancy grid"
+HELP = "draw a frame: cameras with boxes, the sweep from above, occupancy, and a simulation's truth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="dataset folder, bag, or `synthetic`")
+    parser.add_argument("path", help=PATH_HELP)
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at PATH")
-    parser.add_argument("--rig", type=Path, help="rig file for a bag; else made from its topics")
+    parser.add_argument("--rig", help="rig of a bag (else made from its topics) or simulated drive")
     parser.add_argument("--frame", type=int, default=0, help="which one, from 0")
     parser.add_argument("--extent", type=float, default=40.0, help="metres to each side")
     parser.add_argument("--layers", action="store_true", help="all layers of the occupancy instead")
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--extent must be 1 to 200 m")
     if args.out.suffix not in (".png", ".rrd"):
         raise UserError(f"{args.out}: .png or .rrd")
-    rig = None if args.rig is None else load_rig(args.rig)
+    rig = None if args.rig is None else load_rig(rig_path(args.rig))
     dataset = open_dataset(args.path, args.dataset, rig)
     pipeline = build_pipeline()
     if args.out.suffix == ".rrd":
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     frame = dataset[args.frame]
     perception = pipeline.process(frame)
     sheet = draw_sheet(frame, perception.boxes, perception.occupancy, title, args.extent)
+    if isinstance(dataset, Truthful):
+        sheet = np.concatenate([sheet, draw_truth(dataset.truth(args.frame), args.extent)])
     save_png(args.out, sheet)
     print(f"{args.out}: {len(perception.boxes)} boxes")
     return 0

@@ -11,17 +11,17 @@ from rich.table import Table
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
+from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
 from multimodal_perception.evaluation.report import write_json
-from multimodal_perception.rig import load_rig
+from multimodal_perception.rig import load_rig, rig_path
 
 HELP = "play a dataset or bag over DDS into the live node and time its answers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="dataset folder, bag, or `synthetic`")
+    parser.add_argument("path", help=PATH_HELP)
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at PATH")
-    parser.add_argument("--rig", type=Path, help="rig file for a bag; else made from its topics")
+    parser.add_argument("--rig", help="rig of a bag (else made from its topics) or simulated drive")
     parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
     parser.add_argument("--loops", type=int, default=1)
     parser.add_argument("--parameters", type=Path, help="ROS parameter file of the node")
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not (args.rate > 0 and args.loops > 0):
         raise UserError("--rate and --loops must be above 0")
-    rig = None if args.rig is None else load_rig(args.rig)
+    rig = None if args.rig is None else load_rig(rig_path(args.rig))
     dataset = open_dataset(args.path, args.dataset, rig)
     node = (
         nullcontext() if args.external else replay.perception_process(dataset.rig, args.parameters)

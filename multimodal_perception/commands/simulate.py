@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rig", default="simulation", help="name in config/rigs, or a .yaml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, default=100, help="how many, at the LiDAR's rate")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, new")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write, new or interrupted"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument(
         "--format",
         choices=("bag", "dataset"),
         default="bag",
-        help="MCAP, or .npz a frame (resumes)",
+        help="MCAP, or .npz a frame; an interrupted one is gone on with",
     )
     parser.add_argument(
         "--condition", action="append", default=[], metavar="NAME[=VALUE]", help=CONDITION_HELP
@@ -65,8 +67,10 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def progress(indices: Iterable[int]) -> Iterable[int]:
-        return tqdm(indices, desc=plan.scenario.name, unit="frame")
+    def progress(indices: Sequence[int]) -> Iterable[int]:
+        done = plan.frames - len(indices)
+        name = plan.scenario.name
+        return tqdm(indices, desc=name, unit="frame", initial=done, total=plan.frames)
 
     count = write(plan, args.out, args.workers, progress)
     print(f"{args.out}: {count} frames")

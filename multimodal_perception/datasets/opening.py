@@ -9,11 +9,22 @@ from multimodal_perception.datasets.bag import Bag
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.nuscenes import NuScenesSample
+from multimodal_perception.datasets.shards import ShardFolder
+from multimodal_perception.datasets.simulated import PREFIX, open_simulation
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.recording import SHARD_RECORD
 
-DatasetName = Literal["kitti", "nuscenes", "bag", "synthetic"]
-DATASET_NAMES: tuple[DatasetName, ...] = ("kitti", "nuscenes", "bag", "synthetic")
+DatasetName = Literal["kitti", "nuscenes", "bag", "synthetic", "simulated", "shards"]
+DATASET_NAMES: tuple[DatasetName, ...] = (
+    "kitti",
+    "nuscenes",
+    "bag",
+    "synthetic",
+    "simulated",
+    "shards",
+)
+PATH_HELP = "dataset folder, bag, shards, `synthetic`, or a drive: simulated:SCENARIO,seed=N,night"
 
 
 def open_dataset(
@@ -21,10 +32,13 @@ def open_dataset(
 ) -> Dataset:
     """Open recorded data; without a name, what lies at the path decides.
 
-    "synthetic" as path or name needs no data. `rig` is for bags alone.
+    "synthetic" as path or name needs no data, nor does a simulated drive: see simulated.SYNTAX. `rig`
+    is for bags and simulated drives alone.
 
     Raises DatasetError when nothing fits or the data cannot be read.
     """
+    if name == "simulated" or (name is None and _simulated(str(path))):
+        return open_simulation(str(path), rig)
     path = Path(path)
     if name is None:
         name = _recognise(path)
@@ -36,7 +50,13 @@ def open_dataset(
         return NuScenesSample(path)
     if name == "synthetic":
         return SyntheticStreet()
+    if name == "shards":
+        return ShardFolder(path)
     return Bag(path, rig)
+
+
+def _simulated(path: str) -> bool:
+    return path.partition(":")[0].partition(",")[0] == PREFIX and not Path(path).exists()
 
 
 def _recognise(path: Path) -> DatasetName:
@@ -50,6 +70,9 @@ def _recognise(path: Path) -> DatasetName:
         return "nuscenes"
     if (path / "velodyne").is_dir():
         return "kitti"
+    if (path / SHARD_RECORD).is_file():
+        return "shards"
     raise DatasetError(
-        f"{path}: not a KITTI folder (velodyne/), a nuScenes sample (frame.json) or a rosbag2"
+        f"{path}: not a KITTI folder (velodyne/), a nuScenes sample (frame.json), a rosbag2 or "
+        f"simulated shards ({SHARD_RECORD})"
     )

@@ -26,6 +26,16 @@ class InfraredConfig:
     least_span: float = field(default=16.0, metadata={"min": 1.0, "max": 65535.0})
 
 
+def gain_controlled(image: NDArray[np.number], least_span: float = 1.0) -> NDArray[np.uint8]:
+    """A picture (H, W) uint8 of counts or kelvin: the 1st to the 99.5th percentile, black to white.
+
+    A span below `least_span` is not stretched, or a blank wall would show noise alone.
+    """
+    low, high = np.percentile(image, (1.0, 99.5))
+    share = (image - low) / max(float(high - low), least_span)
+    return np.asarray(255 * np.clip(share, 0, 1) + 0.5, np.float64).astype(np.uint8)
+
+
 def find_bad_pixels(frames: NDArray[np.uint16], deviation: float = 8.0) -> NDArray[np.bool_]:
     """Broken pixels (H, W) of images (N, H, W): those that no scene explains.
 

@@ -5,6 +5,7 @@ Frames are made by worker processes and written in order, so the file does not d
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -13,7 +14,7 @@ import shutil
 import signal
 import zipfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -36,6 +37,7 @@ from multimodal_perception.frame import Modality
 from multimodal_perception.rig import Rig, dump_rig
 from multimodal_perception.ros import messages
 from multimodal_perception.simulation import scene
+from multimodal_perception.simulation.bag_parts import SIMULATION, add_part, frames_in
 from multimodal_perception.simulation.conditions import Fault
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.scenarios import Scenario
@@ -44,6 +46,9 @@ from multimodal_perception.simulation.truth_messages import TRUTH, odometry_mess
 
 T = TypeVar("T")
 DEFAULT_ODOMETRY = "/odom"
+SHARD_RECORD = "dataset.json"
+# A bag's next file is made in this folder within.
+PART = ".part"
 # Kept free on the disk, so that a bag can be ended with its index: an unwritten chunk and more.
 RESERVE_BYTES = 16 << 20
 # /tf comes so often between two frames that a sweep can be deskewed by it.
@@ -69,29 +74,53 @@ class SimulationPlan:
         )
 
 
+def description(plan: SimulationPlan) -> dict[str, Any]:
+    """What a bag or a folder of shards is of, but for the number of frames."""
+    return {
+        "scenario": plan.scenario.name,
+        "rig": plan.rig.name,
+        "seed": plan.seed,
+        "conditions": list(plan.conditions),
+        "faults": [repr(f) for f in plan.faults],
+        "classes": list(SEMANTIC_NAMES),
+        "definition": repr(plan.scenario),
+        "sensors": dump_rig(plan.rig),
+    }
+
+
 def write_simulation(
     plan: SimulationPlan,
     out: Path,
     workers: int = 1,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> int:
-    """Write a bag folder; returns the number of frames in it.
+    """Write a bag folder, or go on with an interrupted one; returns the number of frames in it.
 
     What was written when it is interrupted (KeyboardInterrupt, passed on) or the disk is full is a
-    valid bag. Raises DatasetError when `out` exists or cannot be written.
+    valid bag, and the same call goes on with it in another file of the same folder. Raises
+    DatasetError when `out` is anything else or cannot be written.
     """
-    if out.exists():
-        raise DatasetError(f"{out}: exists already")
     plan.simulation()  # complains before anything is written
+    # A digest, for YAML folds long lines as each library pleases.
+    told = hashlib.sha256(json.dumps(description(plan)).encode()).hexdigest()
+    begun = out.exists()
+    count = frames_in(out, told, _odometry_topic(plan.rig)) if begun else 0
+    if count >= plan.frames:
+        return count
+    target = out / PART if begun else out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if begun:
+            shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         stopped: BaseException | None = None
-        count = 0
-        with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        with Writer(target, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            writer.set_custom_data(SIMULATION, told)
             try:
-                count = _fill(writer, plan, workers, progress)
+                count = _fill(writer, plan, range(count, plan.frames), workers, progress)
             except BaseException as error:  # left in order, the writer ends the bag as it should
                 stopped = error
+        if begun:
+            add_part(out, target)
         if stopped is not None:
             raise stopped
         return count
@@ -102,13 +131,14 @@ def write_simulation(
 def _fill(
     writer: Writer,
     plan: SimulationPlan,
+    indices: range,
     workers: int,
-    progress: Callable[[Iterable[int]], Iterable[int]],
+    progress: Callable[[Sequence[int]], Iterable[int]],
 ) -> int:
     topics = TopicWriter(writer, _types().store, (TF_STATIC, f"{TRUTH}/classes"))
-    count = 0
-    with closing(made(plan, encoded_frame, range(plan.frames), workers)) as frames:
-        for _, encoded in zip(progress(range(plan.frames)), frames, strict=True):
+    count = indices.start
+    with closing(made(plan, encoded_frame, indices, workers)) as frames:
+        for _, encoded in zip(progress(indices), frames, strict=True):
             need = RESERVE_BYTES + sum(len(data) for *_, data in encoded)
             if shutil.disk_usage(writer.path).free < need:
                 raise DatasetError(f"{writer.path}: the disk is full; the bag holds {count} frames")
@@ -122,28 +152,21 @@ def write_shards(
     plan: SimulationPlan,
     out: Path,
     workers: int = 1,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> int:
     """Write one compressed .npz a frame, with rig.yaml and dataset.json; returns how many were made.
 
     Frames that are there already are kept, so an interrupted run goes on where it stopped. Raises
     DatasetError when the folder holds another simulation or cannot be written.
     """
-    told = {
-        "scenario": plan.scenario.name,
-        "rig": plan.rig.name,
-        "seed": plan.seed,
-        "conditions": list(plan.conditions),
-        "faults": [repr(f) for f in plan.faults],
-        "classes": list(SEMANTIC_NAMES),
-    }
     plan.simulation()
+    told = description(plan)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        record = out / "dataset.json"
-        if record.exists() and json.loads(record.read_text(encoding="utf-8")) != told:
-            raise DatasetError(f"{out}: holds another simulation")
-        if not record.exists() and any(out.iterdir()):
+        record = out / SHARD_RECORD
+        if record.exists():
+            _check_record(record, told)
+        elif any(out.iterdir()):
             raise DatasetError(f"{out}: not empty, and no simulation")
         record.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         (out / "rig.yaml").write_text(dump_rig(plan.rig), encoding="utf-8")
@@ -156,6 +179,14 @@ def write_shards(
     except (OSError, json.JSONDecodeError) as error:
         raise DatasetError(f"{out}: {error}") from error
     return len(missing)
+
+
+def _check_record(record: Path, told: dict[str, Any]) -> None:
+    """Raises DatasetError when a folder of shards is of another simulation."""
+    known = json.loads(record.read_text(encoding="utf-8"))
+    # Folders of the first format do not say all.
+    if not isinstance(known, dict) or known != {k: told[k] for k in told if k in known}:
+        raise DatasetError(f"{record.parent}: holds another simulation")
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -283,8 +314,12 @@ def _odometry_messages(
         pose = simulation.odometry(ns)
         moved = messages.transform_to_message(types, pose, rig.odom_frame, rig.base_frame, ns)
         yield "/tf", name, ns, types.new(name, transforms=[moved])
-    topic = rig.odometry_topic or DEFAULT_ODOMETRY
+    topic = _odometry_topic(rig)
     yield topic, "nav_msgs/msg/Odometry", stamp_ns, odometry_message(simulation, stamp_ns, types)
+
+
+def _odometry_topic(rig: Rig) -> str:
+    return rig.odometry_topic or DEFAULT_ODOMETRY
 
 
 def shard_arrays(simulation: Simulation, index: int) -> dict[str, np.ndarray]:

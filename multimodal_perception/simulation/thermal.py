@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import build
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.preprocess.infrared import gain_controlled
 from multimodal_perception.rig import Sensor
 from multimodal_perception.simulation.camera import View, pixel_rays, view_of
 from multimodal_perception.simulation.conditions import Conditions
@@ -94,13 +95,6 @@ class SimulatedThermal:
             return gain_controlled(image), view
         scale, offset = self.kelvin
         return np.clip(np.rint((image - offset) / scale), 0, 65535).astype(np.uint16), view
-
-
-def gain_controlled(kelvin: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A picture (H, W) uint8 of temperatures: the 1st to the 99.5th percentile made black to white."""
-    low, high = np.percentile(kelvin, (1.0, 99.5))
-    share = (kelvin - low) / max(float(high - low), 1.0)
-    return (255 * np.clip(share, 0, 1) + 0.5).astype(np.uint8)
 
 
 def solar_share(conditions: Conditions) -> float:

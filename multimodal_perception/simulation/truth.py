@@ -20,6 +20,7 @@ BOX_RANGE = 100.0  # objects further from the ego are left out
 SAMPLES = 40  # places on an object that are asked for visibility
 # What is higher stands in nobody's way.
 CLEARANCE = 2.5
+FACE_HEIGHTS = (0.3, 0.8, 1.3, 1.8, 2.3)
 DRIVABLE_CLASSES = np.array([name in DRIVABLE for name in SEMANTIC_NAMES])
 
 
@@ -159,8 +160,10 @@ def true_grid(
         rays[:, 3:] = target - rays[:, :3]
         seen |= ~scene.hidden(rays, 0.0, 1.0)
     seen_free = seen.reshape(n, n) & drivable
-    beside = cv2.dilate(seen_free.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
-    occupied = ~drivable & (beside | seen.reshape(n, n))
+    edge = ~drivable & _widened(drivable)
+    faces = np.zeros((n, n), np.bool_)
+    faces[edge] = _faces_seen(scene, eyes, target[edge.ravel(), :2], layout.resolution)
+    occupied = ~drivable & (_widened(seen_free) | seen.reshape(n, n) | faces)
     half = n * layout.resolution / 2
     grid = OccupancyGrid(
         stamp_ns,
@@ -171,3 +174,34 @@ def true_grid(
         occupied.astype(np.float32),
     )
     return grid, semantic.reshape(n, n)
+
+
+def _widened(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Cells (rows, columns) and those beside them."""
+    wide = cv2.dilate(cells.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return np.asarray(wide, np.bool_)
+
+
+def _faces_seen(
+    scene: Scene,
+    eyes: Sequence[NDArray[np.float64]],
+    middles: NDArray[np.float32],
+    resolution: float,
+) -> NDArray[np.bool_]:
+    """Whether an eye sees what stands in cells (N,) at some height, if only over a car's roof.
+
+    A ray down into a house meets its floor, so it is asked for the first thing on the way to the cell.
+    """
+    seen = np.zeros(len(middles), np.bool_)
+    rays = np.empty((len(middles), 6), np.float32)
+    for eye in eyes:
+        rays[:, :3] = eye
+        for height in FACE_HEIGHTS:
+            way = np.column_stack([middles, np.full(len(middles), height)]) - eye
+            length = np.maximum(np.linalg.norm(way, axis=1), 1e-6)
+            rays[:, 3:] = way / length[:, None]
+            hits = scene.cast(rays)
+            owner = scene.seen_objects(hits)
+            solid = (owner >= 0) & ~DRIVABLE_CLASSES[scene.semantics[np.maximum(owner, 0)]]
+            seen |= solid & (np.abs(hits.distance - length) < resolution)
+    return seen

@@ -62,11 +62,6 @@ def truth_messages(
         "sensor_msgs/msg/Image",
         _image(types, truth.semantic_grid, "mono8", ns, rig.base_frame),
     )
-    layout = types.new("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
-    share = types.new(
-        "std_msgs/msg/Float32MultiArray", layout=layout, data=types.values(truth.visibility)
-    )
-    yield f"{TRUTH}/visibility", "std_msgs/msg/Float32MultiArray", share
     for name, view in truth.views.items():
         frame_id = rig.sensors[name].frame_id
         for part, values, encoding in (
@@ -85,6 +80,12 @@ def truth_messages(
         ):
             image = _image(types, values[None], encoding, ns, frame_id)
             yield f"{TRUTH}/{name}/{part}", "sensor_msgs/msg/Image", image
+    # Last: a bag's whole frames are counted by it.
+    layout = types.new("std_msgs/msg/MultiArrayLayout", dim=[], data_offset=0)
+    share = types.new(
+        "std_msgs/msg/Float32MultiArray", layout=layout, data=types.values(truth.visibility)
+    )
+    yield f"{TRUTH}/visibility", "std_msgs/msg/Float32MultiArray", share
 
 
 def _image(

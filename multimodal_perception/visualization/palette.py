@@ -17,6 +17,8 @@ CLASS_COLOURS: dict[str, Colour] = {
 }
 LABEL: Colour = (80, 220, 100)
 EGO: Colour = (245, 245, 245)
+CONE: Colour = (120, 104, 60)
+ECHO: Colour = (255, 214, 90)
 BACKGROUND: Colour = (22, 24, 28)
 PANEL: Colour = (34, 37, 43)
 GRID: Colour = (64, 68, 76)

@@ -1,4 +1,5 @@
-"""One frame on one picture: cameras with boxes, the sweep from above, the occupancy grid."""
+"""One frame on one picture: cameras and thermal cameras with boxes, the sweep and the ultrasonics from
+above, the occupancy grid."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame
-from multimodal_perception.visualization.camera_view import draw_camera
+from multimodal_perception.visualization.camera_view import draw_camera, draw_infrared
 from multimodal_perception.visualization.canvas import write_text
 from multimodal_perception.visualization.palette import (
     BACKGROUND,
@@ -38,16 +39,12 @@ def draw_sheet(
 ) -> NDArray[np.uint8]:
     """RGB picture (H, 1640, 3) uint8 of a frame and what was perceived in it."""
     rows = [_heading(frame, boxes, title)]
-    names = sorted(frame.cameras, key=_camera_order)
-    columns = min(MOST_COLUMNS, len(names))
-    for start in range(0, len(names), MOST_COLUMNS):
-        panels = []
-        for name in names[start : start + MOST_COLUMNS]:
-            width = (WIDTH - GAP * (columns + 1)) // columns
-            panels.append(titled(fit(draw_camera(frame, name, boxes), width), name))
-        rows.append(row_of(panels))
+    images = [(n, draw_camera(frame, n, boxes)) for n in sorted(frame.cameras, key=_camera_order)]
+    images += [(n, draw_infrared(frame, n, boxes)) for n in sorted(frame.infrareds)]
+    rows += rows_of(images)
     size = (WIDTH - 3 * GAP) // 2
-    top = [titled(draw_sweep(frame, boxes, extent, size), "LiDAR from above")]
+    heard = " and ultrasonics" if frame.ultrasonics else ""
+    top = [titled(draw_sweep(frame, boxes, extent, size), f"LiDAR{heard} from above")]
     if occupancy is not None:
         grid = draw_occupancy(occupancy, boxes, extent, size)
         _legend(grid, (("free", FREE), ("occupied", OCCUPIED)))
@@ -117,6 +114,17 @@ def titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
     bar = np.full((TITLE, image.shape[1], 3), BACKGROUND, np.uint8)
     write_text(bar, title, (2, 24), MUTED, 0.5)
     return np.concatenate([bar, image])
+
+
+def rows_of(images: list[tuple[str, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+    """Named images as strips of WIDTH, at most MOST_COLUMNS side by side."""
+    columns = min(MOST_COLUMNS, len(images))
+    rows = []
+    for start in range(0, len(images), MOST_COLUMNS):
+        width = (WIDTH - GAP * (columns + 1)) // columns
+        part = images[start : start + MOST_COLUMNS]
+        rows.append(row_of([titled(fit(image, width), name) for name, image in part]))
+    return rows
 
 
 def row_of(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

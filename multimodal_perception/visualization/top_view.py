@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame
+from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame, UltrasonicReading
+from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
+from multimodal_perception.visualization.camera_view import seen_labels
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (
+    CONE,
+    ECHO,
     FREE,
     LABEL,
     OCCUPIED,
@@ -19,15 +23,20 @@ from multimodal_perception.visualization.palette import (
 
 
 def draw_sweep(frame: SensorFrame, boxes: Boxes3D, extent: float, size: int) -> NDArray[np.uint8]:
-    """RGB image (size, size, 3): points by height, boxes by class, labels in green."""
+    """RGB image (size, size, 3): points by height, ultrasonic cones up to their echoes, boxes by class,
+    labels in green."""
     canvas = Canvas.blank(extent, size)
     canvas.rings()
     points = frame.points_in_base()
     order = np.argsort(points[:, 2], kind="stable")  # what is high covers what is low
     points = points[order]
     canvas.dots(points[:, :2], _height_colours(points[:, 2]))
-    if frame.labels is not None:
-        _draw_boxes(canvas, frame.labels, LABEL)
+    for name, reading in frame.ultrasonics.items():
+        if name in frame.base_from_sensor:
+            _draw_cone(canvas, reading, frame.reference_from_sensor(name))
+    labels = seen_labels(frame)
+    if labels is not None:
+        _draw_boxes(canvas, labels, LABEL)
     _draw_boxes(canvas, boxes, None)
     canvas.ego()
     return canvas.image
@@ -53,6 +62,33 @@ def draw_occupancy(
     _draw_boxes(canvas, boxes, None)
     canvas.ego()
     return canvas.image
+
+
+def draw_outlines(canvas: Canvas, boxes: Boxes3D) -> None:
+    """Boxes in the colours of their classes, without a word."""
+    for box, label in zip(boxes.boxes, boxes.labels, strict=True):
+        outline = corners(box)[0][:4, :2]
+        colour = class_colour(boxes.class_names[label])
+        canvas.polygon(outline, colour, 1)
+        middle, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
+        canvas.line(np.stack([middle, front]), colour, 1)
+
+
+def _draw_cone(
+    canvas: Canvas, reading: UltrasonicReading, base_from_sensor: NDArray[np.float64]
+) -> None:
+    """The sides of the cone; across it the arc of the echo, or of its reach where there is none."""
+    heard = bool(np.isfinite(reading.range_m))
+    reach = reading.range_m if heard else reading.max_range
+    if reading.range_m == -np.inf:
+        heard, reach = True, reading.min_range
+    angle = np.linspace(-0.5, 0.5, 13) * reading.field_of_view
+    arc = np.column_stack([reach * np.cos(angle), reach * np.sin(angle), 0 * angle])
+    corners_3d = np.concatenate([arc, np.zeros((1, 3))])
+    flat = poses.transform_points(base_from_sensor, corners_3d)[:, :2]
+    canvas.polygon(flat, CONE, 1)
+    if heard:
+        canvas.line(flat[:-1], ECHO, 2)
 
 
 def _draw_boxes(canvas: Canvas, boxes: Boxes3D, colour: Colour | None) -> None:

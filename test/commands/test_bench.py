@@ -1,4 +1,4 @@
-"""`bench sync` writes what it prints; what no peer is needed for holds without one."""
+"""`bench` writes what it prints; what no peer is needed for holds without one."""
 
 from __future__ import annotations
 
@@ -24,3 +24,15 @@ def test_a_peer_that_is_not_there_is_an_error(
     assert main(["bench", "sync", "--peer", str(tmp_path)]) == 2
     assert "no message_filters package" in capsys.readouterr().err
     assert main(["bench", "intake", "--seconds", "-1"]) == 2
+
+
+def test_the_simulator_is_measured_by_sensor(tmp_path: Path) -> None:
+    path = tmp_path / "simulate.json"
+    arguments = ["bench", "simulate", "--frames", "2", "--workers", "1", "--json", str(path)]
+    assert main([*arguments, "--scenario", "highway"]) == 0
+    result = json.loads(path.read_text())
+    assert result["frames"] == 2 and result["frames_per_s"] > 0 and 0 < result["memory_gib"] < 4
+    parts = result["one_process_ms"]
+    assert {"scene", "lidar", "camera_front", "thermal_front", "ultrasonics", "truth"} <= set(parts)
+    assert main([*arguments, "--scenario", "moon"]) == 2
+    assert main(["bench", "simulate", "--frames", "0"]) == 2

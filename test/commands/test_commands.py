@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pytest
 
 from multimodal_perception.cli import main
+from multimodal_perception.datasets.opening import open_dataset
+from multimodal_perception.frame import Modality
+from multimodal_perception.rig import dump_rig
 
 
 def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +81,24 @@ def test_doctor_names_what_it_found_and_what_is_missing(
     output = capsys.readouterr().out
     assert "cannot run without: numba" in output
     assert "pip install numba" in output
+
+
+def test_the_demo_takes_four_modalities_through_the_live_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from multimodal_perception.commands import demo
+
+    whole = open_dataset(demo.DRIVE)  # what is taken where there is no data
+    assert {s.modality for s in whole.rig.sensors.values()} == set(Modality)
+    few = ("lidar", "camera_rear", "thermal_front", "front_left", "rear_right")
+    rig = tmp_path / "rig.yaml"
+    rig.write_text(dump_rig(replace(whole.rig, sensors={n: whole.rig.sensors[n] for n in few})))
+    monkeypatch.setattr(demo, "SAMPLE", tmp_path / "absent")
+    monkeypatch.setattr(demo, "DRIVE", f"simulated:parking_lot,frames=2,rig={rig}")
+    out = tmp_path / "out"
+    assert main(["demo", "--out", str(out), "--rate", "1", "--loops", "2"]) == 0
+    assert "parking_lot" in capsys.readouterr().out
+    result = json.loads((out / "demo.json").read_text())
+    assert result["sent"] == result["received"] == 4
+    picture = cv2.imread(str(out / "frame_01.png"))
+    assert picture is not None and picture.shape[0] > 2000

@@ -69,16 +69,52 @@ def test_the_number_of_workers_changes_no_bit(tmp_path):
     assert raw_messages(tmp_path / "1") == raw_messages(tmp_path / "2")
 
 
-def test_an_interrupted_bag_is_whole(tmp_path):
-    def until_the_second(indices):
+def until(stop):
+    """A progress that is interrupted at a frame."""
+
+    def progress(indices):
         for index in indices:
-            if index == 2:
+            if index == stop:
                 raise KeyboardInterrupt
             yield index
 
-    with pytest.raises(KeyboardInterrupt):
-        write_simulation(plan(6), tmp_path / "bag", progress=until_the_second)
-    assert len(Bag(tmp_path / "bag", small_rig())) == 2
+    return progress
+
+
+def test_an_interrupted_bag_is_whole_and_goes_on_where_it_stopped(tmp_path):
+    out = tmp_path / "bag"
+    for stop, held in ((0, 0), (2, 2), (2, 2), (4, 4)):
+        with pytest.raises(KeyboardInterrupt):
+            write_simulation(plan(6), out, progress=until(stop))
+        if held:
+            assert len(Bag(out, small_rig())) == held
+    assert write_simulation(plan(6), out) == 6
+    assert not list(out.glob(".*"))
+    assert len(list(out.glob("*.mcap"))) == 4
+    write_simulation(plan(6), tmp_path / "at once")
+    assert raw_messages(out) == raw_messages(tmp_path / "at once")
+    with AnyReader([out], default_typestore=typestore()) as reader:
+        assert reader.message_count == sum(1 for _ in reader.messages())
+    assert write_simulation(plan(6), out) == 6  # nothing left to do
+
+
+def test_only_a_whole_bag_of_the_same_simulation_is_gone_on_with(tmp_path):
+    out = tmp_path / "bag"
+    write_simulation(plan(1), out)
+    for other in (plan(2, conditions=("night",)), SimulationPlan(street(), small_rig(), 5, 2)):
+        with pytest.raises(DatasetError, match="another simulation"):
+            write_simulation(other, out)
+    metadata = out / "metadata.yaml"
+    whole = metadata.read_text()
+    for broken in ("[]", "rosbag2_bagfile_information: {}", "a: [", whole.replace("/odom", "/o")):
+        metadata.write_text(broken)
+        with pytest.raises(DatasetError):
+            write_simulation(plan(2), out)
+    metadata.unlink()
+    with pytest.raises(DatasetError, match="broken off"):
+        write_simulation(plan(2), out)
+    metadata.write_text(whole)
+    assert write_simulation(plan(2), out) == 2
 
 
 def test_a_full_disk_leaves_a_whole_bag(tmp_path, monkeypatch):

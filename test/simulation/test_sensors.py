@@ -7,14 +7,16 @@ from rigs import small_rig, street
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import inside
+from multimodal_perception.simulation import scenery
 from multimodal_perception.simulation.conditions import Conditions
 from multimodal_perception.simulation.lidar import beam_table
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES, Material
 from multimodal_perception.simulation.meshes import block, patch
-from multimodal_perception.simulation.placing import scenic
+from multimodal_perception.simulation.placing import kind_mesh, labelled, scenic
 from multimodal_perception.simulation.scene import Scene
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.thermal import SimulatedThermal
+from multimodal_perception.simulation.truth import GridLayout, true_grid
 from multimodal_perception.simulation.ultrasonic import SimulatedUltrasonic, nearest_echoes
 
 
@@ -132,6 +134,20 @@ def test_truth_agrees_with_itself(still):
         assert view.semantics.max() < len(SEMANTIC_NAMES)
         labelled = view.instances > 0
         assert (view.semantics[labelled] < len(CLASS_NAMES)).all()
+
+
+def test_a_house_behind_a_car_is_occupied_and_a_yard_behind_the_house_unknown():
+    """The ground between is hidden by the car, and a ray down into the house meets its floor."""
+    road = scenic(patch(-40, 40, -40, 40, 0.0, Material.ASPHALT), "road")
+    house = scenic(scenery.building(20.0, 8.0, 3, True, False).placed((-10, 10, 0)), "building")
+    car = labelled("car", kind_mesh("car", 0, 0), (0, 7.5, 0), 0.0, 1)
+    scene, layout = Scene.of([road, house, car]), GridLayout(20.0, 0.25)
+    grid, _ = true_grid(scene, np.eye(4), [np.array([0, 0, 1.8])], layout, 0, "base_link")
+    front = grid.occupied[int((10.2 + 20) / 0.25), 60:100]
+    assert front.mean() > 0.9
+    assert grid.free[int((9.5 + 20) / 0.25), 76:84].sum() == 0  # the car hides the ground here
+    yard = slice(int((18.5 + 20) / 0.25), None)
+    assert grid.free[yard, 70:90].sum() == 0 and grid.occupied[yard, 70:90].sum() == 0
 
 
 def test_a_fisheye_projects_and_unprojects(still):

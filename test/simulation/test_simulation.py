@@ -18,7 +18,6 @@ from multimodal_perception.simulation.scenarios import (
     scenario_names,
 )
 from multimodal_perception.simulation.simulation import Simulation, SimulationError
-from multimodal_perception.visualization.simulation_view import draw_simulation
 
 NAMES = ("highway", "intersection", "parking_lot", "urban_street", "warehouse")
 
@@ -187,9 +186,3 @@ def test_bad_rigs_and_numbers():
     for frames, seed in ((0, 0), (5, -1)):
         with pytest.raises(SimulationError):
             Simulation(street(), small_rig(), seed, frames)
-
-
-def test_a_frame_can_be_drawn():
-    drive = Simulation(street(), small_rig(), 0, 2)
-    picture = draw_simulation(drive[0], drive.truth(0), "street")
-    assert picture.shape[1:] == (1640, 3) and picture.std() > 20

@@ -11,10 +11,16 @@ import pytest
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame
+from multimodal_perception.frame import (
+    Boxes3D,
+    InfraredImage,
+    OccupancyGrid,
+    SensorFrame,
+    UltrasonicReading,
+)
 from multimodal_perception.pipeline import build_pipeline
-from multimodal_perception.visualization.camera_view import draw_camera
-from multimodal_perception.visualization.palette import OCCUPIED, class_colour
+from multimodal_perception.visualization.camera_view import draw_camera, draw_infrared
+from multimodal_perception.visualization.palette import CONE, ECHO, OCCUPIED, class_colour
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
 from multimodal_perception.visualization.top_view import draw_occupancy, draw_sweep
 
@@ -56,6 +62,39 @@ def test_a_box_is_drawn_where_the_camera_sees_it(frame: SensorFrame) -> None:
     assert changed[1].mean() == pytest.approx(frame.intrinsics["camera"].width / 2, abs=15)
     behind = draw_camera(bare, "camera", box_at(-15.0, 0.0))
     assert np.array_equal(before, behind)
+
+
+def test_a_cone_is_drawn_up_to_its_echo() -> None:
+    """10 m straight ahead of the origin: a tenth of the plane's side above the middle."""
+
+    def like(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+        """Lines are smooth, so their pixels are only like it."""
+        return np.abs(picture.astype(int) - colour).max(axis=2) < 30
+
+    for heard, colour, away in ((10.0, ECHO, 100), (np.inf, CONE, 200), (-np.inf, ECHO, 50)):
+        reading = UltrasonicReading("u", 0, "u", heard, 5.0, 20.0, 0.5)
+        seen = SensorFrame(0, ultrasonics={"u": reading}, base_from_sensor={"u": np.eye(4)})
+        picture = draw_sweep(seen, Boxes3D.empty(0, "base_link"), 40.0, 800)
+        rows, columns = np.nonzero(like(picture, colour))
+        assert rows.min() == pytest.approx(400 - away, abs=3)
+        assert columns.mean() == pytest.approx(400, abs=3)
+        assert like(picture, ECHO).any() == (heard != np.inf)
+
+
+def test_what_is_warm_is_bright_and_hidden_labels_are_left_out(frame: SensorFrame) -> None:
+    counts = np.full((400, 960), 29000, np.uint16)
+    counts[:, 480:] = 30500
+    image = InfraredImage("camera", frame.stamp_ns, "camera_optical", counts, (0.01, 0.0))
+    hot = replace(frame, cameras={}, infrareds={"camera": image}, labels=None)
+    bare = draw_infrared(hot, "camera", Boxes3D.empty(0, "base_link"))
+    assert bare[:, :480].mean() < 20 and bare[:, 480:].mean() > 150
+    blank = replace(hot, infrareds={"camera": replace(image, pixels=counts[:, :1] + 0 * counts)})
+    assert np.ptp(draw_infrared(blank, "camera", Boxes3D.empty(0, "base_link")), (0, 1)).max() == 0
+    label = box_at(15.0, 0.0)
+    for points, drawn in ((None, True), (np.array([3]), True), (np.array([0]), False)):
+        labelled = replace(hot, labels=replace(label, num_points=points))
+        picture = draw_infrared(labelled, "camera", Boxes3D.empty(0, "base_link"))
+        assert np.array_equal(picture, bare) != drawn
 
 
 @pytest.mark.parametrize("drop", [{"cameras": {}}, {"lidars": {}}, {"labels": None}])

@@ -10,7 +10,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from multimodal_perception.configuration import load
-from multimodal_perception.datasets.opening import DATASET_NAMES, open_dataset
+from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
 from multimodal_perception.evaluation.detections import evaluate
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.pipeline import PipelineConfig, build_pipeline
@@ -20,7 +20,7 @@ HELP = "score the pipeline on labelled data and time its stages"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at --root")
-    parser.add_argument("--root", default="synthetic", help="folder of the dataset, or a bag")
+    parser.add_argument("--root", default="synthetic", help=PATH_HELP)
     parser.add_argument("--detector", choices=("geometric",), default="geometric")
     parser.add_argument("--pipeline", type=Path, help="YAML file of PipelineConfig")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs a frame")

@@ -1,0 +1,167 @@
+"""Folders of simulated frames for training, one .npz each, as datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.frame import (
+    Boxes3D,
+    CameraImage,
+    InfraredImage,
+    LidarSweep,
+    Modality,
+    OccupancyGrid,
+    SensorFrame,
+    UltrasonicReading,
+)
+from multimodal_perception.rig import load_rig
+from multimodal_perception.simulation.camera import View
+from multimodal_perception.simulation.lidar import SweepTruth
+from multimodal_perception.simulation.recording import read_shard
+from multimodal_perception.simulation.thermal import DEFAULT_KELVIN
+from multimodal_perception.simulation.truth import FrameTruth, GridLayout
+from multimodal_perception.simulation.ultrasonic import DEFAULT_LIMITS
+
+
+class ShardFolder:
+    """Frames and truth that `simulate --format dataset` wrote. Sweeps are deskewed."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a folder. Raises DatasetError when it holds no frame, UserError for its rig."""
+        self.path = Path(path)
+        self.name = f"shards {self.path.name}"
+        self.rig = load_rig(self.path / "rig.yaml")
+        self._files = sorted(self.path.glob("[0-9]*.npz"))
+        self._last: tuple[int, dict[str, NDArray]] | None = None
+        if not self._files:
+            raise DatasetError(f"{self.path}: no frame (000000.npz) in it")
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __iter__(self) -> Iterator[SensorFrame]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> SensorFrame:
+        """Read one frame. Raises DatasetError when its file is broken, IndexError."""
+        index = range(len(self))[index]
+        try:
+            return self._frame(self._arrays(index))
+        except (KeyError, ValueError, TypeError) as error:
+            raise DatasetError(f"{self._files[index]}: no frame of this rig ({error})") from error
+
+    def truth(self, index: int) -> FrameTruth:
+        """What is true of one frame, but for the echoes. Raises as __getitem__ does."""
+        index = range(len(self))[index]
+        try:
+            return self._truth(self._arrays(index))
+        except (KeyError, ValueError, TypeError) as error:
+            raise DatasetError(f"{self._files[index]}: no truth of this rig ({error})") from error
+
+    def _arrays(self, index: int) -> dict[str, NDArray]:
+        if self._last is None or self._last[0] != index:
+            self._last = index, read_shard(self._files[index])
+        return self._last[1]
+
+    def _frame(self, arrays: dict[str, NDArray]) -> SensorFrame:
+        stamp_ns = int(arrays["stamp_ns"])
+        places, models = {}, {}
+        lidars, cameras, infrareds = {}, {}, {}
+        for name, sensor in self.rig.sensors.items():
+            what = "points" if sensor.modality is Modality.LIDAR else "pixels"
+            if f"{name}.{what}" not in arrays:
+                continue
+            values = arrays[f"{name}.{what}"]
+            if sensor.modality is Modality.LIDAR:
+                lidars[name] = LidarSweep(name, stamp_ns, sensor.frame_id, values)
+            elif sensor.modality is Modality.CAMERA:
+                cameras[name] = CameraImage(name, stamp_ns, sensor.frame_id, values)
+            else:
+                kelvin = sensor.kelvin or DEFAULT_KELVIN if values.dtype == np.uint16 else None
+                infrareds[name] = InfraredImage(name, stamp_ns, sensor.frame_id, values, kelvin)
+            if sensor.intrinsics is not None:
+                models[name] = sensor.intrinsics.camera_model()
+        ultrasonics = self._ultrasonics(arrays, stamp_ns)
+        for name in (*lidars, *cameras, *infrareds, *ultrasonics):
+            pose = self.rig.sensors[name].base_from_sensor()
+            if pose is not None:
+                places[name] = pose
+        return SensorFrame(
+            stamp_ns,
+            self.rig.base_frame,
+            lidars,
+            cameras,
+            infrareds,
+            ultrasonics,
+            places,
+            models,
+            odom_from_base=arrays["truth.odom_from_base"],
+            expected=frozenset(self.rig.sensors),
+            labels=self._boxes(arrays),
+        )
+
+    def _ultrasonics(
+        self, arrays: dict[str, NDArray], stamp_ns: int
+    ) -> dict[str, UltrasonicReading]:
+        """By name; a silent one was written as NaN."""
+        sensors = self.rig.of(Modality.ULTRASONIC)
+        ranges = arrays["ultrasonics"] if sensors else np.zeros(0)
+        found = {}
+        for (name, sensor), value in zip(sensors.items(), ranges, strict=True):
+            limits = sensor.limits or DEFAULT_LIMITS
+            if not np.isnan(value):
+                found[name] = UltrasonicReading(
+                    name,
+                    stamp_ns,
+                    sensor.frame_id,
+                    float(value),
+                    limits.min_range,
+                    limits.max_range,
+                    limits.field_of_view,
+                )
+        return found
+
+    def _boxes(self, arrays: dict[str, NDArray]) -> Boxes3D:
+        boxes = arrays["truth.boxes"]
+        return Boxes3D(
+            int(arrays["stamp_ns"]),
+            self.rig.base_frame,
+            boxes,
+            np.ones(len(boxes), np.float32),
+            arrays["truth.labels"].astype(np.int64),
+            velocities=arrays["truth.velocities"],
+            track_ids=arrays["truth.track_ids"],
+            num_points=arrays["truth.num_points"],
+        )
+
+    def _truth(self, arrays: dict[str, NDArray]) -> FrameTruth:
+        stamp_ns, layout = int(arrays["stamp_ns"]), GridLayout()
+        free, occupied = (arrays[f"truth.{n}"].astype(np.float32) for n in ("free", "occupied"))
+        corner = -layout.cells * layout.resolution / 2
+        views, points = {}, {}
+        for name in self.rig.sensors:
+            if f"truth.{name}.semantics" not in arrays:
+                continue
+            classes, tracks = (arrays[f"truth.{name}.{p}"] for p in ("semantics", "instances"))
+            if f"truth.{name}.depth" in arrays:
+                depth = arrays[f"truth.{name}.depth"].astype(np.float32)
+                views[name] = View(depth, classes, tracks)
+            else:
+                points[name] = SweepTruth(classes, tracks)
+        return FrameTruth(
+            stamp_ns,
+            self._boxes(arrays),
+            arrays["truth.visibility"],
+            OccupancyGrid(
+                stamp_ns, self.rig.base_frame, layout.resolution, (corner, corner), free, occupied
+            ),
+            arrays["truth.semantic_grid"],
+            arrays["truth.odom_from_base"],
+            views,
+            points,
+        )

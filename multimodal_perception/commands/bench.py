@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kitti",
         type=Path,
-        help="evaluators: a KITTI evaluator's eval.py; simulate: KITTI's training folder, to compare with",
+        help="evaluators: a KITTI evaluator's eval.py; simulate: KITTI's training folder",
     )
     parser.add_argument("--scenario", help="simulate: which one (urban_street by default)")
     parser.add_argument("--frames", type=int, help="simulate: how many (60 by default)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -14,6 +15,7 @@ from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.rig import Sensor
 from multimodal_perception.simulation.conditions import Conditions
 from multimodal_perception.simulation.materials import SKY, TABLE
+from multimodal_perception.simulation.motion_blur import image_motion, smeared
 from multimodal_perception.simulation.scene import Scene, rays_from
 from multimodal_perception.simulation.shading import shade, shadow_rays
 
@@ -27,7 +29,8 @@ class CameraPhysics:
 
     full_well: electrons of a white pixel; their square root is the shot noise (EMVA 1288). read_noise:
     electrons. vignetting: loss of light in the corners, share. blur: of the lens, pixels. exposure:
-    stops beyond the automatic one.
+    stops beyond the automatic one. shutter: seconds that it is open by day; in the dark four times as
+    long.
     """
 
     full_well: float = field(default=9000.0, metadata={"min": 100.0, "max": 1e6})
@@ -35,6 +38,7 @@ class CameraPhysics:
     vignetting: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
     blur: float = field(default=0.45, metadata={"min": 0.0, "max": 10.0, "unit": "px"})
     exposure: float = field(default=0.0, metadata={"min": -6.0, "max": 6.0})
+    shutter: float = field(default=0.002, metadata={"min": 0.0, "max": 0.1, "unit": "s"})
     noise: bool = True
 
 
@@ -71,8 +75,12 @@ class SimulatedCamera:
         conditions: Conditions,
         indoor: bool,
         rng: np.random.Generator,
+        pose_after: Callable[[float], NDArray[np.float64]] | None = None,
     ) -> tuple[NDArray[np.uint8], View]:
-        """An image (H, W, 3) uint8 RGB from a pose (4, 4), and its truth; ego: base's pose (4, 4)."""
+        """An image (H, W, 3) uint8 RGB from a pose (4, 4), and its truth; ego: base's pose (4, 4).
+
+        pose_after: pose at seconds from the middle of the exposure; without it nothing blurs.
+        """
         rays = rays_from(pose, self.directions)
         hits = scene.cast(rays)
         sun = np.array(conditions.sun, np.float32)
@@ -93,11 +101,18 @@ class SimulatedCamera:
             rays, hits.distance, hits.triangle, hits.uv, soup.corners, soup.normals, soup.materials,
             soup.object_of, scene.objects, TABLE, lit, sun, sunlight, zenith, horizon, scene.lamps,
             _head_lamps(ego, conditions, indoor), float(scene.origin[0]),
-            conditions.extinction * (0.0 if indoor else 1.0), light,
+            conditions.extinction * (0.0 if indoor else 1.0), scene.box_of, scene.boxes,
+            conditions.patch, light,
         )  # fmt: skip
         light[~self.inside] = 0.0
         shape = self.model.height, self.model.width
-        pixels = self._develop(light.reshape(*shape, 3), conditions, indoor, rng)
+        picture = light.reshape(*shape, 3)
+        shutter = self.physics.shutter * (4.0 if conditions.night or indoor else 1.0)
+        if pose_after is not None and shutter > 0.0:
+            ends = pose_after(-shutter / 2), pose_after(shutter / 2)
+            flow = image_motion(self.model, scene, hits, self.directions, pose, ends, shutter)
+            picture = smeared(picture, flow)
+        pixels = self._develop(picture, conditions, indoor, rng)
         return pixels, view_of(
             scene, hits.distance, hits.triangle, self.directions, self.inside, shape
         )

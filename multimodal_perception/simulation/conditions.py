@@ -19,7 +19,9 @@ class Conditions:
 
     sun_elevation, sun_azimuth: degrees, azimuth from x (forward) to the left; below 0 it is night.
     air_kelvin: temperature of the air. fog_visibility: meteorological visibility in metres, 0 clear.
-    rain: mm/h. dirt: share of each camera's lens that dirt covers.
+    rain: mm/h. dirt: share of each camera's lens that dirt covers. patch: side in metres of a loud
+    print on all that has a box, that only cameras see, as physical attacks on detectors wear (Thys et
+    al. 2019); it is aimed at no network in particular.
     """
 
     sun_elevation: float = field(default=42.0, metadata={"min": -90.0, "max": 90.0, "unit": "deg"})
@@ -28,6 +30,7 @@ class Conditions:
     fog_visibility: float = field(default=0.0, metadata={"min": 0.0, "max": 20000, "unit": "m"})
     rain: float = field(default=0.0, metadata={"min": 0.0, "max": 150.0, "unit": "mm/h"})
     dirt: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    patch: float = field(default=0.0, metadata={"min": 0.0, "max": 3.0, "unit": "m"})
 
     def __post_init__(self) -> None:
         if 0.0 < self.fog_visibility < 5.0:
@@ -54,7 +57,7 @@ class Conditions:
         return fog + rain + 1.0 / 2500.0
 
 
-CONDITION_HELP = "night, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE]"
+CONDITION_HELP = "night, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES]"
 
 
 def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions:
@@ -76,6 +79,8 @@ def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions
             changes = {"rain": 15.0 if value is None else value}
         elif name == "dirt":
             changes = {"dirt": 0.12 if value is None else value}
+        elif name == "patch":
+            changes = {"patch": 0.8 if value is None else value}
         else:
             raise UserError(f"condition {word!r}: unknown; allowed: {CONDITION_HELP}")
         values = {**dataclasses.asdict(conditions), **changes}

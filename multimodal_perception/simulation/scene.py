@@ -143,7 +143,8 @@ class Scene:
 
     Positions are in odom less `origin` (3,), which keeps them small for float32. soup: all triangles.
     objects: (O, 7) float32, paint and cloth RGB, running. semantics: (O,) uint8. tracks: (O,) int32.
-    labelled: (N,) rows of the objects with a box; boxes: (N, 7) float64; velocities: (N, 2).
+    labelled: (N,) rows of the objects with a box; boxes: (N, 7) float64; velocities: (N, 2). box_of:
+    (O,) int32, each object's row of boxes, -1 for scenery.
     lamps: (L, 3) float32, places of street lamps.
     """
 
@@ -160,6 +161,8 @@ class Scene:
         self.semantics = np.array([t.semantic for t in things], np.uint8)
         self.tracks = np.array([t.track for t in things], np.int32)
         self.labelled = np.array([i for i, t in enumerate(things) if t.box is not None], np.int64)
+        self.box_of = np.full(len(things), -1, np.int32)
+        self.box_of[self.labelled] = np.arange(len(self.labelled))
         boxes = [t.box for t in things if t.box is not None]
         self.boxes = np.array(boxes, np.float64).reshape(-1, 7)
         speeds = [t.velocity for t in things if t.box is not None]

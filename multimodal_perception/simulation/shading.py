@@ -210,11 +210,30 @@ def shadow_rays(rays, distance, triangle, corners, sun, furthest, result):  # ty
 
 
 @numba.njit(cache=True, nogil=True)
+def printed(box, side, x, y, z, flat, colour):  # type: ignore[no-untyped-def]
+    """The colour of a print of `side` metres in the middle of a box's upright faces."""
+    c, s = np.cos(box[6]), np.sin(box[6])
+    along = c * (x - box[0]) + s * (y - box[1])
+    across = c * (y - box[1]) - s * (x - box[0])
+    end = abs(c * flat[0] + s * flat[1]) > abs(c * flat[1] - s * flat[0])
+    u = across if end else along
+    half = 0.5 * min(side, 0.8 * box[5], 0.8 * (box[4] if end else box[3]))
+    if abs(flat[2]) > 0.9 or abs(u) > half or abs(z - box[2]) > half:
+        return
+    # Eight cells to a side, each channel full or empty.
+    column, row = np.floor(4.0 * u / half), np.floor(4.0 * (z - box[2]) / half)
+    for k in range(3):
+        colour[k] = 0.9 if noise(column, row, 11.0 + k) > 0.5 else 0.04
+
+
+@numba.njit(cache=True, nogil=True)
 def shade(  # type: ignore[no-untyped-def]
     rays, distance, triangle, uv, corners, normals, materials, object_of, objects, table,
-    lit, sun, sunlight, zenith, horizon, lamps, head, origin_x, extinction, light,
+    lit, sun, sunlight, zenith, horizon, lamps, head, origin_x, extinction, box_of, boxes, patch,
+    light,
 ):  # fmt: skip
-    """Light (N, 3) float32 of each ray. lit: (N,) whether the sun reaches it.
+    """Light (N, 3) float32 of each ray. lit: (N,) whether the sun reaches it. patch: side of the print
+    on what has a box, metres, 0 for none.
 
     head: (8,) ego place x y z, forward x y z, strength, brightness of the street lamps.
     """
@@ -238,6 +257,8 @@ def shade(  # type: ignore[no-untyped-def]
         pane = albedo(
             row, materials[j], own, x + origin_x, y, z, flat[0], flat[1], flat[2], r, colour
         )
+        if patch > 0.0 and box_of[object_of[j]] >= 0:
+            printed(boxes[box_of[object_of[j]]], patch, x, y, z, flat, colour)
         facing = nx * sun[0] + ny * sun[1] + nz * sun[2]
         direct = facing if lit[i] and facing > 0.0 else 0.0
         # Light from the sky and back from the ground; less near the foot of upright things.

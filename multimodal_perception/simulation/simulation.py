@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -192,14 +193,15 @@ class Simulation:
             if self._silent(camera.name, m):
                 continue
             start = perf_counter()
-            pose = m.scene.sensor_pose(m.odom_from_base, self._true_place(camera.name, m))
+            place = self._true_place(camera.name, m)
             pixels, m.views[camera.name] = camera.take(
                 m.scene,
-                pose,
+                m.scene.sensor_pose(m.odom_from_base, place),
                 ego,
                 self.conditions,
                 self.scenario.indoor,
                 self._chance(camera.name, m),
+                partial(self._pose_after, m, place),
             )
             m.cameras[camera.name] = CameraImage(
                 camera.name,
@@ -208,6 +210,12 @@ class Simulation:
                 pixels,
             )
             m.spent_ms[camera.name] = 1e3 * (perf_counter() - start)
+
+    def _pose_after(
+        self, m: _Moment, place: NDArray[np.float64], seconds: float
+    ) -> NDArray[np.float64]:
+        """Pose (4, 4) in the scene of what sits at a place of the vehicle, a little later or before."""
+        return m.scene.sensor_pose(self.scenario.ego.odom_from_base(m.seconds + seconds), place)
 
     def _measure_heat(self, m: _Moment) -> None:
         for thermal in self._thermals:
@@ -245,7 +253,7 @@ class Simulation:
                 self._chance(sensor.name, m),
             )
             for spoof in self._active("spoofed_echo", sensor.name, m):
-                reading = replace(reading, range_m=spoof.value)
+                reading = sensor.reported(spoof.value, reading.stamp_ns)
             m.ultrasonics[sensor.name] = reading
         if self._ultrasonics:
             m.spent_ms["ultrasonics"] = 1e3 * (perf_counter() - start)

@@ -31,31 +31,36 @@ def scene_of(simulation, index):
     return simulation._world.scene(index / simulation.rate_hz)
 
 
-def off_the_mesh(scene, pose, points):
-    """Metres (N,) that points lie off the triangle in their direction, in double precision."""
-    world = poses.transform_points(pose, points.astype(np.float64))
-    way = world - pose[:3, 3]
-    way /= np.linalg.norm(way, axis=1, keepdims=True)
-    origin = np.broadcast_to(pose[:3, 3], way.shape)
-    hit = scene.cast(np.hstack([origin, way]).astype(np.float32)).triangle
-    assert np.mean(hit >= 0) > 0.98
-    world, hit = world[hit >= 0], hit[hit >= 0]
-    a, b, c = scene.soup.corners[hit].astype(np.float64).transpose(1, 0, 2)
+def off_the_mesh(scene, places, triangles):
+    """Metres (N,) that places (N, 3) lie off their triangles, in double precision."""
+    a, b, c = scene.soup.corners[triangles].astype(np.float64).transpose(1, 0, 2)
     normal = np.cross(b - a, c - a)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-    return np.abs(np.einsum("ij,ij->i", world - a, normal))
+    return np.abs(np.einsum("ij,ij->i", places - a, normal))
 
 
-def test_noiseless_points_lie_on_their_meshes(still):
+@pytest.mark.parametrize("moves", [False, True])
+def test_every_noiseless_point_lies_on_its_mesh(moves):
+    rig = small_rig(noise=False, lidar={"motion_distortion": moves})
+    drive = Simulation(street(), rig, seed=3, frames=20)
+    (lidar,) = drive._lidars
     for index in (0, 7):
-        frame = still.observe(index).frame
-        scene = scene_of(still, index)
-        pose = scene.sensor_pose(frame.odom_from_base, frame.base_from_sensor["lidar"])
-        away = off_the_mesh(scene, pose, frame.lidars["lidar"].points[:, :3])
-        assert len(away) > 3000
-        # At an edge the same direction may meet the face beside.
-        assert np.percentile(away, 99.9) < 1e-3
-        assert np.mean(away > 1e-3) < 1e-3
+        frame, scene = drive.observe(index).frame, scene_of(drive, index)
+        sweep, place = frame.lidars["lidar"], frame.base_from_sensor["lidar"]
+
+        def pose_at(offset, index=index):
+            return drive.odometry(drive.stamp_ns(index) + round(offset * 1e9))
+
+        hits = scene.cast(lidar._rays(scene, place, pose_at))
+        reach = lidar.physics.min_range, lidar.physics.max_range
+        triangles = hits.triangle[(hits.distance > reach[0]) & (hits.distance < reach[1])]
+        assert len(triangles) == len(sweep.points) > 3000
+        places = np.empty((len(triangles), 3))
+        for offset in np.unique(sweep.time_offsets):
+            now = sweep.time_offsets == offset
+            pose = scene.sensor_pose(pose_at(float(offset)), place)
+            places[now] = poses.transform_points(pose, sweep.points[now, :3].astype(np.float64))
+        assert off_the_mesh(scene, places, triangles).max() < 1e-3
 
 
 def test_a_distorted_sweep_comes_right_when_deskewed():
@@ -66,40 +71,53 @@ def test_a_distorted_sweep_comes_right_when_deskewed():
     pose = scene.sensor_pose(frame.odom_from_base, frame.base_from_sensor["lidar"])
     # What moves by itself is out of place in both.
     still_things = moving.truth(5).points["lidar"].instances == 0
-    skewed, right = (off_the_mesh(scene, pose, s.points[still_things, :3]) for s in (raw, straight))
-    assert np.percentile(right, 95) < 0.003
-    assert np.percentile(skewed, 95) > 0.05
+    away = []
+    for sweep in (raw, straight):
+        world = poses.transform_points(pose, sweep.points[still_things, :3].astype(np.float64))
+        way = world - pose[:3, 3]
+        way /= np.linalg.norm(way, axis=1, keepdims=True)
+        origin = np.broadcast_to(pose[:3, 3], way.shape)
+        hit = scene.cast(np.hstack([origin, way]).astype(np.float32)).triangle
+        assert np.mean(hit >= 0) > 0.98
+        away.append(off_the_mesh(scene, world[hit >= 0], hit[hit >= 0]))
+    assert np.percentile(away[1], 95) < 0.003
+    assert np.percentile(away[0], 95) > 0.05
 
 
-def test_points_fall_on_the_instance_that_they_hit(still):
+@pytest.mark.parametrize("camera", ["camera", "fisheye"])
+def test_points_fall_on_the_instance_that_they_hit(still, camera):
     checked = right = all_seen = 0
     for index in (0, 6, 12):
         observation = still.observe(index)
         frame, truth = observation.frame, observation.truth
-        pose = poses.inverse(frame.base_from_sensor["camera"]) @ frame.base_from_sensor["lidar"]
+        pose = poses.inverse(frame.base_from_sensor[camera]) @ frame.base_from_sensor["lidar"]
         points = frame.lidars["lidar"].points[:, :3].astype(np.float64)
         in_camera = poses.transform_points(pose, points)
-        pixels, seen = frame.intrinsics["camera"].project(in_camera)
-        view = truth.views["camera"]
+        pixels, seen = frame.intrinsics[camera].project(in_camera)
+        view = truth.views[camera]
         rows, columns = view.depth.shape
         u, v = np.rint(np.where(seen[:, None], pixels, 0)).astype(int).T
         seen &= (u > 0) & (v > 0) & (u < columns - 1) & (v < rows - 1)
-        u, v, depth = u[seen], v[seen], in_camera[seen, 2]
+        u, v, distance = u[seen], v[seen], np.linalg.norm(in_camera[seen], axis=1)
+        # Along the ray: a fisheye sees sideways, where depth along its axis says little.
+        grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 2)
+        along = frame.intrinsics[camera].unproject(grid)[:, 2].reshape(rows, columns)
+        reach = view.depth / np.where(np.abs(along) > 1e-3, along, np.nan)
         hit = truth.points["lidar"].instances[seen]
         kind = truth.points["lidar"].semantics[seen]
         offsets = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
         instances = np.array([view.instances[v + i, u + j] for i, j in offsets])
         kinds = np.array([view.semantics[v + i, u + j] for i, j in offsets])
-        depths = np.array([view.depth[v + i, u + j] for i, j in offsets])
+        away = np.array([reach[v + i, u + j] for i, j in offsets])
         inner = (instances == instances[0]).all(axis=0) & (kinds == kinds[0]).all(axis=0)
         # What is behind, as the camera has it, or too thin for a pixel is not its to tell.
-        inner &= (depth < depths.max(axis=0) * 1.01 + 0.05) & (
-            depth > depths.min(axis=0) * 0.99 - 0.05
+        inner &= (distance < away.max(axis=0) * 1.01 + 0.05) & (
+            distance > away.min(axis=0) * 0.99 - 0.05
         )
         checked += int(inner.sum())
         all_seen += len(inner)
         right += int(((instances[4] == hit) & (kinds[4] == kind))[inner].sum())
-    assert checked > 0.6 * all_seen > 600
+    assert checked > 0.5 * all_seen > 600
     assert right / checked > 0.995
 
 
@@ -208,7 +226,7 @@ def test_an_ultrasonic_in_the_street_hears_the_nearest_loud_hit(still):
     fine = nearest_echoes([sonar(rays=20000)], scene, {"sonar": pose})["sonar"]
     coarse = observation.truth.echoes["sonar"]
     assert coarse >= fine - 1e-6
-    assert coarse == pytest.approx(fine, abs=0.05)
+    assert coarse == pytest.approx(fine, abs=0.01)  # its resolution
 
 
 def test_beam_tables_are_those_of_the_manuals():
@@ -243,15 +261,3 @@ def test_the_thermal_camera_sees_what_is_warm():
     assert 299 < kelvin[person].max() < 306  # 32 degrees, by an emissivity of 0.98
     assert kelvin[0, 40] < 280  # the sky
     assert view.depth[32, 40] == pytest.approx(3.6, abs=1e-3)
-
-
-def test_night_is_darker_and_rain_and_dirt_change_the_picture():
-    pictures = {}
-    for words in ((), ("night",), ("dirt=0.3",), ("rain",)):
-        frame = Simulation(street(), small_rig(), 3, 5, words)[0]
-        pictures[words] = frame.cameras["camera"].pixels.astype(float)
-    day = pictures[()]
-    assert pictures["night",].mean() < 0.6 * day.mean()
-    for words in (("dirt=0.3",), ("rain",)):
-        assert np.abs(pictures[words] - day).mean() > 3
-    assert day.std() > 25

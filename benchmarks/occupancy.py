@@ -1,9 +1,9 @@
 """Time of evidential occupancy on one core, beside OctoMap on the same points.
 
-    python benchmarks/occupancy.py --root PATH_OF_KITTI_TRAINING --peer-python VENV/bin/python
+    multimodal-perception bench occupancy --kitti PATH_OF_KITTI_TRAINING --peer VENV/bin/python
 
-The peer (pip install pyoctomap) is no dependency: --peer-python names an interpreter that has it;
-without one, the interpreter that runs this is tried. Without --root a made street is swept.
+The peer (pip install pyoctomap) is no dependency: --peer names an interpreter that has it; without one,
+the interpreter that runs this is tried. Without --kitti a made street is swept.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 for _name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
 import numpy as np  # noqa: E402
 
+from multimodal_perception.configuration import UserError  # noqa: E402
 from multimodal_perception.evaluation.detections import percentiles  # noqa: E402
 
 POINTS = 120_000
 EXTENT, RESOLUTION = 40.0, 0.2
+REPEATS = 100
 TARGET_MS, ULTRASONIC_TARGET_MS, TARGET_RATIO = 15.0, 1.0, 5.0
 PEER = r"""
 import json, sys, time
@@ -47,34 +50,43 @@ print(json.dumps(result))
 """
 
 
-def main() -> int:
-    """Run and print; 1 when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--root", type=Path, help="KITTI folder; its largest sweep is used")
-    parser.add_argument("--peer-python", default=sys.executable, help="has pyoctomap")
-    parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--core", type=int, default=0, help="all runs on this one")
-    parser.add_argument("--json", type=Path, help="file for the result")
-    args = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {args.core})
-    points, origin, source = sweep(args.root)
-    result: dict[str, object] = {"source": source, "points": len(points), "repeats": args.repeats}
-    ours = time_ours(points, origin, args.repeats)
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Keys points, source, ours_ms, ultrasonic_ms, octomap_ms, times_faster (peer's best p50 over our
+    total's), targets and met. One core runs it all. Raises UserError for a --peer without pyoctomap.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if cores is not None:
+        os.sched_setaffinity(0, {min(cores)})
+    try:
+        return _measure(args.kitti, args.peer, REPEATS)
+    finally:
+        if cores is not None:
+            os.sched_setaffinity(0, cores)
+
+
+def _measure(root: Path | None, peer_python: Path | None, repeats: int) -> dict[str, Any]:
+    points, origin, source = sweep(root)
+    result: dict[str, Any] = {"source": source, "points": len(points), "repeats": repeats}
+    ours = time_ours(points, origin, repeats)
     result["ours_ms"] = ours
-    result["ultrasonic_ms"] = time_ultrasonics(args.repeats)
-    peer = time_peer(points, origin, args.peer_python, max(args.repeats // 10, 3))
+    result["ultrasonic_ms"] = time_ultrasonics(repeats)
+    peer = time_peer(points, origin, peer_python, max(repeats // 10, 3))
     result["octomap_ms"] = peer
+    met = {
+        "total": ours["total"]["p50"] <= TARGET_MS,
+        "ultrasonic": result["ultrasonic_ms"]["p50"] <= ULTRASONIC_TARGET_MS,
+    }
     if peer is not None:
         best = min(peer[name]["p50"] for name in ("exact", "discretized"))
         result["times_faster"] = best / ours["total"]["p50"]
-    report(result)
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    met = ours["total"]["p50"] <= TARGET_MS
-    met &= result["ultrasonic_ms"]["p50"] <= ULTRASONIC_TARGET_MS  # type: ignore[index]
-    return 0 if met and float(result.get("times_faster", np.inf)) >= TARGET_RATIO else 1  # type: ignore[arg-type]
+        met["times_faster"] = result["times_faster"] >= TARGET_RATIO
+    result["targets"] = {
+        "total_ms": TARGET_MS,
+        "ultrasonic_ms": ULTRASONIC_TARGET_MS,
+        "times_faster": TARGET_RATIO,
+    }
+    result["met"] = met
+    return result
 
 
 def sweep(root: Path | None) -> tuple[np.ndarray, np.ndarray, str]:
@@ -172,40 +184,23 @@ def time_ultrasonics(repeats: int) -> dict[str, float]:
 
 
 def time_peer(
-    points: np.ndarray, origin: np.ndarray, python: str, repeats: int
-) -> dict[str, dict[str, float]] | None:
+    points: np.ndarray, origin: np.ndarray, python: Path | None, repeats: int
+) -> dict[str, Any] | None:
     """OctoMap's insertion of the points that lie over the grid; None where it is not installed."""
     moved = points[:, :3] + origin.astype(np.float32)
     kept = moved[np.abs(moved[:, :2]).max(axis=1) < EXTENT]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sweep.npz"
         np.savez(file, points=kept, origin=origin, resolution=RESOLUTION, reach=EXTENT * 1.4143)
-        command = [python, "-c", PEER, str(file), str(repeats)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        command = [str(python or sys.executable), "-c", PEER, str(file), str(repeats)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        except OSError as error:
+            raise UserError(f"--peer {python}: {error.strerror or error}") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["failed"])[-1]
-        print(f"no peer: {reason} (pip install pyoctomap in a venv, then --peer-python)")
+        if python is not None:
+            raise UserError(f"--peer {python}: {reason} (pip install pyoctomap there)")
         return None
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def report(result: dict[str, object]) -> None:
-    """Print the figures with their targets."""
-    ours, sound = result["ours_ms"], result["ultrasonic_ms"]
-    print(f"{result['points']} points of {result['source']}, one core")
-    for name, values in ours.items():  # type: ignore[attr-defined]
-        print(f"  {name:<12} {values['p50']:8.2f} ms p50 {values['p95']:8.2f} ms p95")
-    print(f"  target for the total: {TARGET_MS:g} ms")
-    print(f"  12 ultrasonics {sound['p50']:6.2f} ms p50, target {ULTRASONIC_TARGET_MS:g} ms")  # type: ignore[index]
-    peer = result["octomap_ms"]
-    if isinstance(peer, dict):
-        print(f"pyoctomap {peer['version']}, the points over the grid, {RESOLUTION:g} m voxels")
-        for name in ("exact", "discretized"):
-            print(f"  {name:<12} {peer[name]['p50']:8.2f} ms p50 {peer[name]['p95']:8.2f} ms p95")
-        print(
-            f"  times faster than its best: {result['times_faster']:.1f}, target {TARGET_RATIO:g}"
-        )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer

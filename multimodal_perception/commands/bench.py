@@ -23,6 +23,7 @@ FILES = {
     "intake": "intake.py",
     "evaluators": "evaluators.py",
     "simulate": "simulation.py",
+    "occupancy": "occupancy.py",
 }
 
 
@@ -33,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peer",
         type=Path,
-        help="sync: folder with the package message_filters; evaluators: a Python with nuscenes-devkit",
+        help="sync: folder with the package message_filters; evaluators: a Python with nuscenes-devkit; "
+        "occupancy: a Python with pyoctomap",
     )
     parser.add_argument(
         "--kitti",
         type=Path,
-        help="evaluators: a KITTI evaluator's eval.py; simulate: KITTI's training folder",
+        help="evaluators: a KITTI evaluator's eval.py; simulate, occupancy: KITTI's training folder",
     )
     parser.add_argument("--scenario", help="simulate: which one (urban_street by default)")
     parser.add_argument("--frames", type=int, help="simulate: how many (60 by default)")

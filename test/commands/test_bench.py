@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from multimodal_perception.cli import main
+from multimodal_perception.commands import bench
 
 
 def test_our_side_of_the_synchronizer_benchmark(tmp_path: Path) -> None:
@@ -16,6 +18,27 @@ def test_our_side_of_the_synchronizer_benchmark(tmp_path: Path) -> None:
     result = json.loads(path.read_text())
     assert set(result["us_per_message"]["ours"]) == {"4", "8", "12", "30"}
     assert result["frames_with_dead_sensor"]["ours"] == 1.0
+
+
+def test_occupancy_is_timed_with_and_without_its_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = bench.load_benchmark
+
+    def quick(name: str) -> ModuleType:
+        module = load(name)
+        monkeypatch.setattr(module, "REPEATS", 3)
+        return module
+
+    monkeypatch.setattr(bench, "load_benchmark", quick)
+    path = tmp_path / "occupancy.json"
+    assert main(["bench", "occupancy", "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    assert result["points"] == 120_000
+    assert 0 < result["ours_ms"]["ground"]["p50"] < result["ours_ms"]["total"]["p50"]
+    assert set(result["met"]) >= {"total", "ultrasonic"}
+    assert main(["bench", "occupancy", "--peer", str(tmp_path / "python")]) == 2
+    assert "--peer" in capsys.readouterr().err
 
 
 def test_a_peer_that_is_not_there_is_an_error(

@@ -23,8 +23,10 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
+from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
 from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
+from multimodal_perception.runtime.settings import RuntimeConfig
 
 
 class Detector(Protocol):
@@ -52,6 +54,7 @@ class OccupancyMapper(Protocol):
         boxes: Boxes3D | None = None,
         masks: Mapping[str, SegmentationMask] | None = None,
         health: Mapping[str, SensorHealth] | None = None,
+        near_field: OccupancyGrid | None = None,
     ) -> OccupancyGrid: ...
 
 
@@ -61,7 +64,8 @@ class PipelineConfig:
 
     detector: finds the objects. occupancy: makes the grid; evidential keeps evidence of all sensors
     while the vehicle moves, raycast is the LiDARs of one frame alone; or none. raycast: size of the
-    grid and the inverse model of LiDARs, for both.
+    grid and the inverse model of LiDARs, for both. near_field: a network whose answer is one more
+    source of evidence. runtime: what runs the networks.
     """
 
     detector: Literal["geometric"] = "geometric"
@@ -70,6 +74,8 @@ class PipelineConfig:
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
     raycast: RaycastConfig = field(default_factory=RaycastConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
+    near_field: NearFieldConfig = field(default_factory=NearFieldConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
 class Pipeline:
@@ -81,11 +87,13 @@ class Pipeline:
         occupancy: OccupancyMapper | None = None,
         ground: GroundConfig | None = None,
         segmenter: Segmenter | None = None,
+        near_field: NearFieldSource | None = None,
     ) -> None:
         self.detector = detector
         self.occupancy = occupancy
         self.ground = ground or GroundConfig()
         self.segmenter = segmenter
+        self.near_field = near_field
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -93,7 +101,9 @@ class Pipeline:
         mapper = self.occupancy
         if not isinstance(mapper, EvidentialMapper):
             return {}
-        counts = {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
+        near = {} if self.near_field is None else self.near_field.counts
+        counts = {f"near_field.{name}": count for name, count in sorted(near.items())}
+        counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
         return counts | (
             {"occupancy.ultrasonic.silent": len(mapper.silent)} if mapper.silent else {}
         )
@@ -104,7 +114,7 @@ class Pipeline:
         """Perceive one frame; health is by sensor. Without LiDAR there are no boxes."""
         stage_ms: dict[str, float] = {}
         masks: Mapping[str, SegmentationMask] = {}
-        grid = located = None
+        grid = located = near = None
         with _timed(stage_ms, "total"):
             with _timed(stage_ms, "ground"):
                 cloud = ground_cloud(frame, self.ground)
@@ -113,10 +123,13 @@ class Pipeline:
             if self.segmenter is not None:
                 with _timed(stage_ms, "segment"):
                     masks = self.segmenter.segment(frame)
+            if self.near_field is not None:
+                with _timed(stage_ms, "near_field"):
+                    near = self.near_field.update(frame)
             if self.occupancy is not None:
                 with _timed(stage_ms, "occupancy"):
                     grid = self.occupancy.update(
-                        frame, cloud, boxes=boxes, masks=masks, health=health
+                        frame, cloud, boxes=boxes, masks=masks, health=health, near_field=near
                     )
                     if isinstance(self.occupancy, EvidentialMapper):
                         located = self.occupancy.in_odom(frame.stamp_ns)
@@ -141,7 +154,10 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
     trial = _assemble(config)
     for step in range(3):
         trial.process(_small_frame(step))
-    return _assemble(config)
+    pipeline = _assemble(config)
+    if config.near_field.model and config.occupancy == "evidential":
+        pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
+    return pipeline
 
 
 def _assemble(config: PipelineConfig) -> Pipeline:

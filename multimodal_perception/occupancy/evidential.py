@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numba
@@ -150,7 +150,10 @@ class EvidentialMapper:
         if boxes is not None and len(boxes):
             occupied = self._footprints.occupied(boxes, cells, c.reliability.boxes)
             self.grid.combine(np.zeros_like(occupied), occupied)
-        return self._result(frame)
+        result = self._result(frame)
+        if near_field is not None and near_field.frame_id == result.frame_id:
+            return replace(result, semantic=_classes(near_field, result))
+        return result
 
     def _trust(self, name: str, kind: float, health: Mapping[str, SensorHealth]) -> float:
         """Reliability of a sensor (Shafer 1976, p. 252: the discount rate is one minus it)."""
@@ -202,6 +205,20 @@ class EvidentialMapper:
             # Copies: the grid goes on changing while others look at this one.
             layers = grid.free.copy(), grid.occupied.copy(), grid.conflict.copy()
         return OccupancyGrid(frame.stamp_ns, frame.base_frame, cells.resolution, origin, *layers)
+
+
+def _classes(source: OccupancyGrid, grid: OccupancyGrid) -> NDArray[np.uint8] | None:
+    """The classes of another grid in the cells of `grid` that hold its middles, both in one frame."""
+    if source.semantic is None:
+        return None
+    rows, columns = np.nonzero(source.semantic)
+    place = source.resolution * (np.stack([columns, rows]) + 0.5) + np.array(source.origin)[:, None]
+    j, i = np.floor((place - np.array(grid.origin)[:, None]) / grid.resolution).astype(np.int64)
+    size_y, size_x = grid.free.shape
+    inside = (i >= 0) & (i < size_y) & (j >= 0) & (j < size_x)
+    result = np.zeros(grid.free.shape, np.uint8)
+    result[i[inside], j[inside]] = source.semantic[rows[inside], columns[inside]]
+    return result
 
 
 def turned(

@@ -25,7 +25,12 @@ class Architecture:
     frame_inputs: str = ""
 
 
-ARCHITECTURES: dict[str, Architecture] = {}
+ARCHITECTURES: dict[str, Architecture] = {
+    "near_field": Architecture(
+        "multimodal_perception.networks.near_field:build_near_field",
+        "multimodal_perception.preprocess.near_field:frame_inputs",
+    ),
+}
 
 
 def resolve(card: ModelCard, what: str) -> Callable[..., Any]:

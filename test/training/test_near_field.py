@@ -1,0 +1,94 @@
+"""Training of the near field: it learns, goes on where it was interrupted, and scores by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.rig import load_rig, rig_path
+from multimodal_perception.training.near_field import (
+    Samples,
+    TrainingOptions,
+    figures_of,
+    joined,
+    load_samples,
+    masses,
+    new_network,
+    score,
+    train,
+)
+
+
+def samples(count: int = 4) -> Samples:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.zeros(count, 72, 72, dtype=torch.uint8)
+    sound = torch.zeros(count, 5, 72, 72)
+    for i in range(count):
+        row = 6 + 4 * i
+        labels[i, row : row + 4], labels[i, 60:] = 2, 255
+        sound[i, 1, row : row + 4] = 0.7  # an echo wherever there is a wall
+    return Samples(
+        torch.randn(count, 4, 24, 28, 48, generator=generator).half(),
+        torch.randn(count, 4, 40, 14, 24, generator=generator).half(),
+        torch.full((4, 2, 72, 72, 2), -2.0),
+        sound.half(),
+        labels,
+        np.arange(count) % 2 == 0,
+        ["parking_lot"] * count,
+    )
+
+
+def test_it_learns_that_echoes_are_walls() -> None:
+    network, data = new_network(), samples(2)
+    before = {n: p.clone() for n, p in network.features.named_parameters()}
+    options = TrainingOptions(epochs=12, batch=2, rate=0.01)
+    losses = [loss for *_, loss in train(network, data, options)]
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
+    figures = score(network, data)
+    assert set(figures) == {"all", "day", "night"} and 0 <= figures["all"]["ece"] <= 1
+    assert all(torch.equal(before[n], p) for n, p in network.features.named_parameters())
+
+
+def test_training_that_was_interrupted_ends_at_the_same_weights(tmp_path: Path) -> None:
+    data, path = samples(2), tmp_path / "checkpoint.safetensors"
+    options = TrainingOptions(epochs=2, batch=2, seed=5)
+    whole = new_network(seed=1)
+    list(train(whole, data, options))
+    first = new_network(seed=1)
+    for epoch, _, _ in train(first, data, options, path):
+        if epoch == 1:
+            break  # as Ctrl-C would, in the second epoch
+    resumed = new_network(seed=9)
+    assert [epoch for epoch, *_ in train(resumed, data, options, path)] == [1]
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value.float(), resumed.state_dict()[name].float(), atol=1e-6), name
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        list(train(resumed, data, options, path))
+
+
+def test_masses_and_figures_are_those_counted_by_hand() -> None:
+    evidence = torch.tensor([6.0, 0.0, 2.0, 0.0, 0.0, 0.0]).reshape(1, 6, 1, 1)
+    free, occupied = masses(evidence)[0, :, 0, 0].tolist()
+    assert (free, occupied) == pytest.approx((6 / 14, 2 / 14))
+    labels = np.array([[[0, 0, 2, 3, 255]]], np.uint8)
+    free = np.array([[[0.9, 0.1, 0.1, 0.8, 0.1]]])
+    figures = figures_of(free, 0.9 - free, labels)
+    assert figures["iou_occupied"] == pytest.approx(1 / 3)
+    assert (
+        figures["false_free"] == 0.5 and figures["recall_wall"] == 1 and figures["recall_pole"] == 0
+    )
+    assert np.isnan(figures["recall_person"])
+
+
+def test_a_file_that_is_no_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"not a shard")
+    rig = load_rig(rig_path("near_field"))
+    with pytest.raises(UserError, match=r"x\.npz"):
+        list(load_samples([tmp_path / "x.npz"], rig, new_network()))
+    with pytest.raises(UserError, match="no near-field shards"):
+        joined([])

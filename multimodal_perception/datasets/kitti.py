@@ -7,7 +7,7 @@ the ground below the LiDAR, which sits 1.73 m above it. KITTI has no stamps: fra
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -35,7 +35,24 @@ CLASSES = {
     "Cyclist": "cyclist",
     "Misc": "unknown",
 }
+DONT_CARE = "DontCare"
 BASE_FROM_LIDAR = poses.from_xyz_rpy((0.0, 0.0, LIDAR_HEIGHT))
+
+
+@dataclass(frozen=True)
+class KittiLabels:
+    """A label file, DontCare regions with it.
+
+    types: KITTI's names, N of them. boxes: (N, 7) float32 in base_link, zeros for DontCare. image_boxes:
+    (N, 4) float64 left, top, right, bottom, pixels. truncation: (N,) float64, share out of the image.
+    occlusion: (N,) int64, 0 in full sight, 1 partly and 2 largely hidden, 3 unknown; -1 for DontCare.
+    """
+
+    types: tuple[str, ...]
+    boxes: NDArray[np.float32]
+    image_boxes: NDArray[np.float64]
+    truncation: NDArray[np.float64]
+    occlusion: NDArray[np.int64]
 
 
 class Kitti:
@@ -75,6 +92,16 @@ class Kitti:
         calibration = read_calibration(calibration_file)
         return self._with_camera(self._with_labels(frame, stem, calibration), stem, calibration)
 
+    def annotations(self, index: int) -> KittiLabels | None:
+        """All that the label file of a frame says, None without. Raises DatasetError, IndexError."""
+        stem = self.stems[range(len(self.stems))[index]]
+        path, calibration_file = (
+            self.root / folder / f"{stem}.txt" for folder in ("label_2", "calib")
+        )
+        if not path.exists() or not calibration_file.exists():
+            return None
+        return read_annotations(path, _base_from_rect(read_calibration(calibration_file)))
+
     def _with_camera(
         self, frame: SensorFrame, stem: str, calibration: dict[str, NDArray[np.float64]]
     ) -> SensorFrame:
@@ -105,9 +132,7 @@ class Kitti:
         path = self.root / "label_2" / f"{stem}.txt"
         if not path.exists():
             return frame
-        lidar_from_rect = poses.inverse(rect_from_lidar(calibration))
-        base_from_rect = BASE_FROM_LIDAR @ lidar_from_rect
-        boxes, labels = read_labels(path, base_from_rect)
+        boxes, labels = read_labels(path, _base_from_rect(calibration))
         counts = points_in_boxes(frame.points_in_base(), boxes)
         truth = Boxes3D(
             frame.stamp_ns,
@@ -186,32 +211,60 @@ def camera_2(
     return shift @ rect_from_lidar(calibration), matrix
 
 
+def _base_from_rect(calibration: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    return BASE_FROM_LIDAR @ poses.inverse(rect_from_lidar(calibration))
+
+
 def read_labels(
     path: Path, base_from_rect: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Boxes (N, 7) in base_link and labels (N,) of a label file; DontCare left out. DatasetError."""
-    boxes, labels = [], []
+    told = read_annotations(path, base_from_rect)
+    kept = np.array([t != DONT_CARE for t in told.types], bool)
+    labels = [CLASS_NAMES.index(CLASSES[t]) for t in told.types if t != DONT_CARE]
+    return told.boxes[kept], np.array(labels, np.int64)
+
+
+def read_annotations(path: Path, base_from_rect: NDArray[np.float64]) -> KittiLabels:
+    """All that a label file says. Raises DatasetError that names the line."""
+    types: list[str] = []
+    rows: list[list[float]] = []
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: {error}") from error
     for number, line in enumerate(lines, 1):
         words = line.split()
-        if not words or words[0] == "DontCare":
+        if not words:
             continue
-        if words[0] not in CLASSES or len(words) not in (15, 16):
+        if words[0] not in (*CLASSES, DONT_CARE) or len(words) not in (15, 16):
             raise DatasetError(f"{path}:{number}: not a KITTI label: {line[:60]!r}")
         try:
-            height, width, length, x, y, z, turn = (float(v) for v in words[8:15])
+            row = [float(v) for v in words[1:15]]
         except ValueError as error:
             raise DatasetError(f"{path}:{number}: {error}") from error
-        bottom = np.array([x, y, z])
-        if not np.isfinite([height, width, length, *bottom, turn]).all():
+        if not np.isfinite(row).all():
             raise DatasetError(f"{path}:{number}: not finite")
-        centre = poses.transform_points(base_from_rect, bottom - (0.0, height / 2, 0.0))
-        # rotation_y turns x right towards -z forward; its axis is the vehicle's, upside down.
-        heading = base_from_rect[:3, :3] @ (np.cos(turn), 0.0, -np.sin(turn))
-        yaw = np.arctan2(heading[1], heading[0])
-        boxes.append([*centre, length, width, height, yaw])
-        labels.append(CLASS_NAMES.index(CLASSES[words[0]]))
-    return np.array(boxes, np.float32).reshape(-1, 7), np.array(labels, np.int64)
+        types.append(words[0])
+        rows.append(row)
+    values = np.array(rows, np.float64).reshape(-1, 14)
+    boxes = [
+        np.zeros(7) if name == DONT_CARE else _box(row[7:], base_from_rect)
+        for name, row in zip(types, values, strict=True)
+    ]
+    return KittiLabels(
+        tuple(types),
+        np.array(boxes, np.float32).reshape(-1, 7),
+        values[:, 3:7],
+        values[:, 0],
+        values[:, 1].astype(np.int64),
+    )
+
+
+def _box(row: NDArray[np.float64], base_from_rect: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Box (7,) of height, width, length, x, y, z of the bottom's middle, and rotation_y."""
+    height, width, length, x, y, z, turn = row
+    centre = poses.transform_points(base_from_rect, np.array([x, y - height / 2, z]))
+    # rotation_y turns x right towards -z forward; its axis is the vehicle's, upside down.
+    heading = base_from_rect[:3, :3] @ (np.cos(turn), 0.0, -np.sin(turn))
+    return np.array([*centre, length, width, height, np.arctan2(heading[1], heading[0])])

@@ -25,12 +25,15 @@ class DetectionScore:
     """Counts over frames: labels that counted and those found; boxes that counted and those right.
 
     per_class: labels' class to [found, labels]. predicted: boxes' class to [right, boxes].
+    max_range: metres from the vehicle up to which labels and boxes count.
     """
 
     labels: int = 0
     found: int = 0
     boxes: int = 0
     right: int = 0
+    frames: int = 0
+    max_range: float = MAX_RANGE_M
     per_class: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     predicted: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
@@ -39,7 +42,8 @@ class DetectionScore:
         if frame.labels is None:
             raise ValueError("the frame has no labels")
         truth = frame.labels
-        countable = _countable(truth)
+        countable = _countable(truth, self.max_range)
+        self.frames += 1
         matched = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, countable)
         found = set(matched[matched >= 0].tolist())
         for i in np.flatnonzero(countable):
@@ -50,7 +54,7 @@ class DetectionScore:
             self.per_class[name][1] += 1
         # A label that does not count (too far, too few points) makes its box neither right nor wrong.
         ignored = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, ~countable) >= 0
-        judged = _visible(boxes, frame) & ~(ignored & (matched < 0))
+        judged = in_view(boxes, frame) & _near(boxes, self.max_range) & ~(ignored & (matched < 0))
         for i in np.flatnonzero(judged):
             name = boxes.class_names[boxes.labels[i]]
             self.boxes += 1
@@ -67,6 +71,11 @@ class DetectionScore:
     def precision(self) -> float:
         """Share of the boxes that are right; NaN without boxes."""
         return self.right / self.boxes if self.boxes else float("nan")
+
+    @property
+    def false_per_frame(self) -> float:
+        """Wrong boxes a labelled frame; NaN without one."""
+        return (self.boxes - self.right) / self.frames if self.frames else float("nan")
 
 
 def match(
@@ -95,13 +104,17 @@ def evaluate(
     frames: Iterable[SensorFrame],
     process: Callable[[SensorFrame], Perception],
     repeats: int = 5,
+    max_range: float = MAX_RANGE_M,
+    told: Callable[[int, SensorFrame, Boxes3D], None] | None = None,
 ) -> dict[str, Any]:
     """Score a pipeline on labelled frames, and time it: the median of `repeats` runs a frame.
 
-    Keys: frames, labelled_frames, recall_1m, precision_1m, counts, per_class, predicted, latency_ms
-    and stage_ms {p50, p95}.
+    told: is given the number, frame and boxes of each labelled frame, for other measures.
+
+    Keys: frames, labelled_frames, recall_1m, precision_1m, false_per_frame, max_range, counts,
+    per_class, predicted, latency_ms and stage_ms {p50, p95}.
     """
-    score, count, labelled = DetectionScore(), 0, 0
+    score, count, labelled = DetectionScore(max_range=max_range), 0, 0
     times: dict[str, list[float]] = defaultdict(list)
     for frame in frames:
         runs = [process(frame) for _ in range(max(repeats, 1))]
@@ -111,12 +124,16 @@ def evaluate(
         if frame.labels is not None:
             labelled += 1
             score.add(runs[-1].boxes, frame)
+            if told is not None:
+                told(count - 1, frame, runs[-1].boxes)
     totals = times.pop("total", [])
     return {
         "frames": count,
         "labelled_frames": labelled,
         "recall_1m": score.recall,
         "precision_1m": score.precision,
+        "false_per_frame": score.false_per_frame,
+        "max_range": max_range,
         "counts": {
             "labels": score.labels,
             "found": score.found,
@@ -142,21 +159,26 @@ def percentiles(values: Iterable[float]) -> dict[str, float]:
     return {"p50": float(np.percentile(array, 50)), "p95": float(np.percentile(array, 95))}
 
 
-def _countable(truth: Boxes3D) -> NDArray[np.bool_]:
-    wanted = np.isin(truth.labels, [CLASS_NAMES.index(n) for n in LABELLED])
-    near = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1]) <= MAX_RANGE_M
-    seen = np.ones(len(truth), bool) if truth.num_points is None else truth.num_points >= MIN_POINTS
-    return wanted & near & seen
+def in_view(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
+    """Boxes (N,) whose middle a camera has in its image, all where the frame has no image.
 
-
-def _visible(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
-    """Boxes within range, and within a camera's view: KITTI labels nothing outside of its image."""
-    near = np.hypot(boxes.boxes[:, 0], boxes.boxes[:, 1]) <= MAX_RANGE_M
+    KITTI labels nothing outside of its image.
+    """
     if not frame.cameras or not len(boxes):
-        return near
+        return np.ones(len(boxes), bool)
     seen = np.zeros(len(boxes), bool)
     for name in frame.cameras:
         sensor_from_base = poses.inverse(frame.reference_from_sensor(name))
         centres = poses.transform_points(sensor_from_base, boxes.boxes[:, :3])
         seen |= frame.intrinsics[name].project(centres)[1]
-    return near & seen
+    return seen
+
+
+def _near(boxes: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+    return np.hypot(boxes.boxes[:, 0], boxes.boxes[:, 1]) <= max_range
+
+
+def _countable(truth: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+    wanted = np.isin(truth.labels, [CLASS_NAMES.index(n) for n in LABELLED])
+    seen = np.ones(len(truth), bool) if truth.num_points is None else truth.num_points >= MIN_POINTS
+    return wanted & _near(truth, max_range) & seen

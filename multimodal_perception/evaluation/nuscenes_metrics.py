@@ -29,6 +29,8 @@ RANGES = {
     "cone": 30.0,
     "barrier": 30.0,
 }
+# What drives and walks; cones and barriers are scored where they are asked for.
+MOVING = ("car", "truck", "bus", "pedestrian", "cyclist")
 # A cone has no front, neither moves, and what cannot move has no attribute.
 UNDEFINED = {"cone": ("aoe", "ave", "aae"), "barrier": ("ave", "aae")}
 SAMPLES = np.linspace(0.0, 1.0, 101)  # recalls at which precision is read
@@ -52,6 +54,14 @@ class NuScenesProtocol:
     min_precision: float = 0.1
     most_boxes: int = 500
     fill_absent: bool = False
+
+    @classmethod
+    def of(
+        cls, classes: Sequence[str] = MOVING, max_range: float | None = None
+    ) -> NuScenesProtocol:
+        """nuScenes' ranges of some classes of RANGES, none further than max_range metres."""
+        protocol = cls({name: RANGES[name] for name in classes})
+        return protocol if max_range is None else protocol.within(max_range)
 
     def within(self, metres: float) -> NuScenesProtocol:
         """The same with no class counting further than that."""

@@ -12,6 +12,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.evaluation.nuscenes_metrics import MOVING, RANGES
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.rig import Rig, load_rig, rig_path
 
@@ -41,8 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--every", type=int, default=15, help="sweeps from one frame to the next")
     parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
-    parser.add_argument("--max-range", type=float, help="metres up to which classes count at most")
+    add_class_arguments(parser)
     parser.add_argument("--json", type=Path, help="file for the result")
+
+
+def add_class_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which labels count."""
+    parser.add_argument(
+        "--classes", nargs="+", default=MOVING, choices=tuple(RANGES), help="that are scored"
+    )
+    parser.add_argument("--max-range", type=float, help="metres up to which they count at most")
+
+
+def check_class_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError for a range that is not allowed."""
+    if args.max_range is not None and not 1.0 <= args.max_range <= 100.0:
+        raise UserError(f"--max-range: allowed: 1 to 100 m; got {args.max_range:g}")
 
 
 def rig_of(args: argparse.Namespace) -> Rig:
@@ -52,8 +67,7 @@ def rig_of(args: argparse.Namespace) -> Rig:
         if not low <= value <= high:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: allowed: {low} to {high}; got {value}")
-    if args.max_range is not None and not 1.0 <= args.max_range <= 100.0:
-        raise UserError(f"--max-range: allowed: 1 to 100 m; got {args.max_range:g}")
+    check_class_arguments(args)
     parse_seeds(args.seeds)
     return load_rig(rig_path(args.rig))
 
@@ -66,9 +80,7 @@ def compared(
     from multimodal_perception.evaluation.detector_drives import compare, driven, drives
     from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol
 
-    protocol = NuScenesProtocol()
-    if args.max_range is not None:
-        protocol = protocol.within(args.max_range)
+    protocol = NuScenesProtocol.of(args.classes, args.max_range)
     chosen = drives(parse_seeds(args.seeds), args.frames_per_seed, args.every)
     total = len(chosen) * args.frames_per_seed
 
@@ -94,22 +106,28 @@ def compared(
 
 
 def report(title: str, result: Mapping[str, Any], path: Path | None) -> None:
-    """Print the rows, and write the result where asked."""
-    table = Table(title=f"{title}: {result['frames']} frames, seeds {result['seeds']}")
-    table.add_column("row")
+    """Print the rows, mAP and AP in percent, and write the result where asked."""
     rows = result["rows"]
     first = next(iter(rows.values()))
-    bands, classes = list(first["by_distance"]), list(first["by_class"])
-    conditions = list(first["by_condition"])
-    classes = [c for c in classes if first["by_class"][c]["labels"]]
-    for name in ("mAP", *conditions, *classes, *(f"{b} m" for b in bands), "p50 ms"):
-        table.add_column(name, justify="right")
+    conditions, bands = list(first["by_condition"]), list(first["by_distance"])
+    classes = [c for c, values in first["by_class"].items() if values["labels"]]
+    whole = Table(title=f"{title}: {result['frames']} frames, seeds {result['seeds']}")
+    parts = Table(title="AP by class")
+    for table, names in (
+        (whole, ("mAP", *conditions, *(f"{band} m" for band in bands), "p50 ms")),
+        (parts, classes),
+    ):
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
     for name, figures in rows.items():
         maps = [figures["map"], *(figures["by_condition"][c]["map"] for c in conditions)]
-        maps += [figures["by_class"][c]["ap"] for c in classes]
-        maps += [figures["by_distance"][b]["map"] for b in bands]
+        maps += [figures["by_distance"][band]["map"] for band in bands]
         cells = [f"{100 * value:.1f}" for value in maps]
-        table.add_row(name, *cells, f"{figures['latency_ms']['p50']:.1f}")
-    Console().print(table)
+        whole.add_row(name, *cells, f"{figures['latency_ms']['p50']:.1f}")
+        parts.add_row(name, *(f"{100 * figures['by_class'][c]['ap']:.1f}" for c in classes))
+    console = Console()
+    console.print(whole)
+    console.print(parts)
     if path is not None:
         write_json(path, dict(result))

@@ -15,6 +15,7 @@ from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.kitti import (
     LIDAR_HEIGHT,
     Kitti,
+    read_annotations,
     read_calibration,
     read_labels,
     read_velodyne,
@@ -297,3 +298,23 @@ def test_real_pixels_follow_kitti_s_own_formula(real):
     pixels, held = frame.intrinsics["camera"].project(points @ pose[:3, :3].T + pose[:3, 3])
     assert held.sum() > 100
     np.testing.assert_allclose(pixels[held], expected[held], atol=0.05)
+
+
+def test_a_label_files_other_columns(tmp_path):
+    path = tmp_path / "label.txt"
+    path.write_text(
+        "Car 0.34 2 -1.84 937.29 197.39 1241.00 374.00 1.39 1.44 3.08 3.81 1.64 6.15 -1.31\n"
+        "DontCare -1 -1 -10 800.38 163.67 825.45 184.07 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    )
+    told = read_annotations(path, np.eye(4))
+    assert told.types == ("Car", "DontCare")
+    assert told.truncation.tolist() == [0.34, -1.0] and told.occlusion.tolist() == [2, -1]
+    assert told.image_boxes[0].tolist() == [937.29, 197.39, 1241.0, 374.0]
+    assert told.boxes[0, 3:6] == pytest.approx([3.08, 1.44, 1.39]) and not told.boxes[1].any()
+    boxes, labels = read_labels(path, np.eye(4))
+    assert len(boxes) == len(labels) == 1 and np.array_equal(boxes[0], told.boxes[0])
+    path.write_text(
+        "Car 0.34 2 -1.84 937.29 197.39 nan 374.00 1.39 1.44 3.08 3.81 1.64 6.15 -1.31\n"
+    )
+    with pytest.raises(DatasetError, match=r"label.txt:1: not finite"):
+        read_annotations(path, np.eye(4))

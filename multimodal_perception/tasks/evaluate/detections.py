@@ -3,46 +3,134 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from multimodal_perception.configuration import load
+from multimodal_perception.configuration import UserError, load
+from multimodal_perception.datasets.dataset import Dataset
+from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
-from multimodal_perception.evaluation.detections import evaluate
+from multimodal_perception.detection.opening import open_detector
+from multimodal_perception.evaluation.breakdown import breakdown, counting
+from multimodal_perception.evaluation.detections import MAX_RANGE_M, evaluate, in_view
+from multimodal_perception.evaluation.kitti_frames import kitti_frame
+from multimodal_perception.evaluation.kitti_metrics import METRICS, KittiFrame, kitti_metrics
+from multimodal_perception.evaluation.nuscenes_metrics import (
+    ERRORS,
+    NuScenesProtocol,
+    ScoredFrame,
+)
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.pipeline import PipelineConfig, build_pipeline
+from multimodal_perception.tasks.drives import add_class_arguments, check_class_arguments
 
 HELP = "score the pipeline on labelled data and time its stages"
+Told = Callable[[int, SensorFrame, Boxes3D], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at --root")
     parser.add_argument("--root", default="synthetic", help=PATH_HELP)
-    parser.add_argument("--detector", choices=("geometric",), default="geometric")
+    parser.add_argument(
+        "--detector", help="geometric, shipped, or a model; by default what --pipeline says"
+    )
     parser.add_argument("--pipeline", type=Path, help="YAML file of PipelineConfig")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        choices=("nuscenes", "kitti"),
+        default=("nuscenes",),
+        help="beside recall and precision at 1 m; kitti needs KITTI's labels",
+    )
+    add_class_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5, help="timed runs a frame")
     parser.add_argument("--json", type=Path, help="file for the result")
 
 
 def run(args: argparse.Namespace) -> int:
+    check_class_arguments(args)
     config = PipelineConfig() if args.pipeline is None else load(PipelineConfig, args.pipeline)
     dataset = open_dataset(args.root, args.dataset)
+    if "kitti" in args.metrics and not isinstance(dataset, Kitti):
+        raise UserError(
+            "--metrics kitti: only data in KITTI's layout says what is hidden and cut off"
+        )
     pipeline = build_pipeline(config)
+    if args.detector is not None:
+        pipeline.detector = open_detector(args.detector, config)
     pipeline.process(dataset[0])  # kernels of the stages that only real points reach
-    result = evaluate(tqdm(dataset, unit="frame"), pipeline.process, args.repeats)
-    table = Table(title=f"{dataset.name}: {result['frames']} frames")
+    scored: list[ScoredFrame] = []
+    kitti: list[KittiFrame] = []
+    max_range = MAX_RANGE_M if args.max_range is None else args.max_range
+    told = _remember(dataset, args.metrics, scored, kitti)
+    frames = tqdm(dataset, unit="frame")
+    result = evaluate(frames, pipeline.process, args.repeats, max_range, told)
+    result["detector"] = pipeline.detector.name
+    if "nuscenes" in args.metrics:
+        result["nuscenes"] = breakdown(scored, NuScenesProtocol.of(args.classes, args.max_range))
+    if "kitti" in args.metrics:
+        result["kitti"] = kitti_metrics(kitti)
+    _print(dataset.name, result)
+    if args.json is not None:
+        write_json(args.json, result)
+    return 0
+
+
+def _remember(
+    dataset: Dataset, metrics: list[str], scored: list[ScoredFrame], kitti: list[KittiFrame]
+) -> Told:
+    """Keeps what was found and what is there, as each of the metrics wants it."""
+
+    def told(index: int, frame: SensorFrame, boxes: Boxes3D) -> None:
+        assert frame.labels is not None
+        truth = frame.labels.select(counting(frame.labels))
+        if isinstance(dataset, Kitti):  # nothing outside of its image is labelled
+            sides = (b.select(in_view(b, frame)) for b in (boxes, truth))
+            scored.append(ScoredFrame(*sides))
+        else:
+            scored.append(ScoredFrame(boxes, truth))
+        if "kitti" in metrics and isinstance(dataset, Kitti) and frame.cameras:
+            labels = dataset.annotations(index)
+            if labels is not None:
+                kitti.append(kitti_frame(frame, boxes, labels))
+
+    return told
+
+
+def _print(name: str, result: dict[str, Any]) -> None:
+    table = Table(title=f"{name}: {result['frames']} frames, {result['detector']}")
     table.add_column("figure")
     table.add_column("value", justify="right")
     counts = result["counts"]
     table.add_row("recall_1m", f"{result['recall_1m']:.3f} ({counts['found']}/{counts['labels']})")
     row = f"{result['precision_1m']:.3f} ({counts['right']}/{counts['boxes']})"
     table.add_row("precision_1m", row)
+    table.add_row("false_per_frame", f"{result['false_per_frame']:.2f}")
+    if "nuscenes" in result:
+        _add_nuscenes(table, result["nuscenes"])
+    for metric in METRICS if "kitti" in result else ():
+        for kind, levels in result["kitti"][metric].items():
+            labels = "/".join(str(n) for n in result["kitti"]["labels"][kind].values())
+            row = " / ".join(f"{ap:.1f}" for ap in levels.values())
+            table.add_row(f"KITTI {metric} AP R40 {kind}, {labels} labels", row)
     for stage, values in {"whole pipeline": result["latency_ms"], **result["stage_ms"]}.items():
         table.add_row(f"{stage} p50 / p95", f"{values['p50']:.1f} / {values['p95']:.1f} ms")
     Console().print(table)
-    if args.json is not None:
-        write_json(args.json, result)
-    return 0
+
+
+def _add_nuscenes(table: Table, figures: dict[str, Any]) -> None:
+    table.add_row("mAP", f"{100 * figures['map']:.1f} ({figures['labels']} labels)")
+    table.add_row("NDS", f"{100 * figures['nds']:.1f}")
+    for error in ERRORS:
+        table.add_row(error.upper(), f"{figures[error]:.3f}")
+    for name, values in figures["by_class"].items():
+        if values["labels"]:
+            table.add_row(f"AP {name}", f"{100 * values['ap']:.1f} ({values['labels']} labels)")
+    for band, values in figures["by_distance"].items():
+        table.add_row(f"mAP {band} m", f"{100 * values['map']:.1f} ({values['labels']} labels)")

@@ -137,6 +137,7 @@ class ShardFolder:
             velocities=arrays["truth.velocities"],
             track_ids=arrays["truth.track_ids"],
             num_points=arrays["truth.num_points"],
+            visibility=arrays["truth.visibility"],
         )
 
     def _truth(self, arrays: dict[str, NDArray]) -> FrameTruth:

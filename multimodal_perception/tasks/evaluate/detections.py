@@ -91,8 +91,8 @@ def _remember(
         assert frame.labels is not None
         truth = frame.labels.select(counting(frame.labels))
         if isinstance(dataset, Kitti):  # nothing outside of its image is labelled
-            sides = (b.select(in_view(b, frame)) for b in (boxes, truth))
-            scored.append(ScoredFrame(*sides))
+            truth = truth.select(in_view(truth, frame))
+            scored.append(ScoredFrame(boxes.select(in_view(boxes, frame)), truth))
         else:
             scored.append(ScoredFrame(boxes, truth))
         if "kitti" in metrics and isinstance(dataset, Kitti) and frame.cameras:

@@ -26,6 +26,7 @@ from multimodal_perception.occupancy.evidential import EvidentialConfig, Evident
 from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
 from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
+from multimodal_perception.preprocess.haze import without_haze
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 
@@ -117,7 +118,7 @@ class Pipeline:
         grid = located = near = None
         with _timed(stage_ms, "total"):
             with _timed(stage_ms, "ground"):
-                cloud = ground_cloud(frame, self.ground)
+                cloud = without_haze(ground_cloud(frame, self.ground))
             with _timed(stage_ms, "detect"):
                 boxes = self.detector.detect(frame, cloud)
             if self.segmenter is not None:

@@ -132,10 +132,13 @@ class RealScore:
         self.ground_occupied += int((probability[ground] >= CALLED_OCCUPIED).sum())
 
     def figures(self) -> dict[str, float]:
-        """Shares; NaN where nothing was there to count."""
+        """Shares; NaN where nothing was there to count. footprint_all_free: of all whose middle is in."""
         return {
             "footprint_free": _ratio(self.footprint_free, self.footprint),
             "footprint_cells": self.footprint,
+            "footprint_all_free": _ratio(
+                self.footprint_free + self.rim_free, self.footprint + self.rim
+            ),
             "footprint_rim_free": _ratio(self.rim_free, self.rim),
             "footprint_rim_cells": self.rim,
             "ground_occupied": _ratio(self.ground_occupied, self.ground),

@@ -1,0 +1,105 @@
+"""Which LiDAR returns are fog, spray or snow: echoes of nothing that stands there.
+
+In clear air hardly a return lies alone between its neighbours of the scan; in fog many do, at any
+range. Where that is so, a return is believed only when enough of its neighbours around the line of
+sight are as far away (the idea of Charron et al. 2018, dynamic radius outlier removal, on the scan's own
+grid). Clear sweeps are not touched, so that thin things stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.occupancy.cells import FULL, azimuth
+from multimodal_perception.preprocess.ground import Cloud
+
+# Share of lonely returns from which the air is not clear; clear streets with trees have up to 0.1.
+HAZY = 0.15
+# The scan's grid: 0.4 degrees both ways.
+COLUMNS, ROWS, LOWEST, STEP = 900, 160, -0.7, 0.007
+ROUND, UP = 2, 3
+# A neighbour is as far away when it differs by at most NEAR metres and SHARE of the range.
+NEAR, SHARE = 0.15, 0.02
+# What so many of the filled neighbours do not confirm is haze.
+CONFIRMED, LEAST = 0.4, 4
+
+
+def without_haze(cloud: Cloud) -> Cloud:
+    """The cloud without what over the ground is haze; itself in clear air.
+
+    Returns near the ground stay: wherever they come from, the air before them is free.
+    """
+    lost = haze(cloud)
+    if lost is None:
+        return cloud
+    kept = ~lost | cloud.is_ground
+    return replace(
+        cloud,
+        points=cloud.points[kept],
+        height=cloud.height[kept],
+        is_ground=cloud.is_ground[kept],
+        source=cloud.source[kept],
+    )
+
+
+def haze(cloud: Cloud) -> NDArray[np.bool_] | None:
+    """Returns (N,) that are taken for haze; None when the air is clear."""
+    if len(cloud.points) < 100:
+        return None
+    away = np.empty(len(cloud.points), np.float32)
+    if _lonely(cloud.points, cloud.source, cloud.origins, away) < HAZY:
+        return None
+    result = np.zeros(len(cloud.points), np.bool_)
+    for index, origin in enumerate(cloud.origins):
+        _unconfirmed(cloud.points, cloud.source, index, origin, away, result)
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _lonely(points, source, origins, away):  # type: ignore[no-untyped-def]
+    """Share of the returns that lie apart from both neighbours in the sweep; fills their ranges."""
+    for i in range(len(points)):
+        o = origins[source[i]]
+        x, y, z = points[i, 0] - o[0], points[i, 1] - o[1], points[i, 2] - o[2]
+        away[i] = np.sqrt(x * x + y * y + z * z)
+    count = 0
+    for i in range(1, len(points) - 1):
+        limit = np.float32(0.3) + np.float32(0.05) * away[i]
+        before, after = abs(away[i] - away[i - 1]), abs(away[i] - away[i + 1])
+        count += before > limit and after > limit
+    return count / max(len(points) - 2, 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(point, origin):  # type: ignore[no-untyped-def]
+    """Row and column of the scan's grid; the row may lie off it."""
+    x, y, z = point[0] - origin[0], point[1] - origin[1], point[2] - origin[2]
+    column = int((azimuth(x, y) + FULL) * (COLUMNS / FULL)) % COLUMNS
+    return int(np.floor((np.arctan2(z, np.sqrt(x * x + y * y)) - LOWEST) / STEP)), column
+
+
+@numba.njit(cache=True, nogil=True)
+def _unconfirmed(points, source, index, origin, away, result):  # type: ignore[no-untyped-def]
+    image = np.zeros((ROWS, COLUMNS), np.float32)
+    for i in range(len(points)):
+        if source[i] == index:
+            row, column = _place(points[i], origin)
+            if 0 <= row < ROWS:
+                image[row, column] = away[i]
+    for i in range(len(points)):
+        if source[i] != index:
+            continue
+        row, column = _place(points[i], origin)
+        limit = NEAR + SHARE * away[i]
+        filled, alike = 0, 0
+        for m in range(max(row - UP, 0), min(row + UP + 1, ROWS)):
+            for n in range(column - ROUND, column + ROUND + 1):
+                other = image[m, n % COLUMNS]
+                if other > 0 and not (m == row and n == column):
+                    filled += 1
+                    alike += abs(other - away[i]) <= limit
+        result[i] = alike < max(CONFIRMED * filled, LEAST)

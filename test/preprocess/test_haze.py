@@ -1,0 +1,58 @@
+"""Fog in a sweep is found and left out; clear sweeps stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from multimodal_perception.datasets.kitti import Kitti
+from multimodal_perception.frame import LidarSweep, SensorFrame
+from multimodal_perception.geometry import poses
+from multimodal_perception.preprocess.ground import Cloud, ground_cloud
+from multimodal_perception.preprocess.haze import haze, without_haze
+
+
+def cloud_of(fog: float, seed: int = 0) -> tuple[Cloud, np.ndarray]:
+    """A LiDAR 1.8 m up, a wall 8 m around it, and a share of the rays that end in fog; which did."""
+    rng = np.random.default_rng(seed)
+    turn, rise = np.meshgrid(np.radians(np.arange(0, 360, 0.4)), np.radians(np.arange(-24, 3, 0.4)))
+    turn, rise = turn.T.ravel(), rise.T.ravel()
+    wall = 8.0 / np.cos(rise)
+    ground = np.where(rise < 0, 1.8 / np.maximum(np.sin(-rise), 1e-6), np.inf)
+    away = np.minimum(wall, ground)
+    lost = rng.random(len(away)) < fog
+    away = np.where(lost, away * rng.random(len(away)), away)
+    away = np.clip(away, 1.0, 12.0)
+    ray = np.stack([np.cos(rise) * np.cos(turn), np.cos(rise) * np.sin(turn), np.sin(rise)], axis=1)
+    points = np.column_stack([ray * away[:, None], np.zeros(len(away))]).astype(np.float32)
+    frame = SensorFrame(
+        0,
+        lidars={"lidar": LidarSweep("lidar", 0, "lidar", points)},
+        base_from_sensor={"lidar": poses.from_xyz_rpy((0, 0, 1.8))},
+    )
+    return ground_cloud(frame), lost
+
+
+def test_clear_air_is_told_from_fog_and_left_as_it_is(shared_data: Path) -> None:
+    clear, _ = cloud_of(0.0)
+    assert haze(clear) is None and without_haze(clear) is clear
+    for frame in Kitti(shared_data / "kitti" / "training"):
+        assert haze(ground_cloud(frame)) is None
+
+
+def test_most_of_the_fog_goes_and_the_wall_stays() -> None:
+    cloud, lost = cloud_of(0.45)
+    found = haze(cloud)
+    assert found is not None
+    high = cloud.height > 0.3
+    assert found[lost & high].mean() > 0.9
+    assert found[~lost & high].mean() < 0.1
+    kept = without_haze(cloud)
+    assert len(kept.points) == (~found | cloud.is_ground).sum()
+    assert kept.is_ground.sum() == cloud.is_ground.sum() and kept.ground is cloud.ground
+
+
+def test_few_points_and_none_are_no_fog() -> None:
+    empty = ground_cloud(SensorFrame(0))
+    assert haze(empty) is None and without_haze(empty) is empty

@@ -132,7 +132,7 @@ class RealScore:
         self.ground_occupied += int((probability[ground] >= CALLED_OCCUPIED).sum())
 
     def figures(self) -> dict[str, float]:
-        """Shares; NaN where nothing was there to count. footprint_all_free: of all whose middle is in."""
+        """Shares; NaN where nothing was there. footprint_all_free: of all whose middle is inside."""
         return {
             "footprint_free": _ratio(self.footprint_free, self.footprint),
             "footprint_cells": self.footprint,

@@ -68,7 +68,7 @@ class NuScenesSample:
             reason = f"{type(error).__name__}: {error}"
             raise DatasetError(f"{path}: not a nuScenes info file ({reason})") from error
         self.name = f"nuscenes {self.root.name}"
-        self.rig = _rig(cameras)
+        self.rig = nuscenes_rig(cameras)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -89,7 +89,7 @@ class NuScenesSample:
         stamp_ns = round(float(sample["timestamp"]) * NANOSECONDS)
         lidar = sample["lidar_points"]
         base_from_lidar = _rigid(lidar["lidar2ego"], "lidar2ego")
-        sweep = self._sweep(lidar, stamp_ns)
+        sweep = read_sweep(self._inside(lidar["lidar_path"]), stamp_ns, int(lidar["num_pts_feats"]))
         cameras, models, extrinsics = {}, {}, {LIDAR: base_from_lidar}
         for key, entry in sample["images"].items():
             name = key.lower()
@@ -110,24 +110,9 @@ class NuScenesSample:
         )
         return replace(frame, labels=self._labels(sample["instances"], frame, base_from_lidar))
 
-    def _sweep(self, lidar: Mapping[str, Any], stamp_ns: int) -> LidarSweep:
-        path = self._inside(lidar["lidar_path"])
-        features = int(lidar["num_pts_feats"])
-        values = np.fromfile(path, np.float32)
-        if features < 4 or values.size == 0 or values.size % features or path.stat().st_size % 4:
-            raise DatasetError(f"{path}: not a number of {features}-value points")
-        points = values.reshape(-1, features)
-        points = points[np.isfinite(points).all(axis=1)]
-        if not len(points):
-            raise DatasetError(f"{path}: no point is finite")
-        rings = np.clip(points[:, 4], 0, 65535).astype(np.uint16) if features > 4 else None
-        return LidarSweep(LIDAR, stamp_ns, LIDAR, np.ascontiguousarray(points[:, :4]), rings=rings)
-
     def _image(self, name: str, entry: Mapping[str, Any]) -> CameraImage:
         path = self._inside(entry["img_path"])
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise DatasetError(f"{path}: not an image that can be read")
+        pixels = read_image(path)
         # The stamp in microseconds is the last part of the file's name.
         stamp_ns = int(path.stem.rsplit("__", 1)[-1]) * 1000
         return CameraImage(name, stamp_ns, f"{name}_optical", pixels, "bgr8")
@@ -158,7 +143,35 @@ class NuScenesSample:
         return path
 
 
-def _rig(cameras: list[str]) -> Rig:
+def read_sweep(path: Path, stamp_ns: int, features: int = 5) -> LidarSweep:
+    """A .pcd.bin file of `features` float32 a point: x y z intensity and, of five, the ring.
+
+    Points that are not finite are left out. Raises DatasetError.
+    """
+    values = np.fromfile(path, np.float32)
+    if features < 4 or values.size == 0 or values.size % features or path.stat().st_size % 4:
+        raise DatasetError(f"{path}: not a number of {features}-value points")
+    points = values.reshape(-1, features)
+    points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        raise DatasetError(f"{path}: no point is finite")
+    rings = np.clip(points[:, 4], 0, 65535).astype(np.uint16) if features > 4 else None
+    return LidarSweep(LIDAR, stamp_ns, LIDAR, np.ascontiguousarray(points[:, :4]), rings=rings)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) uint8, blue first. Raises DatasetError."""
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # the header announces more pixels than OpenCV allows
+        pixels = None
+    if pixels is None:
+        raise DatasetError(f"{path}: not an image that can be read")
+    return np.asarray(pixels, np.uint8)
+
+
+def nuscenes_rig(cameras: list[str]) -> Rig:
+    """LIDAR_TOP and cameras by lower-case channel; extrinsics come with each frame."""
     sensors = {
         LIDAR: Sensor(LIDAR, Modality.LIDAR, f"/{LIDAR}/points", LIDAR, rate_hz=20.0),
     }

@@ -9,6 +9,7 @@ from multimodal_perception.datasets.bag import Bag
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.nuscenes import NuScenesSample
+from multimodal_perception.datasets.nuscenes_tables import NuScenes, tables_folder
 from multimodal_perception.datasets.shards import ShardFolder
 from multimodal_perception.datasets.simulated import PREFIX, open_simulation
 from multimodal_perception.datasets.synthetic import SyntheticStreet
@@ -47,7 +48,7 @@ def open_dataset(
     if name == "kitti":
         return Kitti(path)
     if name == "nuscenes":
-        return NuScenesSample(path)
+        return NuScenesSample(path) if (path / "frame.json").is_file() else NuScenes(path)
     if name == "synthetic":
         return SyntheticStreet()
     if name == "shards":
@@ -66,13 +67,13 @@ def _recognise(path: Path) -> DatasetName:
         raise DatasetError(f"{path}: no such file or folder")
     if path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file():
         return "bag"
-    if (path / "frame.json").is_file():
+    if (path / "frame.json").is_file() or tables_folder(path) is not None:
         return "nuscenes"
     if (path / "velodyne").is_dir():
         return "kitti"
     if (path / SHARD_RECORD).is_file():
         return "shards"
     raise DatasetError(
-        f"{path}: not a KITTI folder (velodyne/), a nuScenes sample (frame.json), a rosbag2 or "
-        f"simulated shards ({SHARD_RECORD})"
+        f"{path}: not a KITTI folder (velodyne/), nuScenes (v1.0-*/sample.json, or one sample's "
+        f"frame.json), a rosbag2 or simulated shards ({SHARD_RECORD})"
     )

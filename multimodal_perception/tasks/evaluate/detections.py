@@ -14,6 +14,7 @@ from tqdm import tqdm
 from multimodal_perception.configuration import UserError, load
 from multimodal_perception.datasets.dataset import Dataset
 from multimodal_perception.datasets.kitti import Kitti
+from multimodal_perception.datasets.nuscenes_tables import NuScenes
 from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
 from multimodal_perception.detection.opening import open_detector
 from multimodal_perception.evaluation.breakdown import breakdown, counting
@@ -89,8 +90,11 @@ def _remember(
 
     def told(index: int, frame: SensorFrame, boxes: Boxes3D) -> None:
         assert frame.labels is not None
-        truth = frame.labels.select(counting(frame.labels))
-        if isinstance(dataset, Kitti):  # nothing outside of its image is labelled
+        counted = counting(frame.labels)
+        truth = frame.labels.select(counted)
+        if isinstance(dataset, NuScenes):
+            scored.append(ScoredFrame(boxes, truth, dataset.attributes(index)[counted]))
+        elif isinstance(dataset, Kitti):  # nothing outside of its image is labelled
             truth = truth.select(in_view(truth, frame))
             scored.append(ScoredFrame(boxes.select(in_view(boxes, frame)), truth))
         else:

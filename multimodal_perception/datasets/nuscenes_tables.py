@@ -1,0 +1,253 @@
+"""nuScenes v1.0 (Caesar et al. 2020) in its own layout: samples/ beside the tables of v1.0-*/.
+
+A frame is a sample: its LIDAR_TOP sweep and camera images, in the ego frame at the sweep's stamp.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.nuscenes import (
+    CLASSES,
+    LIDAR,
+    nuscenes_rig,
+    read_image,
+    read_sweep,
+)
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, CameraImage, SensorFrame
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.cameras import CameraModel
+
+Row = dict[str, Any]
+NS_PER_US = 1000
+# nuScenes' categories to the names of its detection task, which CLASSES knows; others are unknown.
+CATEGORIES = {
+    "vehicle.car": "car",
+    "vehicle.truck": "truck",
+    "vehicle.trailer": "trailer",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.motorcycle": "motorcycle",
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "movable_object.trafficcone": "traffic_cone",
+    "movable_object.barrier": "barrier",
+}
+TABLES = (
+    "sample_data",
+    "ego_pose",
+    "calibrated_sensor",
+    "sensor",
+    "instance",
+    "category",
+    "sample_annotation",
+    "visibility",
+    "attribute",
+)
+# Middles of the visibility levels' ranges, share in sight.
+VISIBILITY = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
+# A velocity is of two annotations no further apart than this; twice so far if on either side.
+VELOCITY_US = 1_500_000
+BROKEN = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def tables_folder(path: Path) -> Path | None:
+    """The folder of tables that a path means: itself or its only v1.0-*; None where there is none.
+
+    Raises DatasetError where there are several.
+    """
+    if (path / "sample.json").is_file():
+        return path
+    found = sorted(p.parent for p in path.glob("v1.0-*/sample.json"))
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found)
+        raise DatasetError(f"{path}: holds {names}; give the path of one of them")
+    return found[0] if found else None
+
+
+class NuScenes:
+    """The samples of one version, scene after scene, with labels where it has annotations."""
+
+    def __init__(self, root: str | Path) -> None:
+        """root: the data's folder, or one of its v1.0-* folders. Raises DatasetError."""
+        folder = tables_folder(Path(root))
+        if folder is None:
+            raise DatasetError(f"{root}: no v1.0-*/sample.json in it")
+        self.folder, self.root = folder, folder.parent
+        self.name = f"nuscenes {folder.name}"
+        self._tables = {name: self._table(name) for name in TABLES}
+        try:
+            scenes = {row["token"]: k for k, row in enumerate(self._rows("scene"))}
+            self._samples = sorted(
+                self._rows("sample"), key=lambda s: (scenes[s["scene_token"]], s["timestamp"])
+            )
+            self._times = {s["token"]: int(s["timestamp"]) for s in self._samples}
+            self._keyframes, self._annotations = self._by_sample()
+            self._attributes = {token: k for k, token in enumerate(self._tables["attribute"])}
+            self._tracks = {token: k for k, token in enumerate(self._tables["instance"])}
+            cameras = {c.lower() for data in self._keyframes.values() for c in data} - {LIDAR}
+        except BROKEN as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DatasetError(f"{folder}: tables do not fit together ({reason})") from error
+        if not self._samples:
+            raise DatasetError(f"{folder / 'sample.json'}: no samples")
+        self.rig = nuscenes_rig(sorted(cameras))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __iter__(self) -> Iterator[SensorFrame]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> SensorFrame:
+        """Read one sample. Raises DatasetError, IndexError."""
+        sample = self._samples[range(len(self))[index]]
+        try:
+            return self._read(sample)
+        except (*BROKEN, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DatasetError(f"{self.folder}: sample {index}: {reason}") from error
+
+    def attributes(self, index: int) -> NDArray[np.int64]:
+        """Row (M,) of the attribute table that each label of a sample has first, -1 without.
+
+        Raises DatasetError, IndexError.
+        """
+        sample = self._samples[range(len(self))[index]]
+        try:
+            told = [a["attribute_tokens"][:1] for a in self._annotations[sample["token"]]]
+            return np.array([self._attributes[t[0]] if t else -1 for t in told], np.int64)
+        except BROKEN as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DatasetError(f"{self.folder}: sample {index}: attributes: {reason}") from error
+
+    def _rows(self, name: str) -> list[Row]:
+        path = self.folder / f"{name}.json"
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DatasetError(f"{path}: not a nuScenes table ({error})") from error
+        if not isinstance(rows, list) or not all(
+            isinstance(r, dict) and "token" in r for r in rows
+        ):
+            raise DatasetError(f"{path}: not a nuScenes table (a list of rows with a token each)")
+        return rows
+
+    def _table(self, name: str) -> dict[str, Row]:
+        return {row["token"]: row for row in self._rows(name)}
+
+    def _by_sample(self) -> tuple[dict[str, dict[str, Row]], dict[str, list[Row]]]:
+        """Key frames of LIDAR_TOP and cameras by sample and channel, and annotations by sample."""
+        keyframes: dict[str, dict[str, Row]] = defaultdict(dict)
+        for row in self._tables["sample_data"].values():
+            sensor = self._tables["sensor"][self._calibrated(row)["sensor_token"]]
+            channel = sensor["channel"].lower()
+            if row["is_key_frame"] and (channel == LIDAR or sensor["modality"] == "camera"):
+                keyframes[row["sample_token"]][channel] = row
+        annotations: dict[str, list[Row]] = defaultdict(list)
+        for row in self._tables["sample_annotation"].values():
+            annotations[row["sample_token"]].append(row)
+        return keyframes, annotations
+
+    def _calibrated(self, data: Row) -> Row:
+        return self._tables["calibrated_sensor"][data["calibrated_sensor_token"]]
+
+    def _read(self, sample: Row) -> SensorFrame:
+        data = self._keyframes[sample["token"]]
+        if not data:
+            raise ValueError("no key frame of LIDAR_TOP or a camera in sample_data")
+        lead = data.get(LIDAR) or next(iter(data.values()))
+        map_from_base = _pose(self._tables["ego_pose"][lead["ego_pose_token"]])
+        base_from_map = poses.inverse(map_from_base)
+        stamp_ns = int(lead["timestamp"]) * NS_PER_US
+        lidars, cameras, models, places, motions = {}, {}, {}, {}, {}
+        for name, row in data.items():
+            calibrated = self._calibrated(row)
+            places[name] = _pose(calibrated)
+            motions[name] = base_from_map @ _pose(self._tables["ego_pose"][row["ego_pose_token"]])
+            at_ns, path = int(row["timestamp"]) * NS_PER_US, self._inside(row["filename"])
+            if name == LIDAR:
+                lidars[name] = read_sweep(path, at_ns)
+                continue
+            pixels = read_image(path)
+            cameras[name] = CameraImage(name, at_ns, f"{name}_optical", pixels, "bgr8")
+            matrix = np.array(calibrated["camera_intrinsic"], np.float64)
+            models[name] = CameraModel(pixels.shape[1], pixels.shape[0], matrix)
+        frame = SensorFrame(
+            stamp_ns,
+            lidars=lidars,
+            cameras=cameras,
+            base_from_sensor=places,
+            intrinsics=models,
+            reference_from_base=motions,
+            odom_from_base=map_from_base,
+            expected=frozenset(self.rig.sensors),
+        )
+        if not self._tables["sample_annotation"]:  # a version without labels, such as v1.0-test
+            return frame
+        return replace(frame, labels=self._labels(sample, stamp_ns, base_from_map))
+
+    def _labels(self, sample: Row, stamp_ns: int, base_from_map: NDArray[np.float64]) -> Boxes3D:
+        rows = self._annotations[sample["token"]]
+        boxes = np.zeros((len(rows), 7))
+        for box, row in zip(boxes, rows, strict=True):
+            pose = base_from_map @ _pose(row)
+            width, length, height = row["size"]
+            box[:] = (*pose[:3, 3], length, width, height, poses.yaw_of(pose))
+        if not np.isfinite(boxes).all():
+            raise ValueError("an annotation is not finite")
+        velocities = np.array([self._velocity(row) for row in rows]).reshape(-1, 3)
+        levels = [self._tables["visibility"].get(r["visibility_token"], {}) for r in rows]
+        sight = [VISIBILITY.get(str(level.get("level")), 1.0) for level in levels]
+        return Boxes3D(
+            stamp_ns,
+            "base_link",
+            boxes.astype(np.float32),
+            np.ones(len(rows), np.float32),
+            np.array([self._class(row) for row in rows], np.int64),
+            velocities=(velocities @ base_from_map[:3, :3].T)[:, :2].astype(np.float32),
+            track_ids=np.array([self._tracks[r["instance_token"]] for r in rows], np.int64),
+            num_points=np.array([int(r["num_lidar_pts"]) for r in rows], np.int64),
+            visibility=np.array(sight, np.float32),
+        )
+
+    def _class(self, row: Row) -> int:
+        instance = self._tables["instance"][row["instance_token"]]
+        category = self._tables["category"][instance["category_token"]]["name"]
+        return CLASS_NAMES.index(CLASSES.get(CATEGORIES.get(category, ""), "unknown"))
+
+    def _velocity(self, row: Row) -> NDArray[np.float64]:
+        """Metres a second (3,) in the map, from the annotations before and after; NaN without."""
+        table = self._tables["sample_annotation"]
+        before, after = table.get(row["prev"], row), table.get(row["next"], row)
+        first, last = (self._times[r["sample_token"]] for r in (before, after))
+        allowed = VELOCITY_US * (2 if before is not row and after is not row else 1)
+        if before is after or not 0 < last - first <= allowed:
+            return np.full(3, np.nan)
+        way = np.subtract(after["translation"], before["translation"])
+        return np.asarray(way, np.float64) / (1e-6 * (last - first))
+
+    def _inside(self, name: str) -> Path:
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root.resolve()) or not path.is_file():
+            raise DatasetError(f"{self.root}: no file {name!r}")
+        return path
+
+
+def _pose(row: Row) -> NDArray[np.float64]:
+    """Pose (4, 4) of a row's translation and rotation, which is w x y z."""
+    w, x, y, z = row["rotation"]
+    return poses.from_quaternion(row["translation"], (x, y, z, w))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -72,6 +73,10 @@ def run(args: argparse.Namespace) -> int:
         name = plan.scenario.name
         return tqdm(indices, desc=name, unit="frame", initial=done, total=plan.frames)
 
-    count = write(plan, args.out, args.workers, progress)
+    try:
+        count = write(plan, args.out, args.workers, progress)
+    except KeyboardInterrupt:
+        print(f"{args.out}: whole as far as it goes; the same command goes on", file=sys.stderr)
+        raise
     print(f"{args.out}: {count} frames")
     return 0

@@ -15,8 +15,8 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.simulation.scene import Hits, Scene
 
-# The way is asked for at every fourth pixel and is smooth between.
-STEP = 4
+# The way is asked for at every eighth pixel and is smooth between.
+STEP = 8
 # Longer ways are cut there.
 MOST_PIXELS = 32.0
 
@@ -35,7 +35,7 @@ def image_motion(
     pose, ends: the camera's pose (4, 4) in the middle, at the beginning and at the end of it.
     """
     shape = model.height, model.width
-    coarse = np.arange(shape[0] * shape[1]).reshape(shape)[::STEP, ::STEP]
+    coarse = np.arange(shape[0] * shape[1]).reshape(shape)[STEP // 2 :: STEP, STEP // 2 :: STEP]
     index = coarse.ravel()
     distance = np.minimum(hits.distance[index], 1e4)
     places = poses.transform_points(pose, directions[index] * distance[:, None].astype(np.float64))
@@ -70,11 +70,18 @@ def _smear(light, way, result):  # type: ignore[no-untyped-def]
         for u in range(columns):
             du, dv = way[v, u, 0], way[v, u, 1]
             count = int(max(abs(du), abs(dv)) + 0.5) + 1
-            for k in range(3):
-                result[v, u, k] = 0.0
+            if count == 1:
+                for k in range(3):
+                    result[v, u, k] = light[v, u, k]
+                continue
+            red, green, blue = 0.0, 0.0, 0.0
             for i in range(count):
                 share = (i + 0.5) / count - 0.5
                 x = min(max(int(np.floor(u + share * du + 0.5)), 0), columns - 1)
                 y = min(max(int(np.floor(v + share * dv + 0.5)), 0), rows - 1)
-                for k in range(3):
-                    result[v, u, k] += light[y, x, k] / count
+                red += light[y, x, 0]
+                green += light[y, x, 1]
+                blue += light[y, x, 2]
+            result[v, u, 0] = red / count
+            result[v, u, 1] = green / count
+            result[v, u, 2] = blue / count

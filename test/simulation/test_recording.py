@@ -69,6 +69,15 @@ def test_the_number_of_workers_changes_no_bit(tmp_path):
     assert raw_messages(tmp_path / "1") == raw_messages(tmp_path / "2")
 
 
+def test_shards_do_not_depend_on_the_workers_either(tmp_path):
+    for workers in (1, 2):
+        write_shards(plan(3), tmp_path / str(workers), workers)
+    for index in range(3):
+        one, two = (read_shard(shard_path(tmp_path / w, index)) for w in ("1", "2"))
+        assert one.keys() == two.keys()
+        assert all(one[k].tobytes() == two[k].tobytes() for k in one)
+
+
 def until(stop):
     """A progress that is interrupted at a frame."""
 

@@ -15,7 +15,7 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "path",
                 default_value="synthetic",
-                description="dataset folder, bag, or `synthetic`",
+                description="dataset folder, bag, shards, `synthetic`, or simulated:SCENARIO,seed=N",
             ),
             DeclareLaunchArgument("rate", default_value="10.0", description="frames a second"),
             DeclareLaunchArgument(

@@ -19,20 +19,19 @@ from rosbags.interfaces import Connection
 
 from multimodal_perception.assembly import FrameAssembler
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.bag_writer import LABEL_TOPIC, typestore
+from multimodal_perception.datasets.bag_labels import BagLabels
+from multimodal_perception.datasets.bag_writer import typestore
 from multimodal_perception.datasets.dataset import DatasetError
-from multimodal_perception.frame import NANOSECONDS, Boxes3D, Modality, SensorFrame
+from multimodal_perception.frame import NANOSECONDS, Modality, SensorFrame
 from multimodal_perception.geometry.transform_tree import TransformTree
 from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.images import camera_model_from_message
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, decode, set_transforms
-from multimodal_perception.ros.messages import boxes_from_message, stamp_ns_of
+from multimodal_perception.ros.messages import stamp_ns_of
 from multimodal_perception.synchronizer import ReadingSet, Synchronizer
 
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
-# Labels further from a frame's stamp than this belong to another one.
-LABEL_TOLERANCE_NS = NANOSECONDS // 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Bag:
         self._statics: list[tuple[int, Any]] = []
         self._moving: list[Any] = []
         self._infos: dict[str, list[tuple[int, Any]]] = {}
-        self._labels: list[Boxes3D] = []
+        self._labels = BagLabels(types, self.drops)
         self._moments: list[_Moment] = []
         self._calibrated: tuple[int, FrameAssembler] | None = None
         with readable(self.path):
@@ -100,7 +99,7 @@ class Bag:
         missing = frozenset(self.rig.sensors) - readings.keys()
         decoded = ReadingSet(moment.readings.stamp_ns, readings, missing)
         frame = self._assembler(moment.closed_ns).assemble(decoded)
-        return replace(frame, labels=self._label_of(frame.stamp_ns))
+        return replace(frame, labels=self._labels.of(frame))
 
     def close(self) -> None:
         """Close the files."""
@@ -119,7 +118,7 @@ class Bag:
                     name = sensor_of[topic]
                     sets = synchronizer.add(name, token.stamp_ns, token, record_ns)
                     self._moments += [_Moment(s, record_ns) for s in sets]
-            elif topic in info_of or topic in (STATIC_TOPIC, MOVING_TOPIC, LABEL_TOPIC):
+            elif topic in (STATIC_TOPIC, MOVING_TOPIC, *info_of, *self._labels.topics):
                 message = self._deserialize(connection, raw)
                 if message is not None:
                     self._remember(topic, info_of.get(topic), record_ns, message)
@@ -144,11 +143,8 @@ class Bag:
             self._statics.append((record_ns, message))
         elif topic == MOVING_TOPIC:
             self._moving.append(message)
-        elif topic == LABEL_TOPIC:
-            try:
-                self._labels.append(boxes_from_message(message))
-            except MessageError as error:
-                self.drops[topic, error.reason] += 1
+        elif topic in self._labels.topics:
+            self._labels.remember(topic, record_ns, message)
         elif sensor is not None:
             self._infos.setdefault(sensor, []).append((record_ns, message))
 
@@ -175,12 +171,6 @@ class Bag:
                 self.drops[sensor, error.reason] += 1
         self._calibrated = known, assembler
         return assembler
-
-    def _label_of(self, stamp_ns: int) -> Boxes3D | None:
-        nearest = min(self._labels, key=lambda b: abs(b.stamp_ns - stamp_ns), default=None)
-        if nearest is None or abs(nearest.stamp_ns - stamp_ns) > LABEL_TOLERANCE_NS:
-            return None
-        return nearest
 
     def _fetch(self, token: _Token) -> Any:
         connections = [c for c in self._reader.connections if c.topic == token.topic]

@@ -49,6 +49,8 @@ def test_a_bag_reads_back_as_the_frames(tmp_path):
         )
         np.testing.assert_allclose(back.labels.boxes, frame.labels.boxes, atol=1e-4)
         np.testing.assert_array_equal(back.labels.track_ids, frame.labels.track_ids)
+        np.testing.assert_array_equal(back.labels.visibility, frame.labels.visibility)
+        assert back.labels.num_points is not None
     topics = {topic for topic, *_ in raw_messages(tmp_path / "bag")}
     expected = ["/tf", "/tf_static", "/odom", "occupancy", "semantic_grid", "visibility", "classes"]
     expected += ["camera/depth", "thermal/instance", "fisheye/semantic", "lidar/semantic"]

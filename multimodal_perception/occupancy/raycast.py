@@ -33,17 +33,18 @@ class RaycastConfig:
 
     extent: half side of the square grid around base_link. resolution: side of a cell. obstacle:
     heights over the ground at which a return is an obstacle to the vehicle; above are bridges and
-    branches. hit: occupied mass of one return. free: free mass of a ray that grazes the ground; it
-    falls to none for a ray that passes `see_over` above it, where a lower obstacle may hide.
-    see_over: that height. azimuth_bins: around each LiDAR; about as many as it has columns.
+    branches. hit: occupied mass of one return. free: free mass of a ray that grazes the ground;
+    it falls with the square of its height to none for a ray that passes `see_over` above it,
+    where a lower obstacle may hide. see_over: that height. azimuth_bins: around each LiDAR; about
+    as many as it has columns.
     """
 
     extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
     resolution: float = field(default=0.2, metadata={"min": 0.05, "max": 2.0, "unit": "m"})
-    obstacle: tuple[float, float] = (0.25, 2.2)
-    hit: float = field(default=0.5, metadata={"min": 0.01, "max": 0.99})
-    free: float = field(default=0.9, metadata={"min": 0.01, "max": 0.99})
-    see_over: float = field(default=0.8, metadata={"min": 0.05, "max": 3.0, "unit": "m"})
+    obstacle: tuple[float, float] = (0.25, 2.5)
+    hit: float = field(default=0.8, metadata={"min": 0.01, "max": 0.99})
+    free: float = field(default=0.95, metadata={"min": 0.01, "max": 0.99})
+    see_over: float = field(default=0.5, metadata={"min": 0.05, "max": 3.0, "unit": "m"})
     azimuth_bins: int = field(default=1800, metadata={"min": 90, "max": 7200})
 
     def __post_init__(self) -> None:
@@ -236,7 +237,8 @@ def _see(  # type: ignore[no-untyped-def]
                 continue
             ground = _ground_at(heights[sectors[j]], rings[j] / np.float32(ring_m))
             above = height + slopes[a, r] * distance[j] - ground
-            seen = mass * min(max(np.float32(1.0) - above * over, np.float32(0.0)), np.float32(1.0))
+            share = max(above, np.float32(0.0)) * over
+            seen = mass * max(np.float32(1.0) - share * share, np.float32(0.0))
             free[i, j] = max(free[i, j], seen)
 
 

@@ -148,7 +148,7 @@ def test_a_low_wall_hides_only_the_ground_close_behind_it() -> None:
     grid = grid_of(np.concatenate([points, wall(8.0, 2.4, 0.41)]))
     assert at(grid, 8.1, 0.0)[1] > 0.5
     # At 8.7 m they are 1.7 - 1.3 * 8.7 / 8 = 0.29 m high: so much is not seen of the column there.
-    assert at(grid, 8.7, 0.0)[0] == pytest.approx(0.9 * (1 - 0.29 / 0.8), abs=0.1)
+    assert at(grid, 8.7, 0.0)[0] == pytest.approx(0.95 * (1 - (0.29 / 0.5) ** 2), abs=0.15)
     assert at(grid, 12.0, 0.0)[0] > 0.8
 
 

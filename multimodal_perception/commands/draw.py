@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from multimodal_perception.configuration import UserError
+from multimodal_perception.configuration import UserError, load
 from multimodal_perception.datasets.opening import DATASET_NAMES, PATH_HELP, open_dataset
-from multimodal_perception.pipeline import build_pipeline
+from multimodal_perception.pipeline import PipelineConfig, build_pipeline
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.visualization.occupancy_layers import draw_layers
 from multimodal_perception.visualization.recording import write_recording
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rig", help="rig of a bag (else made from its topics) or simulated drive")
     parser.add_argument("--frame", type=int, default=0, help="which one, from 0")
     parser.add_argument("--extent", type=float, default=40.0, help="metres to each side")
+    parser.add_argument("--pipeline", type=Path, help="YAML file of PipelineConfig")
     parser.add_argument("--layers", action="store_true", help="all layers of the occupancy instead")
     parser.add_argument(
         "--history", type=int, default=10, help="with --layers: frames before that leave evidence"
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out}: .png or .rrd")
     rig = None if args.rig is None else load_rig(rig_path(args.rig))
     dataset = open_dataset(args.path, args.dataset, rig)
-    pipeline = build_pipeline()
+    config = None if args.pipeline is None else load(PipelineConfig, args.pipeline)
+    pipeline = build_pipeline(config)
     if args.out.suffix == ".rrd":
         count = write_recording(args.out, ((f, pipeline.process(f)) for f in dataset))
         print(f"{args.out}: {count} frames")
@@ -52,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--history {args.history}: must be 0 or more")
         for index in range(max(args.frame - args.history, 0), args.frame + 1):
             perception = pipeline.process(dataset[index])
-        assert perception.occupancy is not None
+        if perception.occupancy is None:
+            raise UserError(f"{args.pipeline}: occupancy is none; there are no layers to draw")
         save_png(args.out, draw_layers(perception.occupancy, perception.boxes, title=title))
         print(f"{args.out}: {len(perception.boxes)} boxes")
         return 0

@@ -1,4 +1,4 @@
-"""The layers of an occupancy grid side by side: all in one, free, occupied, unknown and conflict."""
+"""The layers of an occupancy grid side by side, with classes and what is published."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D, OccupancyGrid
 from multimodal_perception.geometry.boxes import corners
+from multimodal_perception.occupancy.layers import SEMANTIC_LAYER, percent, semantic_percent
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (
     BACKGROUND,
@@ -26,16 +27,26 @@ UNKNOWN_SHADE: Colour = (150, 160, 190)
 FREE_SHADE: Colour = (110, 220, 150)
 GAP = 12
 TITLE = 30
-COLUMNS = 3
+COLUMNS = 4
+CLASS_COLOURS: dict[str, Colour] = {
+    "free": FREE,
+    "obstacle": OCCUPIED,
+    "kerb": (230, 200, 90),
+    "wall": (190, 120, 80),
+    "pole": (200, 110, 230),
+    "vehicle": (90, 150, 240),
+    "person": (250, 90, 90),
+}
 
 
 def draw_layers(
-    grid: OccupancyGrid, boxes: Boxes3D | None = None, size: int = 520, title: str = ""
+    grid: OccupancyGrid, boxes: Boxes3D | None = None, size: int = 420, title: str = ""
 ) -> NDArray[np.uint8]:
-    """RGB picture (H, W, 3) uint8 of six panels of `size` pixels, x forward up and y left.
+    """RGB picture (H, W, 3) uint8 of eight panels of `size` pixels, x forward up and y left.
 
-    Each layer's panel runs from dark (mass 0) to its colour (mass 1); the last shows the pignistic
-    probability of occupied, white at 1. boxes: outlined in every panel, in the grid's frame.
+    Each layer's panel runs from dark (mass 0) to its colour (mass 1), that of the pignistic
+    probability of occupied and of the published percent to white; unknown cells of the latter are
+    grey. boxes: outlined in every panel, in the grid's frame.
     """
     conflict = np.zeros_like(grid.free) if grid.conflict is None else grid.conflict
     unknown = np.clip(grid.unknown(), 0.0, 1.0)
@@ -54,6 +65,8 @@ def draw_layers(
         ("unknown", _shade(unknown, UNKNOWN_SHADE)),
         ("conflict", _shade(conflict, CONFLICT)),
         ("probability of occupied", _shade(grid.probability(), (255, 255, 255))),
+        ("semantic", _classes(grid, boxes)),
+        ("published percent", _published(grid)),
     ]
     drawn = [_panel(grid, name, colours, boxes, size) for name, colours in panels]
     rows = [np.concatenate(drawn[k : k + COLUMNS], axis=1) for k in range(0, len(drawn), COLUMNS)]
@@ -68,6 +81,18 @@ def draw_layers(
 def _blend(layers: list[tuple[NDArray[np.float32], Colour]]) -> NDArray[np.uint8]:
     mixed = sum(mass[..., None] * np.array(colour, np.float32) for mass, colour in layers)
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def _classes(grid: OccupancyGrid, boxes: Boxes3D | None) -> NDArray[np.uint8]:
+    colours = np.array([UNKNOWN_CELL, *(CLASS_COLOURS[n] for n in SEMANTIC_LAYER)], np.uint8)
+    return colours[semantic_percent(grid, boxes) + 1]
+
+
+def _published(grid: OccupancyGrid) -> NDArray[np.uint8]:
+    cells = percent(grid)
+    colours = _shade(np.maximum(cells, 0) / np.float32(100), (255, 255, 255))
+    colours[cells < 0] = UNKNOWN_CELL
+    return colours
 
 
 def _shade(mass: NDArray[np.floating], colour: Colour) -> NDArray[np.uint8]:

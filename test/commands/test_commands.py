@@ -37,6 +37,20 @@ def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture
     assert image is not None and image.shape[1] == 1640
 
 
+def test_the_layers_of_occupancy_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, pipeline = tmp_path / "layers.png", tmp_path / "pipeline.yaml"
+    arguments = ["draw", "synthetic", "--frame", "2", "--layers", "--out", str(picture)]
+    assert main(arguments) == 0
+    image = cv2.imread(str(picture))
+    assert image is not None and image.shape[1] > 1600
+    pipeline.write_text("occupancy: none\n")
+    assert main([*arguments, "--pipeline", str(pipeline)]) == 2
+    assert "no layers" in capsys.readouterr().err
+    assert main([*arguments, "--history", "-1"]) == 2
+
+
 def test_a_recording_for_rerun_is_written(tmp_path: Path) -> None:
     pytest.importorskip("rerun")
     assert main(["draw", "synthetic", "--out", str(tmp_path / "street.rrd")]) == 0

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from multimodal_perception.frame import Boxes3D, OccupancyGrid
-from multimodal_perception.visualization.occupancy_layers import GAP, TITLE, draw_layers
+from multimodal_perception.visualization.occupancy_layers import (
+    CLASS_COLOURS,
+    GAP,
+    TITLE,
+    draw_layers,
+)
 from multimodal_perception.visualization.palette import FREE, OCCUPIED
 
 SIZE = 200
@@ -45,9 +50,11 @@ def test_every_layer_has_its_panel_and_boxes_are_outlined() -> None:
         np.ones(1, np.int64),
     )
     outlined = draw_layers(grid, boxes, SIZE)
-    assert plain.shape == (40 + 2 * (SIZE + TITLE + GAP), 3 * (SIZE + GAP), 3)
+    assert plain.shape == (40 + 2 * (SIZE + TITLE + GAP), 4 * (SIZE + GAP), 3)
     for row in range(2):
-        for column in range(3):
+        for column in range(4):
             assert (panel(plain, row, column) != panel(outlined, row, column)).any()
     # Nothing is unknown or in conflict here, and the square is certain.
-    assert panel(plain, 1, 2)[40, 30].min() == 255
+    assert panel(plain, 1, 1)[40, 30].min() == 255
+    assert tuple(panel(plain, 1, 2)[40, 30]) == CLASS_COLOURS["obstacle"]
+    assert panel(plain, 1, 3)[40, 30].min() == 255

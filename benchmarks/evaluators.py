@@ -255,11 +255,14 @@ def ask_peer(python: Path, what: str, told: dict[str, Any], kitti: Path | None) 
         question.write_text(json.dumps(told))
         script = Path(__file__).with_name("evaluator_peers.py")
         command = [str(python), str(script), what, str(question), str(answer)]
-        done = subprocess.run(
-            command + ([] if kitti is None else [str(kitti)]), capture_output=True, text=True
-        )
+        command += [] if kitti is None else [str(kitti)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            raise UserError(f"--peer {python}: {error.strerror or error}") from error
         if done.returncode:
-            raise UserError(f"--peer {python}: {done.stderr[-2000:]}")
+            reason = done.stderr[-2000:] or f"it ended with {done.returncode}"
+            raise UserError(f"--peer {python}: {reason}")
         return dict(json.loads(answer.read_text()))
 
 

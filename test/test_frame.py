@@ -241,6 +241,9 @@ def test_a_frame_knows_who_is_missing():
     )
     assert frame.present == {"roof", "rear"}
     assert frame.missing == {"front", "thermal"}
+    deaf = frame.only({Modality.LIDAR, Modality.CAMERA})
+    assert deaf.present == {"roof"} and deaf.missing == {"front", "rear", "thermal"}
+    assert frame.only(()).present == frozenset() and frame.present == {"roof", "rear"}
 
 
 def test_modalities_are_written_as_words():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -59,3 +60,13 @@ def test_the_simulator_is_measured_by_sensor(tmp_path: Path) -> None:
     assert {"scene", "lidar", "camera_front", "thermal_front", "ultrasonics", "truth"} <= set(parts)
     assert main([*arguments, "--scenario", "moon"]) == 2
     assert main(["bench", "simulate", "--frames", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("peer", "words"),
+    [(None, "--peer: a Python"), ("/no/python", "/no/python"), (sys.executable, "nuscenes")],
+)
+def test_evaluators_need_a_peer_that_has_them(peer, words, capsys):  # type: ignore[no-untyped-def]
+    arguments = [] if peer is None else ["--peer", peer]
+    assert main(["bench", "evaluators", *arguments]) == 2
+    assert words in capsys.readouterr().err

@@ -117,7 +117,7 @@ def report(title: str, result: Mapping[str, Any], path: Path | None) -> None:
         (whole, ("mAP", *conditions, *(f"{band} m" for band in bands), "p50 ms")),
         (parts, classes),
     ):
-        table.add_column("")
+        table.add_column("", overflow="fold")
         for name in names:
             table.add_column(name, justify="right")
     for name, figures in rows.items():

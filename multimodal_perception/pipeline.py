@@ -28,6 +28,7 @@ from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
 from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
 from multimodal_perception.preprocess.haze import without_haze
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
 
 
 class Detector(Protocol):
@@ -66,16 +67,19 @@ class PipelineConfig:
     detector: finds the objects. occupancy: makes the grid; evidential keeps evidence of all sensors
     while the vehicle moves, raycast is the LiDARs of one frame alone; or none. raycast: size of the
     grid and the inverse model of LiDARs, for both. near_field: a network whose answer is one more
-    source of evidence. runtime: what runs the networks.
+    source of evidence. segmenter: classes of pixels, from visible and thermal images; their road is
+    free in the evidential grid. runtime: what runs the networks.
     """
 
     detector: Literal["geometric"] = "geometric"
     occupancy: Literal["evidential", "raycast", "none"] = "evidential"
+    segmenter: Literal["none", "rgbx"] = "none"
     ground: GroundConfig = field(default_factory=GroundConfig)
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
     raycast: RaycastConfig = field(default_factory=RaycastConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
     near_field: NearFieldConfig = field(default_factory=NearFieldConfig)
+    rgbx: RgbxConfig = field(default_factory=RgbxConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -99,15 +103,17 @@ class Pipeline:
     @property
     def counts(self) -> Mapping[str, int]:
         """What the stages dropped or did not believe, by `stage.source.reason`."""
-        mapper = self.occupancy
-        if not isinstance(mapper, EvidentialMapper):
-            return {}
         near = {} if self.near_field is None else self.near_field.counts
         counts = {f"near_field.{name}": count for name, count in sorted(near.items())}
-        counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
-        return counts | (
-            {"occupancy.ultrasonic.silent": len(mapper.silent)} if mapper.silent else {}
-        )
+        if isinstance(self.segmenter, RgbxSegmenter):
+            pairs = sorted(self.segmenter.counts.items())
+            counts |= {f"segmentation.{name}": count for name, count in pairs}
+        mapper = self.occupancy
+        if isinstance(mapper, EvidentialMapper):
+            counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
+            if mapper.silent:
+                counts["occupancy.ultrasonic.silent"] = len(mapper.silent)
+        return counts
 
     def process(
         self, frame: SensorFrame, health: Mapping[str, SensorHealth] | None = None
@@ -167,7 +173,8 @@ def _assemble(config: PipelineConfig) -> Pipeline:
         occupancy = EvidentialMapper(config.evidential, config.raycast)
     elif config.occupancy == "raycast":
         occupancy = RaycastMapper(config.raycast)
-    return Pipeline(GeometricDetector(config.geometric), occupancy, config.ground)
+    segmenter = RgbxSegmenter(config.rgbx, config.runtime) if config.segmenter == "rgbx" else None
+    return Pipeline(GeometricDetector(config.geometric), occupancy, config.ground, segmenter)
 
 
 def _small_frame(step: int) -> SensorFrame:

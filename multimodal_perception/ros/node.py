@@ -29,6 +29,7 @@ from multimodal_perception.rig import Rig, load_rig, rig_path
 from multimodal_perception.ros import diagnostics, messages, parameters
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
 from multimodal_perception.ros.markers import MarkerEncoder
+from multimodal_perception.ros.mask_outputs import mask_messages, mask_topics
 from multimodal_perception.ros.occupancy_outputs import (
     GRID_TOPIC,
     LAYER_TOPICS,
@@ -71,7 +72,7 @@ class _Job:
 
 
 class PerceptionNode(LifecycleNode):
-    """Rig topics in; boxes, occupancy, markers, stage times and diagnostics out."""
+    """Rig topics in; boxes, occupancy, masks, markers, stage times and diagnostics out."""
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__("perception", **node_arguments)
@@ -103,7 +104,8 @@ class PerceptionNode(LifecycleNode):
             compile_kernels()  # of deskewing, which happens on the executor's thread
             self._markers = MarkerEncoder(self._types, self._config.marker_lifetime_s)
             self._occupancy = OccupancyOutputs(self._types, self._config.occupancy)
-            for topic, name in OUTPUTS.items():
+            masks = mask_topics(self._rig) if self._config.pipeline.segmenter != "none" else {}
+            for topic, name in {**OUTPUTS, **masks}.items():
                 self._outputs[topic] = self.create_lifecycle_publisher(
                     messages.message_class(name),
                     topic,
@@ -219,6 +221,9 @@ class PerceptionNode(LifecycleNode):
         # The boxes go first: what only pictures need must not delay them.
         self._publish_occupancy(perception, job.frame)
         self._publish("perception/markers", self._markers.encode(perception.boxes))
+        masks = perception.segmentations
+        for topic, msg in mask_messages(self._types, job.frame, masks, self._is_heard):
+            self._publish(topic, msg)
         extra = {
             "intake": 1e3 * (started_s - job.arrival_s),
             "publish_objects": 1e3 * (answered_s - done_s),

@@ -1,0 +1,1 @@
+"""Per-pixel classes of images: visible, thermal, or both."""

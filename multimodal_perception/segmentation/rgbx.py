@@ -1,0 +1,272 @@
+"""Segmentation of cameras with the thermal image (or LiDAR depth) that sees the same, or of either."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import cv2
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.frame import CameraImage, InfraredImage, SegmentationMask, SensorFrame
+from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.preprocess.infrared import InfraredNormaliser
+from multimodal_perception.runtime.card import ModelCard, load_card
+from multimodal_perception.runtime.engine import Engine, EngineError
+from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.segmentation.alignment import Warp, lidar_image, warp_between
+
+# Inputs of the network, in its order.
+INPUTS = ("visible", "other", "visible_mask", "other_mask")
+# An image whose values span less than this, of 8 bits, shows nothing: a covered or blinded sensor.
+LEAST_SPAN = 4
+# A thermal camera counts for a camera when it sees this share of its view.
+LEAST_OVERLAP = 0.05
+
+
+@dataclass(frozen=True)
+class RgbxConfig:
+    """Which images are segmented, and by what.
+
+    model: name of a shipped model, or the path of a card. cameras: sensors to segment, each costs a
+    run of the network; empty is the camera that shares most of its view with a thermal camera, else
+    the first one. other: what goes with the visible image. ground_z: height of the ground in
+    base_link, for bringing thermal images into a camera's view.
+    """
+
+    model: str = "segmentation"
+    cameras: tuple[str, ...] = ()
+    other: Literal["thermal", "lidar", "none"] = "thermal"
+    ground_z: float = field(default=0.0, metadata={"min": -10.0, "max": 10.0, "unit": "m"})
+
+
+class RgbxSegmenter:
+    """A Segmenter. counts: images not used, and frames not segmented, by `sensor.reason`.
+
+    A camera without its thermal image is segmented by what it shows alone. A thermal camera whose
+    camera is silent, or that has none, is segmented in its own view, under its own name.
+    """
+
+    def __init__(
+        self,
+        config: RgbxConfig | None = None,
+        runtime: RuntimeConfig | None = None,
+        engine: Engine | None = None,
+        card: ModelCard | None = None,
+    ) -> None:
+        """engine: in the place of the card's own. Raises UserError for a card that does not fit."""
+        self.config = config or RgbxConfig()
+        card = load_card(self.config.model) if card is None else card
+        if tuple(card.inputs) != INPUTS or list(card.outputs) != ["logits"] or not card.classes:
+            raise UserError(f"{card.source}: not a network for visible and other images")
+        try:
+            self.engine = open_engine(card, runtime) if engine is None else engine
+        except EngineError as error:
+            raise UserError(str(error)) from error
+        self.class_names = card.classes
+        self.counts: Counter[str] = Counter()
+        self._inputs = InputMaker(card, self.config, self.counts)
+        # Compiled (or loaded from the cache) now, not at the first frame.
+        upsample_labels(np.zeros((1, 1, 1), np.float32), 1.0, np.zeros((1, 1), np.uint8))
+
+    def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
+        """A mask by sensor, in its image's size; nothing for a frame without usable images."""
+        masks = {}
+        for name in self._inputs.chosen(frame):
+            labels = self.segment_view(frame, name)
+            if labels is not None:
+                stamp_ns = frame.readings[name].stamp_ns
+                masks[name] = SegmentationMask(name, stamp_ns, labels, self.class_names)
+        return masks
+
+    def segment_view(self, frame: SensorFrame, name: str) -> NDArray[np.uint8] | None:
+        """Labels (H, W) uint8 in the view of a sensor whose intrinsics and place the frame has.
+
+        Its own image may be missing, where a thermal camera sees the same. None where nothing of
+        the view can be used.
+        """
+        arrays = self._inputs.make(frame, name)
+        if arrays is None:
+            return None
+        try:
+            logits = self.engine.run(arrays)["logits"][0]
+        except EngineError:
+            self.counts[f"{name}.engine"] += 1
+            return None
+        model = frame.intrinsics[name]
+        labels = np.empty((model.height, model.width), np.uint8)
+        # Logits are at half the size of the network's input.
+        factor = self._inputs.factor(model) / 2.0
+        upsample_labels(np.ascontiguousarray(logits.transpose(1, 2, 0)), factor, labels)
+        return labels
+
+
+class InputMaker:
+    """Frames to what the network takes; thermal contrast and warps are kept from frame to frame."""
+
+    def __init__(self, card: ModelCard, config: RgbxConfig, counts: Counter[str]) -> None:
+        self._config = config
+        self._counts = counts
+        self._rows, self._columns = card.inputs["visible"].shape[-2:]
+        scale = card.normalisation.get("visible", {})
+        self._mean, self._std = float(scale.get("mean", 127.0)), float(scale.get("std", 128.0))
+        self._normalisers: dict[str, InfraredNormaliser] = {}
+        self._warps: dict[tuple[str, str], tuple[tuple[bytes, ...], Warp]] = {}
+
+    def factor(self, model: CameraModel) -> float:
+        """Size of a view in the network's input, of its own."""
+        return min(self._columns / model.width, self._rows / model.height)
+
+    def chosen(self, frame: SensorFrame) -> list[str]:
+        """The sensors whose view is segmented in this frame."""
+        placed = [n for n in frame.cameras if self._placed(frame, n)]
+        thermals = [n for n in frame.infrareds if self._placed(frame, n)]
+        if self._config.cameras:
+            return [n for n in self._config.cameras if n in placed or n in thermals]
+        if not placed:
+            return thermals[:1]
+        if self._config.other == "thermal" and thermals:
+            return [max(placed, key=lambda n: self._best_thermal(frame, n)[1])]
+        return placed[:1]
+
+    def make(self, frame: SensorFrame, name: str) -> dict[str, NDArray[np.float32]] | None:
+        """Arrays for one view, or None where nothing of it can be used."""
+        shape = self._rows, self._columns
+        arrays = {n: np.zeros((1, 1, *shape), np.float32) for n in INPUTS}
+        arrays["visible"] = np.zeros((1, 3, *shape), np.float32)
+        model = frame.intrinsics[name]
+        factor = self.factor(model)
+        rows, columns = round(model.height * factor), round(model.width * factor)
+        view = model.scaled(columns / model.width, rows / model.height)
+        image = frame.cameras.get(name)
+        if image is not None and self._usable(name, image):
+            small = cv2.resize(image.rgb(), (columns, rows), interpolation=cv2.INTER_AREA)
+            pixels = (small.astype(np.float32) - self._mean) / self._std
+            arrays["visible"][0, :, :rows, :columns] = pixels.transpose(2, 0, 1)
+            arrays["visible_mask"][0, 0, :rows, :columns] = 1.0
+        found = self._other(frame, name, view)
+        if found is not None:
+            arrays["other"][0, 0, :rows, :columns] = found[0]
+            arrays["other_mask"][0, 0, :rows, :columns] = found[1]
+        if not (arrays["visible_mask"].any() or arrays["other_mask"].any()):
+            self._counts[f"{name}.nothing_to_see"] += 1
+            return None
+        return arrays
+
+    def _other(
+        self, frame: SensorFrame, name: str, view: CameraModel
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+        """The other image (H, W) in a view, zero where it is not seen, and where it is."""
+        if self._config.other == "lidar" and name in frame.cameras:
+            return lidar_image(frame, view, frame.reference_from_sensor(name))
+        if self._config.other != "thermal" and name in frame.cameras:
+            return None
+        thermal = name if name in frame.infrareds else self._best_thermal(frame, name)[0]
+        if not thermal:
+            return None
+        image = frame.infrareds[thermal]
+        if not self._usable(thermal, image):
+            return None
+        normaliser = self._normalisers.setdefault(thermal, InfraredNormaliser())
+        grey = normaliser.normalise(image.pixels, image.stamp_ns)
+        if thermal == name:
+            small = cv2.resize(grey, (view.width, view.height), interpolation=cv2.INTER_AREA)
+            return small, np.ones(small.shape, np.bool_)
+        source = frame.intrinsics[thermal]
+        # A finer image than the view's is made coarser first, or it would flicker.
+        shrink = min(1.0, view.matrix[0, 0] / source.matrix[0, 0])
+        if shrink < 0.67:
+            size = round(source.width * shrink), round(source.height * shrink)
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+            source = source.scaled(size[0] / source.width, size[1] / source.height)
+        warp = self._warp(frame, name, view, thermal, source)
+        return np.where(warp.seen, warp.apply(grey), np.float32(0.0)), warp.seen
+
+    def _best_thermal(self, frame: SensorFrame, camera: str) -> tuple[str, float]:
+        """The thermal camera that sees most of a camera's view, and the share; "" for none."""
+        best, share = "", 0.0
+        model = frame.intrinsics[camera]
+        coarse = model.scaled(32 / model.width, 32 / model.height)
+        for name in frame.infrareds:
+            if self._placed(frame, name):
+                warp = self._warp(frame, camera, coarse, name, frame.intrinsics[name])
+                if warp.seen.mean() > max(share, LEAST_OVERLAP):
+                    best, share = name, float(warp.seen.mean())
+        return best, share
+
+    def _warp(
+        self, frame: SensorFrame, camera: str, view: CameraModel, thermal: str, source: CameraModel
+    ) -> Warp:
+        poses = [frame.reference_from_sensor(n) for n in (camera, thermal)]
+        # A millimetre or a milliradian between the stamps is worth no new warp.
+        still = np.round(np.linalg.inv(poses[0]) @ poses[1], 3)
+        parts = [still, np.round(poses[0][2], 3), view.matrix, view.coefficients]
+        parts += [source.matrix, source.coefficients]
+        key = tuple(np.ascontiguousarray(p + 0.0).tobytes() for p in parts)
+        place = camera, f"{thermal} {view.width}x{view.height}"
+        known = self._warps.get(place)
+        if known is None or known[0] != key:
+            warp = warp_between(view, poses[0], source, poses[1], self._config.ground_z)
+            self._warps[place] = known = key, warp
+        return known[1]
+
+    def _placed(self, frame: SensorFrame, name: str) -> bool:
+        return name in frame.intrinsics and name in frame.base_from_sensor
+
+    def _usable(self, name: str, image: CameraImage | InfraredImage) -> bool:
+        """Whether an image shows anything: not all black, all saturated or all of one value."""
+        pixels = image.pixels[::4, ::4]
+        low, high = np.percentile(pixels, (1, 99)).tolist()
+        if high - low >= LEAST_SPAN:
+            return True
+        self._counts[f"{name}.blank"] += 1
+        return False
+
+
+def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:
+    """What calibration feeds the network of recorded frames. The callable may raise UserError."""
+    maker = InputMaker(card, RgbxConfig(), Counter())
+
+    def make(frame: SensorFrame) -> dict[str, Any]:
+        for name in maker.chosen(frame):
+            arrays = maker.make(frame, name)
+            if arrays is not None:
+                return arrays
+        raise UserError("the frame has no image that can be segmented")
+
+    return make
+
+
+@numba.njit(cache=True, nogil=True)
+def upsample_labels(logits, factor, labels):  # type: ignore[no-untyped-def]
+    """Fill labels (H, W) uint8 with the class of the largest logit, bilinear between pixels.
+
+    logits: (h, w, classes) float32. factor: size of a label's pixel in them.
+    """
+    height, width, classes = logits.shape
+    for i in range(labels.shape[0]):
+        y = min(max((i + 0.5) * factor - 0.5, 0.0), height - 1.0)
+        top = int(y)
+        below = min(top + 1, height - 1)
+        b = np.float32(y - top)
+        for j in range(labels.shape[1]):
+            x = min(max((j + 0.5) * factor - 0.5, 0.0), width - 1.0)
+            left = int(x)
+            right = min(left + 1, width - 1)
+            r = np.float32(x - left)
+            best, most = 0, np.float32(-np.inf)
+            for c in range(classes):
+                upper = logits[top, left, c] + r * (logits[top, right, c] - logits[top, left, c])
+                lower = logits[below, left, c] + r * (
+                    logits[below, right, c] - logits[below, left, c]
+                )
+                value = upper + b * (lower - upper)
+                if value > most:
+                    best, most = c, value
+            labels[i, j] = best

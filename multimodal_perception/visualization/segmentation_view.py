@@ -1,0 +1,43 @@
+"""Segmentation masks as pictures: colours over the image, grey where there is none."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.frame import SegmentationMask, SensorFrame
+from multimodal_perception.segmentation.classes import COLOURS, SEGMENTATION_CLASSES
+from multimodal_perception.visualization.palette import class_colour
+
+SHARE = 0.5  # of the colour in the mixture
+_BY_NAME = dict(zip(SEGMENTATION_CLASSES, COLOURS, strict=True))
+
+
+def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.uint8]:
+    """RGB image (H, W, 3) uint8: the sensor's image with its mask's colours over it.
+
+    An image that the frame lacks is drawn as the colours alone; a label beyond the names is black.
+    """
+    colours = np.zeros((256, 3), np.uint8)
+    for i, name in enumerate(mask.class_names[:256]):
+        colours[i] = _BY_NAME.get(name, class_colour(name))
+    painted = colours[mask.labels]
+    image = _image(frame, mask.sensor)
+    if image is None:
+        return painted
+    if image.shape[:2] != mask.labels.shape:
+        size = mask.labels.shape[1], mask.labels.shape[0]
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.addWeighted(image, 1.0 - SHARE, painted, SHARE, 0.0), np.uint8)
+
+
+def _image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:
+    if sensor in frame.cameras:
+        return np.ascontiguousarray(frame.cameras[sensor].rgb())
+    if sensor not in frame.infrareds:
+        return None
+    pixels = frame.infrareds[sensor].pixels
+    low, high = np.percentile(pixels[::2, ::2], (1, 99))
+    grey = np.clip((pixels.astype(np.float32) - low) * (255.0 / max(high - low, 1.0)), 0, 255)
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

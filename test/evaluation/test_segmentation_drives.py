@@ -1,0 +1,30 @@
+from dataclasses import replace
+
+import pytest
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.evaluation.segmentation_drives import score_drives
+from multimodal_perception.rig import load_rig, rig_path
+from multimodal_perception.runtime.card import load_card
+
+
+def progress(total: int) -> tqdm:
+    return tqdm(total=total, disable=True)
+
+
+def test_each_condition_and_each_set_of_images_is_scored() -> None:
+    rig = load_rig(rig_path("simulation"))
+    result = score_drives([load_card("segmentation")], rig, [10_003], 1, progress)
+    assert result["frames"] == 3
+    assert set(result["rows"]) == {"cmx, both", "cmx, visible", "cmx, thermal"}
+    for row in result["rows"].values():
+        assert set(row) == {"day", "night", "fog"}
+        assert all(0.2 < scores["miou"] <= 1.0 for scores in row.values())
+
+
+def test_a_rig_without_thermal_camera_is_refused() -> None:
+    rig = load_rig(rig_path("simulation"))
+    rig = replace(rig, sensors={"camera_front": rig.sensors["camera_front"]})
+    with pytest.raises(UserError, match="kind infrared"):
+        score_drives([load_card("segmentation")], rig, [10_000], 1, progress)

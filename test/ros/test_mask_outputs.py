@@ -1,0 +1,120 @@
+"""Masks and their pictures over DDS: a camera and a thermal camera in, a node in its own process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.rig import Rig, dump_rig, load_rig, rig_path
+from multimodal_perception.ros import messages
+from multimodal_perception.ros.images import image_from_message
+from multimodal_perception.ros.mask_outputs import mask_topics
+from multimodal_perception.ros.node import SENSOR_QOS
+from multimodal_perception.segmentation.classes import labels_from_semantics
+from multimodal_perception.simulation.simulation import Observation, Simulation
+
+TYPES = messages.RclpyTypes()
+SENSORS = ("camera_front", "thermal_front")
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    rig = load_rig(rig_path("simulation"))
+    return replace(rig, sensors={n: rig.sensors[n] for n in SENSORS})
+
+
+@pytest.fixture(scope="module")
+def seen(rig: Rig) -> Observation:
+    return Simulation("urban_street", rig, 10_778, 30).observe(20)
+
+
+@pytest.fixture
+def answers(rig: Rig, tmp_path: Path) -> Iterator[tuple[Any, dict[str, list[Any]]]]:
+    """A function that sends a frame, and what came back on each topic."""
+    (tmp_path / "rig.yaml").write_text(dump_rig(rig))
+    command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
+    for value in (
+        "pipeline.occupancy:=none",
+        f"rig:={tmp_path / 'rig.yaml'}",
+        "autostart:=true",
+        "deadline_s:=0.3",
+    ):
+        command += ["-p", value]
+    command += ["-p", "pipeline.segmenter:=rgbx", "-p", "pipeline.runtime.device:=cpu"]
+    command += ["-p", "pipeline.runtime.order:=[onnxruntime]"]
+    running = subprocess.Popen(command, env=dict(os.environ))
+    rclpy.init()
+    node = Node("vehicle")
+    got: dict[str, list[Any]] = {}
+    for name in mask_topics(rig):
+        kept = got.setdefault(name, [])
+        node.create_subscription(Image, f"/{name}", kept.append, 5)
+    senders = {n: node.create_publisher(Image, rig.sensors[n].topic, SENSOR_QOS) for n in SENSORS}
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=executor.spin, daemon=True)
+    spinner.start()
+    _wait(lambda: all(s.get_subscription_count() for s in senders.values()), 100.0)
+
+    def send(frame: SensorFrame) -> int:
+        stamp_ns = int(node.get_clock().now().nanoseconds)
+        for name in SENSORS:
+            if name in frame.readings:
+                message = messages.image_to_message(TYPES, frame.readings[name])
+                message.header.stamp = messages.time(TYPES, stamp_ns)
+                senders[name].publish(message)
+        return stamp_ns
+
+    yield send, got
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+    running.send_signal(signal.SIGINT)
+    assert running.wait(15) == 0
+
+
+def _wait(condition: Any, timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.02)
+
+
+def test_masks_and_pictures_carry_the_image_stamp_and_size(
+    answers: tuple[Any, dict[str, list[Any]]], seen: Observation
+) -> None:
+    send, got = answers
+    camera, colour = (
+        got["perception/segmentation/camera_front"],
+        got["perception/segmentation/camera_front/colour"],
+    )
+    stamp_ns = send(seen.frame)
+    _wait(lambda: camera and colour, 20.0)
+    mask = camera[0]
+    assert messages.stamp_ns_of(mask) == stamp_ns and mask.encoding == "mono8"
+    assert mask.header.frame_id == "camera_front_optical"
+    labels = image_from_message(mask, "camera_front", stamp_ns).pixels
+    truth = labels_from_semantics(seen.truth.views["camera_front"].semantics)
+    assert labels.shape == truth.shape and (labels == truth).mean() > 0.8
+    assert colour[0].encoding == "rgb8" and (colour[0].height, colour[0].width) == truth.shape
+    assert np.array(colour[0].data).std() > 10
+    # The camera falls silent: the thermal camera speaks in its own view.
+    send(replace(seen.frame, cameras={}))
+    _wait(lambda: got["perception/segmentation/thermal_front"], 20.0)
+    assert got["perception/segmentation/thermal_front"][0].height == 256

@@ -164,6 +164,8 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
     pipeline = _assemble(config)
     if config.near_field.model and config.occupancy == "evidential":
         pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
+    if config.segmenter == "rgbx":
+        pipeline.segmenter = RgbxSegmenter(config.rgbx, config.runtime)
     return pipeline
 
 
@@ -173,8 +175,7 @@ def _assemble(config: PipelineConfig) -> Pipeline:
         occupancy = EvidentialMapper(config.evidential, config.raycast)
     elif config.occupancy == "raycast":
         occupancy = RaycastMapper(config.raycast)
-    segmenter = RgbxSegmenter(config.rgbx, config.runtime) if config.segmenter == "rgbx" else None
-    return Pipeline(GeometricDetector(config.geometric), occupancy, config.ground, segmenter)
+    return Pipeline(GeometricDetector(config.geometric), occupancy, config.ground)
 
 
 def _small_frame(step: int) -> SensorFrame:

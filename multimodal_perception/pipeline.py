@@ -126,7 +126,7 @@ class Pipeline:
             with _timed(stage_ms, "ground"):
                 cloud = without_haze(ground_cloud(frame, self.ground))
             with _timed(stage_ms, "detect"):
-                boxes = self.detector.detect(frame, cloud)
+                boxes = self.detector.detect(frame, cloud.certain)
             if self.segmenter is not None:
                 with _timed(stage_ms, "segment"):
                     masks = self.segmenter.segment(frame)

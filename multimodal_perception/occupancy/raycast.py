@@ -114,7 +114,9 @@ class RayCaster:
             if weights[index] > 0:
                 self._see_through(cloud, cells, index, origin, c.free * float(weights[index]))
         masses = np.float32(c.hit) * weights
-        _hit(self._occupied, cloud.points, cloud.height, cloud.source, *c.obstacle, cells, masses)
+        # What may be haze hides what lies behind it, and marks nothing.
+        sure = cloud.certain
+        _hit(self._occupied, sure.points, sure.height, sure.source, *c.obstacle, cells, masses)
         _outweigh(self._free, self._occupied)
         return self._free, self._occupied
 

@@ -7,7 +7,7 @@ from below the road, lies too far from it and is passed over.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numba
 import numpy as np
@@ -65,6 +65,23 @@ class Cloud:
     ground: GroundModel
     origins: NDArray[np.float32]
     source: NDArray[np.uint8]
+    doubtful: NDArray[np.bool_] | None = None
+
+    def select(self, kept: NDArray[np.bool_]) -> Cloud:
+        """The points of a mask (N,), over the same ground."""
+        return replace(
+            self,
+            points=self.points[kept],
+            height=self.height[kept],
+            is_ground=self.is_ground[kept],
+            source=self.source[kept],
+            doubtful=None if self.doubtful is None else self.doubtful[kept],
+        )
+
+    @property
+    def certain(self) -> Cloud:
+        """The cloud without its doubtful returns; itself in clear air."""
+        return self if self.doubtful is None else self.select(~self.doubtful)
 
 
 def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Cloud:

@@ -24,38 +24,33 @@ COLUMNS, ROWS, LOWEST, STEP = 900, 160, -0.7, 0.007
 ROUND, UP = 2, 3
 # A neighbour is as far away when it differs by at most NEAR metres and SHARE of the range.
 NEAR, SHARE = 0.15, 0.02
-# What so many of the filled neighbours do not confirm is haze.
-CONFIRMED, LEAST = 0.4, 4
+# Shares of the neighbours, of LEAST at least, that make a return one of a thing, and one that may be.
+CONFIRMED, DOUBTFUL, LEAST = 0.4, 0.15, 10
 
 
 def without_haze(cloud: Cloud) -> Cloud:
-    """The cloud without what over the ground is haze; itself in clear air.
+    """The cloud without what over the ground is surely haze, the rest of it marked as doubtful.
 
-    Returns near the ground stay: wherever they come from, the air before them is free.
+    The cloud itself in clear air. Returns near the ground stay: wherever they come from, the air before
+    them is free.
     """
-    lost = haze(cloud)
-    if lost is None:
+    shares = confirmed(cloud)
+    if shares is None:
         return cloud
-    kept = ~lost | cloud.is_ground
-    return replace(
-        cloud,
-        points=cloud.points[kept],
-        height=cloud.height[kept],
-        is_ground=cloud.is_ground[kept],
-        source=cloud.source[kept],
-    )
+    doubtful = (shares < CONFIRMED) & ~cloud.is_ground
+    return replace(cloud, doubtful=doubtful).select((shares >= DOUBTFUL) | cloud.is_ground)
 
 
-def haze(cloud: Cloud) -> NDArray[np.bool_] | None:
-    """Returns (N,) that are taken for haze; None when the air is clear."""
+def confirmed(cloud: Cloud) -> NDArray[np.float32] | None:
+    """Share (N,) of each return's neighbours that are as far away; None when the air is clear."""
     if len(cloud.points) < 100:
         return None
     away = np.empty(len(cloud.points), np.float32)
     if _lonely(cloud.points, cloud.source, cloud.origins, away) < HAZY:
         return None
-    result = np.zeros(len(cloud.points), np.bool_)
+    result = np.zeros(len(cloud.points), np.float32)
     for index, origin in enumerate(cloud.origins):
-        _unconfirmed(cloud.points, cloud.source, index, origin, away, result)
+        _confirm(cloud.points, cloud.source, index, origin, away, result)
     return result
 
 
@@ -83,7 +78,7 @@ def _place(point, origin):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _unconfirmed(points, source, index, origin, away, result):  # type: ignore[no-untyped-def]
+def _confirm(points, source, index, origin, away, result):  # type: ignore[no-untyped-def]
     image = np.zeros((ROWS, COLUMNS), np.float32)
     for i in range(len(points)):
         if source[i] == index:
@@ -102,4 +97,4 @@ def _unconfirmed(points, source, index, origin, away, result):  # type: ignore[n
                 if other > 0 and not (m == row and n == column):
                     filled += 1
                     alike += abs(other - away[i]) <= limit
-        result[i] = alike < max(CONFIRMED * filled, LEAST)
+        result[i] = alike / max(filled, LEAST)

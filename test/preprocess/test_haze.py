@@ -9,8 +9,9 @@ import numpy as np
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
+from multimodal_perception.occupancy.raycast import RaycastMapper
 from multimodal_perception.preprocess.ground import Cloud, ground_cloud
-from multimodal_perception.preprocess.haze import haze, without_haze
+from multimodal_perception.preprocess.haze import CONFIRMED, confirmed, without_haze
 
 
 def cloud_of(fog: float, seed: int = 0) -> tuple[Cloud, np.ndarray]:
@@ -36,23 +37,37 @@ def cloud_of(fog: float, seed: int = 0) -> tuple[Cloud, np.ndarray]:
 
 def test_clear_air_is_told_from_fog_and_left_as_it_is(shared_data: Path) -> None:
     clear, _ = cloud_of(0.0)
-    assert haze(clear) is None and without_haze(clear) is clear
+    assert confirmed(clear) is None and without_haze(clear) is clear
     for frame in Kitti(shared_data / "kitti" / "training"):
-        assert haze(ground_cloud(frame)) is None
+        assert confirmed(ground_cloud(frame)) is None
 
 
 def test_most_of_the_fog_goes_and_the_wall_stays() -> None:
     cloud, lost = cloud_of(0.45)
-    found = haze(cloud)
-    assert found is not None
+    shares = confirmed(cloud)
+    assert shares is not None
     high = cloud.height > 0.3
-    assert found[lost & high].mean() > 0.9
-    assert found[~lost & high].mean() < 0.1
+    assert (shares[lost & high] < CONFIRMED).mean() > 0.9
+    assert (shares[~lost & high] < CONFIRMED).mean() < 0.1
     kept = without_haze(cloud)
-    assert len(kept.points) == (~found | cloud.is_ground).sum()
+    assert kept.doubtful is not None and not (kept.doubtful & kept.is_ground).any()
     assert kept.is_ground.sum() == cloud.is_ground.sum() and kept.ground is cloud.ground
+    assert len(kept.certain.points) < len(kept.points) < len(cloud.points)
+    assert clear_of(kept) == 0
+
+
+def clear_of(cloud: Cloud) -> int:
+    """Doubtful returns that a grid of the cloud would mark as occupied, where nothing else stands."""
+    grid = RaycastMapper().update(SensorFrame(0), cloud)
+    doubtful = cloud.points[cloud.doubtful & (cloud.height > 0.3)]
+    at = np.floor((doubtful[:, :2] + 40.0) / 0.2).astype(int)
+    sure = np.floor((cloud.certain.points[cloud.certain.height > 0.25, :2] + 40.0) / 0.2).astype(
+        int
+    )
+    alone = ~(at[:, None] == sure[None]).all(axis=2).any(axis=1)
+    return int((grid.occupied[at[alone, 1], at[alone, 0]] > 0).sum())
 
 
 def test_few_points_and_none_are_no_fog() -> None:
     empty = ground_cloud(SensorFrame(0))
-    assert haze(empty) is None and without_haze(empty) is empty
+    assert confirmed(empty) is None and without_haze(empty) is empty

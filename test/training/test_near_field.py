@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from multimodal_perception.cli import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.rig import load_rig, rig_path
+from multimodal_perception.runtime.card import Training, load_card
+from multimodal_perception.runtime.opening import open_one
+from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.training.near_field import (
     Samples,
     TrainingOptions,
@@ -21,6 +25,7 @@ from multimodal_perception.training.near_field import (
     score,
     train,
 )
+from multimodal_perception.training.near_field_export import export_near_field
 
 
 def samples(count: int = 4) -> Samples:
@@ -83,6 +88,30 @@ def test_masses_and_figures_are_those_counted_by_hand() -> None:
         figures["false_free"] == 0.5 and figures["recall_wall"] == 1 and figures["recall_pole"] == 0
     )
     assert np.isnan(figures["recall_person"])
+
+
+def test_what_is_exported_answers_as_the_network_does(tmp_path: Path) -> None:
+    made = Training("train near-field", 0, 0.1, "cpu")
+    written = export_near_field(new_network(), tmp_path, made, {"night": 0.5})
+    card = load_card(tmp_path)
+    assert card == written and card.training == made and card.figures == {"night": 0.5}
+    example = {n: np.full(t.shape, 0.5, np.float32) for n, t in card.inputs.items()}
+    answers = [
+        open_one(engine, card, RuntimeConfig(threads=1)).run(example)["evidence"]
+        for engine in ("onnxruntime", "torch")
+    ]
+    np.testing.assert_allclose(answers[0], answers[1], atol=2e-4, rtol=1e-3)
+
+
+def test_numbers_that_cannot_be_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "near-field", "--data", str(tmp_path), "--out", str(tmp_path)]
+    assert main([*arguments, "--drives", "0"]) == 2
+    assert "--drives" in capsys.readouterr().err
+    assert main([*arguments, "--held-out", "99999"]) == 2
+    assert main(["train", "near-field", "--data", "/proc/shards", "--out", str(tmp_path)]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_is_no_shard_is_named(tmp_path: Path) -> None:

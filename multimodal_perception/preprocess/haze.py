@@ -48,6 +48,13 @@ def confirmed(cloud: Cloud) -> NDArray[np.float32] | None:
     away = np.empty(len(cloud.points), np.float32)
     if _lonely(cloud.points, cloud.source, cloud.origins, away) < HAZY:
         return None
+    # Sweeps that are told ray by ray of a column have other rings as neighbours: look to the sides.
+    asked, apart = 0, 0
+    for index, origin in enumerate(cloud.origins):
+        counts = _lonely_aside(cloud.points, cloud.source, index, origin, away)
+        asked, apart = asked + counts[0], apart + counts[1]
+    if apart < HAZY * asked:
+        return None
     result = np.zeros(len(cloud.points), np.float32)
     for index, origin in enumerate(cloud.origins):
         _confirm(cloud.points, cloud.source, index, origin, away, result)
@@ -78,13 +85,36 @@ def _place(point, origin):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _confirm(points, source, index, origin, away, result):  # type: ignore[no-untyped-def]
+def _image(points, source, index, origin, away):  # type: ignore[no-untyped-def]
+    """Ranges of one LiDAR's returns on the scan's grid, 0 where there is none."""
     image = np.zeros((ROWS, COLUMNS), np.float32)
     for i in range(len(points)):
         if source[i] == index:
             row, column = _place(points[i], origin)
             if 0 <= row < ROWS:
                 image[row, column] = away[i]
+    return image
+
+
+@numba.njit(cache=True, nogil=True)
+def _lonely_aside(points, source, index, origin, away):  # type: ignore[no-untyped-def]
+    """How many cells have neighbours on both sides, and how many of them lie apart from both."""
+    image = _image(points, source, index, origin, away)
+    asked, apart = 0, 0
+    for row in range(ROWS):
+        for column in range(COLUMNS):
+            mine = image[row, column]
+            left, right = image[row, column - 1], image[row, (column + 1) % COLUMNS]
+            if mine > 0 and left > 0 and right > 0:
+                limit = np.float32(0.3) + np.float32(0.05) * mine
+                asked += 1
+                apart += abs(mine - left) > limit and abs(mine - right) > limit
+    return asked, apart
+
+
+@numba.njit(cache=True, nogil=True)
+def _confirm(points, source, index, origin, away, result):  # type: ignore[no-untyped-def]
+    image = _image(points, source, index, origin, away)
     for i in range(len(points)):
         if source[i] != index:
             continue

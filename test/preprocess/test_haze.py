@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from multimodal_perception.datasets.kitti import Kitti
+from multimodal_perception.datasets.nuscenes import NuScenesSample
 from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.occupancy.raycast import RaycastMapper
@@ -40,6 +41,11 @@ def test_clear_air_is_told_from_fog_and_left_as_it_is(shared_data: Path) -> None
     assert confirmed(clear) is None and without_haze(clear) is clear
     for frame in Kitti(shared_data / "kitti" / "training"):
         assert confirmed(ground_cloud(frame)) is None
+
+
+def test_a_clear_sweep_told_column_by_column_is_no_fog(shared_data: Path) -> None:
+    cloud = ground_cloud(NuScenesSample(shared_data / "nuscenes_frame")[0])
+    assert confirmed(cloud) is None and without_haze(cloud) is cloud
 
 
 def test_most_of_the_fog_goes_and_the_wall_stays() -> None:

@@ -57,3 +57,10 @@ def test_mistakes_are_told(
 ) -> None:
     assert main(["evaluate", "detections", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_real_nuscenes_sample_is_found_as_the_readme_states(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    result = evaluated(tmp_path / "r.json", "--root", str(shared_data / "nuscenes_frame"))
+    assert result["counts"]["labels"] == 7 and result["recall_1m"] >= 0.8

@@ -1,0 +1,58 @@
+"""Centre heatmaps and what is regressed there (CenterPoint, Yin et al. 2021, section 4)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multimodal_perception.networks.bev_backbone import convolution
+
+# Regressed at a centre: offset in the cell (2), z, log size (3), sine and cosine of the yaw.
+CODE = 8
+
+
+class CentreHead(nn.Module):
+    """One heatmap a class and one box a cell."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.shared = convolution(channels, channels)
+        self.heat = nn.Conv2d(channels, classes, 1)
+        self.code = nn.Conv2d(channels, CODE, 1)
+        nn.init.constant_(self.heat.bias, -2.19)  # type: ignore[arg-type]  # a probability of 0.1
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> logits (B, classes, H, W), codes (B, 8, H, W)."""
+        shared = self.shared(features)
+        return self.heat(shared), self.code(shared)
+
+
+def best_centres(heat: Tensor, code: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The `count` highest peaks of all classes.
+
+    heat: logits (B, K, H, W); code (B, 8, H, W). Returns scores (B, R), labels (B, R) from 0, cells
+    (B, R) row * W + column, codes (B, R, 8).
+    """
+    batch, classes, height, width = heat.shape
+    score = heat.sigmoid()
+    # A peak is no lower than its neighbours: NMS by max pooling (Zhou et al. 2019, section 3).
+    peak = (F.max_pool2d(score, 3, 1, 1) == score).to(score.dtype)
+    flat = (score * peak).reshape(batch, classes * height * width)
+    best, index = flat.topk(count, dim=1)
+    label, cell = index // (height * width), index % (height * width)
+    codes = code.reshape(batch, CODE, height * width)
+    codes = codes.gather(2, cell[:, None].expand(-1, CODE, -1)).transpose(1, 2)
+    return best, label, cell, codes
+
+
+def boxes_of(cells: Tensor, codes: Tensor, width: int, step: float, extent: float) -> Tensor:
+    """Boxes (..., 7) of codes (..., 8) at cells (...): x y z length width height yaw."""
+    row, column = cells // width, cells % width
+    x = (column.to(codes.dtype) + codes[..., 0]) * step - extent
+    y = (row.to(codes.dtype) + codes[..., 1]) * step - extent
+    size = codes[..., 3:6].clamp(-3.0, 3.5).exp()
+    yaw = torch.atan2(codes[..., 6], codes[..., 7])
+    return torch.cat(
+        [torch.stack([x, y, codes[..., 2]], -1), size, yaw[..., None]], -1
+    )

@@ -1,0 +1,70 @@
+"""Images to features at an eighth of their size: EfficientNet-Lite0's first stages and a small neck.
+
+Cameras and thermal images share the design and have weights of their own. The trunk starts from
+ImageNet's weights, so what is trained on rendered images has seen real ones; frozen, its output can be
+stored with the samples.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from multimodal_perception.networks.efficientnet_lite import (
+    EfficientNetLite0,
+    load_imagenet,
+    normalise,
+)
+
+# Channels of the trunk's features at an eighth and a sixteenth.
+FINE, COARSE = 40, 112
+
+
+class ImageTrunk(nn.Module):
+    """uint8 pixels to features at an eighth and a sixteenth of their size."""
+
+    def __init__(self, channels: int = 3, pretrained: bool = True) -> None:
+        super().__init__()
+        network = load_imagenet(channels) if pretrained else EfficientNetLite0(channels)
+        self.stem, self.stages = network.stem, network.stages[:3]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W, 3) or, thermal, (N, H, W) uint8 -> (N, 40, H/8, W/8), (N, 112, H/16, W/16)."""
+        if pixels.dim() == 3:
+            pixels = pixels[..., None]
+        x = self.stages[0](self.stem(normalise(pixels.permute(0, 3, 1, 2))))
+        fine = self.stages[1](x)
+        return fine, self.stages[2](fine)
+
+
+class ImageNeck(nn.Module):
+    """Both scales to one map at an eighth, and the classes seen there as an auxiliary task."""
+
+    def __init__(self, channels: int, segments: int, inner: int = 64) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(FINE, inner, 1)
+        self.coarse = nn.Conv2d(COARSE, inner, 1)
+        self.mix = nn.Sequential(
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, padding=1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+        self.segment = nn.Conv2d(channels, segments, 1)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(N, 40, h, w), (N, 112, h/2, w/2) -> (N, C, h, w)."""
+        up = F.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
+        return self.mix(self.fine(fine) + up)
+
+
+def atlas_of(maps: Tensor, batch: int) -> Tensor:
+    """Feature maps (B * images, C, h, w) one below the other: (B, C, images * h, w)."""
+    _, channels, height, width = maps.shape
+    maps = maps.reshape(batch, -1, channels, height, width).transpose(1, 2)
+    return maps.reshape(batch, channels, -1, width)

@@ -1,0 +1,90 @@
+"""Simulated drives to train on: what place and weather each seed means, and its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.materials import SEMANTIC_NAMES
+from multimodal_perception.simulation.recording import SimulationPlan, made
+from multimodal_perception.simulation.scenarios import load_scenario
+from multimodal_perception.simulation.simulation import Simulation
+from multimodal_perception.training.samples import Arrays, sample_of, segment_table, write_sample
+
+# Seeds from here on are kept for evaluation.
+FIRST_EVALUATION_SEED = 10_000
+PLACES = (("urban_street", 0.42), ("intersection", 0.33), ("highway", 0.13), ("parking_lot", 0.12))
+WEATHERS = (
+    ((), 0.45),
+    (("night",), 0.33),
+    (("low_sun",), 0.06),
+    (("fog",), 0.08),
+    (("rain",), 0.08),
+)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One simulated drive: scenario by name, conditions on top of its own."""
+
+    seed: int
+    scenario: str
+    conditions: tuple[str, ...]
+
+
+def drive_of(seed: int) -> Drive:
+    """The drive that a seed means, whoever asks."""
+    rng = np.random.default_rng((7, seed))
+    place = rng.choice(len(PLACES), p=[w for _, w in PLACES])
+    weather = rng.choice(len(WEATHERS), p=[w for _, w in WEATHERS])
+    return Drive(seed, PLACES[place][0], WEATHERS[weather][0])
+
+
+def write_drive(
+    drive: Drive,
+    rig: Rig,
+    frames: int,
+    every: int,
+    folder: Path,
+    workers: int = 1,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> int:
+    """Write `frames` samples, `every` sweeps apart; those that are there stay. Returns how many are new."""
+    folder.mkdir(parents=True, exist_ok=True)
+    indices = [k * every for k in range(frames) if not _path(folder, drive, k * every).exists()]
+    plan = SimulationPlan(
+        load_scenario(drive.scenario), rig, drive.seed, frames * every, drive.conditions
+    )
+    for index, arrays in zip(
+        progress(indices), made(plan, simulated_sample, indices, workers), strict=True
+    ):
+        write_sample(_path(folder, drive, index), arrays)
+    return len(indices)
+
+
+def _path(folder: Path, drive: Drive, index: int) -> Path:
+    return folder / f"{drive.seed:06d}_{index:05d}.npz"
+
+
+def simulated_sample(simulation: Simulation, index: int) -> Arrays:
+    """The sample of one frame of a simulation, its images' classes with it."""
+    frame = simulation[index]
+    truth = simulation.truth(index)
+    table = segment_table(SEMANTIC_NAMES)
+    semantics: dict[str, NDArray[np.uint8]] = {
+        name: table[view.semantics] for name, view in truth.views.items()
+    }
+    told = {
+        "scenario": simulation.scenario.name,
+        "seed": simulation.seed,
+        "frame": index,
+        "night": simulation.conditions.night,
+        "fog": simulation.conditions.fog_visibility,
+        "rain": simulation.conditions.rain,
+    }
+    return sample_of(frame, told, truth.visibility, semantics)

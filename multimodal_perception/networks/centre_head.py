@@ -53,6 +53,4 @@ def boxes_of(cells: Tensor, codes: Tensor, width: int, step: float, extent: floa
     y = (row.to(codes.dtype) + codes[..., 1]) * step - extent
     size = codes[..., 3:6].clamp(-3.0, 3.5).exp()
     yaw = torch.atan2(codes[..., 6], codes[..., 7])
-    return torch.cat(
-        [torch.stack([x, y, codes[..., 2]], -1), size, yaw[..., None]], -1
-    )
+    return torch.cat([torch.stack([x, y, codes[..., 2]], -1), size, yaw[..., None]], -1)

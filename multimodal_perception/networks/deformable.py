@@ -41,19 +41,20 @@ class DeformableAttention(nn.Module):
         places: x and y in the atlas, -1 to 1 from edge to edge, as grid_sample takes them.
         """
         batch, count, _ = query.shape
-        value = self.value(atlas)
+        # Places are not known finely enough in half precision.
+        value = self.value(atlas).float()
         _, channels, height, width = value.shape
         value = value.reshape(batch * self.heads, channels // self.heads, height, width)
         shape = batch, count, self.heads, self.points
-        cell = query.new_tensor([2.0 / width, 2.0 / height])
-        grid = places[:, :, None, None] + self.offsets(query).reshape(*shape, 2) * cell
+        cell = places.new_tensor([2.0 / width, 2.0 / height])
+        grid = places[:, :, None, None] + self.offsets(query).float().reshape(*shape, 2) * cell
         top = torch.floor((places[..., 1] + 1) * (images / 2)).clamp(0, images - 1)
         top = (top * (2 / images) - 1)[:, :, None, None]
         rows = torch.minimum(torch.maximum(grid[..., 1], top), top + 2 / images)
         grid = torch.stack([grid[..., 0], rows], -1)
         grid = grid.transpose(1, 2).reshape(batch * self.heads, count, self.points, 2)
         # (B * heads, C / heads, Q, points)
-        sampled = F.grid_sample(value, grid.to(value.dtype), align_corners=False)
+        sampled = F.grid_sample(value, grid, align_corners=False)
         weights = self.weights(query).reshape(shape).softmax(-1)
         weights = weights.transpose(1, 2).reshape(batch * self.heads, 1, count, self.points)
         mixed = (sampled * weights).sum(-1).reshape(batch, channels, count)

@@ -7,7 +7,6 @@ stored with the samples.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

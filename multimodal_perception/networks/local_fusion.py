@@ -58,7 +58,9 @@ class DynamicAggregation(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.position = nn.Sequential(nn.Linear(4, channels // 2), nn.ReLU(), nn.Linear(channels // 2, channels))
+        self.position = nn.Sequential(
+            nn.Linear(4, channels // 2), nn.ReLU(), nn.Linear(channels // 2, channels)
+        )
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(2)])
@@ -100,7 +102,11 @@ class RefinementHead(nn.Module):
         self.narrow = nn.Linear(channels, 16)
         proposal = classes + 5
         self.trunk = nn.Sequential(
-            nn.Linear(POINTS * 16 + proposal, 192), nn.ReLU(), nn.Dropout(0.1), nn.Linear(192, 192), nn.ReLU()
+            nn.Linear(POINTS * 16 + proposal, 192),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(192, 192),
+            nn.ReLU(),
         )
         self.confidence = nn.Linear(192, classes)
         self.residual = nn.Linear(192, 8)
@@ -123,7 +129,7 @@ class RefinementHead(nn.Module):
         size, range and height.
         """
         batch, rois = roi_grid.shape[:2]
-        pooled = F.grid_sample(bev, roi_bev.to(bev.dtype), align_corners=False)  # (B, C, R, 36)
+        pooled = F.grid_sample(bev.float(), roi_bev, align_corners=False)  # (B, C, R, 36)
         tokens = self.pooled(pooled.permute(0, 2, 3, 1))
         tokens = tokens.repeat_interleave(GRID, dim=2)  # heights share their column's
         if self.local is not None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,12 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.preprocess.detector_inputs import echo_rows
 from multimodal_perception.preprocess.image import fit_image, fitted_model
 from multimodal_perception.preprocess.infrared import InfraredNormaliser
+from multimodal_perception.preprocess.projection import ImageView
 
 POINT_STEP = 0.0025
 REACH = 80.0
@@ -72,7 +72,7 @@ def sample_of(
         "labels": labels.labels.astype(np.uint8),
         "num_points": np.asarray(counts).astype(np.int32),
         "visibility": np.ones(len(labels), np.float32) if visibility is None else visibility,
-        "ultrasonic": _ultrasonics(frame),
+        "ultrasonic": echo_rows(frame),
         "told": np.array(json.dumps(dict(told))),
     }
     for k, (name, camera) in enumerate(frame.cameras.items()):
@@ -123,15 +123,6 @@ def _coarse(
     return into
 
 
-def _ultrasonics(frame: SensorFrame) -> NDArray[np.float32]:
-    rows = []
-    for name, reading in frame.ultrasonics.items():
-        pose = frame.reference_from_sensor(name)
-        limits = reading.range_m, reading.min_range, reading.max_range, reading.field_of_view
-        rows.append((*pose[:3, 3], poses.yaw_of(pose), *limits))
-    return np.array(rows, np.float32).reshape(-1, 8)
-
-
 def write_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a sample whole or not at all."""
     partial = path.with_name(f".{path.name}")
@@ -165,22 +156,11 @@ def points_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     return points
 
 
-@dataclass(frozen=True)
-class SampleImage:
-    """One image of a sample: its key, the camera model of the fitted image, base_from_optical (4, 4)."""
-
-    key: str
-    model: CameraModel
-    pose: NDArray[np.float64]
-
-
-def images_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[SampleImage]:
-    """The images of a kind, "camera" or "infrared", in order."""
-    images = []
-    for k in range(64):
-        key = f"{kind}{k}"
-        if f"{key}.pixels" not in arrays:
-            break
+def views_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[ImageView]:
+    """The views of a kind of image, "camera" or "infrared", in order; pixels are at kind<k>.pixels."""
+    views = []
+    while f"{kind}{len(views)}.pixels" in arrays:
+        key = f"{kind}{len(views)}"
         height, width = (int(v) for v in arrays[f"{key}.size"])
         model = CameraModel(
             width,
@@ -189,8 +169,8 @@ def images_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[SampleImage
             str(arrays[f"{key}.model"]),  # type: ignore[arg-type]
             arrays[f"{key}.coefficients"],
         )
-        images.append(SampleImage(key, model, arrays[f"{key}.pose"]))
-    return images
+        views.append(ImageView(model, arrays[f"{key}.pose"]))
+    return views
 
 
 def told_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ HELP = "write the samples that `train detector` reads, of simulated drives or of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--root", help="labelled data (KITTI, nuScenes, a bag) instead of drives")
-    parser.add_argument("--seeds", default="0..9", metavar="A..B", help="drives, both ends included")
+    parser.add_argument(
+        "--seeds", default="0..9", metavar="A..B", help="drives, both ends included"
+    )
     parser.add_argument("--rig", default="simulation", help="name in config/rigs, or a .yaml")
     parser.add_argument("--frames", type=int, default=20, help="samples a drive")
     parser.add_argument("--every", type=int, default=15, help="sweeps from one sample to the next")
@@ -64,7 +66,9 @@ def _simulated(args: argparse.Namespace) -> int:
     with ProcessPoolExecutor(args.workers, context, _prepare, (args.workers,)) as pool:
         tasks = [pool.submit(_write, s, rig, args.frames, args.every, args.out) for s in seeds]
         try:
-            return sum(t.result() for t in tqdm(as_completed(tasks), total=len(tasks), unit="drive"))
+            return sum(
+                t.result() for t in tqdm(as_completed(tasks), total=len(tasks), unit="drive")
+            )
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

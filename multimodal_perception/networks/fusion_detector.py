@@ -1,0 +1,199 @@
+"""The local-to-global fusion detector after LoGoNet (Li et al. 2023), for any subset of sensors.
+
+Two networks of static shapes. The proposal network: pillars, Global Fusion with cameras and thermal
+images, ultrasonic channels, BEV backbone, centre heads. The refinement network: Local Fusion and Feature
+Dynamic Aggregation in each proposal. What lies between them (suppression, the points in each proposal,
+exact projection into each camera) depends on numbers that only the first one tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
+from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
+from multimodal_perception.networks.global_fusion import GlobalFusion
+from multimodal_perception.networks.image_encoder import ImageNeck, ImageTrunk, atlas_of
+from multimodal_perception.networks.local_fusion import RefinementHead, refined_boxes
+from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
+from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
+from multimodal_perception.preprocess.pillars import PillarConfig
+
+CLASSES = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
+ULTRASONIC_CHANNELS = 2
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Sizes and switches of both networks.
+
+    pillars: grid. cameras, infrareds: places for images; a frame may fill fewer. camera_size,
+    infrared_size: height and width, pixels. channels: of pillars and images. widths, depths: of the
+    BEV backbone. neck_channels: of the BEV map. neck: FPN or RCNet's. proposals: of the first network.
+    global_fusion: images enter the pillars. local_fusion, dynamic_aggregation: of the refinement.
+    segments: classes of the images' auxiliary task.
+    """
+
+    pillars: PillarConfig = field(default_factory=PillarConfig)
+    cameras: int = field(default=2, metadata={"min": 0, "max": 12})
+    infrareds: int = field(default=1, metadata={"min": 0, "max": 6})
+    camera_size: tuple[int, int] = (288, 512)
+    infrared_size: tuple[int, int] = (256, 320)
+    channels: int = field(default=32, metadata={"min": 8, "max": 512})
+    widths: tuple[int, int, int] = (48, 80, 128)
+    depths: tuple[int, int, int] = (1, 2, 2)
+    neck_channels: int = field(default=48, metadata={"min": 8, "max": 512})
+    neck: Literal["fpn", "reverse"] = "fpn"
+    proposals: int = field(default=128, metadata={"min": 1, "max": 2000})
+    refined: int = field(default=64, metadata={"min": 1, "max": 1000})
+    global_fusion: bool = True
+    local_fusion: bool = True
+    dynamic_aggregation: bool = True
+    segments: int = 6
+
+
+class ProposalNetwork(nn.Module):
+    """Pillars, images and echoes to proposals and the maps that the refinement looks into."""
+
+    def __init__(
+        self, config: DetectorConfig, pretrained: bool = True, trunks: bool = True
+    ) -> None:
+        """trunks: whether images come as pixels; without, as the trunks' stored features."""
+        super().__init__()
+        self.config = c = config
+        self.encoder = PillarEncoder(PILLAR_CHANNELS, c.channels)
+        if c.global_fusion:
+            self.camera_trunk = ImageTrunk(3, pretrained) if trunks else None
+            self.infrared_trunk = ImageTrunk(1, pretrained) if trunks else None
+            self.camera_neck = ImageNeck(c.channels, c.segments)
+            self.infrared_neck = ImageNeck(c.channels, c.segments)
+            self.camera_fusion = GlobalFusion(c.channels, c.channels)
+            self.infrared_fusion = GlobalFusion(c.channels, c.channels)
+        self.backbone = BevBackbone(c.channels + ULTRASONIC_CHANNELS, c.widths, c.depths)
+        pyramid = FeaturePyramid if c.neck == "fpn" else ReversePyramid
+        self.neck = pyramid(c.widths, c.neck_channels)
+        self.head = CentreHead(c.neck_channels, len(CLASSES))
+
+    def maps(
+        self,
+        pillars: Tensor,
+        cells: Tensor,
+        ultrasonic: Tensor,
+        cameras: Tensor | None,
+        camera_places: Tensor,
+        camera_seen: Tensor,
+        infrareds: Tensor | None,
+        infrared_places: Tensor,
+        infrared_seen: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """BEV map, heat logits and codes; cameras and infrareds are atlases of necks' maps."""
+        c = self.config
+        x = self.encoder(pillars)
+        if c.global_fusion:
+            assert cameras is not None and infrareds is not None
+            x = self.camera_fusion(x, cameras, camera_places, camera_seen, c.cameras)
+            x = self.infrared_fusion(x, infrareds, infrared_places, infrared_seen, c.infrareds)
+        canvas = scatter_to_canvas(x, cells, c.pillars.size)
+        bev = self.neck(self.backbone(torch.cat([canvas, ultrasonic.to(canvas.dtype)], 1)))
+        heat, code = self.head(bev)
+        return bev, heat, code
+
+    def forward(
+        self,
+        pillars: Tensor,
+        cells: Tensor,
+        ultrasonic: Tensor,
+        cameras: Tensor,
+        camera_places: Tensor,
+        camera_seen: Tensor,
+        infrareds: Tensor,
+        infrared_places: Tensor,
+        infrared_seen: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """One frame, as it is exported.
+
+        pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; cameras
+        (N, H, W, 3) uint8; *_places (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32, 0 or 1;
+        infrareds (N, H, W) uint8. Returns scores (1, R), labels (1, R) int64, boxes (1, R, 7), the BEV map
+        (1, C, S/2, S/2), and the atlases of cameras and infrareds.
+        """
+        atlases = self.atlases(cameras, infrareds)
+        bev, heat, code = self.maps(
+            pillars, cells, ultrasonic, atlases[0], camera_places, camera_seen, atlases[1],
+            infrared_places, infrared_seen,
+        )  # fmt: skip
+        scores, labels, boxes = self.proposals(heat, code)
+        return scores, labels, boxes, bev, *atlases
+
+    def atlases(self, cameras: Tensor, infrareds: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of all images of one frame, one below the other."""
+        assert self.camera_trunk is not None and self.infrared_trunk is not None
+        seen = self.camera_neck(*self.camera_trunk(cameras))
+        felt = self.infrared_neck(*self.infrared_trunk(infrareds))
+        return atlas_of(seen, 1), atlas_of(felt, 1)
+
+    def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B, R), labels (B, R) and boxes (B, R, 7) of the best centres."""
+        c = self.config.pillars
+        scores, labels, cells, codes = best_centres(heat, code, self.config.proposals)
+        return scores, labels, boxes_of(cells, codes, heat.shape[-1], 2 * c.cell, c.extent)
+
+
+class RefinementNetwork(nn.Module):
+    """Proposals and the maps of the first network to boxes and their confidences."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.head = RefinementHead(
+            c.neck_channels, c.channels, len(CLASSES), 64, c.local_fusion, c.dynamic_aggregation
+        )
+
+    def forward(
+        self,
+        bev: Tensor,
+        camera_atlas: Tensor,
+        infrared_atlas: Tensor,
+        boxes: Tensor,
+        told: Tensor,
+        roi_bev: Tensor,
+        roi_grid: Tensor,
+        roi_camera: Tensor,
+        roi_camera_seen: Tensor,
+        roi_infrared: Tensor,
+        roi_infrared_seen: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Confidences (B, R, classes) and boxes (B, R, 7).
+
+        boxes (B, R, 7): proposals; told (B, R, classes + 5); roi_bev (B, R, 36, 2); roi_grid
+        (B, R, 216, 7); roi_camera and roi_infrared (B, R, 216, 2), -1 to 1 in the atlas; *_seen
+        (B, R, 216).
+        """
+        logits, residuals = self.logits(
+            bev, camera_atlas, infrared_atlas, told, roi_bev, roi_grid, roi_camera,
+            roi_camera_seen, roi_infrared, roi_infrared_seen,
+        )  # fmt: skip
+        return logits.sigmoid(), refined_boxes(boxes, residuals)
+
+    def logits(
+        self,
+        bev: Tensor,
+        camera_atlas: Tensor,
+        infrared_atlas: Tensor,
+        told: Tensor,
+        roi_bev: Tensor,
+        roi_grid: Tensor,
+        roi_camera: Tensor,
+        roi_camera_seen: Tensor,
+        roi_infrared: Tensor,
+        roi_infrared_seen: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Confidence logits (B, R, classes) and residuals (B, R, 8)."""
+        c = self.config
+        camera = camera_atlas, roi_camera, roi_camera_seen, c.cameras
+        infrared = infrared_atlas, roi_infrared, roi_infrared_seen, c.infrareds
+        return self.head(bev, roi_bev, roi_grid, told, camera, infrared)

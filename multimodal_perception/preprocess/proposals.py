@@ -1,0 +1,118 @@
+"""What lies in proposals: the points of a 6 x 6 x 6 grid in each (LoGoNet, Li et al. 2023, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = 6
+# The grid reaches a little over the box: proposals are not exact.
+GROWTH, MARGIN = 1.1, 0.15
+CELL = 0.8
+
+
+@dataclass(frozen=True)
+class PointIndex:
+    """Points sorted into square cells of the ground plane, for quick looks.
+
+    points: (N, 4) float32, sorted. starts: (size * size + 1,) int32. extent: half side, metres.
+    """
+
+    points: NDArray[np.float32]
+    starts: NDArray[np.int32]
+    extent: float
+    size: int
+
+    @classmethod
+    def of(cls, points: NDArray[np.float32], extent: float) -> PointIndex:
+        """Sort points (N, 4); those off the square are left out."""
+        size = int(np.ceil(2 * extent / CELL))
+        starts = np.zeros(size * size + 1, np.int32)
+        ordered = np.empty_like(points)
+        count = _sort(points, np.float32(extent), size, starts, ordered)
+        return cls(ordered[:count], starts, extent, size)
+
+
+def proposal_grid(
+    boxes: NDArray[np.float32], index: PointIndex
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of proposals (R, 7): grid points' features (R, 216, 7), and their places (R, 216, 3) in metres.
+
+    Features: the point's place in the box's frame, log10(n + 0.5) of the n returns in its cell, and their
+    mean in the box's frame, zeros where there is none. Order: along, across, height innermost.
+    """
+    boxes = np.ascontiguousarray(boxes, np.float32)
+    features = np.zeros((len(boxes), GRID**3, 7), np.float32)
+    places = np.empty((len(boxes), GRID**3, 3), np.float32)
+    _fill(boxes, index.points, index.starts, np.float32(index.extent), index.size, features, places)
+    return features, places
+
+
+@numba.njit(cache=True, nogil=True)
+def _sort(points, extent, size, starts, ordered):  # type: ignore[no-untyped-def]
+    cells = np.empty(len(points), np.int32)
+    for i in range(len(points)):
+        column = int(np.floor((points[i, 0] + extent) / CELL))
+        row = int(np.floor((points[i, 1] + extent) / CELL))
+        inside = 0 <= column < size and 0 <= row < size
+        cells[i] = row * size + column if inside else -1
+        if inside:
+            starts[cells[i] + 1] += 1
+    for k in range(size * size):
+        starts[k + 1] += starts[k]
+    following = starts[:-1].copy()
+    for i in range(len(points)):
+        if cells[i] >= 0:
+            ordered[following[cells[i]]] = points[i]
+            following[cells[i]] += 1
+    return starts[size * size]
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill(boxes, points, starts, extent, size, features, places):  # type: ignore[no-untyped-def]
+    for r in range(len(boxes)):
+        b, f = boxes[r], features[r]
+        c, s = np.cos(b[6]), np.sin(b[6])
+        side = np.empty(3, np.float32)
+        for k in range(3):
+            side[k] = b[3 + k] * GROWTH + 2 * MARGIN
+        for q in range(GRID**3):
+            x = ((q // (GRID * GRID)) + 0.5) / GRID - 0.5
+            y = ((q // GRID) % GRID + 0.5) / GRID - 0.5
+            z = (q % GRID + 0.5) / GRID - 0.5
+            x, y, z = x * side[0], y * side[1], z * side[2]
+            f[q, 0], f[q, 1], f[q, 2] = x, y, z
+            places[r, q, 0] = b[0] + c * x - s * y
+            places[r, q, 1] = b[1] + s * x + c * y
+            places[r, q, 2] = b[2] + z
+        reach_x = 0.5 * (abs(c) * side[0] + abs(s) * side[1])
+        reach_y = 0.5 * (abs(s) * side[0] + abs(c) * side[1])
+        first_row = max(int(np.floor((b[1] - reach_y + extent) / CELL)), 0)
+        last_row = min(int(np.floor((b[1] + reach_y + extent) / CELL)), size - 1)
+        first = max(int(np.floor((b[0] - reach_x + extent) / CELL)), 0)
+        last = min(int(np.floor((b[0] + reach_x + extent) / CELL)), size - 1)
+        for row in range(first_row, last_row + 1):
+            if last < first:
+                break
+            for i in range(starts[row * size + first], starts[row * size + last + 1]):
+                dx, dy, dz = points[i, 0] - b[0], points[i, 1] - b[1], points[i, 2] - b[2]
+                x, y = c * dx + s * dy, c * dy - s * dx
+                column = int(np.floor((x / side[0] + 0.5) * GRID))
+                across = int(np.floor((y / side[1] + 0.5) * GRID))
+                level = int(np.floor((dz / side[2] + 0.5) * GRID))
+                if not (0 <= column < GRID and 0 <= across < GRID and 0 <= level < GRID):
+                    continue
+                q = (column * GRID + across) * GRID + level
+                f[q, 3] += 1
+                f[q, 4] += x
+                f[q, 5] += y
+                f[q, 6] += dz
+        for q in range(GRID**3):
+            n = f[q, 3]
+            if n > 0:
+                for k in range(4, 7):
+                    f[q, k] /= n
+            f[q, 3] = np.log10(n + 0.5)

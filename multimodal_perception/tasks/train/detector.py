@@ -1,0 +1,45 @@
+"""Training of the fusion detector."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from multimodal_perception.configuration import UserError
+
+HELP = "train the local-to-global fusion detector on samples (see `train samples`)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="folder of samples")
+    parser.add_argument("--config", type=Path, required=True, help="config/training/*.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="folder; a run in it goes on")
+    parser.add_argument("--start", type=Path, help="proposals: weights to begin from")
+    parser.add_argument("--proposals", type=Path, help="refinement: the trained proposal network")
+    parser.add_argument("--threads", type=int, help="of each operation on the CPU")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from multimodal_perception.configuration import load
+    from multimodal_perception.training.detector import (
+        DetectorTraining,
+        train_proposals,
+        train_refinement,
+    )
+
+    config = load(DetectorTraining, args.config)
+    if args.threads is not None:
+        if args.threads < 1:
+            raise UserError("--threads must be at least 1")
+        torch.set_num_threads(args.threads)
+    if config.stage == "proposals":
+        network = train_proposals(config, args.data, args.out, args.start)
+    else:
+        if args.proposals is None:
+            raise UserError("the stage refinement needs --proposals")
+        network = train_refinement(config, args.data, args.out, args.proposals)
+    size = sum(p.numel() for p in network.parameters())
+    print(f"{args.out}: {config.stage} trained, {size / 1e6:.2f} million parameters")
+    return 0

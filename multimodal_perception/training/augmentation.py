@@ -1,0 +1,127 @@
+"""A training frame turned, mirrored, scaled and thinned, and what of its sensors is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.geometry import poses
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How frames are varied. Angles in radians, lengths in metres.
+
+    turn: largest rotation about z. mirror: share of frames mirrored, along each axis. scale: largest
+    change of size. lift: largest change of height. thin: share of frames that lose up to half of their
+    points; fade: largest change of intensities, as a factor.
+    """
+
+    turn: float = field(default=0.8, metadata={"min": 0.0, "max": 3.1416, "unit": "rad"})
+    mirror: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    scale: float = field(default=0.05, metadata={"min": 0.0, "max": 0.5})
+    lift: float = field(default=0.12, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
+    thin: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    fade: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    """Shares of training frames in which sensors are missing; the rest has all.
+
+    images: neither cameras nor thermal. lidar: no LiDAR. cameras, infrareds, ultrasonics: these alone.
+    """
+
+    images: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    lidar: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    cameras: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    infrareds: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    ultrasonics: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+
+    def __post_init__(self) -> None:
+        if self.images + self.lidar + self.cameras + self.infrareds > 1.0:
+            raise ValueError("images, lidar, cameras and infrareds must not sum to more than 1")
+
+
+@dataclass(frozen=True)
+class Present:
+    """Which kinds of sensor a training frame shows to the network."""
+
+    lidar: bool
+    cameras: bool
+    infrareds: bool
+    ultrasonics: bool
+
+
+def draw_present(config: DropoutConfig, rng: np.random.Generator) -> Present:
+    """What is there in a frame."""
+    draw = rng.random()
+    edges = np.cumsum([config.images, config.lidar, config.cameras, config.infrareds])
+    case = int(np.searchsorted(edges, draw, side="right"))
+    return Present(
+        lidar=case != 1,
+        cameras=case not in (0, 2),
+        infrareds=case not in (0, 3),
+        ultrasonics=bool(rng.random() >= config.ultrasonics),
+    )
+
+
+def draw_motion(config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """grid_from_base (4, 4): rotation about z, mirrors, scale and lift."""
+    motion = poses.from_xyz_rpy(
+        (0.0, 0.0, rng.uniform(-config.lift, config.lift)),
+        (0.0, 0.0, rng.uniform(-config.turn, config.turn)),
+    )
+    sides = [-1.0 if rng.random() < config.mirror else 1.0 for _ in range(2)]
+    size = 1.0 + rng.uniform(-config.scale, config.scale)
+    return motion @ np.diag([sides[0] * size, sides[1] * size, size, 1.0])
+
+
+def moved_points(
+    points: NDArray[np.float32], grid_from_base: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Points (N, 4) moved, intensities kept."""
+    moved = points.copy()
+    moved[:, :3] = poses.transform_points(grid_from_base, points[:, :3])
+    return moved
+
+
+def moved_boxes(
+    boxes: NDArray[np.float32], grid_from_base: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Boxes (K, 7) moved by a rotation about z, mirrors and an even scale."""
+    moved = boxes.copy()
+    moved[:, :3] = poses.transform_points(grid_from_base, boxes[:, :3])
+    ahead = np.column_stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])])
+    ahead = ahead @ grid_from_base[:2, :2].T
+    moved[:, 3:6] *= abs(np.linalg.det(grid_from_base[:3, :3])) ** (1 / 3)
+    moved[:, 6] = np.arctan2(ahead[:, 1], ahead[:, 0])
+    return moved
+
+
+def moved_echoes(
+    rows: NDArray[np.float32], grid_from_base: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Ultrasonic rows (U, 8) moved; ranges grow with the scale."""
+    moved = rows.copy()
+    if not len(rows):
+        return moved
+    as_boxes = np.ones((len(rows), 7), np.float32)
+    as_boxes[:, :3], as_boxes[:, 6] = rows[:, :3], rows[:, 3]
+    as_boxes = moved_boxes(as_boxes, grid_from_base)
+    moved[:, :3], moved[:, 3] = as_boxes[:, :3], as_boxes[:, 6]
+    moved[:, 4:7] *= as_boxes[0, 3]
+    return moved
+
+
+def thinned(
+    points: NDArray[np.float32], config: AugmentationConfig, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Points (N, 4), sometimes fewer, their intensities brighter or darker."""
+    if rng.random() < config.thin:
+        points = points[rng.random(len(points)) < rng.uniform(0.5, 1.0)]
+    points = points.copy()
+    points[:, 3] = np.clip(points[:, 3] * (1.0 + rng.uniform(-config.fade, config.fade)), 0.0, 1.0)
+    return points

@@ -1,0 +1,310 @@
+"""Training of the fusion detector: first the proposal network, then the refinement on top of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
+from multimodal_perception.networks.fusion_detector import (
+    CLASSES,
+    DetectorConfig,
+    ProposalNetwork,
+    RefinementNetwork,
+)
+from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
+from multimodal_perception.preprocess.detector_inputs import refinement_inputs
+from multimodal_perception.preprocess.proposals import PointIndex
+from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
+from multimodal_perception.training.detector_data import (
+    DetectorData,
+    Item,
+    collate,
+    store_features,
+)
+from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.samples import sample_paths
+from multimodal_perception.training.targets import (
+    centre_targets,
+    code_loss,
+    confidence_loss,
+    heat_loss,
+    residual_loss,
+    segment_loss,
+    soft_target,
+)
+
+Batch = tuple[dict[str, Tensor], Sequence[Item]]
+# Of the proposals of a training frame, so many are refined, half of them on an object if there are.
+REFINED = 32
+MATCHED = 0.3
+SUPPRESSED = 0.7
+
+
+@dataclass(frozen=True)
+class DetectorTraining:
+    """One stage of training.
+
+    stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
+    loop: how long. segment_weight: of the images' auxiliary task. frozen_trunks: the image trunks stay
+    at ImageNet's weights and their features are stored beside the samples.
+    """
+
+    stage: Literal["proposals", "refinement"] = "proposals"
+    network: DetectorConfig = field(default_factory=DetectorConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    segment_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
+    frozen_trunks: bool = True
+
+
+def train_proposals(
+    config: DetectorTraining, data: Path, out: Path, start: Path | None = None
+) -> ProposalNetwork:
+    """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit."""
+    images = config.network.global_fusion
+    stored = config.frozen_trunks and images
+    network = ProposalNetwork(config.network, trunks=images and not stored)
+    if start is not None:
+        load_weights(network, start, strict=False)
+    frames = DetectorData(
+        _paths(data, stored),
+        config.network,
+        config.augmentation,
+        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
+        config.loop.seed,
+        stored,
+    )
+    loop = Loop(network, frames, collate, config.loop, out)
+    trained = loop.run(lambda n, b: proposal_losses(n, b, config.segment_weight))
+    assert isinstance(trained, ProposalNetwork)
+    if loop.rank == 0:
+        save_weights(trained, out / "proposals.safetensors")
+    return trained
+
+
+def train_refinement(
+    config: DetectorTraining, data: Path, out: Path, proposals: Path
+) -> RefinementNetwork:
+    """Train the refinement on a trained proposal network (.safetensors), which stays as it is."""
+    images = config.network.global_fusion
+    stored = config.frozen_trunks and images
+    first = ProposalNetwork(config.network, trunks=images and not stored)
+    load_weights(first, proposals)
+    first.eval().requires_grad_(False)
+    network = RefinementNetwork(config.network)
+    frames = DetectorData(
+        _paths(data, stored),
+        config.network,
+        config.augmentation,
+        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
+        config.loop.seed,
+        stored,
+    )
+    loop = Loop(network, frames, collate, config.loop, out)
+    first.to(loop.device)
+    rng = np.random.default_rng(config.loop.seed)
+    trained = loop.run(lambda n, b: refinement_losses(first, n, b, rng))
+    assert isinstance(trained, RefinementNetwork)
+    if loop.rank == 0:
+        save_weights(trained, out / "refinement.safetensors")
+    return trained
+
+
+def _paths(data: Path, stored: bool) -> list[Path]:
+    paths = sample_paths(data)
+    if stored:
+        store_features(paths, ImageTrunk(3), ImageTrunk(1))
+    return paths
+
+
+def proposal_losses(network: nn.Module, batch: Batch, segment_weight: float) -> Losses:
+    """Losses of the proposal network on a batch."""
+    tensors = _placed(network, batch[0])
+    module = network.module if hasattr(network, "module") else network
+    atlases, segments = image_atlases(module, tensors)  # type: ignore[arg-type]
+    _, heat, code = module.maps(**map_inputs(tensors, atlases))  # type: ignore[operator]
+    losses = {
+        "heat": heat_loss(heat, tensors["heat"]),
+        "box": code_loss(code, tensors["centres"], tensors["codes"], tensors["weights"]),
+    }
+    losses["total"] = losses["heat"] + 0.5 * losses["box"]
+    if segments is not None:
+        losses["segments"] = segments
+        losses["total"] = losses["total"] + segment_weight * segments
+    return losses
+
+
+def map_inputs(tensors: dict[str, Tensor], atlases: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
+    """What ProposalNetwork.maps takes, of a batch."""
+    names = ("camera_places", "camera_seen", "infrared_places", "infrared_seen")
+    cameras, infrareds = (None, None) if atlases is None else atlases
+    return {
+        "pillars": tensors["pillars"],
+        "cells": tensors["cells"],
+        "ultrasonic": tensors["ultrasonic"],
+        "cameras": cameras,
+        "infrareds": infrareds,
+        **{n: tensors[n] for n in names},
+    }
+
+
+def image_atlases(
+    network: ProposalNetwork, tensors: dict[str, Tensor]
+) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+    """Atlases of a batch, and the auxiliary loss. Images that are missing do not enter the neck, so
+    that batch norm never counts them."""
+    if not network.config.global_fusion:
+        return None, None
+    atlases, loss = [], tensors["pillars"].new_zeros(())
+    for kind, neck, trunk in (
+        ("camera", network.camera_neck, network.camera_trunk),
+        ("infrared", network.infrared_neck, network.infrared_trunk),
+    ):
+        present = tensors[f"{kind}_present"]
+        batch, count = present.shape
+        segments = tensors[f"{kind}_segments"]
+        maps = None
+        if bool(present.any()):
+            if trunk is None:
+                fine, coarse = (tensors[f"{kind}_{s}"][present].float() for s in ("fine", "coarse"))
+            else:
+                fine, coarse = trunk(tensors[f"{kind}_pixels"][present])
+            found = neck(fine, coarse)
+            loss = loss + segment_loss(neck.segment(found), segments[present])
+            maps = found.new_zeros(batch, count, *found.shape[1:])
+            maps[present] = found
+        else:
+            channels, (h, w) = network.config.channels, segments.shape[-2:]
+            maps = tensors["pillars"].new_zeros(batch, count, channels, h, w)
+        atlases.append(atlas_of(maps.flatten(0, 1), batch))
+    return (atlases[0], atlases[1]), loss
+
+
+def refinement_losses(
+    first: ProposalNetwork, network: nn.Module, batch: Batch, rng: np.random.Generator
+) -> Losses:
+    """Losses of the refinement on a batch, on proposals of the first network."""
+    tensors, items = _placed(network, batch[0]), batch[1]
+    module = network.module if hasattr(network, "module") else network
+    with torch.no_grad():
+        atlases, _ = image_atlases(first, tensors)
+        bev, heat, code = first.maps(**map_inputs(tensors, atlases))
+        scores, labels, boxes = (
+            v.float().cpu().numpy() for v in first.proposals(heat.float(), code.float())
+        )
+    if atlases is None:
+        atlases = _no_atlases(first.config, bev)
+    inputs, targets = [], []
+    for k, item in enumerate(items):
+        chosen = choose_proposals(boxes[k], scores[k], item.boxes, rng)
+        pick = (boxes[k][chosen], scores[k][chosen], labels[k][chosen].astype(np.int64))
+        index = PointIndex.of(item.points, first.config.pillars.extent)
+        extent = first.config.pillars.extent
+        inputs.append(
+            refinement_inputs(*pick, len(CLASSES), index, item.views, extent, item.base_from_grid)
+        )
+        targets.append(refinement_targets(pick[0], item.boxes, item.labels))
+    said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
+    goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
+    proposals = said.pop("boxes")
+    logits, residuals = module.logits(  # type: ignore[operator]
+        bev=bev, camera_atlas=atlases[0], infrared_atlas=atlases[1], **said
+    )
+    near, corner = residual_loss(proposals, residuals, goal["matched"], goal["found"])
+    sure = confidence_loss(logits, goal["confidence"], torch.ones_like(goal["found"]))
+    return {"confidence": sure, "residual": near, "corner": corner, "total": sure + near + corner}
+
+
+def _no_atlases(config: DetectorConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    shapes = (
+        (max(config.cameras, 1), config.camera_size),
+        (max(config.infrareds, 1), config.infrared_size),
+    )
+    made = [
+        like.new_zeros(len(like), config.channels, n * (h // 8), w // 8) for n, (h, w) in shapes
+    ]
+    return made[0], made[1]
+
+
+def choose_proposals(
+    boxes: np.ndarray, scores: np.ndarray, labelled: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Which proposals of a frame to refine in training: those that suppression leaves, half of them
+    on objects where there are enough; repeated where there are too few."""
+    kept = non_maximum_suppression(boxes, scores, SUPPRESSED)
+    best = iou_3d(boxes[kept], labelled).max(axis=1) if len(labelled) else np.zeros(len(kept))
+    on, off = kept[best >= MATCHED], kept[best < MATCHED]
+    on = rng.permutation(on)[: REFINED // 2]
+    # The surest mistakes teach the most; some of the rest as well.
+    sure = off[: (REFINED - len(on)) * 2 // 3]
+    rest = rng.permutation(off[len(sure) :])[: REFINED - len(on) - len(sure)]
+    chosen = np.concatenate([on, sure, rest])
+    return np.resize(chosen, REFINED)
+
+
+def refinement_targets(
+    proposals: np.ndarray, boxes: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Matched boxes (R, 7), found (R,) and confidences (R, classes) of proposals (R, 7)."""
+    matched, found = proposals.copy(), np.zeros(len(proposals), np.float32)
+    confidence = np.zeros((len(proposals), len(CLASSES)), np.float32)
+    if len(boxes):
+        overlap = iou_3d(proposals, boxes)
+        best = overlap.argmax(axis=1)
+        value = overlap[np.arange(len(proposals)), best]
+        found = (value >= MATCHED).astype(np.float32)
+        matched[found > 0] = boxes[best[found > 0]]
+        sure = soft_target(torch.from_numpy(value)).numpy()
+        confidence[np.arange(len(proposals)), labels[best]] = sure
+    return {"matched": matched, "found": found, "confidence": confidence}
+
+
+def _stack(arrays: Sequence[np.ndarray], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack(arrays)).to(like.device, torch.float32)
+
+
+def _placed(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    device = next(network.parameters()).device
+    return {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, path)
+
+
+def load_weights(network: nn.Module, path: Path, strict: bool = True) -> None:
+    """Read weights. Not strict: keys of other shapes or names stay as they are. Raises UserError."""
+    try:
+        state = load_file(path)
+        own = network.state_dict()
+        if not strict:
+            state = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+        missing, unknown = network.load_state_dict(state, strict=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
+    # Trunks at ImageNet's weights are not stored with the rest.
+    lacking = [k for k in missing if "_trunk." not in k]
+    if strict and (lacking or unknown):
+        raise UserError(f"{path}: keys missing {lacking[:3]}, unknown {unknown[:3]}")
+
+
+__all__ = [
+    "DetectorTraining",
+    "centre_targets",
+    "load_weights",
+    "save_weights",
+    "train_proposals",
+    "train_refinement",
+]

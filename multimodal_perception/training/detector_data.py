@@ -1,0 +1,205 @@
+"""Training frames of the detector: samples varied, as batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from multimodal_perception.frame import CLASS_NAMES
+from multimodal_perception.networks.fusion_detector import CLASSES, DetectorConfig
+from multimodal_perception.networks.image_encoder import COARSE, FINE, ImageTrunk
+from multimodal_perception.preprocess.detector_inputs import BLIND_REACH, Views, proposal_inputs
+from multimodal_perception.training import augmentation
+from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig, Present
+from multimodal_perception.training.samples import (
+    UNKNOWN_SEGMENT,
+    points_of,
+    read_sample,
+    views_of,
+)
+from multimodal_perception.training.targets import centre_targets
+
+# Class of the detector for each of the package's, -1 for those that it does not know.
+DETECTED = np.array([CLASSES.index(n) if n in CLASSES else -1 for n in CLASS_NAMES], np.int64)
+# A label counts where the LiDAR has a point on it, or an image sees this share of it.
+VISIBLE = 0.3
+
+
+@dataclass(frozen=True)
+class Item:
+    """One training frame: arrays for the network and its targets, and what the refinement needs.
+
+    arrays: by name. points: (N, 4) in the grid's frame. boxes: (K, 7), labels: (K,) from 0.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    points: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    views: Views
+    base_from_grid: NDArray[np.float64]
+
+
+class DetectorData(Dataset[Item]):
+    """Items of samples. Each (seed, epoch, index) is the same frame whoever asks, and when."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        config: DetectorConfig,
+        augment: AugmentationConfig | None,
+        dropout: DropoutConfig | None,
+        seed: int = 0,
+        stored: bool = True,
+    ) -> None:
+        """augment, dropout: None leaves frames as they are. stored: images come as trunks' features,
+        which lie beside the samples; else as pixels."""
+        self.paths = list(paths)
+        self.config = config
+        self.augment = augment
+        self.dropout = dropout
+        self.seed = seed
+        self.stored = stored
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        sample = read_sample(self.paths[index])
+        present = (
+            Present(True, True, True, True)
+            if self.dropout is None
+            else augmentation.draw_present(self.dropout, rng)
+        )
+        motion = np.eye(4) if self.augment is None else augmentation.draw_motion(self.augment, rng)
+        base_from_grid = np.linalg.inv(motion)
+        points = points_of(sample) if present.lidar else np.zeros((0, 4), np.float32)
+        if self.augment is not None:
+            points = augmentation.thinned(points, self.augment, rng)
+        points = augmentation.moved_points(points, motion)
+        views = self._views(sample, present)
+        echoes = sample["ultrasonic"] if present.ultrasonics else sample["ultrasonic"][:0]
+        pillars = self.config.pillars
+        arrays, _ = proposal_inputs(
+            points,
+            views,
+            augmentation.moved_echoes(echoes, motion),
+            pillars,
+            base_from_grid,
+        )
+        boxes, labels = self._labels(sample, present, views)
+        boxes = augmentation.moved_boxes(boxes, motion)
+        heat, cells, codes, weights = centre_targets(
+            boxes, labels, len(CLASSES), pillars.size // 2, 2 * pillars.cell, pillars.extent
+        )
+        arrays |= {"heat": heat, "centres": cells, "codes": codes, "weights": weights}
+        arrays |= self._images(sample, views, self.paths[index])
+        return Item(arrays, points, boxes, labels, views, base_from_grid)
+
+    def _views(self, sample: dict[str, NDArray[Any]], present: Present) -> Views:
+        c = self.config
+        slots = []
+        for kind, shown, most in (
+            ("camera", present.cameras, c.cameras),
+            ("infrared", present.infrareds, c.infrareds),
+        ):
+            views = list(views_of(sample, kind))[:most] if shown else []
+            slots.append([*views, *[None] * (most - len(views))])
+        return Views(slots[0], slots[1], c.camera_size, c.infrared_size)
+
+    @staticmethod
+    def _labels(
+        sample: dict[str, NDArray[Any]], present: Present, views: Views
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The labels that the sensors present can tell of."""
+        boxes, labels = sample["boxes"], DETECTED[sample["labels"]]
+        told = np.zeros(len(boxes), np.bool_)
+        if present.lidar:
+            told |= sample["num_points"] > 0
+        if views.any and len(boxes):
+            sight = views.look_up(boxes[:, :3].astype(np.float64))
+            seen = (sight["camera_seen"] + sight["infrared_seen"] > 0) & (
+                sample["visibility"] > VISIBLE
+            )
+            if not present.lidar:
+                seen &= np.hypot(boxes[:, 0], boxes[:, 1]) < BLIND_REACH
+            told |= seen
+        keep = told & (labels >= 0)
+        return boxes[keep], labels[keep]
+
+    def _images(
+        self, sample: dict[str, NDArray[Any]], views: Views, path: Path
+    ) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        stored = read_sample(feature_path(path)) if self.stored and views.any else {}
+        for kind, shown, size in (
+            ("camera", views.cameras, views.camera_size),
+            ("infrared", views.infrareds, views.infrared_size),
+        ):
+            h, w = size[0] // 8, size[1] // 8
+            count = len(shown)
+            arrays[f"{kind}_present"] = np.array([v is not None for v in shown], np.bool_)
+            segments = np.full((count, h, w), UNKNOWN_SEGMENT, np.uint8)
+            if self.stored:
+                fine = np.zeros((count, FINE, h, w), np.float16)
+                coarse = np.zeros((count, COARSE, h // 2, w // 2), np.float16)
+            else:
+                depth = (3,) if kind == "camera" else ()
+                pixels = np.zeros((count, *size, *depth), np.uint8)
+            for k in np.flatnonzero(arrays[f"{kind}_present"]):
+                segments[k] = sample[f"{kind}{k}.semantics"]
+                if self.stored:
+                    fine[k], coarse[k] = stored[f"{kind}{k}.fine"], stored[f"{kind}{k}.coarse"]
+                else:
+                    pixels[k] = sample[f"{kind}{k}.pixels"]
+            arrays[f"{kind}_segments"] = segments
+            if self.stored:
+                arrays[f"{kind}_fine"], arrays[f"{kind}_coarse"] = fine, coarse
+            else:
+                arrays[f"{kind}_pixels"] = pixels
+        return arrays
+
+
+def collate(items: Sequence[Item]) -> tuple[dict[str, torch.Tensor], Sequence[Item]]:
+    """Arrays stacked, and the items themselves."""
+    names = items[0].arrays
+    stacked = {n: torch.from_numpy(np.stack([i.arrays[n] for i in items])) for n in names}
+    return stacked, items
+
+
+def feature_path(sample: Path) -> Path:
+    """Where the trunks' features of a sample lie."""
+    return sample.with_suffix(".features")
+
+
+def store_features(paths: Sequence[Path], camera: ImageTrunk, infrared: ImageTrunk) -> int:
+    """Run the frozen trunks over all images once; what is there stays. Returns how many were made."""
+    count = 0
+    camera.eval()
+    infrared.eval()
+    for path in tqdm([p for p in paths if not feature_path(p).exists()], "image features"):
+        sample = read_sample(path)
+        arrays: dict[str, NDArray[Any]] = {}
+        for kind, trunk in (("camera", camera), ("infrared", infrared)):
+            for k in range(len(views_of(sample, kind))):
+                pixels = torch.from_numpy(sample[f"{kind}{k}.pixels"][None])
+                with torch.inference_mode():
+                    fine, coarse = trunk(pixels)
+                arrays[f"{kind}{k}.fine"] = fine[0].half().numpy()
+                arrays[f"{kind}{k}.coarse"] = coarse[0].half().numpy()
+        partial = feature_path(path).with_suffix(".partial")
+        with open(partial, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        partial.replace(feature_path(path))
+        count += 1
+    return count

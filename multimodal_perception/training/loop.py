@@ -1,0 +1,261 @@
+"""The training loop of every stage: one-cycle Adam, running averages, checkpoints, curves.
+
+Alone or under torchrun on several GPUs; interrupted, it goes on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast.
+
+    steps: of the optimiser. batch: frames a step on each device. learning_rate: the highest of the one
+    cycle. weight_decay: of AdamW. clip: largest norm of the gradient. average: share of the running
+    average kept each step. precision: of the forward pass; bf16 and fp16 as torch.autocast has them.
+    workers: processes that prepare frames. save_every: steps between checkpoints. seed: of all chance.
+    """
+
+    steps: int = field(default=2000, metadata={"min": 1, "max": 10_000_000})
+    batch: int = field(default=4, metadata={"min": 1, "max": 1024})
+    learning_rate: float = field(default=2e-3, metadata={"min": 1e-7, "max": 1.0})
+    weight_decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
+    clip: float = field(default=10.0, metadata={"min": 0.0, "max": 1e6})
+    average: float = field(default=0.998, metadata={"min": 0.0, "max": 1.0})
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    workers: int = field(default=1, metadata={"min": 0, "max": 64})
+    save_every: int = field(default=200, metadata={"min": 1, "max": 1_000_000})
+    seed: int = 0
+
+
+class Shuffled(Sampler[int]):
+    """Indices of one epoch in an order that (seed, epoch) tells, from a place in it on, for one rank."""
+
+    def __init__(self, count: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.count, self.seed, self.rank, self.ranks = count, seed, rank, ranks
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.count // self.ranks - self.start
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        mine = order[self.rank :: self.ranks][: self.count // self.ranks]
+        return iter(mine[self.start :].tolist())
+
+
+class Loop:
+    """Trains one network on a data set whose items a step function turns into losses."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: Dataset[Any],
+        collate: Callable,
+        config: LoopConfig,
+        out: Path,
+    ) -> None:  # type: ignore[type-arg]
+        self.config, self.out, self.data, self.collate = config, out, data, collate
+        self.rank, self.ranks = _join()
+        self.device = _device(self.rank)
+        self.network = network.to(self.device)
+        self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        trained = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            trained, config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, config.steps + 1, pct_start=0.25
+        )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=config.precision == "fp16" and self.device.type == "cuda"
+        )
+        self.step = 0
+        self.curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        if len(data) < config.batch * self.ranks:  # type: ignore[arg-type]
+            raise UserError(f"{len(data)} samples are fewer than a batch of {config.batch}")  # type: ignore[arg-type]
+
+    def run(self, losses_of: Callable[[nn.Module, Any], Losses]) -> nn.Module:
+        """Train to the end, from the last checkpoint in `out` if there is one. Returns the network with
+        its averaged weights. losses_of: named losses of a batch, "total" among them."""
+        torch.manual_seed(self.config.seed + self.rank)
+        self._resume()
+        module = self.network
+        if self.ranks > 1:
+            module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        writer = SummaryWriter(str(self.out / "tensorboard")) if self.rank == 0 else None
+        bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=self.rank > 0)
+        try:
+            for batch in self._batches():
+                losses = self._advance(module, batch, losses_of)
+                self._note(losses, writer, bar)
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                    self._save()
+        finally:
+            bar.close()
+            if writer is not None:
+                writer.close()
+        if self.rank == 0:
+            draw_curves(self.curves, self.out / "curves.png")
+        self.network.load_state_dict(self.average)
+        return self.network.eval()
+
+    def _advance(
+        self, module: nn.Module, batch: Any, losses_of: Callable[[nn.Module, Any], Losses]
+    ) -> Losses:
+        self.network.train()
+        with self._precision():
+            losses = losses_of(module, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["total"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        if not torch.isfinite(norm):
+            losses["skipped"] = torch.ones(())  # a step that would only do harm
+        else:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.step += 1
+        # Young averages follow faster.
+        keep = min(self.config.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                if value.dtype.is_floating_point:
+                    self.average[name].lerp_(value, 1 - keep)
+                else:
+                    self.average[name].copy_(value)
+        return losses
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        kind = kinds.get(self.config.precision)
+        if kind is None or (kind is torch.float16 and self.device.type == "cpu"):
+            return nullcontext()
+        return torch.autocast(self.device.type, kind)
+
+    def _batches(self) -> Iterator[Any]:
+        """Batches from where the loop stands to its end, epoch after epoch."""
+        c = self.config
+        count = len(self.data)  # type: ignore[arg-type]
+        sampler = Shuffled(count, c.seed, self.rank, self.ranks)
+        an_epoch = count // self.ranks // c.batch
+        while self.step < c.steps:
+            sampler.epoch, done = divmod(self.step, an_epoch)
+            sampler.start = done * c.batch
+            self.data.epoch = sampler.epoch  # type: ignore[attr-defined]
+            loader = DataLoader(
+                self.data,
+                c.batch,
+                sampler=sampler,
+                num_workers=c.workers,
+                collate_fn=self.collate,
+                drop_last=True,
+            )
+            for batch in loader:
+                yield batch
+                if self.step >= c.steps:
+                    return
+
+    def _note(self, losses: Losses, writer: SummaryWriter | None, bar: tqdm) -> None:  # type: ignore[type-arg]
+        if writer is None:
+            return
+        for name, value in losses.items():
+            number = float(value.detach())
+            self.curves[name].append((self.step, number))
+            writer.add_scalar(name, number, self.step)
+        recent = [v for _, v in self.curves["total"][-50:]]
+        bar.set_postfix(loss=f"{np.mean(recent):.3f}", refresh=False)
+        bar.update()
+
+    def _save(self) -> None:
+        if self.rank:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "curves": dict(self.curves),
+        }
+        partial = self.out / "checkpoint.partial"
+        torch.save(state, partial)
+        partial.replace(self.out / "checkpoint.pt")
+
+    def _resume(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average = state["average"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["random"].cpu())
+        except (RuntimeError, KeyError, ValueError, EOFError, AttributeError) as error:
+            raise UserError(f"{path}: does not fit this training: {error}") from error
+        self.step = int(state["step"])
+        self.curves.update({k: [tuple(p) for p in v] for k, v in state["curves"].items()})
+
+
+def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    """Smoothed losses over steps as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for name, points in curves.items():
+        steps, values = np.array(points).T
+        width = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axes.plot(steps[width - 1 :], smooth, label=name)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _join() -> tuple[int, int]:
+    """This process's rank and how many there are; joins torchrun's group."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return torch.distributed.get_rank(), ranks
+
+
+def _device(rank: int) -> torch.device:
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", str(rank)))
+        torch.cuda.set_device(local)
+        return torch.device("cuda", local)
+    return torch.device("cpu")

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
 from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
 from multimodal_perception.frame import (
     Boxes3D,
@@ -64,18 +65,20 @@ class OccupancyMapper(Protocol):
 class PipelineConfig:
     """Which stages run, and the parameters of each.
 
-    detector: finds the objects. occupancy: makes the grid; evidential keeps evidence of all sensors
+    detector: finds the objects; fusion is the network of all sensors, with geometric as its fallback.
+    occupancy: makes the grid; evidential keeps evidence of all sensors
     while the vehicle moves, raycast is the LiDARs of one frame alone; or none. raycast: size of the
     grid and the inverse model of LiDARs, for both. near_field: a network whose answer is one more
     source of evidence. segmenter: classes of pixels, from visible and thermal images; their road is
     free in the evidential grid. runtime: what runs the networks.
     """
 
-    detector: Literal["geometric"] = "geometric"
+    detector: Literal["geometric", "fusion"] = "geometric"
     occupancy: Literal["evidential", "raycast", "none"] = "evidential"
     segmenter: Literal["none", "rgbx"] = "none"
     ground: GroundConfig = field(default_factory=GroundConfig)
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     raycast: RaycastConfig = field(default_factory=RaycastConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
     near_field: NearFieldConfig = field(default_factory=NearFieldConfig)
@@ -103,8 +106,10 @@ class Pipeline:
     @property
     def counts(self) -> Mapping[str, int]:
         """What the stages dropped or did not believe, by `stage.source.reason`."""
+        found = getattr(self.detector, "counts", {})
+        counts = {f"detector.{name}": count for name, count in sorted(found.items())}
         near = {} if self.near_field is None else self.near_field.counts
-        counts = {f"near_field.{name}": count for name, count in sorted(near.items())}
+        counts |= {f"near_field.{name}": count for name, count in sorted(near.items())}
         if isinstance(self.segmenter, RgbxSegmenter):
             pairs = sorted(self.segmenter.counts.items())
             counts |= {f"segmentation.{name}": count for name, count in pairs}
@@ -118,7 +123,7 @@ class Pipeline:
     def process(
         self, frame: SensorFrame, health: Mapping[str, SensorHealth] | None = None
     ) -> Perception:
-        """Perceive one frame; health is by sensor. Without LiDAR there are no boxes."""
+        """Perceive one frame; health is by sensor. Without LiDAR only a fusion detector finds boxes."""
         stage_ms: dict[str, float] = {}
         masks: Mapping[str, SegmentationMask] = {}
         grid = located = near = None
@@ -162,6 +167,13 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
     for step in range(3):
         trial.process(_small_frame(step))
     pipeline = _assemble(config)
+    if config.detector == "fusion":
+        pipeline.detector = FusionDetector(
+            config.fusion, config.runtime, GeometricDetector(config.geometric)
+        )
+        for step in range(2):
+            small = _small_frame(step)
+            pipeline.detector.detect(small, ground_cloud(small, config.ground))
     if config.near_field.model and config.occupancy == "evidential":
         pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
     if config.segmenter == "rgbx":

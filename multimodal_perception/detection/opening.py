@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from pathlib import Path
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.pipeline import Detector, PipelineConfig, build_pipeline
+from multimodal_perception.runtime.card import CARD, shipped_cards
 
 
 def detector_names() -> tuple[str, ...]:
@@ -15,9 +17,20 @@ def detector_names() -> tuple[str, ...]:
 
 
 def open_detector(name: str, config: PipelineConfig | None = None) -> Detector:
-    """The detector of a name, warmed up. Raises UserError for one that there is not."""
-    if name not in detector_names():
-        raise UserError(f"detector {name!r}: allowed: {', '.join(detector_names())}")
+    """The detector of a name, warmed up: one that PipelineConfig knows, "shipped" for the fusion
+    detector with the shipped model, or a model's name or folder. Raises UserError."""
     config = config or PipelineConfig()
+    if name == "shipped":
+        name = "fusion"
+    elif name not in detector_names():
+        if not _is_model(name):
+            allowed = ", ".join((*detector_names(), "shipped"))
+            raise UserError(f"detector {name!r}: allowed: {allowed}, a model's name or folder")
+        config = dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, model=name))
+        name = "fusion"
     chosen = dataclasses.replace(config, detector=name, occupancy="none")  # type: ignore[arg-type]
     return build_pipeline(chosen).detector
+
+
+def _is_model(name: str) -> bool:
+    return (Path(name) / CARD).is_file() or name in {p.parent.name for p in shipped_cards()}

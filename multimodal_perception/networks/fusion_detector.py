@@ -8,52 +8,25 @@ exact projection into each camera) depends on numbers that only the first one te
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from multimodal_perception.configuration import build
 from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
 from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
+from multimodal_perception.networks.detector_config import (
+    CLASSES,
+    ULTRASONIC_CHANNELS,
+    DetectorConfig,
+)
 from multimodal_perception.networks.global_fusion import GlobalFusion
 from multimodal_perception.networks.image_encoder import ImageNeck, ImageTrunk, atlas_of
 from multimodal_perception.networks.local_fusion import RefinementHead, refined_boxes
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
 from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
-from multimodal_perception.preprocess.pillars import PillarConfig
-
-CLASSES = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
-ULTRASONIC_CHANNELS = 2
-
-
-@dataclass(frozen=True)
-class DetectorConfig:
-    """Sizes and switches of both networks.
-
-    pillars: grid. cameras, infrareds: places for images; a frame may fill fewer. camera_size,
-    infrared_size: height and width, pixels. channels: of pillars and images. widths, depths: of the
-    BEV backbone. neck_channels: of the BEV map. neck: FPN or RCNet's. proposals: of the first network.
-    global_fusion: images enter the pillars. local_fusion, dynamic_aggregation: of the refinement.
-    segments: classes of the images' auxiliary task.
-    """
-
-    pillars: PillarConfig = field(default_factory=PillarConfig)
-    cameras: int = field(default=2, metadata={"min": 0, "max": 12})
-    infrareds: int = field(default=1, metadata={"min": 0, "max": 6})
-    camera_size: tuple[int, int] = (288, 512)
-    infrared_size: tuple[int, int] = (256, 320)
-    channels: int = field(default=32, metadata={"min": 8, "max": 512})
-    widths: tuple[int, int, int] = (48, 80, 128)
-    depths: tuple[int, int, int] = (1, 2, 2)
-    neck_channels: int = field(default=48, metadata={"min": 8, "max": 512})
-    neck: Literal["fpn", "reverse"] = "fpn"
-    proposals: int = field(default=128, metadata={"min": 1, "max": 2000})
-    refined: int = field(default=64, metadata={"min": 1, "max": 1000})
-    global_fusion: bool = True
-    local_fusion: bool = True
-    dynamic_aggregation: bool = True
-    segments: int = 6
 
 
 class ProposalNetwork(nn.Module):
@@ -117,9 +90,9 @@ class ProposalNetwork(nn.Module):
         """One frame, as it is exported.
 
         pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; cameras
-        (N, H, W, 3) uint8; *_places (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32, 0 or 1;
-        infrareds (N, H, W) uint8. Returns scores (1, R), labels (1, R) int64, boxes (1, R, 7), the BEV map
-        (1, C, S/2, S/2), and the atlases of cameras and infrareds.
+        (N, H, W, 3) uint8; *_places (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32,
+        0 or 1; infrareds (N, H, W) uint8. Returns scores (1, R), labels (1, R) int64, boxes
+        (1, R, 7), the BEV map (1, C, S/2, S/2), and the atlases of cameras and infrareds.
         """
         atlases = self.atlases(cameras, infrareds)
         bev, heat, code = self.maps(
@@ -131,10 +104,17 @@ class ProposalNetwork(nn.Module):
 
     def atlases(self, cameras: Tensor, infrareds: Tensor) -> tuple[Tensor, Tensor]:
         """Features of all images of one frame, one below the other."""
+        if not self.config.global_fusion:
+            return self._empty(cameras), self._empty(infrareds)
         assert self.camera_trunk is not None and self.infrared_trunk is not None
         seen = self.camera_neck(*self.camera_trunk(cameras))
         felt = self.infrared_neck(*self.infrared_trunk(infrareds))
         return atlas_of(seen, 1), atlas_of(felt, 1)
+
+    def _empty(self, images: Tensor) -> Tensor:
+        """The atlas of a network that takes no images."""
+        count, height, width = images.shape[:3]
+        return torch.zeros(1, self.config.channels, count * (height // 8), width // 8)
 
     def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B, R), labels (B, R) and boxes (B, R, 7) of the best centres."""
@@ -197,3 +177,17 @@ class RefinementNetwork(nn.Module):
         camera = camera_atlas, roi_camera, roi_camera_seen, c.cameras
         infrared = infrared_atlas, roi_infrared, roi_infrared_seen, c.infrareds
         return self.head(bev, roi_bev, roi_grid, told, camera, infrared)
+
+
+def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:
+    """The proposal network that a model card's settings mean, without weights."""
+    return ProposalNetwork(_config(settings), pretrained=False)
+
+
+def build_refinement(settings: Mapping[str, Any]) -> RefinementNetwork:
+    """The refinement that a model card's settings mean, without weights."""
+    return RefinementNetwork(_config(settings))
+
+
+def _config(settings: Mapping[str, Any]) -> DetectorConfig:
+    return build(DetectorConfig, settings.get("network", {}), "model card", "settings.network")

@@ -69,7 +69,7 @@ class DynamicAggregation(nn.Module):
         )
 
     def forward(self, tokens: Tensor, grid: Tensor, told: Tensor) -> Tensor:
-        """tokens (R, 216, C), grid (R, 216, 7), told (R, 216): 1 where there is something -> (R, 216, C)."""
+        """tokens (R, 216, C), grid (R, 216, 7), told (R, 216): 1 where something is -> (R, 216, C)."""
         x = tokens + self.position(grid[..., :4])
         query, key, value = self.query_key_value(x).chunk(3, -1)
         scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5

@@ -69,7 +69,7 @@ def proposal_inputs(
     pillars = pillarise(points, config)
     if not len(pillars.cells) and views.any:
         pillars = _blind_pillars(config)
-    places = pillars.centroids.astype(np.float64)
+    places: NDArray[np.floating] = pillars.centroids.astype(np.float64)
     if base_from_grid is not None:
         places = poses.transform_points(base_from_grid, places)
     seen = views.look_up(places)
@@ -115,7 +115,7 @@ def refinement_inputs(
 ) -> Arrays:
     """The arrays of proposals (R, 7), scores (R,), labels (R,) from 0 that the refinement takes."""
     grid, places = proposal_grid(boxes, index)
-    at = places.reshape(-1, 3).astype(np.float64)
+    at: NDArray[np.floating] = places.reshape(-1, 3).astype(np.float64)
     if base_from_grid is not None:
         at = poses.transform_points(base_from_grid, at)
     seen = views.look_up(at, "roi_")
@@ -174,7 +174,7 @@ class FrameImages:
         return ImageView(model, frame.reference_from_sensor(name))
 
 
-def _known(frame: SensorFrame, images: Mapping, most: int) -> list[tuple]:  # type: ignore[type-arg]
+def _known(frame: SensorFrame, images: Mapping, most: int) -> list[tuple]:
     """The first images that have a calibration."""
     usable = [
         (n, i) for n, i in images.items() if n in frame.intrinsics and n in frame.base_from_sensor

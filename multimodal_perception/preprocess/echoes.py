@@ -11,8 +11,8 @@ def draw_echoes(rows: NDArray[np.float32], extent: float, cell: float) -> NDArra
     """Two channels (2, S, S) float32: where something echoes, and where nothing does up to there.
 
     rows: (U, 8): x y z yaw of each sensor in base_link, its range, min and max range, full view angle;
-    metres and radians. The arc of an echo is shared out: it sums to 1. A reading of +inf, or of max range
-    and beyond, is free to max range; NaN and -inf say nothing.
+    metres and radians. The arc of an echo is shared out: it sums to 1. A reading of +inf, or of max
+    range and beyond, is free to max range; NaN and -inf say nothing.
     """
     size = round(2 * extent / cell)
     canvas = np.zeros((2, size, size), np.float32)

@@ -55,7 +55,7 @@ class Pillars:
 
 
 def pillarise(points: NDArray[np.float32], config: PillarConfig) -> Pillars:
-    """Pillars of points (N, 4) float32, x y z intensity, in base_link. Points off the grid are left out."""
+    """Pillars of points (N, 4) float32, x y z intensity, in base_link; none of points off the grid."""
     size = config.size
     slots = np.full(size * size, -1, np.int32)
     count = _assign(points, slots, np.float32(config.extent), np.float32(1 / config.cell), size)

@@ -25,11 +25,11 @@ def atlas_places(
     views: Sequence[ImageView | None],
     size: tuple[int, int],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Places (N, 2) float32 of points (N, 3) in base_link, and which of them any image sees (N,) float32.
+    """Places (N, 2) float32 of points (N, 3) in base_link, and (N,) float32, 1 for those that are seen.
 
-    The atlas holds the images, each of size (height, width), one below the other; places are -1 to 1 from
-    edge to edge, x then y, as grid_sample takes them. None is an image that is missing. A point that
-    several images see is looked up where it lies nearest to the middle.
+    The atlas holds the images, each of size (height, width), one below the other; places are -1 to 1
+    from edge to edge, x then y, as grid_sample takes them. None is an image that is missing. A
+    point that several images see is looked up where it lies nearest to the middle.
     """
     places = np.zeros((len(points), 2), np.float32)
     best = np.full(len(points), np.inf)

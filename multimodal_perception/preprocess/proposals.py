@@ -1,4 +1,4 @@
-"""What lies in proposals: the points of a 6 x 6 x 6 grid in each (LoGoNet, Li et al. 2023, section 3.3)."""
+"""What lies in proposals, by a 6 x 6 x 6 grid in each (LoGoNet, Li et al. 2023, section 3.3)."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def proposal_grid(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Of proposals (R, 7): grid points' features (R, 216, 7), and their places (R, 216, 3) in metres.
 
-    Features: the point's place in the box's frame, log10(n + 0.5) of the n returns in its cell, and their
-    mean in the box's frame, zeros where there is none. Order: along, across, height innermost.
+    Features: the point's place in the box's frame, log10(n + 0.5) of the n returns in its cell, and
+    their mean in the box's frame, zeros where there is none. Order: along, across, height innermost.
     """
     boxes = np.ascontiguousarray(boxes, np.float32)
     features = np.zeros((len(boxes), GRID**3, 7), np.float32)

@@ -26,6 +26,12 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "detector_proposals": Architecture(
+        "multimodal_perception.networks.fusion_detector:build_proposals"
+    ),
+    "detector_refinement": Architecture(
+        "multimodal_perception.networks.fusion_detector:build_refinement"
+    ),
     "near_field": Architecture(
         "multimodal_perception.networks.near_field:build_near_field",
         "multimodal_perception.preprocess.near_field:frame_inputs",

@@ -14,12 +14,8 @@ from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
-from multimodal_perception.networks.fusion_detector import (
-    CLASSES,
-    DetectorConfig,
-    ProposalNetwork,
-    RefinementNetwork,
-)
+from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
+from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
 from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
 from multimodal_perception.preprocess.detector_inputs import refinement_inputs
 from multimodal_perception.preprocess.proposals import PointIndex
@@ -33,7 +29,6 @@ from multimodal_perception.training.detector_data import (
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 from multimodal_perception.training.samples import sample_paths
 from multimodal_perception.training.targets import (
-    centre_targets,
     code_loss,
     confidence_loss,
     heat_loss,
@@ -71,6 +66,7 @@ def train_proposals(
     config: DetectorTraining, data: Path, out: Path, start: Path | None = None
 ) -> ProposalNetwork:
     """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit."""
+    torch.manual_seed(config.loop.seed)
     images = config.network.global_fusion
     stored = config.frozen_trunks and images
     network = ProposalNetwork(config.network, trunks=images and not stored)
@@ -96,6 +92,7 @@ def train_refinement(
     config: DetectorTraining, data: Path, out: Path, proposals: Path
 ) -> RefinementNetwork:
     """Train the refinement on a trained proposal network (.safetensors), which stays as it is."""
+    torch.manual_seed(config.loop.seed)
     images = config.network.global_fusion
     stored = config.frozen_trunks and images
     first = ProposalNetwork(config.network, trunks=images and not stored)
@@ -112,8 +109,7 @@ def train_refinement(
     )
     loop = Loop(network, frames, collate, config.loop, out)
     first.to(loop.device)
-    rng = np.random.default_rng(config.loop.seed)
-    trained = loop.run(lambda n, b: refinement_losses(first, n, b, rng))
+    trained = loop.run(lambda n, b: refinement_losses(first, n, b))
     assert isinstance(trained, RefinementNetwork)
     if loop.rank == 0:
         save_weights(trained, out / "refinement.safetensors")
@@ -130,9 +126,9 @@ def _paths(data: Path, stored: bool) -> list[Path]:
 def proposal_losses(network: nn.Module, batch: Batch, segment_weight: float) -> Losses:
     """Losses of the proposal network on a batch."""
     tensors = _placed(network, batch[0])
-    module = network.module if hasattr(network, "module") else network
-    atlases, segments = image_atlases(module, tensors)  # type: ignore[arg-type]
-    _, heat, code = module.maps(**map_inputs(tensors, atlases))  # type: ignore[operator]
+    assert isinstance(network, ProposalNetwork)
+    atlases, segments = image_atlases(network, tensors)
+    _, heat, code = network.maps(**map_inputs(tensors, atlases))
     losses = {
         "heat": heat_loss(heat, tensors["heat"]),
         "box": code_loss(code, tensors["centres"], tensors["codes"], tensors["weights"]),
@@ -191,11 +187,12 @@ def image_atlases(
 
 
 def refinement_losses(
-    first: ProposalNetwork, network: nn.Module, batch: Batch, rng: np.random.Generator
+    first: ProposalNetwork, network: nn.Module, batch: Batch
 ) -> Losses:
     """Losses of the refinement on a batch, on proposals of the first network."""
     tensors, items = _placed(network, batch[0]), batch[1]
-    module = network.module if hasattr(network, "module") else network
+    assert isinstance(network, RefinementNetwork)
+    rng = np.random.default_rng(torch.initial_seed())  # the loop seeds each step
     with torch.no_grad():
         atlases, _ = image_atlases(first, tensors)
         bev, heat, code = first.maps(**map_inputs(tensors, atlases))
@@ -217,7 +214,7 @@ def refinement_losses(
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
     goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
     proposals = said.pop("boxes")
-    logits, residuals = module.logits(  # type: ignore[operator]
+    logits, residuals = network.logits(
         bev=bev, camera_atlas=atlases[0], infrared_atlas=atlases[1], **said
     )
     near, corner = residual_loss(proposals, residuals, goal["matched"], goal["found"])
@@ -298,13 +295,3 @@ def load_weights(network: nn.Module, path: Path, strict: bool = True) -> None:
     lacking = [k for k in missing if "_trunk." not in k]
     if strict and (lacking or unknown):
         raise UserError(f"{path}: keys missing {lacking[:3]}, unknown {unknown[:3]}")
-
-
-__all__ = [
-    "DetectorTraining",
-    "centre_targets",
-    "load_weights",
-    "save_weights",
-    "train_proposals",
-    "train_refinement",
-]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from multimodal_perception.frame import CLASS_NAMES
-from multimodal_perception.networks.fusion_detector import CLASSES, DetectorConfig
+from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.image_encoder import COARSE, FINE, ImageTrunk
 from multimodal_perception.preprocess.detector_inputs import BLIND_REACH, Views, proposal_inputs
 from multimodal_perception.training import augmentation
@@ -82,7 +82,7 @@ class DetectorData(Dataset[Item]):
             else augmentation.draw_present(self.dropout, rng)
         )
         motion = np.eye(4) if self.augment is None else augmentation.draw_motion(self.augment, rng)
-        base_from_grid = np.linalg.inv(motion)
+        base_from_grid = np.linalg.inv(motion).astype(np.float64)
         points = points_of(sample) if present.lidar else np.zeros((0, 4), np.float32)
         if self.augment is not None:
             points = augmentation.thinned(points, self.augment, rng)
@@ -199,7 +199,7 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, infrared: ImageTru
                 arrays[f"{kind}{k}.coarse"] = coarse[0].half().numpy()
         partial = feature_path(path).with_suffix(".partial")
         with open(partial, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez(file, allow_pickle=False, **arrays)
         partial.replace(feature_path(path))
         count += 1
     return count

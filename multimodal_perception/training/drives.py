@@ -54,7 +54,7 @@ def write_drive(
     workers: int = 1,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> int:
-    """Write `frames` samples, `every` sweeps apart; those that are there stay. Returns how many are new."""
+    """Write `frames` samples, `every` sweeps apart, but for those that are there. Returns how many."""
     folder.mkdir(parents=True, exist_ok=True)
     indices = [k * every for k in range(frames) if not _path(folder, drive, k * every).exists()]
     plan = SimulationPlan(

@@ -73,7 +73,7 @@ class Loop:
         collate: Callable,
         config: LoopConfig,
         out: Path,
-    ) -> None:  # type: ignore[type-arg]
+    ) -> None:
         self.config, self.out, self.data, self.collate = config, out, data, collate
         self.rank, self.ranks = _join()
         self.device = _device(self.rank)
@@ -97,16 +97,14 @@ class Loop:
     def run(self, losses_of: Callable[[nn.Module, Any], Losses]) -> nn.Module:
         """Train to the end, from the last checkpoint in `out` if there is one. Returns the network with
         its averaged weights. losses_of: named losses of a batch, "total" among them."""
-        torch.manual_seed(self.config.seed + self.rank)
         self._resume()
-        module = self.network
-        if self.ranks > 1:
-            module = nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        for value in self.network.state_dict().values() if self.ranks > 1 else ():
+            torch.distributed.broadcast(value, 0)
         writer = SummaryWriter(str(self.out / "tensorboard")) if self.rank == 0 else None
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=self.rank > 0)
         try:
             for batch in self._batches():
-                losses = self._advance(module, batch, losses_of)
+                losses = self._advance(batch, losses_of)
                 self._note(losses, writer, bar)
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self._save()
@@ -119,14 +117,15 @@ class Loop:
         self.network.load_state_dict(self.average)
         return self.network.eval()
 
-    def _advance(
-        self, module: nn.Module, batch: Any, losses_of: Callable[[nn.Module, Any], Losses]
-    ) -> Losses:
+    def _advance(self, batch: Any, losses_of: Callable[[nn.Module, Any], Losses]) -> Losses:
         self.network.train()
+        # Chance of its own for each step, so that it is the same after an interruption.
+        torch.manual_seed(1_000_003 * self.config.seed + self.step * self.ranks + self.rank)
         with self._precision():
-            losses = losses_of(module, batch)
+            losses = losses_of(self.network, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()
+        self._share_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         if not torch.isfinite(norm):
@@ -145,6 +144,17 @@ class Loop:
                 else:
                     self.average[name].copy_(value)
         return losses
+
+    def _share_gradients(self) -> None:
+        """The mean of all ranks' gradients; a part that a rank's frames did not use counts as zero."""
+        if self.ranks == 1:
+            return
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.ranks
 
     def _precision(self) -> AbstractContextManager[Any]:
         kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -176,7 +186,7 @@ class Loop:
                 if self.step >= c.steps:
                     return
 
-    def _note(self, losses: Losses, writer: SummaryWriter | None, bar: tqdm) -> None:  # type: ignore[type-arg]
+    def _note(self, losses: Losses, writer: SummaryWriter | None, bar: tqdm) -> None:
         if writer is None:
             return
         for name, value in losses.items():
@@ -198,7 +208,6 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": torch.get_rng_state(),
             "curves": dict(self.curves),
         }
         partial = self.out / "checkpoint.partial"
@@ -216,7 +225,6 @@ class Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.scaler.load_state_dict(state["scaler"])
-            torch.set_rng_state(state["random"].cpu())
         except (RuntimeError, KeyError, ValueError, EOFError, AttributeError) as error:
             raise UserError(f"{path}: does not fit this training: {error}") from error
         self.step = int(state["step"])

@@ -158,7 +158,7 @@ def points_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 def views_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[ImageView]:
     """The views of a kind of image, "camera" or "infrared", in order; pixels are at kind<k>.pixels."""
-    views = []
+    views: list[ImageView] = []
     while f"{kind}{len(views)}.pixels" in arrays:
         key = f"{kind}{len(views)}"
         height, width = (int(v) for v in arrays[f"{key}.size"])

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
         if args.threads < 1:
             raise UserError("--threads must be at least 1")
         torch.set_num_threads(args.threads)
+    network: torch.nn.Module
     if config.stage == "proposals":
         network = train_proposals(config, args.data, args.out, args.start)
     else:

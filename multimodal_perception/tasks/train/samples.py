@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.tasks.drives import parse_seeds
 
 HELP = "write the samples that `train detector` reads, of simulated drives or of labelled data"
 
@@ -59,7 +60,7 @@ def _simulated(args: argparse.Namespace) -> int:
 
     from multimodal_perception.rig import load_rig, rig_path
 
-    seeds = seed_range(args.seeds)
+    seeds = parse_seeds(args.seeds)
     rig = load_rig(rig_path(args.rig))
     # Forked threads of Embree would never run again.
     context = multiprocessing.get_context("spawn")
@@ -88,14 +89,3 @@ def _write(seed: int, rig, frames: int, every: int, out: Path) -> int:  # type: 
 
     return write_drive(drive_of(seed), rig, frames, every, out)
 
-
-def seed_range(text: str) -> range:
-    """The seeds that "A..B" means, both ends included. Raises UserError."""
-    first, dots, last = text.partition("..")
-    try:
-        seeds = range(int(first), int(last if dots else first) + 1)
-    except ValueError:
-        raise UserError(f"--seeds {text!r}: expected A..B, two numbers") from None
-    if not seeds or seeds[0] < 0:
-        raise UserError(f"--seeds {text!r}: from 0 upwards, the first not above the last")
-    return seeds

@@ -1,0 +1,164 @@
+"""The local-to-global fusion detector on the vehicle: a frame to boxes, by what sensors there are."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.configuration import UserError, build
+from multimodal_perception.detection.geometric import GeometricDetector
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
+from multimodal_perception.geometry.boxes import non_maximum_suppression
+from multimodal_perception.networks.detector_config import DetectorConfig
+from multimodal_perception.preprocess.detector_inputs import (
+    FrameImages,
+    Views,
+    echo_rows,
+    proposal_inputs,
+    refinement_inputs,
+)
+from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.preprocess.proposals import PointIndex
+from multimodal_perception.runtime.card import ModelCard, load_card
+from multimodal_perception.runtime.engine import EngineError
+from multimodal_perception.runtime.opening import FallbackEngine, open_engine
+from multimodal_perception.runtime.settings import RuntimeConfig
+
+log = logging.getLogger(__name__)
+PROPOSALS, REFINEMENT = "detector_proposals", "detector_refinement"
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Parameters of the fusion detector.
+
+    model: name or path of the proposal network's card. min_score: below it a box is not reported.
+    overlap: of two boxes from above that is suppressed. refine: whether the refinement runs, where the
+    model has one.
+    """
+
+    model: str = "detector"
+    min_score: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    refine: bool = True
+
+
+class FusionDetector:
+    """Proposals, suppression, refinement, suppression.
+
+    When no engine can run a frame, the geometric detector does. counts: what happened, by reason.
+    """
+
+    name = "fusion"
+
+    def __init__(
+        self,
+        config: FusionConfig | None = None,
+        runtime: RuntimeConfig | None = None,
+        fallback: GeometricDetector | None = None,
+    ) -> None:
+        """Raises UserError for a card that cannot be used, or when no engine runs it."""
+        self.config = config or FusionConfig()
+        card = load_card(self.config.model)
+        self.network = network_of(card, PROPOSALS)
+        self._labels = _labels_of(card)
+        self._proposals = _opened(card, runtime)
+        self._refinement: FallbackEngine | None = None
+        beside = str(card.settings.get("refinement", ""))
+        if self.config.refine and beside:
+            assert card.path is not None
+            second = load_card(card.path.parent.parent / beside)
+            if network_of(second, REFINEMENT) != self.network:
+                raise UserError(f"{second.source}: settings: not those of {card.source}")
+            self._refinement = _opened(second, runtime)
+        n = self.network
+        self._images = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
+        self._fallback = fallback or GeometricDetector()
+        self.counts: Counter[str] = Counter()
+
+    def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
+        """Boxes in base_link at the frame's stamp, best score first."""
+        views, pixels = self._images.of(frame)
+        if not len(cloud.points) and not views.any:
+            self.counts["nothing_that_sees"] += 1
+            return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
+        try:
+            boxes, scores, labels = self._found(frame, cloud, views, pixels)
+        except EngineError as error:
+            self.counts["geometric_instead"] += 1
+            log.warning("fusion detector: %s; the geometric detector takes this frame", error)
+            return self._fallback.detect(frame, cloud)
+        keep = scores >= self.config.min_score
+        boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+        kept = non_maximum_suppression(boxes, scores, self.config.overlap)
+        return Boxes3D(
+            frame.stamp_ns,
+            frame.base_frame,
+            boxes[kept],
+            scores[kept],
+            self._labels[labels[kept]],
+        )
+
+    def _found(
+        self, frame: SensorFrame, cloud: Cloud, views: Views, pixels: dict[str, NDArray]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Boxes (N, 7), scores (N,) and labels (N,) of the network. Raises EngineError."""
+        n = self.network
+        arrays, overflow = proposal_inputs(cloud.points, views, echo_rows(frame), n.pillars)
+        self.counts["pillars_left_out"] += overflow
+        inputs = {name: values[None] for name, values in arrays.items()} | pixels
+        out = self._proposals.run({k: inputs[k] for k in self._proposals.inputs})
+        boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
+        if self._refinement is None:
+            return boxes, scores, labels
+        kept = non_maximum_suppression(boxes, scores, SUPPRESSED)[: n.refined]
+        chosen = np.resize(kept, n.refined)  # a static shape: repeats are cut off again below
+        roi = refinement_inputs(
+            boxes[chosen],
+            scores[chosen],
+            labels[chosen],
+            len(self._labels),
+            PointIndex.of(cloud.points, n.pillars.extent),
+            views,
+            n.pillars.extent,
+        )
+        maps = {k: out[k] for k in ("bev", "camera_atlas", "infrared_atlas")}
+        inputs = {name: values[None] for name, values in roi.items()} | maps
+        refined = self._refinement.run({k: inputs[k] for k in self._refinement.inputs})
+        count = len(kept)
+        confidence = refined["confidences"][0, :count]
+        best = confidence.argmax(axis=1)
+        # Both networks have a say: the first one's peak, the second one's overlap.
+        score = np.sqrt(scores[kept] * confidence[np.arange(count), best])
+        return refined["refined"][0, :count], score.astype(np.float32), best
+
+
+# Proposals that overlap more from above are one object to the refinement.
+SUPPRESSED = 0.7
+
+
+def network_of(card: ModelCard, architecture: str) -> DetectorConfig:
+    """Sizes of a card's network. Raises UserError for a card of another architecture."""
+    if card.architecture != architecture:
+        raise UserError(
+            f"{card.source}: architecture: {card.architecture!r}; here {architecture!r} is needed"
+        )
+    return build(DetectorConfig, card.settings.get("network", {}), card.source, "settings.network")
+
+
+def _labels_of(card: ModelCard) -> NDArray[np.int64]:
+    unknown = set(card.classes) - set(CLASS_NAMES)
+    if unknown or not card.classes:
+        raise UserError(f"{card.source}: classes: allowed: {', '.join(CLASS_NAMES)}")
+    return np.array([CLASS_NAMES.index(c) for c in card.classes], np.int64)
+
+
+def _opened(card: ModelCard, runtime: RuntimeConfig | None) -> FallbackEngine:
+    try:
+        return open_engine(card, runtime)
+    except EngineError as error:
+        raise UserError(f"{card.source}: {error}") from error

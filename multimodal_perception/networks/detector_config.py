@@ -1,0 +1,40 @@
+"""Sizes and switches of the fusion detector; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from multimodal_perception.preprocess.pillars import PillarConfig
+
+CLASSES = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
+ULTRASONIC_CHANNELS = 2
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Sizes and switches of both networks.
+
+    pillars: grid. cameras, infrareds: places for images; a frame may fill fewer. camera_size,
+    infrared_size: height and width, pixels. channels: of pillars and images. widths, depths: of the
+    BEV backbone. neck_channels: of the BEV map. neck: FPN or RCNet's. proposals: of the first network.
+    global_fusion: images enter the pillars. local_fusion, dynamic_aggregation: of the refinement.
+    segments: classes of the images' auxiliary task.
+    """
+
+    pillars: PillarConfig = field(default_factory=PillarConfig)
+    cameras: int = field(default=2, metadata={"min": 0, "max": 12})
+    infrareds: int = field(default=1, metadata={"min": 0, "max": 6})
+    camera_size: tuple[int, int] = (288, 512)
+    infrared_size: tuple[int, int] = (256, 320)
+    channels: int = field(default=32, metadata={"min": 8, "max": 512})
+    widths: tuple[int, int, int] = (48, 80, 128)
+    depths: tuple[int, int, int] = (1, 2, 2)
+    neck_channels: int = field(default=48, metadata={"min": 8, "max": 512})
+    neck: Literal["fpn", "reverse"] = "fpn"
+    proposals: int = field(default=128, metadata={"min": 1, "max": 2000})
+    refined: int = field(default=64, metadata={"min": 1, "max": 1000})
+    global_fusion: bool = True
+    local_fusion: bool = True
+    dynamic_aggregation: bool = True
+    segments: int = 6

@@ -1,0 +1,20 @@
+"""A fusion detector small enough for tests."""
+
+from __future__ import annotations
+
+from multimodal_perception.networks.detector_config import DetectorConfig
+from multimodal_perception.preprocess.pillars import PillarConfig
+
+SMALL = DetectorConfig(
+    pillars=PillarConfig(extent=12.8, cell=0.4, most=600),
+    cameras=2,
+    infrareds=1,
+    camera_size=(64, 96),
+    infrared_size=(64, 80),
+    channels=16,
+    widths=(16, 16, 16),
+    depths=(0, 0, 0),
+    neck_channels=16,
+    proposals=16,
+    refined=8,
+)

@@ -1,0 +1,154 @@
+"""The fusion detector's networks: masks mean absence, places are exact, codes go both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from multimodal_perception.networks.bev_backbone import FeaturePyramid, ReversePyramid
+from multimodal_perception.networks.centre_head import best_centres, boxes_of
+from multimodal_perception.networks.deformable import DeformableAttention
+from multimodal_perception.networks.fusion_detector import (
+    ProposalNetwork,
+    RefinementNetwork,
+    build_proposals,
+)
+from multimodal_perception.networks.global_fusion import GlobalFusion
+from multimodal_perception.networks.local_fusion import refined_boxes
+from multimodal_perception.networks.pillars import scatter_to_canvas
+from multimodal_perception.training.detector_export import (
+    proposal_examples,
+    refinement_examples,
+)
+from multimodal_perception.training.targets import centre_targets, residual_target
+from test.networks.detectors import SMALL
+
+
+@pytest.fixture(scope="module")
+def network() -> ProposalNetwork:
+    torch.manual_seed(0)
+    return ProposalNetwork(SMALL, pretrained=False).eval()
+
+
+def random_inputs() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    inputs = proposal_examples(SMALL)
+    most = SMALL.pillars.most
+    inputs["pillars"] = torch.randn(inputs["pillars"].shape)
+    inputs["cells"] = torch.randperm(SMALL.pillars.size**2)[None, :most]
+    for kind in ("camera", "infrared"):
+        pixels = inputs[f"{kind}s"]
+        inputs[f"{kind}s"] = torch.randint(0, 255, pixels.shape, dtype=torch.uint8)
+        inputs[f"{kind}_places"] = torch.rand(1, most, 2) * 2 - 1
+    return inputs
+
+
+def test_scatter_puts_each_pillar_in_its_cell_and_fillers_nowhere() -> None:
+    pillars = torch.arange(6.0).reshape(1, 3, 2) + 1
+    canvas = scatter_to_canvas(pillars, torch.tensor([[5, 0, 16]]), 4)
+    assert canvas.shape == (1, 2, 4, 4)
+    assert canvas[0, :, 1, 1].tolist() == [1, 2] and canvas[0, :, 0, 0].tolist() == [3, 4]
+    assert float(canvas.sum()) == 10.0
+
+
+def test_images_that_nothing_sees_change_nothing(network: ProposalNetwork) -> None:
+    inputs = random_inputs()
+    with torch.inference_mode():
+        dark = network(*inputs.values())
+        inputs["cameras"] = 255 - inputs["cameras"]
+        inputs["infrareds"] = 255 - inputs["infrareds"]
+        bright = network(*inputs.values())
+        for a, b in zip(dark[:4], bright[:4], strict=True):
+            assert torch.equal(a, b)
+        inputs["camera_seen"][:, :300] = 1.0
+        seen = network(*inputs.values())
+    assert not torch.equal(seen[3], bright[3])
+
+
+def test_global_fusion_leaves_unseen_pillars_untouched() -> None:
+    torch.manual_seed(0)
+    fusion = GlobalFusion(16, 8).eval()
+    pillars, seen = torch.randn(1, 5, 16), torch.tensor([[1.0, 0, 1, 0, 0]])
+    out = fusion(pillars, torch.randn(1, 8, 8, 6), torch.zeros(1, 5, 2), seen, 1)
+    assert torch.equal(out[:, [1, 3, 4]], pillars[:, [1, 3, 4]])
+    assert not torch.equal(out[:, [0, 2]], pillars[:, [0, 2]])
+
+
+def test_deformable_attention_reads_the_place_and_never_the_next_image() -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(4, 1, 4)
+    with torch.no_grad():
+        attention.value.weight.fill_(1.0)
+        attention.value.bias.zero_()
+        attention.offsets.bias.zero_()
+        attention.out.weight.copy_(torch.eye(4))
+        attention.out.bias.zero_()
+    atlas = torch.zeros(1, 1, 8, 5)
+    atlas[:, :, :4] = 2.0  # the first of two images; the second is dark
+    places = torch.tensor([[[0.0, -0.5], [0.0, 0.5]]])
+    out = attention(torch.randn(1, 2, 4), atlas, places, 2)
+    np.testing.assert_allclose(out[0, 0].detach(), 2.0, atol=1e-5)
+    np.testing.assert_allclose(out[0, 1].detach(), 0.0, atol=1e-5)
+    with torch.no_grad():
+        attention.offsets.bias.fill_(100.0)  # far down and right
+    down = attention(torch.randn(1, 2, 4), atlas, places, 2)
+    assert torch.isfinite(down).all()
+
+
+def test_targets_and_decoding_go_both_ways() -> None:
+    boxes = np.array(
+        [[3.3, -7.1, 0.9, 4.2, 1.8, 1.5, 2.5], [-10.0, 5.5, 0.8, 0.6, 0.7, 1.7, -1.0]], np.float32
+    )
+    heat, cells, codes, weights = centre_targets(boxes, np.array([0, 4]), 6, 32, 0.8, 12.8)
+    assert weights.sum() == 2 and (heat.max(axis=(1, 2))[[0, 4]] == 1.0).all()
+    logits = torch.full((1, 6, 32, 32), -9.0) + 14.0 * torch.from_numpy(heat)[None]
+    dense = torch.zeros(1, 8, 32 * 32)
+    for k in range(2):
+        dense[0, :, cells[k]] = torch.from_numpy(codes[k])
+    scores, labels, at, found = best_centres(logits, dense.reshape(1, 8, 32, 32), 2)
+    decoded = boxes_of(at, found, 32, 0.8, 12.8)[0].numpy()
+    order = np.argsort(labels[0].numpy())
+    np.testing.assert_allclose(decoded[order], boxes, atol=1e-4)
+    assert (scores > 0.9).all() and labels[0, order].tolist() == [0, 4]
+
+
+def test_residuals_bring_proposals_onto_their_boxes() -> None:
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0.5, 4.0, (20, 7)).astype(np.float32)
+    proposals = boxes + rng.normal(0, 0.1, boxes.shape).astype(np.float32)
+    said = residual_target(torch.from_numpy(proposals), torch.from_numpy(boxes))
+    refined = refined_boxes(torch.from_numpy(proposals), said).numpy()
+    np.testing.assert_allclose(refined, boxes, atol=1e-4)
+
+
+@pytest.mark.parametrize(("local", "dynamic"), [(False, False), (True, False), (True, True)])
+def test_refinement_starts_from_the_proposals(local: bool, dynamic: bool) -> None:
+    config = dataclasses.replace(SMALL, local_fusion=local, dynamic_aggregation=dynamic)
+    network = RefinementNetwork(config).eval()
+    inputs = refinement_examples(config)
+    inputs["bev"] = torch.randn(inputs["bev"].shape)
+    confidences, boxes = network(*inputs.values())
+    assert confidences.shape == (1, 8, 6) and boxes.shape == (1, 8, 7)
+    assert torch.isfinite(confidences).all()  # also where no cell holds anything
+    np.testing.assert_allclose(boxes.detach(), 1.0, atol=0.1)
+
+
+@pytest.mark.parametrize("pyramid", [FeaturePyramid, ReversePyramid])
+def test_necks_bring_three_scales_to_the_finest(pyramid: type) -> None:
+    neck = pyramid((8, 12, 16), 8).eval()
+    features = [torch.randn(1, 8, 16, 16), torch.randn(1, 12, 8, 8), torch.randn(1, 16, 4, 4)]
+    out = neck(features)
+    assert out.shape == (1, 8, 16, 16)
+    features[2] = features[2] + 1.0
+    assert not torch.equal(out, neck(features))  # the coarsest has a say
+
+
+def test_a_network_without_images_takes_none() -> None:
+    config = dataclasses.replace(SMALL, global_fusion=False)
+    network = build_proposals({"network": {"global_fusion": False}})
+    assert not any("camera" in name for name, _ in network.named_parameters())
+    alone = ProposalNetwork(config).eval()
+    assert len(alone(*proposal_examples(config).values())) == 6

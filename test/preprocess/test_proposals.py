@@ -1,0 +1,36 @@
+"""The grid in a proposal: its places, its counts and means against plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from multimodal_perception.preprocess.proposals import GROWTH, MARGIN, PointIndex, proposal_grid
+
+
+def test_grid_of_a_turned_box() -> None:
+    rng = np.random.default_rng(3)
+    points = rng.uniform(-12, 12, (20_000, 4)).astype(np.float32)
+    points[:, 2] = rng.uniform(-1, 3, len(points))
+    box = np.array([4.0, -3.0, 0.8, 4.4, 1.8, 1.6, 0.7], np.float32)
+    features, places = proposal_grid(box[None], PointIndex.of(points, 10.0))
+    c, s = np.cos(box[6]), np.sin(box[6])
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    np.testing.assert_allclose(places[0], features[0, :, :3] @ turn.T + box[:3], atol=1e-5)
+    on_grid = points[(np.abs(points[:, :2]) < 10.0).all(axis=1), :3]
+    local = (on_grid - box[:3]) @ turn
+    side = box[3:6] * GROWTH + 2 * MARGIN
+    cell = np.floor((local / side + 0.5) * 6).astype(int)
+    within = ((cell >= 0) & (cell < 6)).all(axis=1)
+    number = (cell[:, 0] * 6 + cell[:, 1]) * 6 + cell[:, 2]
+    for q in range(0, 216, 7):
+        mine = local[within & (number == q)]
+        np.testing.assert_allclose(features[0, q, 3], np.log10(len(mine) + 0.5), atol=1e-5)
+        mean = mine.mean(axis=0) if len(mine) else np.zeros(3)
+        np.testing.assert_allclose(features[0, q, 4:], mean, atol=2e-4)
+
+
+def test_no_points_and_boxes_off_the_square() -> None:
+    boxes = np.array([[0, 0, 0, 4, 2, 1.5, 0], [500, -500, 0, 4, 2, 1.5, 1]], np.float32)
+    features, _ = proposal_grid(boxes, PointIndex.of(np.zeros((0, 4), np.float32), 10.0))
+    np.testing.assert_allclose(features[..., 3], np.log10(0.5), atol=1e-6)
+    assert (features[..., 4:] == 0).all()

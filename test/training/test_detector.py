@@ -1,0 +1,202 @@
+"""Training of the detector from samples to a model that the pipeline runs; exact resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
+from multimodal_perception.frame import Boxes3D, CameraImage, InfraredImage, LidarSweep, SensorFrame
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.rig import OPTICAL
+from multimodal_perception.runtime.card import Training, load_card
+from multimodal_perception.runtime.opening import open_one
+from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.training.augmentation import (
+    AugmentationConfig,
+    DropoutConfig,
+    draw_motion,
+    moved_boxes,
+    moved_points,
+)
+from multimodal_perception.training.detector import (
+    DetectorTraining,
+    train_proposals,
+    train_refinement,
+)
+from multimodal_perception.training.detector_data import DetectorData
+from multimodal_perception.training.detector_export import export_detector
+from multimodal_perception.training.loop import LoopConfig
+from multimodal_perception.training.samples import (
+    SampleError,
+    sample_of,
+    sample_paths,
+    write_sample,
+)
+from test.networks.detectors import SMALL
+
+
+def frame_of(seed: int) -> SensorFrame:
+    """A car of random points ahead of noise, a camera and a thermal camera that look at it."""
+    rng = np.random.default_rng(seed)
+    box = np.array([rng.uniform(4, 9), rng.uniform(-3, 3), 0.8, 4.2, 1.8, 1.6, 0.3], np.float32)
+    car = rng.uniform(-0.5, 0.5, (300, 3)) * box[3:6]
+    car = car @ poses.from_xyz_rpy((0, 0, 0), (0, 0, 0.3))[:3, :3].T + box[:3]
+    ground = np.column_stack([rng.uniform(-12, 12, (600, 2)), rng.normal(0, 0.02, 600)])
+    points = np.column_stack([np.concatenate([car, ground]), rng.random(900)]).astype(np.float32)
+    looks = poses.from_xyz_rpy((0, 0, 1.5)) @ OPTICAL
+    labels = Boxes3D(0, "base_link", box[None], np.ones(1, np.float32), np.ones(1, np.int64))
+    return SensorFrame(
+        0,
+        lidars={"lidar": LidarSweep("lidar", 0, "lidar", points)},
+        cameras={
+            "front": CameraImage("front", 0, "f", rng.integers(0, 255, (60, 100, 3), np.uint8))
+        },
+        infrareds={
+            "heat": InfraredImage("heat", 0, "h", rng.integers(0, 9999, (64, 80), np.uint16))
+        },
+        base_from_sensor={"lidar": np.eye(4), "front": looks, "heat": looks},
+        intrinsics={
+            "front": CameraModel.pinhole(100, 60, 60.0),
+            "heat": CameraModel.pinhole(80, 64, 60.0),
+        },
+        labels=labels,
+    )
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples")
+    for k in range(6):
+        small = sample_of(frame_of(k), {"k": k})
+        for kind, (h, w) in (("camera0", SMALL.camera_size), ("infrared0", SMALL.infrared_size)):
+            # The samples' own size is that of the shipped network: cut to the small one's.
+            small[f"{kind}.pixels"] = np.ascontiguousarray(small[f"{kind}.pixels"][:h, :w])
+            small[f"{kind}.semantics"] = small[f"{kind}.semantics"][: h // 8, : w // 8]
+        write_sample(folder / f"{k}.npz", small)
+    return folder
+
+
+def configured(stage: str, steps: int) -> DetectorTraining:
+    loop = LoopConfig(steps=steps, batch=2, workers=0, save_every=2, precision="fp32")
+    return DetectorTraining(stage, SMALL, loop=loop)  # type: ignore[arg-type]
+
+
+def test_from_samples_to_boxes(samples: Path, tmp_path: Path) -> None:
+    first = train_proposals(configured("proposals", 4), samples, tmp_path / "p")
+    assert (tmp_path / "p" / "curves.png").stat().st_size > 1000
+    weights = tmp_path / "p" / "proposals.safetensors"
+    train_refinement(configured("refinement", 2), samples, tmp_path / "r", weights)
+    cards = export_detector(
+        SMALL,
+        weights,
+        tmp_path / "r" / "refinement.safetensors",
+        tmp_path / "small",
+        Training("train detector", 0, 0.0, "test"),
+    )
+    assert [c.name for c in cards] == ["small", "small_refinement"]
+    detector = FusionDetector(
+        FusionConfig(str(tmp_path / "small"), min_score=0.0), RuntimeConfig(order=("onnxruntime",))
+    )
+    frame = frame_of(9)
+    boxes = detector.detect(frame, ground_cloud(frame))
+    assert len(boxes) and np.isfinite(boxes.boxes).all()
+    assert (np.diff(boxes.scores) <= 1e-6).all() and detector.counts["geometric_instead"] == 0
+    for part in ({"cameras": {}}, {"infrareds": {}}, {"lidars": {}}):
+        fewer = dataclasses.replace(frame, **part)
+        assert np.isfinite(detector.detect(fewer, ground_cloud(fewer)).scores).all()
+    blind = dataclasses.replace(frame, lidars={}, cameras={}, infrareds={})
+    assert not len(detector.detect(blind, ground_cloud(blind)))
+    assert detector.counts["nothing_that_sees"] == 1
+    # ONNX Runtime and torch say the same.
+    card = load_card(tmp_path / "small")
+    rng = np.random.default_rng(0)
+    inputs = {
+        n: rng.integers(0, 255, s.shape).astype(s.dtype)
+        if s.dtype != "float32"
+        else rng.uniform(-1, 1, s.shape).astype(np.float32)
+        for n, s in card.inputs.items()
+    }
+    inputs["cells"] = rng.permutation(SMALL.pillars.size**2)[None, : SMALL.pillars.most]
+    inputs["camera_seen"][:], inputs["infrared_seen"][:] = 1.0, 1.0
+    a = open_one("onnxruntime", card, RuntimeConfig()).run(inputs)
+    b = open_one("torch", card, RuntimeConfig(device="cpu")).run(inputs)
+    for name in ("scores", "boxes", "bev"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
+    assert isinstance(first, torch.nn.Module)
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
+    samples: Path, tmp_path: Path
+) -> None:
+    whole = train_proposals(configured("proposals", 4), samples, tmp_path / "whole")
+    half = configured("proposals", 4)
+
+    class Stop(Exception):
+        pass
+
+    from multimodal_perception.training import loop as module
+
+    saved = module.Loop._save
+
+    def save_and_stop(self: module.Loop) -> None:
+        saved(self)
+        if self.step == 2:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.Loop, "_save", save_and_stop)
+        with pytest.raises(Stop):
+            train_proposals(half, samples, tmp_path / "half")
+    resumed = train_proposals(half, samples, tmp_path / "half")
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_augmentation_keeps_points_in_their_boxes() -> None:
+    from multimodal_perception.geometry.boxes import points_in_boxes
+
+    frame = frame_of(0)
+    assert frame.labels is not None
+    points = frame.points_in_base()
+    before = points_in_boxes(points, frame.labels.boxes, 0.01)
+    for seed in range(20):
+        motion = draw_motion(AugmentationConfig(turn=3.0), np.random.default_rng(seed))
+        after = points_in_boxes(
+            moved_points(points, motion), moved_boxes(frame.labels.boxes, motion), 0.02
+        )
+        assert after[0] >= before[0]
+
+
+def test_the_same_item_whoever_asks(samples: Path) -> None:
+    made = [
+        DetectorData(
+            sample_paths(samples), SMALL, AugmentationConfig(), DropoutConfig(), 5, stored=False
+        )[3]
+        for _ in range(2)
+    ]
+    for name, values in made[0].arrays.items():
+        np.testing.assert_array_equal(values, made[1].arrays[name])
+
+
+def test_bad_samples_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="no samples"):
+        sample_paths(tmp_path)
+    (tmp_path / "a.npz").write_bytes(b"PK broken")
+    data = DetectorData(sample_paths(tmp_path), SMALL, None, None)
+    with pytest.raises(SampleError, match=r"a\.npz"):
+        data[0]
+
+
+def test_a_batch_larger_than_the_samples_is_refused(samples: Path, tmp_path: Path) -> None:
+    config = configured("proposals", 2)
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, batch=50))
+    with pytest.raises(UserError, match="fewer than a batch"):
+        train_proposals(config, samples, tmp_path / "p")

@@ -186,9 +186,7 @@ def image_atlases(
     return (atlases[0], atlases[1]), loss
 
 
-def refinement_losses(
-    first: ProposalNetwork, network: nn.Module, batch: Batch
-) -> Losses:
+def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) -> Losses:
     """Losses of the refinement on a batch, on proposals of the first network."""
     tensors, items = _placed(network, batch[0]), batch[1]
     assert isinstance(network, RefinementNetwork)

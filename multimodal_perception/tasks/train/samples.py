@@ -88,4 +88,3 @@ def _write(seed: int, rig, frames: int, every: int, out: Path) -> int:  # type: 
     from multimodal_perception.training.drives import drive_of, write_drive
 
     return write_drive(drive_of(seed), rig, frames, every, out)
-

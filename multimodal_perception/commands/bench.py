@@ -16,7 +16,7 @@ from rich.table import Table
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
 
-HELP = "measure the synchronizer against message_filters, the intake over DDS, the simulator"
+HELP = "measure a part side by side with its peers: synchronizer, intake, simulator, engines, ..."
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 FILES = {
     "sync": "synchronizer.py",
@@ -24,13 +24,19 @@ FILES = {
     "evaluators": "evaluators.py",
     "simulate": "simulation.py",
     "occupancy": "occupancy.py",
+    "engine": "engine.py",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=tuple(FILES))
+    parser.add_argument(
+        "model", nargs="?", help="engine: a model's name, or the folder of its card"
+    )
     parser.add_argument("--json", type=Path, help="file for the result")
-    parser.add_argument("--seconds", type=float, help="how long (intake: 60 by default)")
+    parser.add_argument(
+        "--seconds", type=float, help="how long (intake: 60 by default, engine: 10)"
+    )
     parser.add_argument(
         "--peer",
         type=Path,
@@ -45,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenario", help="simulate: which one (urban_street by default)")
     parser.add_argument("--frames", type=int, help="simulate: how many (60 by default)")
     parser.add_argument("--workers", type=int, help="simulate: processes (one a core by default)")
+    parser.add_argument("--inputs", type=Path, help="engine: bag, dataset or .npz files to feed it")
+    parser.add_argument("--threads", type=int, default=0, help="engine: of the CPU; 0 is all cores")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -33,6 +33,8 @@ PACKAGES = (
     ("rosbags", "rosbags", True, "bags without ROS tools"),
     ("torch", "torch", False, "networks"),
     ("onnxruntime", "onnxruntime", False, "networks"),
+    ("safetensors", "safetensors", False, "networks by torch"),
+    ("onnx", "onnx", False, "TensorRT at fp16 and int8"),
     ("open3d", "open3d-cpu", False, "simulation"),
     ("rerun", "rerun-sdk", False, ".rrd recordings"),
 )
@@ -172,13 +174,33 @@ def _backends() -> list[Finding]:
 
         providers = ", ".join(onnxruntime.get_available_providers())
         findings.append(Finding("ONNX Runtime providers", "ok", providers))
-    version = _import("tensorrt")
-    if version is None:
-        text = "not installed; comes with JetPack, or from NVIDIA"
-        findings.append(Finding("TensorRT", "optional", text, ""))
-    else:
-        findings.append(Finding("TensorRT", "ok", version))
-    return findings
+    return [*findings, *(_tensorrt(name) for name in ("tensorrt", "tensorrt_rtx"))]
+
+
+def _tensorrt(module: str) -> Finding:
+    """Whether engines of a TensorRT library can run here, or only be built, and why not."""
+    from multimodal_perception.runtime.cuda import Gpu
+    from multimodal_perception.runtime.engine import EngineError
+    from multimodal_perception.runtime.tensorrt import Library
+
+    if _import(module) is None:
+        rtx = module == "tensorrt_rtx"
+        source = "for desktop GPUs, from PyPI" if rtx else "comes with JetPack, or from NVIDIA"
+        mend = f"{sys.executable} -m pip install tensorrt-rtx-cu13" if rtx else ""
+        return Finding(module, "optional", f"not installed; {source}", mend)
+    try:
+        library = Library(module)  # type: ignore[arg-type]
+        gpu = Gpu()
+    except EngineError as error:
+        return Finding(module, "optional", f"{_import(module)}, runs nothing here: {error}")
+    capability = ".".join(map(str, gpu.capability))
+    known = library.capabilities()
+    if known and gpu.capability not in known:
+        text = f"{library.version} knows no compute capability {capability} ({gpu.name})"
+        return Finding(module, "optional", text)
+    return Finding(
+        module, "ok", f"{library.version} on {gpu.name}, compute capability {capability}"
+    )
 
 
 def _import(module: str) -> str | None:

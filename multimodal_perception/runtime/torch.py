@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from multimodal_perception.runtime.architectures import resolve
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.engine import Arrays, EngineError
+from multimodal_perception.runtime.onnxruntime import available_cores
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 
@@ -35,8 +36,7 @@ class TorchBackend:
             self._module.to(self.device).eval()
         except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise EngineError(f"{card.source}: weights do not fit: {error}") from error
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        torch.set_num_threads(config.threads or available_cores())
         self._torch = torch
         self._outputs = list(card.outputs)
 

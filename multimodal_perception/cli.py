@@ -46,12 +46,14 @@ def _build_parser(selected: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    for name in names:
+    # `import` is no name for a module: import_.
+    modules = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    names = {module.rstrip("_"): module for module in modules}
+    for name, module_name in names.items():
         # Only the chosen command is imported: torch and rclpy would slow down every other one.
         if selected not in (None, name) and selected in names:
             continue
-        module = importlib.import_module(f"{commands.__name__}.{name}")
+        module = importlib.import_module(f"{commands.__name__}.{module_name}")
         subparser = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

@@ -29,6 +29,7 @@ from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
 from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
 from multimodal_perception.preprocess.haze import without_haze
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.segmentation.drivable import DrivableConfig, DrivableSegmenter
 from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
 
 
@@ -66,16 +67,16 @@ class PipelineConfig:
     """Which stages run, and the parameters of each.
 
     detector: finds the objects; fusion is the network of all sensors, with geometric as its fallback.
-    occupancy: makes the grid; evidential keeps evidence of all sensors
-    while the vehicle moves, raycast is the LiDARs of one frame alone; or none. raycast: size of the
-    grid and the inverse model of LiDARs, for both. near_field: a network whose answer is one more
-    source of evidence. segmenter: classes of pixels, from visible and thermal images; their road is
-    free in the evidential grid. runtime: what runs the networks.
+    occupancy: makes the grid; evidential keeps evidence of all sensors while the vehicle moves,
+    raycast is the LiDARs of one frame alone; or none. raycast: size of the grid and the inverse model
+    of LiDARs, for both. near_field: a network whose answer is one more source of evidence. segmenter:
+    classes of pixels; rgbx of visible and thermal images, drivable an imported TwinLiteNet; what may
+    be driven on is free in the evidential grid. runtime: what runs the networks.
     """
 
     detector: Literal["geometric", "fusion"] = "geometric"
     occupancy: Literal["evidential", "raycast", "none"] = "evidential"
-    segmenter: Literal["none", "rgbx"] = "none"
+    segmenter: Literal["none", "rgbx", "drivable"] = "none"
     ground: GroundConfig = field(default_factory=GroundConfig)
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -83,6 +84,7 @@ class PipelineConfig:
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
     near_field: NearFieldConfig = field(default_factory=NearFieldConfig)
     rgbx: RgbxConfig = field(default_factory=RgbxConfig)
+    drivable: DrivableConfig = field(default_factory=DrivableConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -110,7 +112,7 @@ class Pipeline:
         counts = {f"detector.{name}": count for name, count in sorted(found.items())}
         near = {} if self.near_field is None else self.near_field.counts
         counts |= {f"near_field.{name}": count for name, count in sorted(near.items())}
-        if isinstance(self.segmenter, RgbxSegmenter):
+        if isinstance(self.segmenter, (RgbxSegmenter, DrivableSegmenter)):
             pairs = sorted(self.segmenter.counts.items())
             counts |= {f"segmentation.{name}": count for name, count in pairs}
         mapper = self.occupancy
@@ -178,6 +180,8 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
         pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
     if config.segmenter == "rgbx":
         pipeline.segmenter = RgbxSegmenter(config.rgbx, config.runtime)
+    elif config.segmenter == "drivable":
+        pipeline.segmenter = DrivableSegmenter(config.drivable, config.runtime)
     return pipeline
 
 

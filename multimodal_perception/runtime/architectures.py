@@ -26,6 +26,7 @@ class Architecture:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "twinlitenet": Architecture("multimodal_perception.networks.twinlitenet:build"),
     "detector_proposals": Architecture(
         "multimodal_perception.networks.fusion_detector:build_proposals"
     ),

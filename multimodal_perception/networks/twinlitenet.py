@@ -1,0 +1,242 @@
+"""TwinLiteNet (Che et al. 2023): drivable area and lane lines of one road image.
+
+An ESPNet encoder (Mehta et al. 2018) to an eighth of the resolution, attention over positions and
+over channels (Fu et al. 2019), and two decoders of transposed convolutions. `from_public` takes the
+published checkpoint, whose names it translates; every key of both sides has to have its partner.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.runtime.card import ModelCard, TensorSpec
+
+DILATIONS = (1, 2, 4, 8, 16)
+QUERY_PARTS = 10
+SIZE = (360, 640)  # of the published training; rows, columns
+CLASSES = ("background", "drivable", "lane")
+
+
+class TwinLiteNet(nn.Module):
+    """RGB (B, 3, H, W) in [0, 1], sides divisible by 8, to logits (B, 2, H, W): drivable, lane.
+
+    Channel 1 of each says yes, channel 0 no.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halve = nn.AvgPool2d(3, stride=2, padding=1)
+        self.stem = ConvUnit(3, 16, 3, stride=2)
+        self.mix1 = ConvUnit(16 + 3, 19, 3)
+        self.down1 = DilatedPyramid(19, 64, down=True)
+        self.blocks1 = nn.ModuleList(DilatedPyramid(64, 64) for _ in range(2))
+        self.mix2 = ConvUnit(64 + 64 + 3, 131, 3)
+        self.down2 = DilatedPyramid(131, 128, down=True)
+        self.blocks2 = nn.ModuleList(DilatedPyramid(128, 128) for _ in range(3))
+        self.mix3 = ConvUnit(128 + 128, 32, 3)
+        self.positions = PositionAttention(32)
+        self.after_positions = ConvUnit(32, 32, 3)
+        self.channels = ChannelAttention()
+        self.after_channels = ConvUnit(32, 32, 3)
+        self.join = ConvUnit(32, 32, 1)
+        self.drivable = nn.Sequential(UpUnit(32, 16), UpUnit(16, 8), UpUnit(8, 2))
+        self.lane = nn.Sequential(UpUnit(32, 16), UpUnit(16, 8), UpUnit(8, 2))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        half = self.halve(image)
+        quarter = self.halve(half)
+        x = self.mix1(torch.cat([self.stem(image), half], 1))  # (B, 19, H/2, W/2)
+        first = x = self.down1(x)  # (B, 64, H/4, W/4)
+        for block in self.blocks1:
+            x = block(x)
+        x = self.mix2(torch.cat([x, first, quarter], 1))  # (B, 131, H/4, W/4)
+        first = x = self.down2(x)  # (B, 128, H/8, W/8)
+        for block in self.blocks2:
+            x = block(x)
+        x = self.mix3(torch.cat([first, x], 1))  # (B, 32, H/8, W/8)
+        x = self.after_positions(self.positions(x)) + self.after_channels(self.channels(x))
+        x = self.join(x)
+        return self.drivable(x), self.lane(x)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch normalisation, PReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.act = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class UpUnit(nn.Module):
+    """Transposed convolution to twice the size, batch normalisation, PReLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.act = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class DilatedPyramid(nn.Module):
+    """ESP: reduce, convolve at five dilations, add up from the second on, join; residual.
+
+    down: halves the resolution by the reducing convolution, without the residual.
+    """
+
+    def __init__(self, inputs: int, outputs: int, down: bool = False) -> None:
+        super().__init__()
+        width = outputs // len(DILATIONS)
+        first = outputs - (len(DILATIONS) - 1) * width
+        self.residual = not down
+        kernel, stride = (3, 2) if down else (1, 1)
+        self.reduce = nn.Conv2d(inputs, width, kernel, stride, kernel // 2, bias=False)
+        self.branches = nn.ModuleList(
+            nn.Conv2d(width, first if d == 1 else width, 3, padding=d, dilation=d, bias=False)
+            for d in DILATIONS
+        )
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        self.act = nn.PReLU(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        reduced = self.reduce(x)
+        first, *others = (branch(reduced) for branch in self.branches)
+        sums = [others[0]]
+        for other in others[1:]:
+            sums.append(sums[-1] + other)  # the grid that dilation leaves is smoothed away
+        joined = torch.cat([first, *sums], 1)
+        return self.act(self.norm(x + joined if self.residual else joined))
+
+
+class PositionAttention(nn.Module):
+    """Each position looks at all others (Fu et al. 2019, eq. 1 and 2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, channels // 8, 1)
+        self.key = nn.Conv2d(channels, channels // 8, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
+        value = value.transpose(1, 2)  # (B, N, C)
+        # Some queries at a time: N x N weights are 52 MB at 640x360, and no cache holds them.
+        parts = [
+            torch.softmax(some.transpose(1, 2) @ key, -1) @ value
+            for some in query.chunk(QUERY_PARTS, 2)
+        ]
+        return self.gamma * torch.cat(parts, 1).transpose(1, 2).reshape(x.shape) + x
+
+
+class ChannelAttention(nn.Module):
+    """Each channel looks at those least like it (Fu et al. 2019, eq. 3, with the energy negated)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2)
+        energy = flat @ flat.transpose(1, 2)  # (B, C, C)
+        attention = torch.softmax(energy.amax(-1, keepdim=True) - energy, -1)
+        return self.gamma * (attention @ flat).reshape(x.shape) + x
+
+
+def build(settings: Mapping[str, Any]) -> TwinLiteNet:
+    """The network of a card's settings, of which there are none. Raises UserError."""
+    if settings:
+        raise UserError(f"twinlitenet: settings: none are known, got {', '.join(settings)}")
+    return TwinLiteNet()
+
+
+def card() -> ModelCard:
+    """The card of an imported model, without its files."""
+    logits = TensorSpec((1, 2, *SIZE))
+    return ModelCard(
+        "twinlitenet",
+        "twinlitenet",
+        {"image": TensorSpec((1, 3, *SIZE))},
+        {"drivable": logits, "lane": logits},
+        classes=CLASSES,
+        normalisation={"image": {"scale": 255.0, "order": "rgb"}},
+        licence="MIT (weights of Che et al. 2023, trained on BDD100K)",
+        notes="Published weights, imported. Channel 1 of each output says yes, channel 0 no.",
+    )
+
+
+# Published names (after "module.", which data-parallel training put there) to ours, in order.
+RENAMED = (
+    (r"^encoder\.level1\.", "stem."),
+    (r"^encoder\.b([123])\.", r"mix\1."),
+    (r"^encoder\.level2_0\.", "down1."),
+    (r"^encoder\.level3_0\.", "down2."),
+    (r"^encoder\.level2\.", "blocks1."),
+    (r"^encoder\.level3\.", "blocks2."),
+    (r"^encoder\.sa\.", "positions."),
+    (r"^encoder\.sc\.", "channels."),
+    (r"^encoder\.conv_sa\.", "after_positions."),
+    (r"^encoder\.conv_sc\.", "after_channels."),
+    (r"^encoder\.classifier\.", "join."),
+    (r"^up_1_1\.", "drivable.0."),
+    (r"^up_2_1\.", "drivable.1."),
+    (r"^classifier_1\.", "drivable.2."),
+    (r"^up_1_2\.", "lane.0."),
+    (r"^up_2_2\.", "lane.1."),
+    (r"^classifier_2\.", "lane.2."),
+    (r"\.deconv\.", ".conv."),
+    (r"\.(query|key|value)_conv\.", r".\1."),
+    (r"\.c1\.conv\.", ".reduce."),
+    (r"\.d1\.conv\.", ".branches.0."),
+    (r"\.d2\.conv\.", ".branches.1."),
+    (r"\.d4\.conv\.", ".branches.2."),
+    (r"\.d8\.conv\.", ".branches.3."),
+    (r"\.d16\.conv\.", ".branches.4."),
+    (r"\.bn\.act\.", ".act."),
+    (r"(\.bn)+\.", ".norm."),
+)
+
+
+def from_public(state: Mapping[str, Any], source: str) -> TwinLiteNet:
+    """The network with the published weights. Raises UserError naming keys without a partner."""
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{source}: not a state dict of tensors")
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = our_name(str(key))
+        if name in renamed:
+            raise UserError(f"{source}: {key}: a second tensor for {name}")
+        renamed[name] = value
+    network = TwinLiteNet()
+    own = network.state_dict()
+    missing, unknown = sorted(set(own) - set(renamed)), sorted(set(renamed) - set(own))
+    shapes = [k for k in own if k in renamed and own[k].shape != renamed[k].shape]
+    if missing or unknown or shapes:
+        parts = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+        told = "; ".join(f"{what}: {', '.join(k[:3])}" for what, k in parts.items() if k)
+        raise UserError(f"{source}: not TwinLiteNet's published weights ({told})")
+    if not all(bool(torch.isfinite(v).all()) for v in renamed.values()):
+        raise UserError(f"{source}: some weights are not finite")
+    network.load_state_dict(renamed)
+    return network.eval()
+
+
+def our_name(published: str) -> str:
+    """Our name of a published parameter."""
+    name = published.removeprefix("module.")
+    for pattern, replacement in RENAMED:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -30,9 +30,10 @@ class ImageTrunk(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(N, H, W, 3) or, thermal, (N, H, W) uint8 -> (N, 40, H/8, W/8), (N, 112, H/16, W/16)."""
-        if pixels.dim() == 3:
-            pixels = pixels[..., None]
-        x = self.stages[0](self.stem(normalise(pixels.permute(0, 3, 1, 2))))
+        image = normalise(pixels)  # first of all: TensorRT does not move bytes about
+        if image.dim() == 3:
+            image = image[..., None]
+        x = self.stages[0](self.stem(image.permute(0, 3, 1, 2)))
         fine = self.stages[1](x)
         return fine, self.stages[2](fine)
 

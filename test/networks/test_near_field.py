@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from multimodal_perception.networks.near_field import (
 
 
 @pytest.fixture(scope="module")
-def network() -> NearField:
+def network() -> Iterator[NearField]:
     # Without trained weights features fade to numbers so small that they slow a processor down.
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    return NearField().eval()
+    yield NearField().eval()
+    torch.set_flush_denormal(False)  # the other tests' numbers are their own
 
 
 def inputs(seed: int = 0) -> list[torch.Tensor]:

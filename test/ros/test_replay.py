@@ -42,7 +42,10 @@ def test_every_frame_of_a_bag_is_answered_as_the_pipeline_alone_would(
         grid = answer.grid()
         assert grid is not None and truth.occupancy is not None
         assert grid.origin == truth.occupancy.origin
-        known = truth.occupancy.free + truth.occupancy.occupied >= 0.1
+        # More than half unknown is published as unknown; at half its rate the LiDAR's health is WARN
+        # and it is believed a fifth less.
+        known = truth.occupancy.unknown() < 0.35
+        assert known.sum() > 1000
         assert (grid.free + grid.occupied > 0)[known].all()
 
 

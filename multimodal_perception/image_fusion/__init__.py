@@ -1,0 +1,1 @@
+"""Visible and thermal images made one."""

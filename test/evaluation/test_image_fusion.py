@@ -1,0 +1,82 @@
+"""Figures of fused images on images whose answer is known; classical ways; unreadable pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from multimodal_perception.cli import main
+from multimodal_perception.evaluation.image_fusion import (
+    edge_preservation,
+    entropy,
+    fusion_figures,
+    mutual_information,
+    spatial_frequency,
+    structural_similarity,
+    visual_information_fidelity,
+)
+from multimodal_perception.image_fusion.classical import laplacian_pyramid, maximum, mean
+
+
+def noise(seed: int) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 80)).astype(np.uint8)
+    return cv2.GaussianBlur(pixels, (5, 5), 1.5)
+
+
+def test_figures_with_closed_form_answers() -> None:
+    halves = np.repeat(np.array([[0, 255]], np.uint8), 32, axis=1).repeat(64, axis=0)
+    assert entropy(halves) == pytest.approx(1.0)
+    assert mutual_information(halves, halves) == pytest.approx(1.0)
+    assert mutual_information(halves, np.zeros_like(halves)) == pytest.approx(0.0)
+    stripes = np.tile(np.array([0, 10], np.uint8), (8, 4))
+    assert spatial_frequency(stripes) == pytest.approx(10.0)
+    image = noise(0)
+    assert structural_similarity(image, image) == pytest.approx(1.0)
+    assert visual_information_fidelity(image, image) == pytest.approx(1.0, abs=1e-6)
+    assert visual_information_fidelity(np.full_like(image, 9), image) == 0.0
+    # Xydeas and Petrovic's sigmoids at perfect preservation.
+    best = 0.9994 / (1 + np.exp(-7.5)) * 0.9879 / (1 + np.exp(-4.4))
+    assert edge_preservation(image, image, image) == pytest.approx(best, rel=1e-6)
+
+
+def test_worse_copies_score_lower() -> None:
+    image, other = noise(0), noise(1)
+    dull = cv2.GaussianBlur(image, (9, 9), 3.0)
+    good, bad = (fusion_figures(image, other, f) for f in (image, dull))
+    for figure in ("spatial_frequency", "qabf", "ssim", "vif"):
+        assert good[figure] > bad[figure]
+    with pytest.raises(ValueError, match="one shape"):
+        fusion_figures(image, other[:10], image)
+
+
+def test_classical_fusion_keeps_what_both_agree_on() -> None:
+    image = noise(2).astype(np.float32) / 255
+    for method in (mean, maximum, laplacian_pyramid):
+        np.testing.assert_allclose(method(image, image), image, atol=1e-5)
+    dark = np.zeros_like(image)
+    np.testing.assert_array_equal(maximum(image, dark), image)
+    np.testing.assert_allclose(mean(image, dark), image / 2)
+    small = laplacian_pyramid(image[:3, :3], dark[:3, :3])
+    assert small.shape == (3, 3) and np.isfinite(small).all()
+
+
+def test_the_command_on_pairs_of_other_sizes_and_depths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("visible", "infrared"):
+        (tmp_path / name).mkdir()
+    colour = np.stack([noise(k) for k in range(3)], -1).repeat(2, axis=0).repeat(2, axis=1)
+    cv2.imwrite(str(tmp_path / "visible" / "a.png"), colour)
+    cv2.imwrite(str(tmp_path / "infrared" / "a.png"), noise(5).astype(np.uint16) * 40)
+    out = tmp_path / "f.json"
+    assert main(["evaluate", "fusion", "--root", str(tmp_path), "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["pairs"] == 1 and set(result["mean"]) == {"mean", "maximum", "laplacian_pyramid"}
+    (tmp_path / "infrared" / "a.png").write_bytes(b"broken")
+    assert main(["evaluate", "fusion", "--root", str(tmp_path)]) == 2
+    assert "not a readable image" in capsys.readouterr().err
+    assert main(["evaluate", "fusion", "--root", str(tmp_path / "visible")]) == 2

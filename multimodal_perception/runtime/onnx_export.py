@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def write_model(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().contiguous() for k, v in network.state_dict().items()}
         save_file(state, str(folder / "model.safetensors"))
-        _export(network.eval(), card, folder / "model.onnx")
+        export_onnx(network.eval(), _example(card), tuple(card.outputs), folder / "model.onnx")
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from error
     onnx = hash_file(folder / "model.onnx")
@@ -42,15 +43,17 @@ def write_model(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
     return write_card(folder, card, "model.onnx", "model.safetensors")
 
 
-def _export(network: nn.Module, card: ModelCard, path: Path) -> None:
-    inputs = tuple(_example(card).values())
+def export_onnx(
+    network: nn.Module, examples: Mapping[str, torch.Tensor], outputs: tuple[str, ...], path: Path
+) -> None:
+    """Write a network as ONNX of its examples' shapes, whole or not at all. examples: inputs by name."""
     program = torch.onnx.export(
         network,
-        inputs,
+        tuple(examples.values()),
         dynamo=True,
         opset_version=OPSET,
-        input_names=list(card.inputs),
-        output_names=list(card.outputs),
+        input_names=list(examples),
+        output_names=list(outputs),
         verbose=False,
     )
     assert program is not None

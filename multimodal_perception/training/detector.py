@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
@@ -20,6 +20,7 @@ from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
 from multimodal_perception.preprocess.detector_inputs import refinement_inputs
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
+from multimodal_perception.training.checkpoint import save_weights
 from multimodal_perception.training.detector_data import (
     DetectorData,
     Item,
@@ -67,20 +68,10 @@ def train_proposals(
 ) -> ProposalNetwork:
     """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit."""
     torch.manual_seed(config.loop.seed)
-    images = config.network.global_fusion
-    stored = config.frozen_trunks and images
-    network = ProposalNetwork(config.network, trunks=images and not stored)
+    network = ProposalNetwork(config.network, trunks=_takes_pixels(config))
     if start is not None:
         load_weights(network, start, strict=False)
-    frames = DetectorData(
-        _paths(data, stored),
-        config.network,
-        config.augmentation,
-        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
-        config.loop.seed,
-        stored,
-    )
-    loop = Loop(network, frames, collate, config.loop, out)
+    loop = Loop(network, _frames(config, data), collate, config.loop, out)
     trained = loop.run(lambda n, b: proposal_losses(n, b, config.segment_weight))
     assert isinstance(trained, ProposalNetwork)
     if loop.rank == 0:
@@ -93,21 +84,11 @@ def train_refinement(
 ) -> RefinementNetwork:
     """Train the refinement on a trained proposal network (.safetensors), which stays as it is."""
     torch.manual_seed(config.loop.seed)
-    images = config.network.global_fusion
-    stored = config.frozen_trunks and images
-    first = ProposalNetwork(config.network, trunks=images and not stored)
+    first = ProposalNetwork(config.network, trunks=_takes_pixels(config))
     load_weights(first, proposals)
     first.eval().requires_grad_(False)
     network = RefinementNetwork(config.network)
-    frames = DetectorData(
-        _paths(data, stored),
-        config.network,
-        config.augmentation,
-        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
-        config.loop.seed,
-        stored,
-    )
-    loop = Loop(network, frames, collate, config.loop, out)
+    loop = Loop(network, _frames(config, data), collate, config.loop, out)
     first.to(loop.device)
     trained = loop.run(lambda n, b: refinement_losses(first, n, b))
     assert isinstance(trained, RefinementNetwork)
@@ -116,11 +97,26 @@ def train_refinement(
     return trained
 
 
-def _paths(data: Path, stored: bool) -> list[Path]:
+def _takes_pixels(config: DetectorTraining) -> bool:
+    """Whether the network runs the image trunks itself, rather than take their stored features."""
+    return config.network.global_fusion and not config.frozen_trunks
+
+
+def _frames(config: DetectorTraining, data: Path) -> DetectorData:
+    """The training frames of a folder of samples, with the trunks' features where they are frozen."""
+    images = config.network.global_fusion
+    stored = config.frozen_trunks and images
     paths = sample_paths(data)
     if stored:
         store_features(paths, ImageTrunk(3), ImageTrunk(1))
-    return paths
+    return DetectorData(
+        paths,
+        config.network,
+        config.augmentation,
+        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
+        config.loop.seed,
+        stored,
+    )
 
 
 def proposal_losses(network: nn.Module, batch: Batch, segment_weight: float) -> Losses:
@@ -271,12 +267,6 @@ def _stack(arrays: Sequence[np.ndarray], like: Tensor) -> Tensor:
 def _placed(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     device = next(network.parameters()).device
     return {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as safetensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.cpu().contiguous() for k, v in network.state_dict().items()}, path)
 
 
 def load_weights(network: nn.Module, path: Path, strict: bool = True) -> None:

@@ -15,7 +15,9 @@ from multimodal_perception.networks.fusion_detector import ProposalNetwork, Refi
 from multimodal_perception.networks.local_fusion import GRID, POINTS, POSITION
 from multimodal_perception.preprocess.pillars import BIN, BINS, CHANNELS, LOW
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
-from multimodal_perception.training.detector import load_weights, save_weights
+from multimodal_perception.runtime.onnx_export import export_onnx
+from multimodal_perception.training.checkpoint import save_weights
+from multimodal_perception.training.detector import load_weights
 
 LICENCE = "Apache-2.0"
 PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev", "camera_atlas", "infrared_atlas")
@@ -80,17 +82,7 @@ def write_model(
     with torch.inference_mode():
         results = network(*examples.values())
     specs = {n: _spec(t) for n, t in zip(outputs, results, strict=True)}
-    program = torch.onnx.export(
-        network,
-        tuple(examples.values()),
-        dynamo=True,
-        opset_version=18,
-        input_names=list(examples),
-        output_names=list(outputs),
-        verbose=False,
-    )
-    assert program is not None
-    program.save(str(folder / "model.onnx"))
+    export_onnx(network, examples, outputs, folder / "model.onnx")
     save_weights(network, folder / "model.safetensors")
     card = dataclasses.replace(card, outputs=specs)
     return write_card(folder, card, "model.onnx", "model.safetensors")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.boxes import inside
 from multimodal_perception.preprocess.echoes import draw_echoes
 from multimodal_perception.preprocess.image import fit_image, fitted_model
 from multimodal_perception.preprocess.infrared import InfraredNormaliser
@@ -30,12 +31,16 @@ BLIND_REACH, BLIND_HEIGHT = 40.0, 0.8
 
 @dataclass(frozen=True)
 class Views:
-    """The images of one frame by their places in the atlases; None where one is missing."""
+    """The images of one frame by their places in the atlases; None where one is missing.
+
+    hidden: (H, 7) boxes in base_link that no image sees into: what training put there, no image shows.
+    """
 
     cameras: Sequence[ImageView | None]
     infrareds: Sequence[ImageView | None]
     camera_size: tuple[int, int]
     infrared_size: tuple[int, int]
+    hidden: NDArray[np.float32] | None = None
 
     @property
     def any(self) -> bool:
@@ -46,6 +51,9 @@ class Views:
         """Places and sight of points (N, 3) in base_link in both atlases, by the network's names."""
         camera, camera_seen = atlas_places(points, self.cameras, self.camera_size)
         infrared, infrared_seen = atlas_places(points, self.infrareds, self.infrared_size)
+        for box in () if self.hidden is None else self.hidden:
+            rows = inside(points, box)
+            camera_seen[rows], infrared_seen[rows] = 0.0, 0.0
         return {
             f"{prefix}camera_places": camera,
             f"{prefix}camera_seen": camera_seen,

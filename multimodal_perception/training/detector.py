@@ -27,6 +27,7 @@ from multimodal_perception.training.detector_data import (
     collate,
     store_features,
 )
+from multimodal_perception.training.ground_truth_sampling import MOST_PASTED, sampling_of
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 from multimodal_perception.training.samples import sample_paths
 from multimodal_perception.training.targets import (
@@ -51,7 +52,8 @@ class DetectorTraining:
 
     stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
     loop: how long. segment_weight: of the images' auxiliary task. frozen_trunks: the image trunks stay
-    at ImageNet's weights and their features are stored beside the samples.
+    at ImageNet's weights and their features are stored beside the samples. sampled: so many objects of
+    each class are pasted into every frame with a LiDAR, see ground_truth_sampling.
     """
 
     stage: Literal["proposals", "refinement"] = "proposals"
@@ -61,6 +63,14 @@ class DetectorTraining:
     loop: LoopConfig = field(default_factory=LoopConfig)
     segment_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
     frozen_trunks: bool = True
+    sampled: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, count in self.sampled.items():
+            if name not in CLASSES:
+                raise ValueError(f"sampled: allowed: {', '.join(CLASSES)}; got {name!r}")
+            if not 0 <= count <= MOST_PASTED:
+                raise ValueError(f"sampled.{name}: allowed: 0 to {MOST_PASTED}; got {count}")
 
 
 def train_proposals(
@@ -116,6 +126,7 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
         config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
         config.loop.seed,
         stored,
+        sampling_of(paths, data, config.sampled),
     )
 
 

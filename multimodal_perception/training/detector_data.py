@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from multimodal_perception.networks.image_encoder import COARSE, FINE, ImageTrun
 from multimodal_perception.preprocess.detector_inputs import BLIND_REACH, Views, proposal_inputs
 from multimodal_perception.training import augmentation
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig, Present
+from multimodal_perception.training.ground_truth_sampling import GroundTruthSampling
 from multimodal_perception.training.samples import (
     UNKNOWN_SEGMENT,
     points_of,
@@ -59,15 +61,17 @@ class DetectorData(Dataset[Item]):
         dropout: DropoutConfig | None,
         seed: int = 0,
         stored: bool = True,
+        sampling: GroundTruthSampling | None = None,
     ) -> None:
         """augment, dropout: None leaves frames as they are. stored: images come as trunks' features,
-        which lie beside the samples; else as pixels."""
+        which lie beside the samples; else as pixels. sampling: pastes into frames with a LiDAR."""
         self.paths = list(paths)
         self.config = config
         self.augment = augment
         self.dropout = dropout
         self.seed = seed
         self.stored = stored
+        self.sampling = sampling
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -83,11 +87,22 @@ class DetectorData(Dataset[Item]):
         )
         motion = np.eye(4) if self.augment is None else augmentation.draw_motion(self.augment, rng)
         base_from_grid = np.linalg.inv(motion).astype(np.float64)
-        points = points_of(sample) if present.lidar else np.zeros((0, 4), np.float32)
+        pasted = None
+        if self.sampling is not None and present.lidar:
+            pasted = self.sampling.paste(sample, rng)
+            sample["num_points"] = sample["num_points"] - pasted.lost
+        points = np.zeros((0, 4), np.float32)
+        if present.lidar:
+            points = points_of(sample) if pasted is None else pasted.points
         if self.augment is not None:
             points = augmentation.thinned(points, self.augment, rng)
         points = augmentation.moved_points(points, motion)
         views = self._views(sample, present)
+        boxes, labels = self._labels(sample, present, views)
+        if pasted is not None:
+            views = dataclasses.replace(views, hidden=pasted.hidden)
+            boxes = np.concatenate([boxes, pasted.boxes])
+            labels = np.concatenate([labels, pasted.labels])
         echoes = sample["ultrasonic"] if present.ultrasonics else sample["ultrasonic"][:0]
         pillars = self.config.pillars
         arrays, _ = proposal_inputs(
@@ -97,7 +112,6 @@ class DetectorData(Dataset[Item]):
             pillars,
             base_from_grid,
         )
-        boxes, labels = self._labels(sample, present, views)
         boxes = augmentation.moved_boxes(boxes, motion)
         heat, cells, codes, weights = centre_targets(
             boxes, labels, len(CLASSES), pillars.size // 2, 2 * pillars.cell, pillars.extent

@@ -8,6 +8,7 @@ A sample holds (names in the file):
   eighth of it, of SEGMENT_NAMES, 255 where it is not known; matrix, coefficients, size, model: of the
   fitted image; pose (4, 4): base_link at the frame's stamp from the optical frame
   ultrasonic (U, 8) float32: x y z yaw of the sensor in base_link, range, min and max range, view angle
+  lidar (3,) float32: the first LiDAR's place in base_link; lacking where the frame has none
   told: JSON text, where it comes from and in what conditions
 """
 
@@ -34,6 +35,8 @@ from multimodal_perception.preprocess.projection import ImageView
 
 POINT_STEP = 0.0025
 REACH = 80.0
+# The LiDAR's place in samples that do not tell it: that of the rig `simulation`.
+LIDAR = (0.0, 0.0, 1.8)
 CAMERA_SIZE, INFRARED_SIZE = (288, 512), (256, 320)
 STRIDE = 8
 # What the images' auxiliary task tells apart.
@@ -75,6 +78,8 @@ def sample_of(
         "ultrasonic": echo_rows(frame),
         "told": np.array(json.dumps(dict(told))),
     }
+    for name in list(frame.lidars)[:1]:
+        arrays["lidar"] = frame.reference_from_sensor(name)[:3, 3].astype(np.float32)
     for k, (name, camera) in enumerate(frame.cameras.items()):
         arrays |= _image(frame, f"camera{k}", name, camera.rgb(), CAMERA_SIZE, semantics)
     for k, (name, image) in enumerate(frame.infrareds.items()):
@@ -154,6 +159,11 @@ def points_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     points[:, :3] = arrays["points"] * np.float32(POINT_STEP)
     points[:, 3] = arrays["intensity"] / np.float32(255)
     return points
+
+
+def lidar_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Where the LiDAR of a sample is, (3,) float32 in base_link."""
+    return np.asarray(arrays.get("lidar", LIDAR), np.float32)
 
 
 def views_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[ImageView]:

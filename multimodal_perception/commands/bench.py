@@ -25,34 +25,38 @@ FILES = {
     "simulate": "simulation.py",
     "occupancy": "occupancy.py",
     "engine": "engine.py",
+    "detector": "detector.py",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=tuple(FILES))
     parser.add_argument(
-        "model", nargs="?", help="engine: a model's name, or the folder of its card"
+        "model", nargs="?", help="engine, detector: a model's name, or the folder of its card"
     )
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument(
-        "--seconds", type=float, help="how long (intake: 60 by default, engine: 10)"
+        "--seconds", type=float, help="how long (intake: 60 by default, detector 20, engine 10)"
     )
     parser.add_argument(
         "--peer",
         type=Path,
         help="sync: folder with the package message_filters; evaluators: a Python with nuscenes-devkit; "
-        "occupancy: a Python with pyoctomap",
+        "occupancy: a Python with pyoctomap; detector: a checkout of zhulf0804/PointPillars",
     )
     parser.add_argument(
         "--kitti",
         type=Path,
-        help="evaluators: a KITTI evaluator's eval.py; simulate, occupancy: KITTI's training folder",
+        help="evaluators: a KITTI evaluator's eval.py; simulate, occupancy, detector: KITTI's "
+        "training folder",
     )
     parser.add_argument("--scenario", help="simulate: which one (urban_street by default)")
     parser.add_argument("--frames", type=int, help="simulate: how many (60 by default)")
     parser.add_argument("--workers", type=int, help="simulate: processes (one a core by default)")
     parser.add_argument("--inputs", type=Path, help="engine: bag, dataset or .npz files to feed it")
-    parser.add_argument("--threads", type=int, default=0, help="engine: of the CPU; 0 is all cores")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="engine, detector: of the CPU; 0 is all cores"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

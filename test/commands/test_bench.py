@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from multimodal_perception.cli import main
@@ -70,3 +71,82 @@ def test_evaluators_need_a_peer_that_has_them(peer, words, capsys):  # type: ign
     arguments = [] if peer is None else ["--peer", peer]
     assert main(["bench", "evaluators", *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+PEER = """
+import torch
+from pointpillars.ops import Voxelization, nms_cuda
+class PillarLayer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.voxel_layer = Voxelization(
+            voxel_size=[0.5, 0.5, 4], point_cloud_range=[0, -20, -3, 40, 20, 1],
+            max_num_points=32, max_voxels=(100, 20000))
+class PointPillars(torch.nn.Module):
+    def __init__(self, nclasses):
+        super().__init__()
+        self.pillar_layer = PillarLayer()
+    def forward(self, batched_pts, mode):
+        voxels, cells, counts = self.pillar_layer.voxel_layer(batched_pts[0])
+        assert 100 < len(voxels) == len(cells) == len(counts) and int(counts.min()) > 0
+        boxes = torch.tensor([[0.0, 0, 4, 2, 0], [0.1, 0, 4, 2, 0], [9, 9, 11, 10, 1]])
+        kept = nms_cuda(boxes=boxes, scores=torch.tensor([0.2, 0.9, 0.5]), thresh=0.01)
+        assert kept.tolist() == [1, 2]
+        return [{"lidar_bboxes": boxes, "scores": boxes, "labels": boxes}]
+"""
+
+
+def test_the_detector_is_timed_by_parts_and_beside_its_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = bench.load_benchmark
+
+    def quick(name: str) -> ModuleType:
+        module = load(name)
+        monkeypatch.setattr(module, "MIN_ROUNDS", 1)
+        monkeypatch.setattr(module, "FRAMES", 1)
+        return module
+
+    monkeypatch.setattr(bench, "load_benchmark", quick)
+    peer = tmp_path / "peer" / "pointpillars"
+    for name, text in {
+        "model/__init__.py": "from .pointpillars import PointPillars",
+        "model/pointpillars.py": PEER,
+        "utils/process.py": "def keep_bbox_from_lidar_range(result, limits): return result",
+    }.items():
+        (peer / name).parent.mkdir(parents=True, exist_ok=True)
+        (peer / name).write_text(text)
+    path = tmp_path / "detector.json"
+    arguments = ["bench", "detector", "--seconds", "0.1", "--threads", "1", "--json", str(path)]
+    assert main([*arguments, "--peer", str(tmp_path)]) == 2
+    assert "no checkout of PointPillars" in capsys.readouterr().err
+    try:
+        assert main([*arguments, "--peer", str(peer.parent)]) == 0
+    finally:
+        for name in [n for n in sys.modules if n.startswith("pointpillars")]:
+            del sys.modules[name]
+    result = json.loads(path.read_text())
+    parts = ("before", "proposals", "between", "refinement", "after")
+    for engine in ("onnxruntime", "torch"):
+        ms = result["ms"][engine]
+        assert all(ms[p]["p50"] > 0 for p in parts)
+        assert sum(ms[p]["min"] for p in parts) <= ms["total"]["min"] * 1.01
+    ratio = (
+        result["ms"]["pointpillars"]["total"]["p50"] / result["ms"]["onnxruntime"]["total"]["p50"]
+    )
+    assert result["times_faster"] == pytest.approx(ratio)
+    assert result["met"]["times_faster"] == (ratio >= 3)
+    assert "random weights" in result["peer"]
+
+
+def test_voxels_take_points_in_order_until_they_are_full() -> None:
+    voxelise = bench.load_benchmark("detector").voxelise
+    points = np.array(
+        [[0.1, 0.1, 0, 1], [1.2, 0.3, 0, 2], [0.2, 0.2, 0, 3], [0.3, 0.3, 0, 4], [9, 9, 0, 5]],
+        np.float32,
+    )
+    span = np.array([0, 0, -1, 2, 2, 1], np.float32)
+    made, cells, counts = voxelise(points, span, np.ones(3, np.float32), 2, 10)
+    assert counts.tolist() == [2, 1] and cells.tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert made[0, :, 3].tolist() == [1, 3] and made[1, :, 3].tolist() == [2, 0]
+    assert len(voxelise(points, span, np.ones(3, np.float32), 2, 1)[0]) == 1

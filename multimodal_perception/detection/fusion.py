@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -37,14 +38,14 @@ class FusionConfig:
     """Parameters of the fusion detector.
 
     model: name or path of the proposal network's card. min_score: below it a box is not reported.
-    overlap: of two boxes from above that is suppressed. refine: whether the refinement runs, where the
-    model has one.
+    overlap: of two boxes from above that is suppressed. refinement: name or path of the refinement's
+    card; "card" for the one that the model's card names, if any, "none" for no refinement.
     """
 
     model: str = "detector"
     min_score: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
-    refine: bool = True
+    refinement: str = "card"
 
 
 class FusionDetector:
@@ -68,12 +69,9 @@ class FusionDetector:
         self._labels = _labels_of(card)
         self._proposals = _opened(card, runtime)
         self._refinement: FallbackEngine | None = None
-        beside = str(card.settings.get("refinement", ""))
-        if self.config.refine and beside:
-            assert card.path is not None
-            second = load_card(card.path.parent.parent / beside)
-            if network_of(second, REFINEMENT) != self.network:
-                raise UserError(f"{second.source}: settings: not those of {card.source}")
+        second = _refinement_of(card, self.config.refinement)
+        if second is not None:
+            self.network = _joined(self.network, network_of(second, REFINEMENT), second, card)
             self._refinement = _opened(second, runtime)
         n = self.network
         self._images = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
@@ -148,6 +146,30 @@ def network_of(card: ModelCard, architecture: str) -> DetectorConfig:
             f"{card.source}: architecture: {card.architecture!r}; here {architecture!r} is needed"
         )
     return build(DetectorConfig, card.settings.get("network", {}), card.source, "settings.network")
+
+
+def _refinement_of(card: ModelCard, named: str) -> ModelCard | None:
+    """The card of the refinement that FusionConfig.refinement means."""
+    if named == "none":
+        return None
+    if named != "card":
+        return load_card(named)
+    beside = str(card.settings.get("refinement", ""))
+    if not beside:
+        return None
+    assert card.path is not None
+    return load_card(card.path.parent.parent / beside)
+
+
+def _joined(
+    first: DetectorConfig, second: DetectorConfig, its: ModelCard, card: ModelCard
+) -> DetectorConfig:
+    """The sizes of both networks, the refinement's own switches from it."""
+    own = ("refined", "roi_channels", "samples", "local_fusion", "dynamic_aggregation")
+    joined = dataclasses.replace(first, **{name: getattr(second, name) for name in own})
+    if joined != second:
+        raise UserError(f"{its.source}: settings: not those of {card.source}")
+    return joined
 
 
 def _labels_of(card: ModelCard) -> NDArray[np.int64]:

@@ -18,8 +18,13 @@ def detector_names() -> tuple[str, ...]:
 
 def open_detector(name: str, config: PipelineConfig | None = None) -> Detector:
     """The detector of a name, warmed up: one that PipelineConfig knows, "shipped" for the fusion
-    detector with the shipped model, or a model's name or folder. Raises UserError."""
+    detector with the shipped model, or a model's name or folder, which +NAME gives another refinement
+    ("detector+none" has none). Raises UserError."""
     config = config or PipelineConfig()
+    name, plus, refinement = name.partition("+")
+    if plus:
+        fusion = dataclasses.replace(config.fusion, refinement=refinement)
+        config = dataclasses.replace(config, fusion=fusion)
     if name == "shipped":
         name = "fusion"
     elif name not in detector_names():

@@ -18,7 +18,9 @@ class DetectorConfig:
     pillars: grid. cameras, infrareds: places for images; a frame may fill fewer. camera_size,
     infrared_size: height and width, pixels. channels: of pillars and images. widths, depths: of the
     BEV backbone. neck_channels: of the BEV map. neck: FPN or RCNet's. proposals: of the first network.
-    global_fusion: images enter the pillars. local_fusion, dynamic_aggregation: of the refinement.
+    global_fusion: images enter the pillars. refined: proposals that the refinement takes, roi_channels:
+    its width, samples: places a head in an image for each of its grid points; local_fusion and
+    dynamic_aggregation: its parts.
     segments: classes of the images' auxiliary task.
     """
 
@@ -34,6 +36,8 @@ class DetectorConfig:
     neck: Literal["fpn", "reverse"] = "fpn"
     proposals: int = field(default=128, metadata={"min": 1, "max": 2000})
     refined: int = field(default=64, metadata={"min": 1, "max": 1000})
+    roi_channels: int = field(default=64, metadata={"min": 16, "max": 512})
+    samples: int = field(default=4, metadata={"min": 1, "max": 16})
     global_fusion: bool = True
     local_fusion: bool = True
     dynamic_aggregation: bool = True

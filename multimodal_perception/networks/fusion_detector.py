@@ -130,7 +130,13 @@ class RefinementNetwork(nn.Module):
         super().__init__()
         self.config = c = config
         self.head = RefinementHead(
-            c.neck_channels, c.channels, len(CLASSES), 64, c.local_fusion, c.dynamic_aggregation
+            c.neck_channels,
+            c.channels,
+            len(CLASSES),
+            c.roi_channels,
+            c.samples,
+            c.local_fusion,
+            c.dynamic_aggregation,
         )
 
     def forward(

@@ -20,13 +20,14 @@ class LocalFusion(nn.Module):
     The position-decorated features of eq. 4; deformable sampling as in Global Fusion.
     """
 
-    def __init__(self, channels: int, image_channels: int) -> None:
+    def __init__(self, channels: int, image_channels: int, samples: int = 4) -> None:
         super().__init__()
         self.position = nn.Sequential(
             nn.Linear(POSITION, 32), nn.LayerNorm(32), nn.ReLU(), nn.Linear(32, channels)
         )
-        self.camera = DeformableAttention(channels, image_channels, channels)
-        self.infrared = DeformableAttention(channels, image_channels, channels)
+        sizes = channels, image_channels, channels
+        self.camera = DeformableAttention(*sizes, points=samples)
+        self.infrared = DeformableAttention(*sizes, points=samples)
         self.norm = nn.ModuleList([nn.LayerNorm(channels) for _ in range(2)])
         self.out = nn.Sequential(nn.Linear(channels, channels), nn.ReLU())
 
@@ -91,13 +92,14 @@ class RefinementHead(nn.Module):
         image_channels: int,
         classes: int,
         channels: int = 64,
+        samples: int = 4,
         local: bool = True,
         dynamic: bool = True,
     ) -> None:
         super().__init__()
         self.classes, self.channels = classes, channels
         self.pooled = nn.Sequential(nn.Linear(bev_channels, channels), nn.ReLU())
-        self.local = LocalFusion(channels, image_channels) if local else None
+        self.local = LocalFusion(channels, image_channels, samples) if local else None
         self.dynamic = DynamicAggregation(channels) if dynamic else None
         self.narrow = nn.Linear(channels, 16)
         proposal = classes + 5

@@ -25,6 +25,7 @@ from multimodal_perception.training.detector_data import (
     DetectorData,
     Item,
     collate,
+    repeated,
     store_features,
 )
 from multimodal_perception.training.ground_truth_sampling import MOST_PASTED, sampling_of
@@ -52,8 +53,9 @@ class DetectorTraining:
 
     stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
     loop: how long. segment_weight: of the images' auxiliary task. frozen_trunks: the image trunks stay
-    at ImageNet's weights and their features are stored beside the samples. sampled: so many objects of
-    each class are pasted into every frame with a LiDAR, see ground_truth_sampling.
+    at ImageNet's weights and their features are stored beside the samples. repeat: share of frames that
+    every class is wanted in; frames with rarer ones are repeated. sampled: so many objects of each class
+    are pasted into every frame with a LiDAR, see ground_truth_sampling.
     """
 
     stage: Literal["proposals", "refinement"] = "proposals"
@@ -63,6 +65,7 @@ class DetectorTraining:
     loop: LoopConfig = field(default_factory=LoopConfig)
     segment_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
     frozen_trunks: bool = True
+    repeat: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
     sampled: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,14 +122,17 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
     paths = sample_paths(data)
     if stored:
         store_features(paths, ImageTrunk(3), ImageTrunk(1))
+    sampling = sampling_of(paths, data, config.sampled)
+    if config.repeat:
+        paths = repeated(paths, config.repeat, config.loop.seed)
     return DetectorData(
         paths,
         config.network,
         config.augmentation,
-        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0),
+        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, config.dropout.ultrasonics),
         config.loop.seed,
         stored,
-        sampling_of(paths, data, config.sampled),
+        sampling,
     )
 
 

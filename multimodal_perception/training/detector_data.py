@@ -50,6 +50,23 @@ class Item:
     base_from_grid: NDArray[np.float64]
 
 
+def repeated(paths: Sequence[Path], threshold: float, seed: int = 0) -> list[Path]:
+    """Paths of samples, those with rare classes several times over.
+
+    A frame is there sqrt(threshold / share of frames with the class) times, by its rarest class and at
+    least once, what is left over a whole number by chance (Gupta et al. 2019, section 4.2).
+    """
+    held = np.zeros((len(paths), len(CLASSES)), np.bool_)
+    for k, path in enumerate(paths):
+        sample = read_sample(path, ("labels", "num_points"))
+        labels = DETECTED[sample["labels"]][sample["num_points"] > 0]
+        held[k, labels[labels >= 0]] = True
+    wanted = np.sqrt(threshold / np.maximum(held.mean(axis=0), 1e-9))
+    times = np.where(held, wanted, 1.0).max(axis=1, initial=1.0)
+    times += np.random.default_rng(seed).random(len(paths))
+    return [path for path, count in zip(paths, times, strict=True) for _ in range(int(count))]
+
+
 class DetectorData(Dataset[Item]):
     """Items of samples. Each (seed, epoch, index) is the same frame whoever asks, and when."""
 

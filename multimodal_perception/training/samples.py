@@ -136,12 +136,12 @@ def write_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     partial.replace(path)
 
 
-def read_sample(path: Path) -> Arrays:
-    """Arrays of a sample by name. Raises SampleError."""
+def read_sample(path: Path, names: Iterable[str] | None = None) -> Arrays:
+    """Arrays of a sample by name, all or those named. Raises SampleError."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return {name: content[name] for name in (content.files if names is None else names)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise SampleError(f"{path}: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
-from multimodal_perception.frame import Boxes3D, CameraImage, InfraredImage, LidarSweep, SensorFrame
+from multimodal_perception.detection.opening import open_detector
+from multimodal_perception.frame import (
+    CLASS_NAMES,
+    Boxes3D,
+    CameraImage,
+    InfraredImage,
+    LidarSweep,
+    SensorFrame,
+)
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.preprocess.ground import ground_cloud
@@ -31,11 +40,12 @@ from multimodal_perception.training.detector import (
     train_proposals,
     train_refinement,
 )
-from multimodal_perception.training.detector_data import DetectorData
+from multimodal_perception.training.detector_data import DetectorData, repeated
 from multimodal_perception.training.detector_export import export_detector
 from multimodal_perception.training.loop import LoopConfig
 from multimodal_perception.training.samples import (
     SampleError,
+    read_sample,
     sample_of,
     sample_paths,
     write_sample,
@@ -115,6 +125,11 @@ def test_from_samples_to_boxes(samples: Path, tmp_path: Path) -> None:
     blind = dataclasses.replace(frame, lidars={}, cameras={}, infrareds={})
     assert not len(detector.detect(blind, ground_cloud(blind)))
     assert detector.counts["nothing_that_sees"] == 1
+    alone = open_detector(f"{tmp_path / 'small'}+none")
+    assert isinstance(alone, FusionDetector)
+    assert not np.array_equal(alone.detect(frame, ground_cloud(frame)).scores, boxes.scores)
+    with pytest.raises(UserError, match="settings: not those of"):
+        open_detector(f"{tmp_path / 'small'}+detector_refinement")
     # ONNX Runtime and torch say the same.
     card = load_card(tmp_path / "small")
     rng = np.random.default_rng(0)
@@ -184,6 +199,19 @@ def test_the_same_item_whoever_asks(samples: Path) -> None:
     ]
     for name, values in made[0].arrays.items():
         np.testing.assert_array_equal(values, made[1].arrays[name])
+
+
+def test_frames_with_rare_classes_are_repeated(samples: Path, tmp_path: Path) -> None:
+    common = sample_paths(samples)
+    rare = read_sample(common[0])
+    rare["labels"] = np.full_like(rare["labels"], CLASS_NAMES.index("bus"))
+    paths = [*common[1:], *common[1:], *common[1:], tmp_path / "rare.npz"]
+    write_sample(paths[-1], rare)
+    # One frame of 16 shows a bus: wanted in a quarter of them, it comes sqrt(16 / 4) times.
+    counts = Counter(repeated(paths, 0.25))
+    assert counts[paths[-1]] == 2 and counts[paths[0]] == 3
+    assert repeated(paths, 0.25) == repeated(paths, 0.25)
+    assert len(repeated(paths, 0.001)) == len(paths)
 
 
 def test_bad_samples_are_named(tmp_path: Path) -> None:

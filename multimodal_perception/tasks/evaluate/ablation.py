@@ -9,10 +9,11 @@ from multimodal_perception.tasks import drives
 
 HELP = "compare the detector's stages of fusion on simulated drives, by day and by night"
 # What each row adds to the one above, and its detector.
+LIDAR_ONLY = "lidar only"
 ROWS = {
-    "lidar only": "detector_lidar",
-    "+ global fusion": "detector_global",
-    "+ local fusion": "detector_local",
+    LIDAR_ONLY: "detector_lidar",
+    "+ global fusion": "detector+none",
+    "+ local fusion": "detector+detector_local_refinement",
     "+ feature dynamic aggregation": "detector",
 }
 
@@ -24,19 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=DETECTOR",
-        help="a row instead of the four: geometric, a shipped model's name or its folder; repeat",
+        help="a row instead of the four: geometric, a shipped model's name or its folder, +REFINEMENT"
+        f' for another one ("none" for none); repeat. "{LIDAR_ONLY}" is given the LiDAR alone',
     )
 
 
 def run(args: argparse.Namespace) -> int:
     from multimodal_perception.detection.opening import open_detector
     from multimodal_perception.evaluation.detector_drives import Contestant
+    from multimodal_perception.frame import Modality
 
     rows = dict(_row(text) for text in args.row) or ROWS
     if len(rows) < len(args.row):
         raise UserError("--row: a name is given twice")
     rig = drives.rig_of(args)
-    contestants = {name: Contestant(open_detector(word)) for name, word in rows.items()}
+    contestants = {
+        name: Contestant(
+            open_detector(word), (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality)
+        )
+        for name, word in rows.items()
+    }
     result = drives.compared(args, rig, contestants)
     result["detectors"] = rows
     drives.report("ablation", result, args.json)

@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import SensorFrame
 
+# Over how many metres without ground the line may bend: behind longer shadows lie bonnets as low as a
+# hill would be.
+LONGEST = 4.0
+# What rises more steeply behind a doubtful piece of ground tells that it is a thing.
+STEEP = 0.25
+
 
 @dataclass(frozen=True)
 class GroundConfig:
@@ -166,7 +172,7 @@ def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-
             r = (ring + 0.5) * ring_m
             gap = r - last_r
             expected = last_z + slope * gap
-            tolerance = step + bend * min(gap, 8.0)
+            tolerance = step + bend * min(gap, LONGEST)
             if last_r == 0.0:
                 tolerance += 0.1
             lowest = np.inf
@@ -174,6 +180,8 @@ def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-
                 # What lies further below is a reflection, not the ground.
                 if expected - tolerance <= z[k] < lowest:
                     lowest = z[k]
+            if lowest > expected + step and _rises(z, starts, cell, rings - ring, lowest, ring_m):
+                continue
             if lowest <= expected + tolerance:
                 if last_r > 0.0:
                     # The slope follows over some metres, so that one kerb does not tilt the road.
@@ -183,6 +191,22 @@ def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-
                 last_r, last_z = r, lowest
                 found[sector, ring] = lowest
     _fill(found, heights)
+
+
+@numba.njit(cache=True, nogil=True)
+def _rises(z, starts, cell, left, lowest, ring_m):  # type: ignore[no-untyped-def]
+    """Whether anything in the sector's next 2 m rises steeply over a ring's lowest return.
+
+    Behind a shadow a bumper or a bonnet may pass for ground that has risen there.
+    """
+    for ahead in range(1, min(int(2.0 / ring_m) + 1, left)):
+        beyond = np.inf
+        for k in range(starts[cell + ahead], starts[cell + ahead + 1]):
+            if z[k] > lowest - 0.5:
+                beyond = min(beyond, z[k])
+        if np.inf > beyond > lowest + STEEP * ahead * ring_m:
+            return True
+    return False
 
 
 @numba.njit(cache=True, nogil=True)

@@ -105,6 +105,28 @@ def test_reflections_from_below_the_road_do_not_pull_it_down():
     np.testing.assert_allclose(cloud.height[: len(road)], 0, atol=1e-4)
 
 
+def test_what_is_seen_of_a_car_over_another_is_no_ground():
+    # A row of cars from 6 m on hides all beyond it but bonnets and windscreens from 16 m on.
+    x, y = scatter()
+    road = np.column_stack([x, y, np.zeros(len(x))])[np.hypot(x, y) < 6]
+    bearing = np.random.default_rng(7).uniform(-np.pi, np.pi, 20_000)
+    away = np.random.default_rng(8).uniform(16.0, 18.0, 20_000)
+    z = np.where(away < 17, 0.45 + 0.1 * (away - 16), 0.55 + 0.7 * (away - 17))
+    cars = np.column_stack([away * np.cos(bearing), away * np.sin(bearing), z])
+    cloud = cloud_of(np.vstack([road, cars]))
+    assert not cloud.is_ground[len(road) :].any()
+    np.testing.assert_allclose(cloud.height[len(road) :], z, atol=0.1)
+
+
+def test_a_road_that_rises_behind_a_shadow_is_ground():
+    x, y = scatter(farthest=40.0)
+    r = np.hypot(x, y)
+    z = np.where(r > 15, 0.04 * (r - 15), 0.0)
+    seen = (r < 12) | (r > 19)
+    cloud = cloud_of(np.column_stack([x, y, z])[seen])
+    assert cloud.is_ground.mean() > 0.99
+
+
 def test_a_wall_all_round_is_no_ground():
     angle = np.random.default_rng(5).uniform(-np.pi, np.pi, 20_000)
     z = np.random.default_rng(6).uniform(0, 3, 20_000)

@@ -18,6 +18,7 @@ class Conditions:
     """Light and weather.
 
     sun_elevation, sun_azimuth: degrees, azimuth from x (forward) to the left; below 0 it is night.
+    lamps: share of the light of street lamps, hall lamps and windows; the vehicle has its own.
     air_kelvin: temperature of the air. fog_visibility: meteorological visibility in metres, 0 clear.
     rain: mm/h. dirt: share of each camera's lens that dirt covers. patch: side in metres of a loud
     print on all that has a box, that only cameras see, as physical attacks on detectors wear (Thys et
@@ -26,6 +27,7 @@ class Conditions:
 
     sun_elevation: float = field(default=42.0, metadata={"min": -90.0, "max": 90.0, "unit": "deg"})
     sun_azimuth: float = field(default=125.0, metadata={"min": -360, "max": 360, "unit": "deg"})
+    lamps: float = field(default=1.0, metadata={"min": 0.0, "max": 1.0})
     air_kelvin: float = field(default=288.0, metadata={"min": 220.0, "max": 330.0, "unit": "K"})
     fog_visibility: float = field(default=0.0, metadata={"min": 0.0, "max": 20000, "unit": "m"})
     rain: float = field(default=0.0, metadata={"min": 0.0, "max": 150.0, "unit": "mm/h"})
@@ -57,7 +59,7 @@ class Conditions:
         return fog + rain + 1.0 / 2500.0
 
 
-CONDITION_HELP = "night, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES]"
+CONDITION_HELP = "night, unlit, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES]"
 
 
 def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions:
@@ -71,6 +73,12 @@ def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions
         changes: dict[str, float]
         if name == "night" and value is None:
             changes = {"sun_elevation": -30.0, "air_kelvin": conditions.air_kelvin - 8.0}
+        elif name == "unlit" and value is None:
+            changes = {
+                "sun_elevation": -30.0,
+                "air_kelvin": conditions.air_kelvin - 8.0,
+                "lamps": 0,
+            }
         elif name == "low_sun" and value is None:
             changes = {"sun_elevation": 6.0, "sun_azimuth": 8.0}
         elif name == "fog":

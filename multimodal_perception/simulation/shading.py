@@ -281,12 +281,12 @@ def shade(  # type: ignore[no-untyped-def]
             mirror(dx, dy, dz, nx, ny, nz, against, gloss, sun, zenith, horizon, light[i], mirrored,
                    glare if lit[i] else 0.0)  # fmt: skip
         if row[GLOW] > 0.0 and night:
-            on = materials[j] == LAMP or own[6] > 0.0
+            on = head[7] > 0.0 if materials[j] == LAMP else own[6] > 0.0
             for k in range(3):
                 light[i, k] += row[GLOW] * row[k] * (1.0 if on else 0.02) * 0.35
         elif (
             pane
-            and night
+            and head[7] > 0.0
             and noise(np.floor((x + origin_x + y) / 2.4), np.floor(z / 3.0), 6.0) < 0.3
         ):
             light[i, 0] += 0.30

@@ -29,16 +29,23 @@ MEMBERS = {
     "vehicle": ("car", "van", "truck", "bus"),
     "person": ("pedestrian", "cyclist"),
 }
+# What a bumper meets before a LiDAR or an eye does: low, thin or clear.
+HARD = ("kerb", "wall", "fence", "barrier", "pole", "cone")
 CELLS, RESOLUTION = 72, 0.2
 FINER = 4  # truth is looked up so much finer than the cells, so that poles are not missed
 LENGTH, EVERY, BEFORE = 24, 4, 3
-# Scenario, conditions and how many drives of ten.
-MIX: tuple[tuple[str, tuple[str, ...], int], ...] = (
-    ("parking_lot", ("night",), 3),
-    ("parking_lot", (), 2),
-    ("warehouse", (), 3),
-    ("urban_street", ("night",), 1),
-    ("urban_street", (), 1),
+# Of ten drives: scenario and conditions, in an order in which every few have some of each.
+MIX: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("parking_lot", ("night",)),
+    ("parking_lot", ()),
+    ("warehouse", ()),
+    ("urban_street", ()),
+    ("parking_lot", ("night",)),
+    ("warehouse", ("unlit",)),
+    ("urban_street", ("night",)),
+    ("parking_lot", ("unlit",)),
+    ("parking_lot", ("unlit",)),
+    ("warehouse", ("unlit",)),
 )
 
 
@@ -59,11 +66,8 @@ class Drive:
 
 def drives(seeds: Sequence[int]) -> list[Drive]:
     """One drive a seed, scenarios mixed evenly."""
-    kinds = [(scenario, words) for scenario, words, count in MIX for _ in range(count)]
-    # Ten kinds in an order in which every few drives have some of each.
-    order = [kinds[k * 3 % len(kinds)] for k in range(len(kinds))]
     return [
-        Drive(*order[seed % len(order)], seed, int(np.random.default_rng(seed).integers(20, 400)))
+        Drive(*MIX[seed % len(MIX)], seed, int(np.random.default_rng(seed).integers(20, 400)))
         for seed in seeds
     ]
 
@@ -79,7 +83,7 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
     coarse = GridLayout(2.0, 1.0)
     sound = Simulation(drive.scenario, deaf, drive.seed, count, drive.conditions, grid=coarse)
     names = list(deaf.sensors)
-    ranges, motion, images, labels, at = [], [], [], [], []
+    ranges, motion, images, labels, hard, at = [], [], [], [], [], []
     for step in range(LENGTH):
         index = drive.start + step
         with_images = step % EVERY == BEFORE
@@ -90,6 +94,7 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
         if with_images:
             images.append(np.stack([image.rgb() for image in frame.cameras.values()]))
             labels.append(cell_labels(observation.truth, rig.footprint))
+            hard.append(hard_cells(observation.truth))
             at.append(step)
     # Under another name until it is whole, so that an interrupted run leaves no broken shard.
     partial = path.with_suffix(".partial")
@@ -100,8 +105,9 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
             odom_from_base=np.array(motion),
             images=np.array(images),
             labels=np.array(labels),
+            hard=np.array(hard),
             frames=np.array(at),
-            night=np.array("night" in drive.conditions),
+            night=np.array(bool({"night", "unlit"} & set(drive.conditions))),
             scenario=np.array(drive.scenario),
         )
     partial.rename(path)
@@ -124,3 +130,10 @@ def cell_labels(truth: FrameTruth, footprint: tuple[float, float] | None) -> NDA
         x, y = np.meshgrid(middles, middles)
         result[(np.abs(x) < footprint[0] / 2) & (np.abs(y) < footprint[1] / 2)] = UNSEEN
     return result
+
+
+def hard_cells(truth: FrameTruth) -> NDArray[np.bool_]:
+    """Which cells (72, 72) hold something that is HARD; truth: of a grid four times finer."""
+    kinds = np.isin(np.arange(len(SEMANTIC_NAMES)), [SEMANTIC_NAMES.index(n) for n in HARD])
+    fine = kinds[truth.semantic_grid].reshape(CELLS, FINER, CELLS, FINER)
+    return np.asarray(fine.any(axis=(1, 3)), np.bool_)

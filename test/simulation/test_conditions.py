@@ -44,6 +44,21 @@ def test_by_night_the_camera_is_dark_and_the_rest_sees_on(clear: Observation) ->
         assert np.array_equal(ours, theirs)
 
 
+def test_unlit_switches_the_lamps_of_street_and_hall_off_and_not_the_vehicles_own() -> None:
+    def brightness(scenario: str, word: str) -> np.ndarray:
+        drive = Simulation(scenario, small_rig(noise=False), 3, 5, (word,))
+        return picture(drive.observe(1))
+
+    hall = brightness("warehouse", "night")
+    assert brightness("warehouse", "unlit").mean() < 0.5 * hall.mean()
+    lit, unlit = brightness("urban_street", "night"), brightness("urban_street", "unlit")
+    assert unlit.mean() < lit.mean()
+    # What the head lamps light on the road ahead stays as bright.
+    height, width = unlit.shape[:2]
+    ahead = (slice(int(0.75 * height), None), slice(width // 3, 2 * width // 3))
+    assert unlit[ahead].mean() > 0.8 * lit[ahead].mean()
+
+
 def test_a_low_sun_ahead_dazzles(clear: Observation) -> None:
     # Nothing stands between on a highway.
     open_road = [Simulation("highway", small_rig(), 3, 5, w).observe(1) for w in ((), ("low_sun",))]

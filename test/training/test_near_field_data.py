@@ -19,6 +19,7 @@ from multimodal_perception.training.near_field_data import (
     UNSEEN,
     cell_labels,
     drives,
+    hard_cells,
     record,
 )
 
@@ -66,9 +67,21 @@ def test_a_drive_is_recorded_once_and_whole(tmp_path: Path, monkeypatch: object)
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_hard_cells_are_those_of_low_thin_and_clear_things_alone() -> None:
+    size = CELLS * FINER
+    semantic = np.full((size, size), SEMANTIC_NAMES.index("road"), np.uint8)
+    nothing = np.zeros((size, size), np.float32)
+    semantic[4, 9] = SEMANTIC_NAMES.index("pole")
+    semantic[8:12, 8:12] = SEMANTIC_NAMES.index("kerb")
+    semantic[40:60, 40:60] = SEMANTIC_NAMES.index("car")
+    semantic[80:90, 40:60] = SEMANTIC_NAMES.index("rack")
+    hard = hard_cells(truth_of(semantic, nothing, nothing))
+    assert np.argwhere(hard).tolist() == [[1, 2], [2, 2]]
+
+
 def test_seeds_give_every_scenario_in_its_share() -> None:
     chosen = drives(range(20))
     assert [d.name for d in drives([7, 3])] == [chosen[7].name, chosen[3].name]
-    nights = [d for d in chosen if d.conditions == ("night",)]
-    assert len(nights) == 8
+    assert sum(d.conditions == ("night",) for d in chosen) == 6
+    assert sum(d.conditions == ("unlit",) for d in chosen) == 8
     assert sum(d.scenario == "warehouse" for d in chosen) == 6

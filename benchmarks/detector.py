@@ -26,14 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion import FusionConfig, FusionDetector, Network
 from multimodal_perception.evaluation.detections import percentiles
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.runtime.engine import Arrays
 from multimodal_perception.runtime.onnxruntime import available_cores
-from multimodal_perception.runtime.opening import FallbackEngine
 from multimodal_perception.runtime.settings import EngineName, RuntimeConfig
 
 DEFAULT_SECONDS = 20.0
@@ -85,7 +84,7 @@ def frames_of(root: Path | None) -> tuple[str, list[SensorFrame]]:
 class Watched:
     """An engine whose last run's begin and end are known."""
 
-    def __init__(self, engine: FallbackEngine) -> None:
+    def __init__(self, engine: Network) -> None:
         self.engine, self.inputs = engine, engine.inputs
         self.begin = self.end = 0.0
 
@@ -100,10 +99,9 @@ def our_step(model: str, engine: EngineName, threads: int) -> Step:
     """One frame through the detector: before, between and after the networks, and these."""
     config = RuntimeConfig(order=(engine,), device="cpu", threads=threads)
     detector = FusionDetector(FusionConfig(model), config)
-    first = Watched(detector._proposals)
-    detector._proposals = first  # type: ignore[assignment]
-    second = None if detector._refinement is None else Watched(detector._refinement)
-    detector._refinement = second  # type: ignore[assignment]
+    detector.proposals = first = Watched(detector.proposals)
+    second = None if detector.refinement is None else Watched(detector.refinement)
+    detector.refinement = second
 
     def step(frame: SensorFrame) -> dict[str, float]:
         start = time.perf_counter()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,8 @@ from multimodal_perception.preprocess.detector_inputs import (
 )
 from multimodal_perception.preprocess.ground import Cloud
 from multimodal_perception.preprocess.proposals import PointIndex
-from multimodal_perception.runtime.card import ModelCard, load_card
-from multimodal_perception.runtime.engine import EngineError
+from multimodal_perception.runtime.card import ModelCard, TensorSpec, load_card
+from multimodal_perception.runtime.engine import Arrays, EngineError
 from multimodal_perception.runtime.opening import FallbackEngine, open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 
@@ -48,10 +50,20 @@ class FusionConfig:
     refinement: str = "card"
 
 
+class Network(Protocol):
+    """What runs one of the two networks: arrays by name in, arrays by name out. Raises EngineError."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]: ...
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]: ...
+
+
 class FusionDetector:
     """Proposals, suppression, refinement, suppression.
 
-    When no engine can run a frame, the geometric detector does. counts: what happened, by reason.
+    When no engine can run a frame, the geometric detector does. proposals, refinement: what runs the
+    networks; the latter None where there is none. counts: what happened, by reason.
     """
 
     name = "fusion"
@@ -67,12 +79,12 @@ class FusionDetector:
         card = load_card(self.config.model)
         self.network = network_of(card, PROPOSALS)
         self._labels = _labels_of(card)
-        self._proposals = _opened(card, runtime)
-        self._refinement: FallbackEngine | None = None
+        self.proposals: Network = _opened(card, runtime)
+        self.refinement: Network | None = None
         second = _refinement_of(card, self.config.refinement)
         if second is not None:
             self.network = _joined(self.network, network_of(second, REFINEMENT), second, card)
-            self._refinement = _opened(second, runtime)
+            self.refinement = _opened(second, runtime)
         n = self.network
         self._images = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
         self._fallback = fallback or GeometricDetector()
@@ -109,9 +121,9 @@ class FusionDetector:
         arrays, overflow = proposal_inputs(cloud.points, views, echo_rows(frame), n.pillars)
         self.counts["pillars_left_out"] += overflow
         inputs = {name: values[None] for name, values in arrays.items()} | pixels
-        out = self._proposals.run({k: inputs[k] for k in self._proposals.inputs})
+        out = self.proposals.run({k: inputs[k] for k in self.proposals.inputs})
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
-        if self._refinement is None:
+        if self.refinement is None:
             return boxes, scores, labels
         kept = non_maximum_suppression(boxes, scores, SUPPRESSED)[: n.refined]
         chosen = np.resize(kept, n.refined)  # a static shape: repeats are cut off again below
@@ -126,7 +138,7 @@ class FusionDetector:
         )
         maps = {k: out[k] for k in ("bev", "camera_atlas", "infrared_atlas")}
         inputs = {name: values[None] for name, values in roi.items()} | maps
-        refined = self._refinement.run({k: inputs[k] for k in self._refinement.inputs})
+        refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
         confidence = refined["confidences"][0, :count]
         best = confidence.argmax(axis=1)

@@ -33,16 +33,19 @@ def parse_seeds(text: str) -> range:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What both tasks ask for."""
-    parser.add_argument(
-        "--seeds", default="10000..10007", metavar="A..B", help="drives, both ends included"
-    )
+    """What the tasks that score detectors ask for."""
+    add_drive_arguments(parser, "10000..10007")
+    add_class_arguments(parser)
+
+
+def add_drive_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
+    """Which drives are simulated, these by default, and where the result goes."""
+    parser.add_argument("--seeds", default=seeds, metavar="A..B", help="drives, both ends included")
     parser.add_argument(
         "--frames-per-seed", type=int, default=4, help="of each drive, by day and again by night"
     )
     parser.add_argument("--every", type=int, default=15, help="sweeps from one frame to the next")
     parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
-    add_class_arguments(parser)
     parser.add_argument("--json", type=Path, help="file for the result")
 
 
@@ -67,7 +70,6 @@ def rig_of(args: argparse.Namespace) -> Rig:
         if not low <= value <= high:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: allowed: {low} to {high}; got {value}")
-    check_class_arguments(args)
     parse_seeds(args.seeds)
     return load_rig(rig_path(args.rig))
 
@@ -80,6 +82,7 @@ def compared(
     from multimodal_perception.evaluation.detector_drives import compare, driven, drives
     from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol
 
+    check_class_arguments(args)
     protocol = NuScenesProtocol.of(args.classes, args.max_range)
     chosen = drives(parse_seeds(args.seeds), args.frames_per_seed, args.every)
     total = len(chosen) * args.frames_per_seed

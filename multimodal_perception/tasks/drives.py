@@ -64,7 +64,7 @@ def check_class_arguments(args: argparse.Namespace) -> None:
 
 
 def rig_of(args: argparse.Namespace) -> Rig:
-    """The rig that is asked for. Raises UserError, also for other options that are not allowed."""
+    """The rig that is asked for. Raises UserError, also for other drives than are allowed."""
     for name, low, high in (("frames_per_seed", 1, 1000), ("every", 1, 1000)):
         value = getattr(args, name)
         if not low <= value <= high:
@@ -82,7 +82,6 @@ def compared(
     from multimodal_perception.evaluation.detector_drives import compare, driven, drives
     from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol
 
-    check_class_arguments(args)
     protocol = NuScenesProtocol.of(args.classes, args.max_range)
     chosen = drives(parse_seeds(args.seeds), args.frames_per_seed, args.every)
     total = len(chosen) * args.frames_per_seed

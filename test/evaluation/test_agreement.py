@@ -90,10 +90,9 @@ def test_a_whole_turn_is_no_difference() -> None:
 class Said:
     """A refinement that says one thing."""
 
-    inputs: dict[str, TensorSpec] = {}
-
     def __init__(self, confidence: float) -> None:
         self.confidence = confidence
+        self.inputs: dict[str, TensorSpec] = {}
 
     def run(self, arrays: Arrays) -> dict[str, np.ndarray]:
         return {

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     rows = dict(_row(text) for text in args.row) or ROWS
     if len(rows) < len(args.row):
         raise UserError("--row: a name is given twice")
+    drives.check_class_arguments(args)
     rig = drives.rig_of(args)
     contestants = {
         name: Contestant(

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.evaluation.detector_drives import Contestant, seeing_subsets
     from multimodal_perception.frame import Modality
 
+    drives.check_class_arguments(args)
     rig = drives.rig_of(args)
     subsets = seeing_subsets(rig)
     if not subsets:

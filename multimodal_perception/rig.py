@@ -51,6 +51,18 @@ class Extrinsics:
             pose = pose @ OPTICAL
         return pose
 
+    @classmethod
+    def of(
+        cls, base_from_sensor: NDArray[np.float64], modality: Modality, optical: bool = False
+    ) -> Extrinsics:
+        """The entry whose matrix is base_from_sensor (4, 4)."""
+        pose = base_from_sensor
+        if modality in (Modality.CAMERA, Modality.INFRARED) and not optical:
+            pose = pose @ poses.inverse(OPTICAL)
+        x, y, z = (round(float(v), 6) for v in pose[:3, 3])
+        roll, pitch, yaw = (round(float(v), 7) for v in poses.to_rpy(pose))
+        return cls((x, y, z), (roll, pitch, yaw), optical)
+
 
 # Body (x forward) from optical (z forward), REP 103.
 OPTICAL = poses.from_xyz_rpy((0, 0, 0), (-math.pi / 2, 0, -math.pi / 2))

@@ -247,3 +247,12 @@ def test_each_rig_of_the_package_loads(path):
     for sensor in rig.sensors.values():
         pose = sensor.base_from_sensor()
         assert pose is None or poses.is_rigid(pose, 1e-9)
+
+
+@pytest.mark.parametrize("modality", list(Modality))
+@pytest.mark.parametrize("optical", [False, True])
+def test_an_extrinsics_entry_of_a_pose_gives_it_back(modality: Modality, optical: bool) -> None:
+    pose = poses.from_xyz_rpy((0.4, -1.2, 1.5), (0.3, -0.2, 2.9))
+    entry = Extrinsics.of(pose, modality, optical)
+    assert entry.optical is optical
+    np.testing.assert_allclose(entry.matrix(modality), pose, atol=2e-6)

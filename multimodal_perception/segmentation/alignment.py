@@ -48,18 +48,23 @@ def warp_between(
     base_from_source: NDArray[np.float64],
     ground_z: float = 0.0,
     far: float = FAR,
+    distance: NDArray[np.floating] | None = None,
 ) -> Warp:
     """The warp that brings `source`'s image into `view`, by the ground plane and `far` (metres).
 
-    ground_z: height of the ground in base_link. Poses (4, 4) are of the optical frames.
+    ground_z: height of the ground in base_link. Poses (4, 4) are of the optical frames. distance:
+    (H, W), metres along each pixel's ray where that is known, NaN elsewhere.
     """
     v, u = np.mgrid[0 : view.height, 0 : view.width]
     rays = view.unproject(np.column_stack([u.ravel(), v.ravel()])) @ base_from_view[:3, :3].T
     centre = base_from_view[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
-        distance = (ground_z - centre[2]) / rays[:, 2]
-        distance = np.where((distance > 0) & (distance < far), distance, far)
-        points = centre + distance[:, None] * rays
+        ground = (ground_z - centre[2]) / rays[:, 2]
+        along = np.where((ground > 0) & (ground < far), ground, far)
+        if distance is not None:
+            known = distance.ravel()
+            along = np.where(np.isfinite(known), known, along)
+        points = centre + along[:, None] * rays
     pixels, seen = source.project(poses.transform_points(poses.inverse(base_from_source), points))
     seen &= np.isfinite(pixels).all(axis=1)
     pixels[~seen] = -10.0

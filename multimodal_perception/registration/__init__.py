@@ -1,0 +1,1 @@
+"""How far the calibration between sensors has drifted, told from what they see."""

@@ -11,7 +11,7 @@ head gives evidence, so that a cell of which nothing is known says so (Sensoy et
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,13 +30,15 @@ DILATIONS = (1, 2, 4)
 @dataclass(frozen=True)
 class NearFieldSettings:
     """Architecture. content_aware: dilation chosen cell by cell, else 1. two_stage: a coarse answer
-    first, refined with the encoders' own features, else one head on the fused ones.
+    first, refined with the encoders' own features, else one head on the fused ones. evidence: factor
+    on the evidence, by which it was calibrated after training.
     """
 
     classes: int = 6
     width: int = 48
     content_aware: bool = True
     two_stage: bool = True
+    evidence: float = field(default=1.0, metadata={"min": 0.01, "max": 100.0})
 
 
 class ContentAwareDilation(nn.Module):
@@ -148,7 +150,8 @@ class NearField(nn.Module):
             hint = F.interpolate(torch.log1p(first), size, mode="bilinear").to(wide.dtype)
             skip = self.skip(lifted) * seen_at_all
             wide = torch.cat([wide, hint, skip, near_sound], 1)
-        return F.softplus(self.head(self.second(wide)).float()), first, looked
+        evidence = F.softplus(self.head(self.second(wide)).float())
+        return evidence * self.settings.evidence, first, looked
 
     def _lift(self, fine: Tensor, coarse: Tensor, lookup: Tensor) -> tuple[Tensor, Tensor]:
         """Features from above (B, 51, 72, 72), and the cameras that look at each cell (B, 72, 72)."""
@@ -178,7 +181,7 @@ class NearField(nn.Module):
 def evidential_loss(evidence: Tensor, labels: Tensor, weights: Tensor, kl: float) -> Tensor:
     """Mean over cells with a label below K of the expected cross entropy and `kl` of the divergence.
 
-    evidence: (B, K, H, W). labels: (B, H, W) int64; K and more is ignored. weights: (K,) of the classes.
+    evidence: (B, K, H, W). labels: (B, H, W) int64; K and more is ignored. weights: (B, H, W), of cells.
     Sum y (psi(S) - psi(alpha)) + kl KL(D(alpha~) || D(1)): Han et al. 2021, eq. 8 to 10, where alpha~ is
     alpha without the evidence of the true class.
     """
@@ -196,7 +199,7 @@ def evidential_loss(evidence: Tensor, labels: Tensor, weights: Tensor, kl: float
         - torch.lgamma(wrong).sum(dim=1)
         + ((wrong - 1) * (torch.digamma(wrong) - torch.digamma(whole))).sum(dim=1)
     )
-    weight = weights.to(alpha)[labels[known]]
+    weight = weights[known].to(alpha)
     return (weight * (fit + kl * divergence)).sum() / weight.sum().clamp(min=1e-6)
 
 

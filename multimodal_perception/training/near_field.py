@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import CameraImage, Modality, SensorFrame, UltrasonicReading
@@ -24,27 +26,46 @@ from multimodal_perception.networks.near_field import (
 from multimodal_perception.preprocess.near_field import NearFieldInputs
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.ultrasonic import DEFAULT_LIMITS
-from multimodal_perception.training.near_field_data import CLASSES
+from multimodal_perception.training.loop import Loop, LoopConfig
+from multimodal_perception.training.near_field_data import CLASSES, RESOLUTION
 
 STEP_NS = 100_000_000
 # How often training goes without all ultrasonics, without all cameras, and without each camera.
 NO_SOUND, NO_EYES, NO_CAMERA = 0.15, 0.15, 0.1
+# Factors on the evidence that calibration tries.
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+# How near to the vehicle hard things are scored, and how far around them free cells count.
+NEAR_M, AROUND_M = 5.0, 1.0
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train. kl: largest weight of the divergence from knowing nothing. occupied: weight of the
-    classes but free. fisheye_only: the ultrasonics are never heard, for comparison.
+    """How to train. kl: largest weight of the divergence from knowing nothing. occupied, hard: weight of
+    cells that hold something, and something low, thin or clear. fisheye_only: the ultrasonics are never
+    heard, for comparison.
     """
 
     epochs: int = field(default=12, metadata={"min": 1, "max": 1000})
     batch: int = field(default=8, metadata={"min": 1, "max": 256})
-    rate: float = field(default=2e-3, metadata={"min": 1e-6, "max": 1.0})
-    decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
-    kl: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0})
-    occupied: float = field(default=2.0, metadata={"min": 0.1, "max": 100.0})
+    rate: float = field(default=4e-3, metadata={"min": 1e-6, "max": 1.0})
+    kl: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
+    occupied: float = field(default=1.5, metadata={"min": 0.1, "max": 100.0})
+    hard: float = field(default=4.0, metadata={"min": 0.1, "max": 100.0})
     seed: int = 0
     fisheye_only: bool = False
+
+    def loop(self, samples: int) -> LoopConfig:
+        """Steps and rates for so many samples."""
+        return LoopConfig(
+            steps=self.epochs * max(samples // self.batch, 1),
+            batch=self.batch,
+            learning_rate=self.rate,
+            clip=5.0,
+            average=0.99,
+            workers=0,
+            save_every=max(samples // self.batch, 1),
+            seed=self.seed,
+        )
 
 
 @dataclass
@@ -52,7 +73,8 @@ class Samples:
     """Frames ready to train on: features of the images (as ImageNet made them), echoes, labels.
 
     fine: (N, 4, 24, 28, 48) and coarse: (N, 4, 40, 14, 24) float16. lookup: (4, 2, 72, 72, 2).
-    sound: (N, 5, 72, 72) float16. labels: (N, 72, 72) uint8. night: (N,) bool. scenario: (N,).
+    sound: (N, 5, 72, 72) float16. labels: (N, 72, 72) uint8. hard: (N, 72, 72) bool. night: (N,) bool.
+    scenario: (N,).
     """
 
     fine: Tensor
@@ -60,6 +82,7 @@ class Samples:
     lookup: Tensor
     sound: Tensor
     labels: Tensor
+    hard: Tensor
     night: NDArray[np.bool_]
     scenario: list[str]
 
@@ -74,7 +97,7 @@ def load_samples(shards: Sequence[Path], rig: Rig, network: NearField) -> Iterat
             with np.load(path, allow_pickle=False) as shard:
                 content = {name: shard[name] for name in shard.files}
             frames = list(_frames(content, rig))
-            labels = content["labels"]
+            labels, hard = content["labels"], content["hard"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: no near-field shard: {error}") from error
         inputs = NearFieldInputs()
@@ -95,7 +118,7 @@ def load_samples(shards: Sequence[Path], rig: Rig, network: NearField) -> Iterat
         night = np.full(len(labels), bool(content["night"]))
         scenario = [str(content["scenario"])] * len(labels)
         stacked = (torch.stack(fine), torch.stack(coarse), lookup, torch.stack(sound))
-        yield Samples(*stacked, torch.from_numpy(labels), night, scenario)
+        yield Samples(*stacked, torch.from_numpy(labels), torch.from_numpy(hard), night, scenario)
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
@@ -109,6 +132,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
         parts[0].lookup,
         whole["sound"],
         torch.cat([p.labels for p in parts]),
+        torch.cat([p.hard for p in parts]),
         np.concatenate([p.night for p in parts]),
         [name for p in parts for name in p.scenario],
     )
@@ -126,135 +150,113 @@ def new_network(settings: NearFieldSettings | None = None, seed: int = 0) -> Nea
     return network.eval()
 
 
-def train(
-    network: NearField, samples: Samples, options: TrainingOptions, checkpoint: Path | None = None
-) -> Iterator[tuple[int, int, float]]:
-    """Train in place; yields (epoch, step of all, loss). checkpoint: to resume from, written each epoch.
+class Augmented(Dataset[dict[str, Tensor]]):
+    """Samples, mirrored and with sensors left out at random, the same for (seed, epoch, index)."""
 
-    The same seed gives the same batches whether or not training was interrupted.
-    """
-    trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=options.rate, weight_decay=options.decay)
-    per_epoch = math.ceil(len(samples) / options.batch)
-    total = per_epoch * options.epochs
-    first = _resume(checkpoint, network, optimiser) if checkpoint is not None else 0
-    weights = torch.full((len(CLASSES),), options.occupied)
-    weights[0] = 1.0
-    for epoch in range(first, options.epochs):
-        rng = np.random.default_rng((options.seed, epoch))
-        network.train()
-        network.features.eval()
-        order = rng.permutation(len(samples))
-        for k in range(per_epoch):
-            step = epoch * per_epoch + k
-            optimiser.param_groups[0]["lr"] = options.rate * _warmed(step / total)
-            batch = _batch(samples, order[k::per_epoch], rng, options.fisheye_only)
-            kl = options.kl * min(1.0, 2.0 * step / total)
-            loss = _loss(network, batch, weights, kl)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 5.0)
-            optimiser.step()
-            yield epoch, step, float(loss.detach())
-        network.eval()
-        if checkpoint is not None:
-            _save(checkpoint, network, optimiser, epoch + 1)
+    def __init__(self, samples: Samples, options: TrainingOptions) -> None:
+        self.samples, self.options = samples, options
+        self.epoch = 0
 
+    def __len__(self) -> int:
+        return len(self.samples)
 
-def _loss(network: NearField, batch: dict[str, Tensor], weights: Tensor, kl: float) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        evidence, first, _ = network.decode(
-            batch["fine"], batch["coarse"], batch["lookup"], batch["sound"], batch["sounding"]
-        )
-    labels = batch["labels"]
-    loss = evidential_loss(evidence, labels, weights, kl)
-    if first is not None:
-        # A coarse cell is what the worst of its four is.
-        known = torch.where(labels < len(CLASSES), labels, -1)
-        coarse = torch.nn.functional.max_pool2d(known.float(), 2).long()
-        coarse = torch.where(coarse < 0, 255, coarse)
-        loss = loss + 0.5 * evidential_loss(first, coarse, weights, kl)
-    return loss
-
-
-def _batch(
-    samples: Samples, index: NDArray[np.int64], rng: np.random.Generator, fisheye_only: bool
-) -> dict[str, Tensor]:
-    """Some samples, mirrored at random, with sensors left out at random."""
-    lookup, sound, labels = [], [], []
-    sounding = torch.ones(len(index))
-    for row, i in enumerate(index):
-        places = samples.lookup.clone()
-        draw = rng.random()
-        if fisheye_only or draw < NO_SOUND:
-            sounding[row] = 0.0
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        s, rng = self.samples, np.random.default_rng((self.options.seed, self.epoch, index))
+        places, sounding, draw = s.lookup.clone(), 1.0, rng.random()
+        if self.options.fisheye_only or draw < NO_SOUND:
+            sounding = 0.0
         elif draw < NO_SOUND + NO_EYES:
             places[:] = -2.0
         lost = torch.from_numpy(rng.random(len(places)) < NO_CAMERA)
         # At least one sensor is left.
-        if not (sounding[row] == 0 and bool(lost.all())):
+        if not (sounding == 0 and bool(lost.all())):
             places[lost] = -2.0
         flips = [axis for axis in (1, 2) if rng.random() < 0.5]  # y and x of the cells
-        lookup.append(places.flip([1 + axis for axis in flips]))
-        sound.append(samples.sound[i].float().flip(flips))
-        labels.append(samples.labels[i].long().flip([axis - 1 for axis in flips]))
-    chosen = torch.from_numpy(index)
-    return {
-        "fine": samples.fine[chosen].float(),
-        "coarse": samples.coarse[chosen].float(),
-        "lookup": torch.stack(lookup),
-        "sound": torch.stack(sound),
-        "sounding": sounding,
-        "labels": torch.stack(labels),
-    }
+        cells = [axis - 1 for axis in flips]
+        return {
+            "fine": s.fine[index].float(),
+            "coarse": s.coarse[index].float(),
+            "lookup": places.flip([1 + axis for axis in flips]),
+            "sound": s.sound[index].float().flip(flips),
+            "sounding": torch.tensor(sounding),
+            "labels": s.labels[index].long().flip(cells),
+            "hard": s.hard[index].flip(cells),
+        }
 
 
-def _warmed(progress: float) -> float:
-    """Share of the learning rate: up over the first tenth, then down as a cosine."""
-    if progress < 0.1:
-        return 0.05 + 9.5 * progress
-    return 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+def train(network: NearField, samples: Samples, options: TrainingOptions, out: Path) -> NearField:
+    """Train, from the checkpoint in `out` if there is one. Returns the network with averaged weights."""
+    config = options.loop(len(samples))
+    loop = Loop(network, Augmented(samples, options), default_collate, config, out)
+
+    def losses(module: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        kl = options.kl * min(1.0, 2.0 * loop.step / config.steps)
+        return _losses(module, batch, options, kl)
+
+    loop.run(losses)
+    return network
 
 
-def _save(path: Path, network: NearField, optimiser: torch.optim.Optimizer, epochs: int) -> None:
-    state = {f"network.{n}": t.contiguous() for n, t in network.state_dict().items()}
-    for number, values in optimiser.state_dict()["state"].items():
-        for name, value in values.items():
-            state[f"optimiser.{number}.{name}"] = value
-    state["epochs"] = torch.tensor(epochs)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
-    partial.rename(path)
+def _losses(
+    network: NearField, batch: dict[str, Tensor], options: TrainingOptions, kl: float
+) -> dict[str, Tensor]:
+    labels, hard = batch.pop("labels"), batch.pop("hard")
+    evidence, first, _ = network.decode(**batch)
+    known = torch.where(labels < len(CLASSES), labels, -1)
+    weights = torch.where(known > 0, options.occupied, 1.0)
+    weights = torch.where((known > 0) & hard, options.hard, weights)
+    losses = {"fine": evidential_loss(evidence, labels, weights, kl)}
+    losses["total"] = losses["fine"]
+    if first is not None:
+        # A coarse cell is what the worst of its four is.
+        pool = torch.nn.functional.max_pool2d
+        coarse = pool(known.float(), 2).long()
+        coarse = torch.where(coarse < 0, 255, coarse)
+        losses["coarse"] = evidential_loss(first, coarse, pool(weights, 2), kl)
+        losses["total"] = losses["fine"] + 0.5 * losses["coarse"]
+    return losses
 
 
-def _resume(path: Path, network: NearField, optimiser: torch.optim.Optimizer) -> int:
-    """Epochs that a checkpoint holds, its state taken over; 0 where there is none."""
-    if not path.exists():
-        return 0
-    try:
-        state = load_file(path)
-        network.load_state_dict(
-            {n.removeprefix("network."): t for n, t in state.items() if n.startswith("network.")}
-        )
-    except Exception as error:  # safetensors raises its own kinds
-        raise UserError(f"{path}: not a checkpoint of this network: {error}") from error
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        if name.startswith("optimiser."):
-            _, number, what = name.split(".", 2)
-            moments.setdefault(int(number), {})[what] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": moments, "param_groups": groups})
-    return int(state["epochs"])
+def calibrate(network: NearField, samples: Samples, sound: bool = True) -> float:
+    """Set the factor on the evidence to the one of FACTORS with the least calibration error.
+
+    samples: of drives that training has not seen.
+    """
+    network.settings = replace(network.settings, evidence=1.0)
+    found = _evidence(network, samples, sound)
+    labels, hard = samples.labels.numpy(), samples.hard.numpy()
+    errors = {}
+    for factor in FACTORS:
+        free, occupied = masses(factor * found).numpy().transpose(1, 0, 2, 3)
+        errors[factor] = figures_of(free, occupied, labels, hard)["ece"]
+    best = min(errors, key=lambda factor: errors[factor])
+    network.settings = replace(network.settings, evidence=best)
+    return best
 
 
-def score(network: NearField, samples: Samples, sound: bool = True, eyes: bool = True) -> dict:
+def score(
+    network: NearField, samples: Samples, sound: bool = True, eyes: bool = True
+) -> dict[str, dict[str, float]]:
     """IoU of occupied and free, false-free and calibration of cells, by night and day.
 
     sound, eyes: whether ultrasonics and cameras are there. Keys: all, day, night, each of
-    `figures_of`, and recall by class.
+    `figures_of`.
     """
-    called = []
+    free, occupied = masses(_evidence(network, samples, sound, eyes)).numpy().transpose(1, 0, 2, 3)
+    labels, hard = samples.labels.numpy(), samples.hard.numpy()
+    groups = {"all": np.ones(len(labels), bool), "night": samples.night, "day": ~samples.night}
+    return {
+        name: figures_of(free[rows], occupied[rows], labels[rows], hard[rows])
+        for name, rows in groups.items()
+        if rows.any()
+    }
+
+
+def _evidence(
+    network: NearField, samples: Samples, sound: bool = True, eyes: bool = True
+) -> Tensor:
+    """Evidence (N, K, 72, 72) of all samples, with ultrasonics and cameras there or not."""
+    found = []
     for i in range(len(samples)):
         batch = {
             "fine": samples.fine[i : i + 1].float(),
@@ -264,15 +266,8 @@ def score(network: NearField, samples: Samples, sound: bool = True, eyes: bool =
             "sounding": torch.tensor([1.0 if sound else 0.0]),
         }
         with torch.inference_mode():
-            called.append(masses(network.decode(**batch)[0])[0].numpy())
-    free, occupied = np.stack([c[0] for c in called]), np.stack([c[1] for c in called])
-    labels = samples.labels.numpy()
-    groups = {"all": np.ones(len(labels), bool), "night": samples.night, "day": ~samples.night}
-    return {
-        name: figures_of(free[rows], occupied[rows], labels[rows])
-        for name, rows in groups.items()
-        if rows.any()
-    }
+            found.append(network.decode(**batch)[0])
+    return torch.cat(found)
 
 
 def masses(evidence: Tensor) -> Tensor:
@@ -282,9 +277,16 @@ def masses(evidence: Tensor) -> Tensor:
 
 
 def figures_of(
-    free: NDArray[np.floating], occupied: NDArray[np.floating], labels: NDArray[np.uint8]
+    free: NDArray[np.floating],
+    occupied: NDArray[np.floating],
+    labels: NDArray[np.uint8],
+    hard: NDArray[np.bool_],
 ) -> dict[str, float]:
-    """Of cells (N, H, W) with a label: what is rather occupied than free is called so."""
+    """Of cells (N, H, W) with a label: what is rather occupied than free is called so.
+
+    iou_hard, recall_hard: of the cells that hold something low, thin or clear (kerbs, low walls, glass,
+    posts) and the free ones within 1 m of them, as far as 5 m from the vehicle. recall_X: of a class.
+    """
     known = labels < len(CLASSES)
     truth, call = labels[known] > 0, (occupied > free)[known]
     both, either = (truth & call).sum(), (truth | call).sum()
@@ -299,12 +301,39 @@ def figures_of(
         "ece": float(sum(gaps) / max(known.sum(), 1)),
         "unknown": float((1 - free - occupied)[known].mean()) if known.any() else math.nan,
     }
+    result |= _hard_figures(occupied > free, labels, hard)
     for number, name in enumerate(CLASSES[1:], 1):
         cells = labels == number
         result[f"recall_{name}"] = (
             float((occupied > free)[cells].mean()) if cells.any() else math.nan
         )
     return result
+
+
+def _hard_figures(
+    called: NDArray[np.bool_], labels: NDArray[np.uint8], hard: NDArray[np.bool_]
+) -> dict[str, float]:
+    near = near_cells(labels.shape[1:])
+    there = hard & (labels > 0) & (labels < len(CLASSES)) & near
+    reach = round(AROUND_M / RESOLUTION)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    around = np.stack([cv2.dilate(one.astype(np.uint8), kernel) > 0 for one in there])
+    beside = around & (labels == 0) & near
+    hits, cells = int((there & called).sum()), int(there.sum())
+    return {
+        "iou_hard": hits / (cells + int((beside & called).sum())) if cells else math.nan,
+        "recall_hard": hits / cells if cells else math.nan,
+    }
+
+
+def near_cells(
+    shape: tuple[int, ...], footprint: tuple[float, float] = (4.5, 1.8)
+) -> NDArray[np.bool_]:
+    """Cells (rows, columns) whose middle is within 5 m of the footprint (length, width) around 0."""
+    y, x = ((np.arange(n) + 0.5 - n / 2) * RESOLUTION for n in shape)
+    off_x = np.maximum(np.abs(x) - footprint[0] / 2, 0.0)
+    off_y = np.maximum(np.abs(y) - footprint[1] / 2, 0.0)
+    return np.hypot(off_x[None], off_y[:, None]) <= NEAR_M
 
 
 def _frames(content: dict[str, NDArray], rig: Rig) -> Iterator[SensorFrame]:

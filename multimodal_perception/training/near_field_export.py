@@ -6,9 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from multimodal_perception.networks.near_field import (
     CAMERAS,
     HEIGHTS,
@@ -17,10 +14,10 @@ from multimodal_perception.networks.near_field import (
     NearField,
 )
 from multimodal_perception.preprocess.near_field import CELLS, PIXEL_MEAN, PIXEL_SCALE, RESOLUTION
-from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
+from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training
+from multimodal_perception.runtime.onnx_export import write_model
 from multimodal_perception.training.near_field_data import CLASSES
 
-ONNX, WEIGHTS = "model.onnx", "model.safetensors"
 INPUTS = {
     "images": TensorSpec((1, CAMERAS, 3, *IMAGE)),
     "lookup": TensorSpec((1, CAMERAS, HEIGHTS, CELLS, CELLS, 2)),
@@ -37,21 +34,6 @@ def export_near_field(
     network: NearField, folder: Path, training: Training, figures: dict[str, Any]
 ) -> ModelCard:
     """Write folder/{model.onnx, model.safetensors, card.yaml}. Raises UserError where it cannot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    network = network.eval()
-    blank = tuple(torch.zeros(spec.shape) for spec in INPUTS.values())
-    program = torch.onnx.export(
-        network,
-        blank,
-        dynamo=True,
-        opset_version=18,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-    )
-    assert program is not None
-    program.save(folder / ONNX, external_data=False)
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
     half = CELLS * RESOLUTION / 2
     card = ModelCard(
         name="near_field",
@@ -69,4 +51,4 @@ def export_near_field(
         "image features are EfficientNet-Lite0's of ImageNet, not trained on; the rest has seen "
         "simulated drives alone.",
     )
-    return write_card(folder, card, ONNX, WEIGHTS)
+    return write_model(folder, network, card)

@@ -96,14 +96,14 @@ def test_the_loss_is_that_of_the_paper_and_ignores_unlabelled_cells() -> None:
     total = sum(wrong)
     kl = gammaln(total) - gammaln(3) - sum(gammaln(a) for a in wrong)
     kl += sum((a - 1) * (digamma(a) - digamma(total)) for a in wrong)
-    found = evidential_loss(evidence, labels, torch.ones(3), 0.3)
+    found = evidential_loss(evidence, labels, torch.ones(1, 1, 2), 0.3)
     assert float(found) == pytest.approx(fit + 0.3 * kl, rel=1e-5)
     weighted = evidential_loss(
-        evidence, torch.tensor([[[0, 1]]]), torch.tensor([1.0, 3.0, 1.0]), 0.0
+        evidence, torch.tensor([[[0, 1]]]), torch.tensor([[[1.0, 3.0]]]), 0.0
     )
     other = digamma(alpha.sum()) - digamma(alpha[1])
     assert float(weighted) == pytest.approx((fit + 3 * other) / 4, rel=1e-5)
-    nobody = evidential_loss(evidence, torch.full((1, 1, 2), 255), torch.ones(3), 1.0)
+    nobody = evidential_loss(evidence, torch.full((1, 1, 2), 255), torch.ones(1, 1, 2), 1.0)
     assert float(nobody) == 0 and math.isfinite(float(nobody))
 
 

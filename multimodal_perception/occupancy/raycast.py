@@ -162,17 +162,15 @@ def _unseen_slopes(  # type: ignore[no-untyped-def]
     """
     azimuths, ranges = slopes.shape
     filled, ends = np.zeros(azimuths, np.int32), np.empty(azimuths, np.float32)
-    scale = np.float32(azimuths / FULL)
     per_cell = np.float32(1.0) / resolution
+    bins, away = _bearings(points, origin, azimuths)
     for i in range(len(points)):
         # Reflections from below the road never went where they seem to have been.
         if source[i] != index or height[i] < np.float32(-0.3) or height[i] > ceiling:
             continue
-        x, y = points[i, 0] - origin[0], points[i, 1] - origin[1]
-        distance = np.sqrt(x * x + y * y)
+        a, distance = bins[i], away[i]
         if distance < resolution:
             continue
-        a = int((azimuth(x, y) + np.float32(FULL)) * scale) % azimuths
         # The return's own bin is not passed.
         r = min(int(distance * per_cell), ranges) - 1
         slope = (points[i, 2] - origin[2]) / distance
@@ -195,6 +193,21 @@ def _unseen_slopes(  # type: ignore[no-untyped-def]
             slopes[a, r] = max(slopes[a, r], highest)
         ends[a] = highest
     return _bridge(slopes, filled, ends)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _bearings(points, origin, azimuths):  # type: ignore[no-untyped-def]
+    """Azimuth bin (N,) int32 and distance (N,) float32 on the plane, seen from a LiDAR."""
+    bins, away = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
+    scale, full = np.float32(azimuths / FULL), np.float32(FULL)
+    # By itself, so that it runs in vector registers.
+    for i in range(len(points)):
+        x, y = points[i, 0] - origin[0], points[i, 1] - origin[1]
+        at = np.int32((azimuth(x, y) + full) * scale)
+        at = at - azimuths if at >= azimuths else at
+        bins[i] = at - azimuths if at >= azimuths else at
+        away[i] = np.sqrt(x * x + y * y)
+    return bins, away
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import SensorFrame
+from multimodal_perception.occupancy.cells import FULL, azimuth
 
 # Over how many metres without ground the line may bend: behind longer shadows lie bonnets as low as a
 # hill would be.
@@ -51,9 +52,7 @@ class GroundModel:
     def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float32]:
         """Ground z in metres at points (N,), (N,) of base_link."""
         xy = np.column_stack([x, y]).astype(np.float32)
-        result = np.empty(len(xy), np.float32)
-        _sample(xy, self.heights, np.float32(self.ring_m), result)
-        return result
+        return _sample(*_places(xy, *self.heights.shape, np.float32(self.ring_m)), self.heights)
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,12 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     source = np.concatenate(sources) if sources else np.zeros(0, np.uint8)
     rings = int(np.ceil(config.max_range / config.ring_m))
     heights = np.zeros((config.sectors, rings), np.float32)
+    places = _places(points, *heights.shape, np.float32(config.ring_m))
     if len(points):
-        _follow(points, heights, config.ring_m, config.step, config.bend, config.max_slope)
+        limits = config.step, config.bend, config.max_slope
+        _follow(points, *places, heights, config.ring_m, *limits)
     ground = GroundModel(heights, config.ring_m)
-    height = np.empty(len(points), np.float32)
-    _sample(points, heights, np.float32(config.ring_m), height)
-    height = points[:, 2] - height
+    height = points[:, 2] - _sample(*places, heights)
     return Cloud(
         points,
         height,
@@ -141,21 +140,27 @@ def _move(points, pose, max_range):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _cell(x, y, sectors, rings, ring_m):  # type: ignore[no-untyped-def]
-    turn = np.arctan2(y, x) / np.float32(2 * np.pi)
-    sector = int((turn + np.float32(1.0)) * sectors) % sectors
-    ring = int(np.sqrt(x * x + y * y) / ring_m)
-    return sector, min(ring, rings - 1)
+def _places(points, sectors, rings, ring_m):  # type: ignore[no-untyped-def]
+    """Sector (N,) int32 of each point, and how many rings (N,) float32 it is away."""
+    sector, away = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
+    scale, full = np.float32(sectors / FULL), np.float32(FULL)
+    per_ring = np.float32(1.0) / ring_m
+    for i in range(len(points)):
+        x, y = points[i, 0], points[i, 1]
+        at = np.int32((azimuth(x, y) + full) * scale)
+        at = at - sectors if at >= sectors else at
+        sector[i] = at - sectors if at >= sectors else at
+        away[i] = np.sqrt(x * x + y * y) * per_ring
+    return sector, away
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow(points, heights, ring_m, step, bend, max_slope):  # type: ignore[no-untyped-def]
+def _follow(points, sector_of, away, heights, ring_m, step, bend, max_slope):  # type: ignore[no-untyped-def]
     sectors, rings = heights.shape
     cells = np.empty(len(points), np.int32)
     starts = np.zeros(sectors * rings + 1, np.int32)
     for i in range(len(points)):
-        sector, ring = _cell(points[i, 0], points[i, 1], sectors, rings, np.float32(ring_m))
-        cells[i] = sector * rings + ring
+        cells[i] = sector_of[i] * rings + min(np.int32(away[i]), rings - 1)
         starts[cells[i] + 1] += 1
     for c in range(sectors * rings):
         starts[c + 1] += starts[c]
@@ -235,12 +240,14 @@ def _fill(found, heights):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _sample(points, heights, ring_m, result):  # type: ignore[no-untyped-def]
-    sectors, rings = heights.shape
-    for i in range(len(points)):
-        sector, _ = _cell(points[i, 0], points[i, 1], sectors, rings, ring_m)
-        # Between the middles of neighbouring rings.
-        r = np.sqrt(points[i, 0] ** 2 + points[i, 1] ** 2) / ring_m - np.float32(0.5)
-        low = min(max(int(np.floor(r)), 0), rings - 2)
-        share = min(max(r - low, np.float32(0.0)), np.float32(1.0))
-        result[i] = heights[sector, low] * (1 - share) + heights[sector, low + 1] * share
+def _sample(sector, away, heights):  # type: ignore[no-untyped-def]
+    """Ground z (N,) float32 at places, linear between the middles of neighbouring rings."""
+    rings = heights.shape[1]
+    result = np.empty(len(sector), np.float32)
+    for i in range(len(sector)):
+        r = max(away[i] - np.float32(0.5), np.float32(0.0))
+        low = min(np.int32(r), rings - 2)
+        share = min(r - np.float32(low), np.float32(1.0))
+        before = heights[sector[i], low]
+        result[i] = before + share * (heights[sector[i], low + 1] - before)
+    return result

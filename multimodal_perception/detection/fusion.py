@@ -118,7 +118,9 @@ class FusionDetector:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         """Boxes (N, 7), scores (N,) and labels (N,) of the network. Raises EngineError."""
         n = self.network
-        arrays, overflow = proposal_inputs(cloud.points, views, echo_rows(frame), n.pillars)
+        arrays, overflow = proposal_inputs(
+            cloud.points, views, echo_rows(frame), n.pillars, exchange=n.exchange
+        )
         self.counts["pillars_left_out"] += overflow
         inputs = {name: values[None] for name, values in arrays.items()} | pixels
         out = self.proposals.run({k: inputs[k] for k in self.proposals.inputs})

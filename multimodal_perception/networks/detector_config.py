@@ -20,7 +20,8 @@ class DetectorConfig:
     BEV backbone. neck_channels: of the BEV map. neck: FPN or RCNet's. proposals: of the first network.
     global_fusion: images enter the pillars. refined: proposals that the refinement takes, roi_channels:
     its width, samples: places a head in an image for each of its grid points; local_fusion and
-    dynamic_aggregation: its parts.
+    dynamic_aggregation: its parts. exchange: images take up the BEV along their cells' rays before the
+    pillars look into them (DeepInteraction).
     segments: classes of the images' auxiliary task.
     """
 
@@ -41,4 +42,9 @@ class DetectorConfig:
     global_fusion: bool = True
     local_fusion: bool = True
     dynamic_aggregation: bool = True
+    exchange: bool = False
     segments: int = 6
+
+    def __post_init__(self) -> None:
+        if self.exchange and not self.global_fusion:
+            raise ValueError("exchange needs global_fusion")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from multimodal_perception.configuration import build
 from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
 from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
+from multimodal_perception.networks.deep_interaction import ImageExchange
 from multimodal_perception.networks.detector_config import (
     CLASSES,
     ULTRASONIC_CHANNELS,
@@ -46,6 +47,9 @@ class ProposalNetwork(nn.Module):
             self.infrared_neck = ImageNeck(c.channels, c.segments)
             self.camera_fusion = GlobalFusion(c.channels, c.channels)
             self.infrared_fusion = GlobalFusion(c.channels, c.channels)
+        if c.exchange:
+            self.camera_exchange = ImageExchange(c.channels)
+            self.infrared_exchange = ImageExchange(c.channels)
         self.backbone = BevBackbone(c.channels + ULTRASONIC_CHANNELS, c.widths, c.depths)
         pyramid = FeaturePyramid if c.neck == "fpn" else ReversePyramid
         self.neck = pyramid(c.widths, c.neck_channels)
@@ -62,12 +66,21 @@ class ProposalNetwork(nn.Module):
         infrareds: Tensor | None,
         infrared_places: Tensor,
         infrared_seen: Tensor,
+        camera_rays: Tensor | None = None,
+        infrared_rays: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """BEV map, heat logits and codes; cameras and infrareds are atlases of necks' maps."""
         c = self.config
         x = self.encoder(pillars)
         if c.global_fusion:
             assert cameras is not None and infrareds is not None
+            if c.exchange:
+                assert camera_rays is not None and infrared_rays is not None
+                seen = x.new_ones(*x.shape[:2], 1)
+                both = scatter_to_canvas(torch.cat([x, seen], -1), cells, c.pillars.size)
+                plane = both[:, :-1], both[:, -1:]
+                cameras = self.camera_exchange(cameras, *plane, camera_rays, c.cameras)
+                infrareds = self.infrared_exchange(infrareds, *plane, infrared_rays, c.infrareds)
             x = self.camera_fusion(x, cameras, camera_places, camera_seen, c.cameras)
             x = self.infrared_fusion(x, infrareds, infrared_places, infrared_seen, c.infrareds)
         canvas = scatter_to_canvas(x, cells, c.pillars.size)
@@ -86,18 +99,21 @@ class ProposalNetwork(nn.Module):
         infrareds: Tensor,
         infrared_places: Tensor,
         infrared_seen: Tensor,
+        camera_rays: Tensor | None = None,
+        infrared_rays: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """One frame, as it is exported.
 
         pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; cameras
         (N, H, W, 3) uint8; *_places (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32,
-        0 or 1; infrareds (N, H, W) uint8. Returns scores (1, R), labels (1, R) int64, boxes
+        0 or 1; infrareds (N, H, W) uint8; with `exchange`, *_rays (1, N * H/8 * W/8, D, 2), -1 to 1 in
+        the BEV. Returns scores (1, R), labels (1, R) int64, boxes
         (1, R, 7), the BEV map (1, C, S/2, S/2), and the atlases of cameras and infrareds.
         """
         atlases = self.atlases(cameras, infrareds)
         bev, heat, code = self.maps(
             pillars, cells, ultrasonic, atlases[0], camera_places, camera_seen, atlases[1],
-            infrared_places, infrared_seen,
+            infrared_places, infrared_seen, camera_rays, infrared_rays,
         )  # fmt: skip
         scores, labels, boxes = self.proposals(heat, code)
         return scores, labels, boxes, bev, *atlases

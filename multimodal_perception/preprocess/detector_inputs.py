@@ -15,18 +15,23 @@ from multimodal_perception.preprocess.echoes import draw_echoes
 from multimodal_perception.preprocess.image import fit_image, fitted_model
 from multimodal_perception.preprocess.infrared import InfraredNormaliser
 from multimodal_perception.preprocess.pillars import (
+    BIN,
+    BINS,
     CHANNELS,
+    LOW,
     PillarConfig,
     Pillars,
     empty_pillars,
     pillarise,
 )
-from multimodal_perception.preprocess.projection import ImageView, atlas_places
+from multimodal_perception.preprocess.projection import ImageView, atlas_places, atlas_rays
 from multimodal_perception.preprocess.proposals import GRID, PointIndex, proposal_grid
 
 Arrays = dict[str, NDArray]
 # Without LiDAR, cells up to so far are looked up in the images, at the height of a car's bonnet.
 BLIND_REACH, BLIND_HEIGHT = 40.0, 0.8
+# Pixels of a cell of the images' feature maps; heights that pillars cover, metres.
+CELL_PIXELS, HEIGHTS = 8, (LOW, LOW + BIN * BINS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,19 @@ class Views:
             f"{prefix}infrared_seen": infrared_seen,
         }
 
+    def rays(self, extent: float, base_from_grid: NDArray[np.float64] | None = None) -> Arrays:
+        """Where the rays of the cells of both atlases run in the BEV, by the network's names."""
+        turned = None
+        if base_from_grid is not None:
+            turned = np.linalg.inv(base_from_grid).astype(np.float64)
+        return {
+            f"{kind}_rays": atlas_rays(views, size, CELL_PIXELS, extent, HEIGHTS, turned)
+            for kind, views, size in (
+                ("camera", self.cameras, self.camera_size),
+                ("infrared", self.infrareds, self.infrared_size),
+            )
+        }
+
 
 def proposal_inputs(
     points: NDArray[np.float32],
@@ -68,11 +86,13 @@ def proposal_inputs(
     echoes: NDArray[np.float32],
     config: PillarConfig,
     base_from_grid: NDArray[np.float64] | None = None,
+    exchange: bool = False,
 ) -> tuple[Arrays, int]:
     """The arrays without pixels, and how many pillars had no room.
 
     points: (N, 4) float32 in the grid's frame; echoes: (U, 8) as draw_echoes takes them, in it too.
     base_from_grid: (4, 4), where the grid was turned by augmentation (may mirror and scale).
+    exchange: with the rays of the images' cells.
     """
     pillars = pillarise(points, config)
     if not len(pillars.cells) and views.any:
@@ -98,6 +118,8 @@ def proposal_inputs(
     for name, values in seen.items():
         arrays[name] = np.zeros((most, *values.shape[1:]), np.float32)
         arrays[name][:count] = values
+    if exchange:
+        arrays |= views.rays(config.extent, base_from_grid)
     return arrays, pillars.overflow
 
 

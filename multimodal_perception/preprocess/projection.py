@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 
+# Places along the ray of an image's cell: so many, from the nearest to the furthest, metres.
+RAY_PLACES, NEAREST, FURTHEST = 12, 2.0, 70.0
+
 
 @dataclass(frozen=True)
 class ImageView:
@@ -48,3 +51,40 @@ def atlas_places(
         places[rows, 0] = (pixels[rows, 0] + 0.5) / width * 2 - 1
         places[rows, 1] = (k + (pixels[rows, 1] + 0.5) / height) / len(views) * 2 - 1
     return places, np.isfinite(best).astype(np.float32)
+
+
+def atlas_rays(
+    views: Sequence[ImageView | None],
+    size: tuple[int, int],
+    stride: int,
+    extent: float,
+    heights: tuple[float, float],
+    grid_from_base: NDArray[np.float64] | None = None,
+) -> NDArray[np.float32]:
+    """What lies in the BEV along the ray of each cell of an atlas: places (N * h * w, RAY_PLACES, 2).
+
+    -1 to 1 from edge to edge of a square of half side `extent`, x then y; 2, beyond it, where the ray is
+    outside of `heights`, where the cell has no ray and where an image is missing. Cells are `stride`
+    pixels wide, row after row, image after image. grid_from_base: (4, 4), where the grid was turned.
+    """
+    rows, columns = size[0] // stride, size[1] // stride
+    places = np.full((len(views), rows * columns, RAY_PLACES, 2), 2.0, np.float32)
+    v, u = np.divmod(np.arange(rows * columns), columns)
+    pixels = (np.column_stack([u, v]) + 0.5) * stride - 0.5
+    away = np.geomspace(NEAREST, FURTHEST, RAY_PLACES)
+    for k, view in enumerate(views):
+        if view is None:
+            continue
+        rays = view.model.unproject(pixels) @ view.base_from_optical[:3, :3].T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rays /= np.hypot(rays[:, 0], rays[:, 1])[:, None]
+            points = view.base_from_optical[:3, 3] + away[:, None] * rays[:, None]
+            usable = (points[..., 2] >= heights[0]) & (points[..., 2] < heights[1])
+        within = (pixels < [view.model.width, view.model.height]).all(axis=1)
+        usable &= np.asarray(within)[:, None]
+        inside: NDArray[np.floating] = points[usable]
+        if grid_from_base is not None:
+            inside = poses.transform_points(grid_from_base, inside)
+        places[k][usable] = inside[:, :2] / extent
+    # Without bound, a place far off would be no number in half precision.
+    return np.clip(places.reshape(-1, RAY_PLACES, 2), -2.0, 2.0)

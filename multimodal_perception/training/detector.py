@@ -164,6 +164,7 @@ def map_inputs(tensors: dict[str, Tensor], atlases: tuple[Tensor, Tensor] | None
         "cameras": cameras,
         "infrareds": infrareds,
         **{n: tensors[n] for n in names},
+        **{n: tensors[n] for n in ("camera_rays", "infrared_rays") if n in tensors},
     }
 
 

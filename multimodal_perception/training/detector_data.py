@@ -128,6 +128,7 @@ class DetectorData(Dataset[Item]):
             augmentation.moved_echoes(echoes, motion),
             pillars,
             base_from_grid,
+            self.config.exchange,
         )
         boxes = augmentation.moved_boxes(boxes, motion)
         heat, cells, codes, weights = centre_targets(

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
 from multimodal_perception.networks.local_fusion import GRID, POINTS, POSITION
+from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import BIN, BINS, CHANNELS, LOW
+from multimodal_perception.preprocess.projection import RAY_PLACES
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
 from multimodal_perception.runtime.onnx_export import export_onnx
 from multimodal_perception.training.checkpoint import save_weights
@@ -92,7 +94,7 @@ def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
     """Inputs of the proposal network, of the right shapes."""
     c, most = config, config.pillars.most
     places, seen = torch.zeros(1, most, 2), torch.zeros(1, most)
-    return {
+    examples = {
         "pillars": torch.zeros(1, most, CHANNELS),
         # Each row its own cell: what fills up goes to the one beyond the last.
         "cells": torch.arange(most)[None].clamp(max=c.pillars.size**2),
@@ -104,6 +106,14 @@ def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
         "infrared_places": places.clone(),
         "infrared_seen": seen.clone(),
     }
+    if c.exchange:
+        for kind, count, (height, width) in (
+            ("camera", c.cameras, c.camera_size),
+            ("infrared", c.infrareds, c.infrared_size),
+        ):
+            cells = count * (height // CELL_PIXELS) * (width // CELL_PIXELS)
+            examples[f"{kind}_rays"] = torch.full((1, cells, RAY_PLACES, 2), 2.0)
+    return examples
 
 
 def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:

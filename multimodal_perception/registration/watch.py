@@ -20,8 +20,9 @@ ROUNDS = 10
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """When drift is worth a warning.
+    """How often the calibration is looked at, and when its drift is worth a warning.
 
+    period_s: from one look to the next of the node, each at one pair of sensors in turn; 0 is never.
     window: looks at a pair that are judged together, the newest ones. systematic_px: error that is no
     chance (parallax, edges that lie elsewhere to each sensor), pixels of a view 640 wide at most. sure:
     how many standard deviations a drift must be from none; 2.8 is one false alarm in twenty by chance
@@ -30,6 +31,7 @@ class WatchConfig:
     deviations its best motion must stand out.
     """
 
+    period_s: float = field(default=5.0, metadata={"min": 0.0, "max": 3600.0, "unit": "s"})
     window: int = field(default=12, metadata={"min": 1, "max": 1000})
     systematic_px: float = field(default=0.7, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
     sure: float = field(default=3.0, metadata={"min": 0.0, "max": 100.0})

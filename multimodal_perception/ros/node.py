@@ -36,6 +36,7 @@ from multimodal_perception.ros.occupancy_outputs import (
     MAP_TOPIC,
     OccupancyOutputs,
 )
+from multimodal_perception.ros.registration_outputs import RegistrationOutputs
 from multimodal_perception.ros.worker import NewestFirstWorker
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -86,6 +87,7 @@ class PerceptionNode(LifecycleNode):
         self._markers: MarkerEncoder | None = None
         self._occupancy: OccupancyOutputs | None = None
         self._worker: NewestFirstWorker[_Job] | None = None
+        self._registration: RegistrationOutputs | None = None
         self._outputs: dict[str, Any] = {}
         self._subscriptions_owned: list[Any] = []
         self._timers_owned: list[Any] = []
@@ -129,6 +131,10 @@ class PerceptionNode(LifecycleNode):
         self._intake = Intake(self._rig, config.deadline_s, config.policy, rate_hz)
         self._reported = {name: {} for name in self._rig.sensors}
         self._worker = NewestFirstWorker(self._process, self._report_failure)
+        if config.registration.period_s:
+            self._registration = RegistrationOutputs(
+                self._types, config.registration, self._report_failure
+            )
         for topic, name in self._intake.topics.items():
             self._subscribe(topic, name)
         self._timers_owned = [
@@ -233,6 +239,8 @@ class PerceptionNode(LifecycleNode):
         self._publish("perception/timing", timing)
         self._frames += 1
         self._worst_s = max(self._worst_s, answered_s - job.arrival_s)
+        if self._registration is not None:
+            self._registration.offer(job.frame)
 
     def _publish_occupancy(self, perception: Perception, frame: SensorFrame) -> None:
         grid, boxes, outputs = perception.occupancy, perception.boxes, self._occupancy
@@ -274,6 +282,8 @@ class PerceptionNode(LifecycleNode):
             judged[sensor.name] = health
             clock = clock_figures(statistics)
             statuses.append(diagnostics.sensor_status(self._types, name, health, clock))
+        if self._registration is not None:
+            statuses += self._registration.statuses(name)
         # Replaced whole: the inference thread reads it at any moment.
         self._health = judged
         for notice in self._intake.take_notices():
@@ -325,7 +335,9 @@ class PerceptionNode(LifecycleNode):
         self._subscriptions_owned, self._timers_owned = [], []
         if self._worker is not None and not self._worker.stop():
             self.get_logger().error("inference did not end within 5 s")
-        self._worker = self._intake = None
+        if self._registration is not None:
+            self._registration.stop()
+        self._worker = self._intake = self._registration = None
 
     def _release(self) -> None:
         self._stop()

@@ -19,6 +19,7 @@ from multimodal_perception.configuration import build
 from multimodal_perception.health import HealthConfig
 from multimodal_perception.message_matching import Policy
 from multimodal_perception.pipeline import PipelineConfig
+from multimodal_perception.registration.watch import WatchConfig
 from multimodal_perception.ros.occupancy_outputs import OccupancyOutputConfig
 
 
@@ -33,7 +34,7 @@ class NodeConfig:
     infrared, ultrasonic). autostart: configure and activate at start.
     diagnostics_period_s: between messages on /diagnostics. marker_lifetime_s: after which RViz drops
     boxes that nobody renewed. warn_latency_s: from the last reading of a frame to its boxes, above
-    which diagnostics warn.
+    which diagnostics warn. registration: watch over the calibration between sensors.
     """
 
     rig: str = ""
@@ -46,6 +47,7 @@ class NodeConfig:
     warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0})
     health: HealthConfig = field(default_factory=HealthConfig)
     occupancy: OccupancyOutputConfig = field(default_factory=OccupancyOutputConfig)
+    registration: WatchConfig = field(default_factory=WatchConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 

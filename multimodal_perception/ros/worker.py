@@ -1,4 +1,4 @@
-"""Inference off the executor's thread: the newest frame wins, each one passed over is counted."""
+"""Work off the executor's thread: the newest frame wins, each one passed over is counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ T = TypeVar("T")
 class NewestFirstWorker(Generic[T]):
     """One thread that processes the newest item given; an older one still waiting is dropped."""
 
-    def __init__(self, process: Callable[[T], None], on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        process: Callable[[T], None],
+        on_error: Callable[[Exception], None],
+        name: str = "inference",
+    ) -> None:
         self._process = process
         self._on_error = on_error
         self._condition = threading.Condition()
@@ -20,7 +25,7 @@ class NewestFirstWorker(Generic[T]):
         self._stopping = False
         self.dropped = 0
         self.failed = 0
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, item: T) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 LOW, BIN, BINS = -0.8, 0.4, 12
 MOMENTS = 14
 CHANNELS = MOMENTS + BINS
+RANGE = 10  # the channel that is known of a pillar without points as well
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def empty_pillars(
 ) -> Pillars:
     """Pillars without points at places (M, 3): where only images can tell what there is."""
     features = np.zeros((len(cells), CHANNELS), np.float32)
-    features[:, 10] = np.hypot(places[:, 0], places[:, 1]) / np.float32(config.extent)
+    features[:, RANGE] = np.hypot(places[:, 0], places[:, 1]) / np.float32(config.extent)
     return Pillars(features, cells, places)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -13,30 +15,35 @@ from torch import nn
 from multimodal_perception.configuration import UserError
 
 
-def save(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, steps_done: int) -> None:
-    """Write network, optimiser and how many steps are done."""
-    state = {
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "steps": steps_done,
-    }
+class Stateful(Protocol):
+    """A network, an optimiser, a schedule: what has a state that can be put back."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+def save(path: Path, parts: Mapping[str, Stateful], step: int) -> None:
+    """Write the states of all parts, by name, and how many steps are done."""
+    state = {name: part.state_dict() for name, part in parts.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
+    torch.save({**state, "step": step}, partial)
     os.replace(partial, path)
 
 
-def resume(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Steps done by the training at `path`, its state put in place; 0 where there is none.
+def resume(path: Path, parts: Mapping[str, Stateful], device: torch.device | str = "cpu") -> int:
+    """Steps done by the training at `path`, the states of all parts put back; 0 where there is none.
 
-    Raises UserError when the file is not such a checkpoint of this network.
+    Raises UserError when the file is not such a checkpoint of these parts.
     """
     if not path.exists():
         return 0
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["steps"])
+        state = torch.load(path, map_location=device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return int(state["step"])
     except Exception as error:  # torch raises what the damage happens to trigger
         reason = str(error).strip().splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(

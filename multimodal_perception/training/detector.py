@@ -18,6 +18,7 @@ from multimodal_perception.networks.detector_config import CLASSES, DetectorConf
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
 from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
 from multimodal_perception.preprocess.detector_inputs import refinement_inputs
+from multimodal_perception.preprocess.pillars import RANGE
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
 from multimodal_perception.training.checkpoint import save_weights
@@ -27,6 +28,10 @@ from multimodal_perception.training.detector_data import (
     collate,
     repeated,
     store_features,
+)
+from multimodal_perception.training.gradient_calibration import (
+    CalibrationConfig,
+    GradientCalibration,
 )
 from multimodal_perception.training.ground_truth_sampling import MOST_PASTED, sampling_of
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
@@ -55,7 +60,8 @@ class DetectorTraining:
     loop: how long. segment_weight: of the images' auxiliary task. frozen_trunks: the image trunks stay
     at ImageNet's weights and their features are stored beside the samples. repeat: share of frames that
     every class is wanted in; frames with rarer ones are repeated. sampled: so many objects of each class
-    are pasted into every frame with a LiDAR, see ground_truth_sampling.
+    are pasted into every frame with a LiDAR, see ground_truth_sampling. calibration: of the
+    gradients of tasks and modalities, in the stage proposals.
     """
 
     stage: Literal["proposals", "refinement"] = "proposals"
@@ -67,8 +73,15 @@ class DetectorTraining:
     frozen_trunks: bool = True
     repeat: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
     sampled: dict[str, int] = field(default_factory=dict)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
 
     def __post_init__(self) -> None:
+        if self.calibration.any and self.stage != "proposals":
+            raise ValueError("calibration: of the stage proposals alone")
+        if (self.calibration.intra or self.calibration.modulation) and not (
+            self.network.global_fusion
+        ):
+            raise ValueError("calibration: intra and modulation need global_fusion")
         for name, count in self.sampled.items():
             if name not in CLASSES:
                 raise ValueError(f"sampled: allowed: {', '.join(CLASSES)}; got {name!r}")
@@ -84,8 +97,17 @@ def train_proposals(
     network = ProposalNetwork(config.network, trunks=_takes_pixels(config))
     if start is not None:
         load_weights(network, start, strict=False)
-    loop = Loop(network, _frames(config, data), collate, config.loop, out)
-    trained = loop.run(lambda n, b: proposal_losses(n, b, config.segment_weight))
+    calibration = None
+    if config.calibration.any:
+        calibration = GradientCalibration(config.calibration, branches_of(network))
+    loop = Loop(network, _frames(config, data), collate, config.loop, out, calibration)
+
+    def losses_of(module: nn.Module, batch: Batch) -> Losses:
+        if calibration is not None and calibration.due(loop.step):
+            calibration.measure(lambda names: masked_loss(module, batch, names))
+        return proposal_losses(module, batch, config.segment_weight, calibration)
+
+    trained = loop.run(losses_of)
     assert isinstance(trained, ProposalNetwork)
     if loop.rank == 0:
         save_weights(trained, out / "proposals.safetensors")
@@ -136,7 +158,37 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
     )
 
 
-def proposal_losses(network: nn.Module, batch: Batch, segment_weight: float) -> Losses:
+def branches_of(network: ProposalNetwork) -> dict[str, list[nn.Module]]:
+    """The modules of each modality before they meet."""
+    images = ("trunk", "neck", "fusion", "exchange")
+    own = [getattr(network, f"{k}_{n}", None) for k in ("camera", "infrared") for n in images]
+    return {"lidar": [network.encoder], "images": [m for m in own if m is not None]}
+
+
+def masked_loss(network: nn.Module, batch: Batch, modalities: frozenset[str]) -> Tensor:
+    """The loss of the boxes when only these of branches_of are there. Pillars without LiDAR are as
+    preprocess.pillars makes them where only images tell: their place is known, nothing is in them."""
+    tensors = dict(batch[0])
+    if "lidar" not in modalities:
+        empty = torch.zeros_like(tensors["pillars"])
+        empty[..., RANGE] = tensors["pillars"][..., RANGE]
+        tensors["pillars"] = empty
+    if "images" not in modalities:
+        for name in ("camera_seen", "infrared_seen"):
+            tensors[name] = torch.zeros_like(tensors[name])
+    # Batch norm must not count these passes.
+    network.eval()
+    losses = proposal_losses(network, (tensors, batch[1]), 0.0)
+    network.train()
+    return losses["total"]
+
+
+def proposal_losses(
+    network: nn.Module,
+    batch: Batch,
+    segment_weight: float,
+    calibration: GradientCalibration | None = None,
+) -> Losses:
     """Losses of the proposal network on a batch."""
     tensors = _placed(network, batch[0])
     assert isinstance(network, ProposalNetwork)
@@ -147,6 +199,11 @@ def proposal_losses(network: nn.Module, batch: Batch, segment_weight: float) -> 
         "box": code_loss(code, tensors["centres"], tensors["codes"], tensors["weights"]),
     }
     losses["total"] = losses["heat"] + 0.5 * losses["box"]
+    if calibration is not None:
+        tasks = {"heat": losses["heat"], "box": 0.5 * losses["box"]}
+        shared = network.head.shared[0].weight
+        assert isinstance(shared, Tensor)
+        losses["total"] = calibration.total(tasks, shared)
     if segments is not None:
         losses["segments"] = segments
         losses["total"] = losses["total"] + segment_weight * segments

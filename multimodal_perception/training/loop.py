@@ -5,8 +5,9 @@ Alone or under torchrun on several GPUs; interrupted, it goes on exactly where i
 
 from __future__ import annotations
 
+import copy
 import os
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.training import checkpoint
+from multimodal_perception.training.curves import Curves
+from multimodal_perception.training.gradient_calibration import GradientCalibration
 
 Losses = dict[str, Tensor]
 
@@ -73,12 +77,15 @@ class Loop:
         collate: Callable,
         config: LoopConfig,
         out: Path,
+        calibration: GradientCalibration | None = None,
     ) -> None:
+        """calibration: scales gradients before each step of the optimiser."""
         self.config, self.out, self.data, self.collate = config, out, data, collate
         self.rank, self.ranks = _join()
         self.device = _device(self.rank)
         self.network = network.to(self.device)
-        self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.calibration = None if calibration is None else calibration.to(self.device)
         trained = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             trained, config.learning_rate, weight_decay=config.weight_decay
@@ -90,16 +97,18 @@ class Loop:
             self.device.type, enabled=config.precision == "fp16" and self.device.type == "cuda"
         )
         self.step = 0
-        self.curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self._recent: deque[float] = deque(maxlen=50)
         if len(data) < config.batch * self.ranks:  # type: ignore[arg-type]
             raise UserError(f"{len(data)} samples are fewer than a batch of {config.batch}")  # type: ignore[arg-type]
 
     def run(self, losses_of: Callable[[nn.Module, Any], Losses]) -> nn.Module:
         """Train to the end, from the last checkpoint in `out` if there is one. Returns the network with
         its averaged weights. losses_of: named losses of a batch, "total" among them."""
-        self._resume()
-        for value in self.network.state_dict().values() if self.ranks > 1 else ():
-            torch.distributed.broadcast(value, 0)
+        self.step = checkpoint.resume(self.out / "checkpoint.pt", self._parts(), self.device)
+        self.curves = Curves(self.out, self.step)
+        if self.ranks > 1:
+            for value in (*self.network.state_dict().values(), *self.average.state_dict().values()):
+                torch.distributed.broadcast(value, 0)
         writer = SummaryWriter(str(self.out / "tensorboard")) if self.rank == 0 else None
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=self.rank > 0)
         try:
@@ -112,9 +121,7 @@ class Loop:
             bar.close()
             if writer is not None:
                 writer.close()
-        if self.rank == 0:
-            draw_curves(self.curves, self.out / "curves.png")
-        self.network.load_state_dict(self.average)
+        self.network.load_state_dict(self.average.state_dict())
         return self.network.eval()
 
     def _advance(self, batch: Any, losses_of: Callable[[nn.Module, Any], Losses]) -> Losses:
@@ -127,6 +134,8 @@ class Loop:
         self.scaler.scale(losses["total"]).backward()
         self._share_gradients()
         self.scaler.unscale_(self.optimizer)
+        if self.calibration is not None:
+            self.calibration.scale()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         if not torch.isfinite(norm):
             losses["skipped"] = torch.ones(())  # a step that would only do harm
@@ -137,12 +146,13 @@ class Loop:
         self.step += 1
         # Young averages follow faster.
         keep = min(self.config.average, (1 + self.step) / (10 + self.step))
+        average = self.average.state_dict()
         with torch.no_grad():
             for name, value in self.network.state_dict().items():
                 if value.dtype.is_floating_point:
-                    self.average[name].lerp_(value, 1 - keep)
+                    average[name].lerp_(value, 1 - keep)
                 else:
-                    self.average[name].copy_(value)
+                    average[name].copy_(value)
         return losses
 
     def _share_gradients(self) -> None:
@@ -189,66 +199,29 @@ class Loop:
     def _note(self, losses: Losses, writer: SummaryWriter | None, bar: tqdm) -> None:
         if writer is None:
             return
-        for name, value in losses.items():
-            number = float(value.detach())
-            self.curves[name].append((self.step, number))
-            writer.add_scalar(name, number, self.step)
-        recent = [v for _, v in self.curves["total"][-50:]]
-        bar.set_postfix(loss=f"{np.mean(recent):.3f}", refresh=False)
+        figures = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
+        self.curves.add(self.step, figures)
+        for name, value in figures.items():
+            writer.add_scalar(name, value, self.step)
+        self._recent.append(figures["loss/total"])
+        bar.set_postfix(loss=f"{np.mean(self._recent):.3f}", refresh=False)
         bar.update()
 
-    def _save(self) -> None:
-        if self.rank:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = {
-            "step": self.step,
-            "network": self.network.state_dict(),
+    def _parts(self) -> dict[str, checkpoint.Stateful]:
+        """What a checkpoint holds."""
+        parts: dict[str, checkpoint.Stateful] = {
+            "network": self.network,
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "curves": dict(self.curves),
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
         }
-        partial = self.out / "checkpoint.partial"
-        torch.save(state, partial)
-        partial.replace(self.out / "checkpoint.pt")
+        return parts if self.calibration is None else {**parts, "calibration": self.calibration}
 
-    def _resume(self) -> None:
-        path = self.out / "checkpoint.pt"
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.average = state["average"]
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.scaler.load_state_dict(state["scaler"])
-        except (RuntimeError, KeyError, ValueError, EOFError, AttributeError) as error:
-            raise UserError(f"{path}: does not fit this training: {error}") from error
-        self.step = int(state["step"])
-        self.curves.update({k: [tuple(p) for p in v] for k, v in state["curves"].items()})
-
-
-def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    """Smoothed losses over steps as a picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name, points in curves.items():
-        steps, values = np.array(points).T
-        width = max(1, len(values) // 50)
-        smooth = np.convolve(values, np.ones(width) / width, "valid")
-        axes.plot(steps[width - 1 :], smooth, label=name)
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    def _save(self) -> None:
+        if self.rank == 0:
+            checkpoint.save(self.out / "checkpoint.pt", self._parts(), self.step)
+            self.curves.save()
 
 
 def _join() -> tuple[int, int]:

@@ -52,9 +52,12 @@ def test_a_resumed_training_goes_on_exactly(tmp_path: Path) -> None:
     for expected in losses[:1]:
         assert first.step() == expected
     path = tmp_path / "checkpoint.pt"
-    checkpoint.save(path, first.state, first.optimiser, first.steps_done)
+    parts = {"network": first.state, "optimiser": first.optimiser}
+    checkpoint.save(path, parts, first.steps_done)
     resumed = trainer()
-    resumed.steps_done = checkpoint.resume(path, resumed.state, resumed.optimiser)
+    resumed.steps_done = checkpoint.resume(
+        path, {"network": resumed.state, "optimiser": resumed.optimiser}
+    )
     assert [resumed.step() for _ in range(2)] == losses[1:]
     for a, b in zip(whole.averaged.parameters(), resumed.averaged.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)

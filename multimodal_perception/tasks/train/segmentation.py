@@ -61,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
         checkpoint.load_weights(trainer.averaged, args.start)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "checkpoint.pt"
-    trainer.steps_done = checkpoint.resume(path, trainer.state, trainer.optimiser)
+    parts: dict[str, checkpoint.Stateful] = {
+        "network": trainer.state,
+        "optimiser": trainer.optimiser,
+    }
+    trainer.steps_done = checkpoint.resume(path, parts)
     print(f"{len(views)} views, {len(own)} of thermal alone; from step {trainer.steps_done}")
     curves = Curves(args.out, trainer.steps_done)
     with SummaryWriter(str(args.out)) as writer:
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 tqdm.write(f"step {step}: {scores}")
 
         def save() -> None:
-            checkpoint.save(path, trainer.state, trainer.optimiser, trainer.steps_done)
+            checkpoint.save(path, parts, trainer.steps_done)
             curves.save()
 
         def progress(steps: range) -> tqdm[int]:

@@ -120,6 +120,8 @@ class Pipeline:
             counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
             if mapper.silent:
                 counts["occupancy.ultrasonic.silent"] = len(mapper.silent)
+            if mapper.contradicted:
+                counts["occupancy.ultrasonic.contradicted"] = len(mapper.contradicted)
         return counts
 
     def process(

@@ -20,6 +20,7 @@ from multimodal_perception.evaluation.occupancy import (
     score_grid,
 )
 from multimodal_perception.frame import Modality, SegmentationMask, SensorFrame
+from multimodal_perception.occupancy.evidential import EvidentialMapper
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
@@ -50,12 +51,19 @@ LIARS = ("ultrasonic stuck", "camera mask all free")
 
 @dataclass
 class DriveScores:
-    """Scores by set of sensors and condition, and of the full set by distance (seen conditions)."""
+    """Scores by set of sensors and condition, and of the full set by distance (seen conditions).
+
+    contradictions: by set and condition, of each frame the largest share of an ultrasonic's echo that
+    everyone else calls free.
+    """
 
     scores: dict[tuple[str, str], OccupancyScore] = field(
         default_factory=lambda: defaultdict(OccupancyScore)
     )
     rings: dict[str, OccupancyScore] = field(default_factory=lambda: defaultdict(OccupancyScore))
+    contradictions: dict[tuple[str, str], list[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def figures(self) -> dict[str, Any]:
         """Of the full set on seen conditions at the top, then by_subset, by_condition, by_distance."""
@@ -69,6 +77,8 @@ class DriveScores:
             by_subset[name]["by_condition"] = {
                 c: self.scores[name, c].figures() for c in conditions if (name, c) in self.scores
             }
+            found = [v for c in seen for v in self.contradictions[name, c]]
+            by_subset[name]["contradiction"] = float(np.mean(found)) if found else float("nan")
         return {
             **self._sum(FULL, seen).figures(),
             "by_condition": by_subset[FULL]["by_condition"],
@@ -110,6 +120,10 @@ def score_drive(
             assert grid is not None
             rings = result.rings if name == FULL and condition in SEEN else None
             score_grid(grid, answer, max_range, [result.scores[name, condition]], rings)
+            if isinstance(pipeline.occupancy, EvidentialMapper):
+                # An echo is believed from the second frame on.
+                if shares := pipeline.occupancy.contradictions:
+                    result.contradictions[name, condition].append(max(shares.values()))
         yield index
 
 

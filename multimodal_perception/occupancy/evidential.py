@@ -109,6 +109,16 @@ class EvidentialMapper:
         """Ultrasonic sensors that have spoken and then fell silent."""
         return self._ultrasonic.silent
 
+    @property
+    def contradicted(self) -> frozenset[str]:
+        """Ultrasonic sensors whose echoes everyone else has called free for a second."""
+        return self._ultrasonic.contradicted
+
+    @property
+    def contradictions(self) -> Mapping[str, float]:
+        """Share of each ultrasonic's last echo that everyone else calls free, by sensor."""
+        return self._ultrasonic.contradictions
+
     def update(
         self,
         frame: SensorFrame,
@@ -146,6 +156,7 @@ class EvidentialMapper:
             frame, cells, lambda n: self._trust(n, c.reliability.ultrasonic, health)
         )
         if sound is not None:
+            self._ultrasonic.compare(self.grid.free, cells)
             self.grid.combine(*sound)
         if boxes is not None and len(boxes):
             occupied = self._footprints.occupied(boxes, cells, c.reliability.boxes)

@@ -27,6 +27,9 @@ MOST_SENSORS = 64
 REMEMBERED = 4
 # Directions across a cone in which echoes of two sensors are compared.
 COMPARED = np.linspace(-0.8, 0.8, 9)
+# An echo is contradicted when so much of its arc is free to all others; a sensor, when its echoes have
+# been for so long. It is broken, or it alone sees what is there, as glass.
+CONTRADICTED, FOR_S = 0.5, 1.0
 # A sensor that looks steeper than this up or down says nothing about the plane.
 STEEPEST = math.radians(45)
 
@@ -76,7 +79,9 @@ class UltrasonicModel:
     """Readings of a frame to masses, with the memory that confirming echoes takes.
 
     counts: readings not used or only used to clear, by reason. silent: sensors that have spoken and
-    then fell silent, NaN being silence.
+    then fell silent, NaN being silence. contradictions: share of what each confirmed echo of the last
+    frame marks that everyone else calls free, by sensor. contradicted: sensors with which that has been
+    so for a second.
     """
 
     def __init__(self, config: UltrasonicConfig | None = None) -> None:
@@ -85,6 +90,34 @@ class UltrasonicModel:
         self.silent: frozenset[str] = frozenset()
         self._heard: dict[str, deque[tuple[int, float]]] = {}
         self._last_ns: dict[str, int] = {}
+        self._marked: list[tuple[Echo, Window]] = []
+        self.contradictions: dict[str, float] = {}
+        self._contradicted_ns: dict[str, int] = {}
+
+    @property
+    def contradicted(self) -> frozenset[str]:
+        limit = FOR_S * NANOSECONDS
+        since = self._contradicted_ns
+        return frozenset(n for n, at in since.items() if self._last_ns.get(n, at) - at >= limit)
+
+    def compare(self, free: Layer, cells: Cells) -> None:
+        """Note how far the free mass (size, size) of all else contradicts the last frame's echoes."""
+        self.contradictions = {
+            echo.sensor: _arc_mean(
+                free,
+                window,
+                cells,
+                (echo.x, echo.y, echo.heading, echo.half_angle),
+                echo.range_m,
+                self._thickness(cells),
+            )
+            for echo, window in self._marked
+        }
+        told = {n for n, share in self.contradictions.items() if share >= CONTRADICTED}
+        self._contradicted_ns = {
+            name: min(self._contradicted_ns.get(name, self._last_ns[name]), self._last_ns[name])
+            for name in told
+        }
 
     def evidence(
         self, frame: SensorFrame, cells: Cells, reliability: Callable[[str], float] = lambda _: 1.0
@@ -96,6 +129,7 @@ class UltrasonicModel:
         echoes = [e for r in frame.ultrasonics.values() if (e := self._echo(frame, r)) is not None]
         confirmed = [self._confirmed(e, echoes) for e in echoes]
         self._remember(frame.stamp_ns, echoes)
+        self._marked = []
         if not echoes:
             return None
         free, occupied = (np.zeros((cells.size, cells.size), np.float32) for _ in range(2))
@@ -107,6 +141,8 @@ class UltrasonicModel:
                 continue
             if not sure:
                 self.counts["unconfirmed"] += 1
+            elif echo.heard:
+                self._marked.append((echo, window))
             self._draw(free, occupied, window, cells, echo, sure, weight)
             windows.append(window)
         if not windows:
@@ -261,6 +297,25 @@ def _cone(  # type: ignore[no-untyped-def]
             elif abs(distance - arc) < thickness:
                 mass = masses[1] * angular * (1.0 - ((distance - arc) / thickness) ** 2)
                 occupied[i, j] += (1.0 - occupied[i, j]) * mass
+
+
+@numba.njit(cache=True, nogil=True)
+def _arc_mean(layer, window, cells, place, arc, thickness):  # type: ignore[no-untyped-def]
+    """Mean of a layer over the arc of an echo, weighed as the arc's mass is."""
+    sensor_x, sensor_y, heading, half = place
+    c, s = np.cos(heading), np.sin(heading)
+    total, weights = 0.0, 0.0
+    for i in range(window[0], window[1]):
+        for j in range(window[2], window[3]):
+            x, y = middle_of(cells, i, j)
+            dx, dy = x - sensor_x, y - sensor_y
+            off_arc = (np.sqrt(dx * dx + dy * dy) - arc) / thickness
+            if abs(off_arc) < 1.0:
+                off = azimuth(c * dx + s * dy, c * dy - s * dx) / half
+                weight = max(1.0 - off * off, 0.0) * (1.0 - off_arc * off_arc)
+                total += weight * layer[i, j]
+                weights += weight
+    return total / weights if weights > 0.0 else 0.0
 
 
 @numba.njit(cache=True, nogil=True)

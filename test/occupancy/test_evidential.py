@@ -254,3 +254,25 @@ def test_the_configuration_reads_from_yaml_values() -> None:
     assert config.grid == GridConfig(rule="dempster") and config.masks.drivable == ("road",)
     with pytest.raises(ConfigurationError, match="yager"):
         build(EvidentialConfig, {"grid": {"rule": "bayes"}}, "test")
+
+
+def test_a_stuck_ultrasonic_is_conflict_on_its_arc_and_is_named_after_a_second() -> None:
+    """One says 3 m for ever where the LiDAR looks through; another hears the wall that is there."""
+    mapper, points = EvidentialMapper(raycast=SMALL), scan(walls=[6.0])
+    mounts = {
+        "stuck": poses.from_xyz_rpy((2.0, 1.0, 0.5)),
+        "honest": poses.from_xyz_rpy((2.0, -1.0, 0.5)),
+    }
+    for k in range(13):
+        stamp = k * PERIOD
+        heard = {"stuck": 3.0, "honest": 4.0}
+        readings = {n: UltrasonicReading(n, stamp, n, r, 0.15, 5.0, 1.0) for n, r in heard.items()}
+        frame = frame_of(points, k, np.eye(4), ultrasonics=readings, mounts=mounts)
+        grid = step(mapper, frame)
+        if k == 5:
+            assert not mapper.contradicted
+    assert mapper.contradicted == {"stuck"}
+    assert mapper.contradictions["stuck"] > 0.8 and mapper.contradictions["honest"] < 0.3
+    assert grid.conflict is not None
+    assert around(grid.conflict, grid, 5.0, 1.0) > 0.2
+    assert around(grid.conflict, grid, 3.5, -1.0) < 0.02

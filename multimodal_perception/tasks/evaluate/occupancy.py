@@ -109,5 +109,9 @@ def _print(result: dict[str, Any]) -> None:
             cells = [f"{values[name]:.3f}" for name in COLUMNS]
             table.add_row(f"{subset}, {condition}", *cells)
     Console().print(table)
+    for subset, figures in result["by_subset"].items():
+        share = figures["contradiction"]
+        if share == share:
+            print(f"{subset}: most contradicted ultrasonic echo {share:.3f} free to all else")
     for name, value in result.get("real", {}).items():
         print(f"real {name}: {value:.4f}" if isinstance(value, float) else f"real {name}: {value}")

@@ -120,10 +120,11 @@ def score_drive(
             assert grid is not None
             rings = result.rings if name == FULL and condition in SEEN else None
             score_grid(grid, answer, max_range, [result.scores[name, condition]], rings)
-            if isinstance(pipeline.occupancy, EvidentialMapper):
-                # An echo is believed from the second frame on.
-                if shares := pipeline.occupancy.contradictions:
-                    result.contradictions[name, condition].append(max(shares.values()))
+            mapper = pipeline.occupancy
+            # An echo is believed from the second frame on.
+            if isinstance(mapper, EvidentialMapper) and mapper.contradictions:
+                largest = max(mapper.contradictions.values())
+                result.contradictions[name, condition].append(largest)
         yield index
 
 

@@ -33,7 +33,7 @@ STEP_NS = 100_000_000
 # How often training goes without all ultrasonics, without all cameras, and without each camera.
 NO_SOUND, NO_EYES, NO_CAMERA = 0.15, 0.15, 0.1
 # Factors on the evidence that calibration tries.
-FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0)
 # How near to the vehicle hard things are scored, and how far around them free cells count.
 NEAR_M, AROUND_M = 5.0, 1.0
 
@@ -47,7 +47,7 @@ class TrainingOptions:
 
     epochs: int = field(default=12, metadata={"min": 1, "max": 1000})
     batch: int = field(default=8, metadata={"min": 1, "max": 256})
-    rate: float = field(default=4e-3, metadata={"min": 1e-6, "max": 1.0})
+    rate: float = field(default=2e-3, metadata={"min": 1e-6, "max": 1.0})
     kl: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
     occupied: float = field(default=1.5, metadata={"min": 0.1, "max": 100.0})
     hard: float = field(default=4.0, metadata={"min": 0.1, "max": 100.0})

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_SCALE
 from multimodal_perception.networks.rgbx_segmentation import RgbxSegmentation
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
+from multimodal_perception.runtime.onnx_export import export_onnx
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES
 from multimodal_perception.segmentation.rgbx import INPUTS
 from multimodal_perception.training.segmentation import INPUT_ROWS
 from multimodal_perception.training.segmentation_data import INPUT_WIDTH
 
-OPSET = 18
 # Weights of at least so many elements are kept in half precision.
 HALVED = 64
 
@@ -78,13 +78,10 @@ def _halved(tensor: torch.Tensor) -> torch.Tensor:
 
 def _onnx(network: RgbxSegmentation, shapes: dict[str, tuple[int, ...]]) -> bytes:
     """The network as ONNX; large weights in half precision, each with a Cast to single behind it."""
-    examples = tuple(torch.ones(shape) for shape in shapes.values())
+    examples = {name: torch.ones(shape) for name, shape in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            network, examples, str(path), dynamo=True, opset_version=OPSET, external_data=False,
-            input_names=list(shapes), output_names=["logits"], verbose=False,
-        )  # fmt: skip
+        export_onnx(network, examples, ("logits",), path)
         model = onnx.load(str(path))
     casts = []
     for weight in model.graph.initializer:

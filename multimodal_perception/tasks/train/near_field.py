@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=int, default=30, help="to score on, seeds from 10000")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights (.safetensors) to begin with")
     parser.add_argument("--rig", default="near_field", help="rig file, or a shipped rig's name")
     parser.add_argument(
         "--without", choices=PARTS, action="append", default=[], help="leave out, for comparison"
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.rig import load_rig, rig_path
     from multimodal_perception.runtime.card import Training
     from multimodal_perception.training import near_field as training
+    from multimodal_perception.training.checkpoint import load_weights
     from multimodal_perception.training.near_field_export import export_near_field
 
     for name, low in (("drives", 1), ("held_out", 1), ("epochs", 1), ("seed", 0)):
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         content_aware="dilation" not in args.without, two_stage="two_stage" not in args.without
     )
     network = training.new_network(settings, args.seed)
+    if args.start is not None:
+        load_weights(network, args.start)
     options = training.TrainingOptions(
         epochs=args.epochs, seed=args.seed, fisheye_only="sound" in args.without
     )
@@ -67,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     figures = _scored(network, held_out, rig, options.fisheye_only)
     words = "".join(f" --without {part}" for part in args.without)
     command = f"multimodal-perception train near-field --data DATA --out OUT --drives {args.drives}"
+    words += f" --start {args.start.name}" if args.start is not None else ""
     command += f" --epochs {args.epochs} --seed {args.seed}{words}"
     hours = (time.monotonic() - start) / 3600
     data = f"{len(samples)} frames of {args.drives} simulated drives, rig {rig.name}"

@@ -34,7 +34,7 @@ from multimodal_perception.training.gradient_calibration import (
     GradientCalibration,
 )
 from multimodal_perception.training.ground_truth_sampling import MOST_PASTED, sampling_of
-from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.loop import Loop, LoopConfig, Losses, join, wait_for_all
 from multimodal_perception.training.samples import sample_paths
 from multimodal_perception.training.targets import (
     code_loss,
@@ -143,7 +143,9 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
     stored = config.frozen_trunks and images
     paths = sample_paths(data)
     if stored:
-        store_features(paths, ImageTrunk(3), ImageTrunk(1))
+        rank, ranks = join()
+        store_features(paths[rank::ranks], ImageTrunk(3), ImageTrunk(1))
+        wait_for_all()
     sampling = sampling_of(paths, data, config.sampled)
     if config.repeat:
         paths = repeated(paths, config.repeat, config.loop.seed)

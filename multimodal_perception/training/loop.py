@@ -81,7 +81,7 @@ class Loop:
     ) -> None:
         """calibration: scales gradients before each step of the optimiser."""
         self.config, self.out, self.data, self.collate = config, out, data, collate
-        self.rank, self.ranks = _join()
+        self.rank, self.ranks = join()
         self.device = _device(self.rank)
         self.network = network.to(self.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
@@ -90,8 +90,10 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             trained, config.learning_rate, weight_decay=config.weight_decay
         )
+        total = config.steps + 1
+        # The rise must be longer than a step, or its slope is a division by zero.
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.learning_rate, config.steps + 1, pct_start=0.25
+            self.optimizer, config.learning_rate, total, pct_start=max(0.25, 1.5 / total)
         )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=config.precision == "fp16" and self.device.type == "cuda"
@@ -106,9 +108,8 @@ class Loop:
         its averaged weights. losses_of: named losses of a batch, "total" among them."""
         self.step = checkpoint.resume(self.out / "checkpoint.pt", self._parts(), self.device)
         self.curves = Curves(self.out, self.step)
-        if self.ranks > 1:
-            for value in (*self.network.state_dict().values(), *self.average.state_dict().values()):
-                torch.distributed.broadcast(value, 0)
+        self._spread(self.network)
+        self._spread(self.average)
         writer = SummaryWriter(str(self.out / "tensorboard")) if self.rank == 0 else None
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=self.rank > 0)
         try:
@@ -121,8 +122,14 @@ class Loop:
             bar.close()
             if writer is not None:
                 writer.close()
+        self._spread(self.average)  # its batch statistics are of each rank's own frames
         self.network.load_state_dict(self.average.state_dict())
         return self.network.eval()
+
+    def _spread(self, network: nn.Module) -> None:
+        """Give every rank the first one's state."""
+        for value in network.state_dict().values() if self.ranks > 1 else ():
+            torch.distributed.broadcast(value, 0)
 
     def _advance(self, batch: Any, losses_of: Callable[[nn.Module, Any], Losses]) -> Losses:
         self.network.train()
@@ -224,7 +231,7 @@ class Loop:
             self.curves.save()
 
 
-def _join() -> tuple[int, int]:
+def join() -> tuple[int, int]:
     """This process's rank and how many there are; joins torchrun's group."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
@@ -232,6 +239,12 @@ def _join() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return torch.distributed.get_rank(), ranks
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come so far."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _device(rank: int) -> torch.device:

@@ -42,7 +42,7 @@ from multimodal_perception.training.detector import (
 )
 from multimodal_perception.training.detector_data import DetectorData, repeated
 from multimodal_perception.training.detector_export import export_detector
-from multimodal_perception.training.loop import LoopConfig
+from multimodal_perception.training.loop import Loop, LoopConfig
 from multimodal_perception.training.samples import (
     SampleError,
     read_sample,
@@ -221,6 +221,19 @@ def test_bad_samples_are_named(tmp_path: Path) -> None:
     data = DetectorData(sample_paths(tmp_path), SMALL, None, None)
     with pytest.raises(SampleError, match=r"a\.npz"):
         data[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 1000])
+def test_learning_rates_rise_and_fall_for_any_number_of_steps(steps: int, tmp_path: Path) -> None:
+    config = LoopConfig(steps=steps, batch=1)
+    loop = Loop(torch.nn.Linear(1, 1), [0, 1], list, config, tmp_path)  # type: ignore[arg-type]
+    rates = []
+    for _ in range(steps):
+        rates += loop.schedule.get_last_lr()
+        loop.optimizer.step()
+        loop.schedule.step()
+    assert np.isfinite(rates).all() and 0 < max(rates) <= config.learning_rate * 1.000001
+    assert loop.schedule.get_last_lr()[0] <= config.learning_rate / 10
 
 
 def test_a_batch_larger_than_the_samples_is_refused(samples: Path, tmp_path: Path) -> None:

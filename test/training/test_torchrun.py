@@ -1,0 +1,77 @@
+"""Training on two processes under torchrun: one network on both, and it goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from multimodal_perception.training.samples import sample_paths
+from test.networks.detectors import SMALL
+from test.training.test_detector import samples as samples
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from multimodal_perception.configuration import load
+from multimodal_perception.training import loop
+from multimodal_perception.training.detector import DetectorTraining, train_proposals
+
+config, data, out = load(DetectorTraining, sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+torch.set_num_threads(1)
+save = loop.Loop._save
+
+class Stop(Exception):
+    pass
+
+def save_and_stop(self):
+    save(self)
+    if self.step == 2:
+        raise Stop
+
+whole = train_proposals(config, data, out / "whole")
+loop.Loop._save = save_and_stop
+try:
+    train_proposals(config, data, out / "half")
+except Stop:
+    loop.Loop._save = save
+torch.distributed.barrier()
+resumed = train_proposals(config, data, out / "half")
+rank = torch.distributed.get_rank()
+torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict()}, out / f"{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_train_one_network_and_go_on(samples: Path, tmp_path: Path) -> None:
+    network = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(SMALL).items()
+    }
+    loop = {"steps": 3, "batch": 1, "workers": 0, "save_every": 2, "precision": "fp32"}
+    settings = {"network": network, "loop": loop, "calibration": {"inter": True}}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(tmp_path / "script.py")]
+    command += [str(tmp_path / "t.yaml"), str(samples), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-8000:]
+    first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
+    for name, value in first["whole"].items():
+        assert torch.equal(value, second["whole"][name]), name
+        assert torch.equal(value, first["resumed"][name]), name
+        assert torch.equal(value, second["resumed"][name]), name
+    # Each rank stored the images' features of its share of the samples.
+    assert all(p.with_suffix(".features").exists() for p in sample_paths(samples))
+    assert (tmp_path / "whole" / "proposals.safetensors").exists()
+    assert (tmp_path / "whole" / "curves.csv").exists()

@@ -281,7 +281,9 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
         inputs.append(
             refinement_inputs(*pick, len(CLASSES), index, item.views, extent, item.base_from_grid)
         )
-        targets.append(refinement_targets(pick[0], item.boxes, item.labels))
+        target = refinement_targets(pick[0], item.boxes, item.labels)
+        target["judged"] = judged(pick[0], target["found"], item.labelled, extent)
+        targets.append(target)
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
     goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
     proposals = said.pop("boxes")
@@ -289,7 +291,7 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
         bev=bev, camera_atlas=atlases[0], infrared_atlas=atlases[1], **said
     )
     near, corner = residual_loss(proposals, residuals, goal["matched"], goal["found"])
-    sure = confidence_loss(logits, goal["confidence"], torch.ones_like(goal["found"]))
+    sure = confidence_loss(logits, goal["confidence"], goal["judged"])
     return {"confidence": sure, "residual": near, "corner": corner, "total": sure + near + corner}
 
 
@@ -335,6 +337,17 @@ def refinement_targets(
         sure = soft_target(torch.from_numpy(value)).numpy()
         confidence[np.arange(len(proposals)), labels[best]] = sure
     return {"matched": matched, "found": found, "confidence": confidence}
+
+
+def judged(
+    proposals: np.ndarray, found: np.ndarray, labelled: np.ndarray | None, extent: float
+) -> np.ndarray:
+    """1 for proposals (R, 7) whose confidence can be judged: on a label, or where labels would be."""
+    if labelled is None:
+        return np.ones(len(proposals), np.float32)
+    cells = (proposals[:, :2] + extent) / (2 * extent) * len(labelled)
+    column, row = cells.astype(np.int64).clip(0, len(labelled) - 1).T
+    return np.maximum(found, labelled[row, column]).astype(np.float32)
 
 
 def _stack(arrays: Sequence[np.ndarray], like: Tensor) -> Tensor:

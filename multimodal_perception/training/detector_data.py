@@ -15,9 +15,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from multimodal_perception.frame import CLASS_NAMES
+from multimodal_perception.geometry import poses
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.image_encoder import COARSE, FINE, ImageTrunk
-from multimodal_perception.preprocess.detector_inputs import BLIND_REACH, Views, proposal_inputs
+from multimodal_perception.preprocess.detector_inputs import (
+    BLIND_HEIGHT,
+    BLIND_REACH,
+    Views,
+    proposal_inputs,
+)
+from multimodal_perception.preprocess.projection import atlas_places
 from multimodal_perception.training import augmentation
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig, Present
 from multimodal_perception.training.ground_truth_sampling import GroundTruthSampling
@@ -27,7 +34,7 @@ from multimodal_perception.training.samples import (
     read_sample,
     views_of,
 )
-from multimodal_perception.training.targets import centre_targets
+from multimodal_perception.training.targets import UNLABELLED, centre_targets
 
 # Class of the detector for each of the package's, -1 for those that it does not know.
 DETECTED = np.array([CLASSES.index(n) if n in CLASSES else -1 for n in CLASS_NAMES], np.int64)
@@ -39,7 +46,8 @@ VISIBLE = 0.3
 class Item:
     """One training frame: arrays for the network and its targets, and what the refinement needs.
 
-    arrays: by name. points: (N, 4) in the grid's frame. boxes: (K, 7), labels: (K,) from 0.
+    arrays: by name. points: (N, 4) in the grid's frame. boxes: (K, 7), labels: (K,) from 0. labelled:
+    cells of the heatmaps of which the labels tell, row is y; None where they tell of all.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -48,6 +56,7 @@ class Item:
     labels: NDArray[np.int64]
     views: Views
     base_from_grid: NDArray[np.float64]
+    labelled: NDArray[np.bool_] | None = None
 
 
 def repeated(paths: Sequence[Path], threshold: float, seed: int = 0) -> list[Path]:
@@ -134,9 +143,26 @@ class DetectorData(Dataset[Item]):
         heat, cells, codes, weights = centre_targets(
             boxes, labels, len(CLASSES), pillars.size // 2, 2 * pillars.cell, pillars.extent
         )
+        labelled = None
+        if "labels_in_view" in sample and views_of(sample, "camera"):
+            labelled = self._in_view(sample, base_from_grid)
+            heat = np.where(labelled, heat, np.maximum(heat, np.float32(UNLABELLED)))
         arrays |= {"heat": heat, "centres": cells, "codes": codes, "weights": weights}
         arrays |= self._images(sample, views, self.paths[index])
-        return Item(arrays, points, boxes, labels, views, base_from_grid)
+        return Item(arrays, points, boxes, labels, views, base_from_grid, labelled)
+
+    def _in_view(
+        self, sample: dict[str, NDArray[Any]], base_from_grid: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        """Cells of the heatmaps that a camera sees, whether or not it is shown to the network."""
+        pillars = self.config.pillars
+        middles = (np.arange(pillars.size // 2) + 0.5) * 2 * pillars.cell - pillars.extent
+        x, y = np.meshgrid(middles, middles)
+        places = np.column_stack([x.ravel(), y.ravel(), np.full(x.size, BLIND_HEIGHT)])
+        cameras = views_of(sample, "camera")
+        places = poses.transform_points(base_from_grid, places)
+        seen = atlas_places(places, cameras, self.config.camera_size)[1]
+        return (seen > 0).reshape(x.shape)
 
     def _views(self, sample: dict[str, NDArray[Any]], present: Present) -> Views:
         c = self.config

@@ -9,6 +9,7 @@ A sample holds (names in the file):
   fitted image; pose (4, 4): base_link at the frame's stamp from the optical frame
   ultrasonic (U, 8) float32: x y z yaw of the sensor in base_link, range, min and max range, view angle
   lidar (3,) float32: the first LiDAR's place in base_link; lacking where the frame has none
+  labels_in_view: there where what no camera sees is not labelled, as in KITTI
   told: JSON text, where it comes from and in what conditions
 """
 
@@ -54,11 +55,12 @@ def sample_of(
     told: Mapping[str, Any],
     visibility: NDArray[np.float32] | None = None,
     semantics: Mapping[str, NDArray[np.uint8]] | None = None,
+    labels_in_view: bool = False,
 ) -> Arrays:
     """The sample of a labelled frame (sweeps deskewed).
 
     semantics: by camera or infrared sensor, (H, W) uint8 of SEGMENT_NAMES at the image's own size.
-    Raises ValueError without labels.
+    labels_in_view: what no camera sees is not labelled. Raises ValueError without labels.
     """
     if frame.labels is None:
         raise ValueError("the frame has no labels")
@@ -78,6 +80,8 @@ def sample_of(
         "ultrasonic": echo_rows(frame),
         "told": np.array(json.dumps(dict(told))),
     }
+    if labels_in_view:
+        arrays["labels_in_view"] = np.array(True)
     for name in list(frame.lidars)[:1]:
         arrays["lidar"] = frame.reference_from_sensor(name)[:3, 3].astype(np.float32)
     for k, (name, camera) in enumerate(frame.cameras.items()):

@@ -12,6 +12,9 @@ from torch import Tensor
 from multimodal_perception.networks.centre_head import CODE
 from multimodal_perception.networks.local_fusion import refined_boxes
 
+# Heat where nobody has said what is there: no centre, and as little wrong as anything can be.
+UNLABELLED = 0.999
+
 
 def centre_targets(
     boxes: NDArray[np.float32],

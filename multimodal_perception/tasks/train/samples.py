@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--root", help="labelled data (KITTI, nuScenes, a bag) instead of drives")
     parser.add_argument(
+        "--labels-in-view",
+        action="store_true",
+        help="--root: what no camera sees is not labelled, and not learnt; KITTI is taken so anyway",
+    )
+    parser.add_argument(
         "--seeds", default="0..9", metavar="A..B", help="drives, both ends included"
     )
     parser.add_argument("--rig", default="simulation", help="name in config/rigs, or a .yaml")
@@ -35,17 +40,20 @@ def run(args: argparse.Namespace) -> int:
 def _recorded(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from multimodal_perception.datasets.kitti import Kitti
     from multimodal_perception.datasets.opening import open_dataset
     from multimodal_perception.training.samples import sample_of, write_sample
 
     dataset = open_dataset(args.root)
+    in_view = args.labels_in_view or isinstance(dataset, Kitti)
     args.out.mkdir(parents=True, exist_ok=True)
     count = 0
     for index, frame in enumerate(tqdm(dataset, unit="frame")):
         if frame.labels is None:
             continue
         told = {"dataset": dataset.name, "frame": index}
-        write_sample(args.out / f"{index:06d}.npz", sample_of(frame, told))
+        sample = sample_of(frame, told, labels_in_view=in_view)
+        write_sample(args.out / f"{index:06d}.npz", sample)
         count += 1
     if not count:
         raise UserError(f"{args.root}: no frame has labels")

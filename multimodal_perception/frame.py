@@ -339,8 +339,19 @@ class Level(int, Enum):
 
 
 @dataclass(frozen=True)
+class ImageTrust:
+    """How far one image can be trusted. value: 0 to 1, the product of its cues by name."""
+
+    value: float
+    cues: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class SensorHealth:
-    """How one sensor does. Rates in hertz; latency, jitter and age in seconds."""
+    """How one sensor does. Rates in hertz; latency, jitter and age in seconds.
+
+    trust: 0 to 1, in what its last image shows.
+    """
 
     sensor: str
     level: Level
@@ -351,13 +362,15 @@ class SensorHealth:
     age_s: float = 0.0
     drops: Mapping[str, int] = field(default_factory=dict)
     clock_offset_s: float | None = None
+    trust: float = 1.0
 
 
 @dataclass(frozen=True)
 class Perception:
     """What the pipeline made of one SensorFrame.
 
-    odom_occupancy: the evidence of occupancy along odom's axes, None without odometry.
+    odom_occupancy: the evidence of occupancy along odom's axes, None without odometry. missing:
+    sensors without a reading, or with an image that is trusted too little. trust: by image sensor.
     """
 
     stamp_ns: int
@@ -369,6 +382,7 @@ class Perception:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     health: Mapping[str, SensorHealth] = field(default_factory=lambda: MappingProxyType({}))
+    trust: Mapping[str, ImageTrust] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def stamp_to_ns(seconds: int, nanoseconds: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -14,6 +14,8 @@ from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
 from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
 from multimodal_perception.frame import (
     Boxes3D,
+    ImageTrust,
+    Level,
     LidarSweep,
     OccupancyGrid,
     Perception,
@@ -31,6 +33,7 @@ from multimodal_perception.preprocess.haze import without_haze
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.drivable import DrivableConfig, DrivableSegmenter
 from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
+from multimodal_perception.trust import TrustConfig, TrustMonitor
 
 
 class Detector(Protocol):
@@ -71,7 +74,8 @@ class PipelineConfig:
     raycast is the LiDARs of one frame alone; or none. raycast: size of the grid and the inverse model
     of LiDARs, for both. near_field: a network whose answer is one more source of evidence. segmenter:
     classes of pixels; rgbx of visible and thermal images, drivable an imported TwinLiteNet; what may
-    be driven on is free in the evidential grid. runtime: what runs the networks.
+    be driven on is free in the evidential grid. trust: in what images show. runtime: what runs the
+    networks.
     """
 
     detector: Literal["geometric", "fusion"] = "geometric"
@@ -85,6 +89,7 @@ class PipelineConfig:
     near_field: NearFieldConfig = field(default_factory=NearFieldConfig)
     rgbx: RgbxConfig = field(default_factory=RgbxConfig)
     drivable: DrivableConfig = field(default_factory=DrivableConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -98,12 +103,14 @@ class Pipeline:
         ground: GroundConfig | None = None,
         segmenter: Segmenter | None = None,
         near_field: NearFieldSource | None = None,
+        trust: TrustConfig | None = None,
     ) -> None:
         self.detector = detector
         self.occupancy = occupancy
         self.ground = ground or GroundConfig()
         self.segmenter = segmenter
         self.near_field = near_field
+        self.trust = TrustMonitor(trust)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -127,11 +134,19 @@ class Pipeline:
     def process(
         self, frame: SensorFrame, health: Mapping[str, SensorHealth] | None = None
     ) -> Perception:
-        """Perceive one frame; health is by sensor. Without LiDAR only a fusion detector finds boxes."""
+        """Perceive one frame; health is by sensor. Without LiDAR only a fusion detector finds boxes.
+
+        An image that is trusted too little is missing to every stage; one that is trusted less than
+        fully lowers the weight of its masks in the grid.
+        """
         stage_ms: dict[str, float] = {}
         masks: Mapping[str, SegmentationMask] = {}
         grid = located = near = None
         with _timed(stage_ms, "total"):
+            with _timed(stage_ms, "trust"):
+                trust = self.trust.judge(frame)
+                frame = self.trust.believed(frame, trust)
+                health = _with_trust(health or {}, trust)
             with _timed(stage_ms, "ground"):
                 cloud = without_haze(ground_cloud(frame, self.ground))
             with _timed(stage_ms, "detect"):
@@ -158,8 +173,18 @@ class Pipeline:
             masks,
             stage_ms,
             frame.missing,
-            health or {},
+            health,
+            trust,
         )
+
+
+def _with_trust(
+    health: Mapping[str, SensorHealth], trust: Mapping[str, ImageTrust]
+) -> dict[str, SensorHealth]:
+    """Health by sensor with the trust in its image."""
+    unknown = {n: SensorHealth(n, Level.OK, "ok") for n in trust.keys() - health.keys()}
+    known = {**health, **unknown}
+    return {n: replace(h, trust=trust[n].value) if n in trust else h for n, h in known.items()}
 
 
 def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
@@ -193,7 +218,9 @@ def _assemble(config: PipelineConfig) -> Pipeline:
         occupancy = EvidentialMapper(config.evidential, config.raycast)
     elif config.occupancy == "raycast":
         occupancy = RaycastMapper(config.raycast)
-    return Pipeline(GeometricDetector(config.geometric), occupancy, config.ground)
+    return Pipeline(
+        GeometricDetector(config.geometric), occupancy, config.ground, trust=config.trust
+    )
 
 
 def _small_frame(step: int) -> SensorFrame:

@@ -167,10 +167,13 @@ class EvidentialMapper:
         return result
 
     def _trust(self, name: str, kind: float, health: Mapping[str, SensorHealth]) -> float:
-        """Reliability of a sensor (Shafer 1976, p. 252: the discount rate is one minus it)."""
+        """Reliability of a sensor (Shafer 1976, p. 252: the discount rate is one minus it).
+
+        What its health and the trust in its image leave of that of its kind.
+        """
         r = self.config.reliability
         factors = {Level.OK: 1.0, Level.WARN: r.warn, Level.ERROR: r.error, Level.STALE: 0.0}
-        return kind * factors[health[name].level] if name in health else kind
+        return kind * factors[h.level] * h.trust if (h := health.get(name)) else kind
 
     def _image_trust(
         self, name: str, frame: SensorFrame, health: Mapping[str, SensorHealth]

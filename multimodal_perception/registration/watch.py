@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import Level, SensorFrame
 from multimodal_perception.registration.pairs import Look, Pair, look, pairs_of
 
+# Looks at a pair that tell whether its sensors see the same thing at all, and the share of agreeing
+# blocks, their mean, of sensors that do not and that do: 0.13 to 0.42 where each saw another street,
+# 0.4 to 0.84 where both saw the same (simulated drives).
+AGREEING_LOOKS, AGREEING = 4, (0.25, 0.4)
 # Mahalanobis distance (chi of three degrees) at which a look counts for half, so that one that found
 # something else hardly counts.
 HALF = 3.0
@@ -134,7 +138,30 @@ class RegistrationWatch:
         self.counts: Counter[str] = Counter()
         self._looks: dict[Pair, deque[Look]] = {}
         self._turns: Counter[Pair] = Counter()
+        self._agreed: dict[Pair, bool] = {}
         self._stamp_ns: int | None = None
+
+    @property
+    def agreement(self) -> dict[str, float]:
+        """By image sensor, 0 to 1, how far what it shows is found in another sensor's data too.
+
+        Of several pairs the best counts: one that agrees shows that the sensor is right. Sensors
+        without enough looks, and those that never agreed (nothing to be seen there), are left out.
+        """
+        result: dict[str, float] = {}
+        for pair, looks in list(self._looks.items()):
+            supports = [k.support for k in list(looks)]
+            if len(supports) < AGREEING_LOOKS or not self._agreed.get(pair, False):
+                continue
+            mean = float(np.mean(supports[-AGREEING_LOOKS:]))
+            low, high = AGREEING
+            factor = float(np.clip((mean - low) / (high - low), 0.0, 1.0))
+            sensors = [pair.sensor]
+            if pair.kind == "thermal-camera":
+                sensors.append(pair.reference)
+            for sensor in sensors:
+                result[sensor] = max(result.get(sensor, 0.0), factor)
+        return result
 
     def observe(self, frame: SensorFrame) -> Look | None:
         """Look at the pair of this frame that was looked at least often; None where it says nothing."""
@@ -156,6 +183,9 @@ class RegistrationWatch:
             self.counts[f"{pair}.not_distinct"] += 1
         looks = self._looks.setdefault(pair, deque(maxlen=self.config.window))
         looks.append(seen)
+        recent = [k.support for k in looks][-AGREEING_LOOKS:]
+        if len(recent) == AGREEING_LOOKS and np.mean(recent) >= AGREEING[1]:
+            self._agreed[pair] = True
         drift = judge(looks, self.config)
         if drift is not None:
             self.drifts = {**self.drifts, pair: drift}

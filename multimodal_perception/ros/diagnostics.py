@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from multimodal_perception.frame import Level, Perception, SensorFrame, SensorHealth
+from multimodal_perception.frame import ImageTrust, Level, Perception, SensorFrame, SensorHealth
 from multimodal_perception.ros.messages import MessageTypes, header
 
 HARDWARE = "multimodal_perception"
@@ -35,10 +35,18 @@ def diagnostic_array(types: MessageTypes, stamp_ns: int, statuses: list[Any]) ->
 
 
 def sensor_status(
-    types: MessageTypes, node: str, health: SensorHealth, clock: Mapping[str, float]
+    types: MessageTypes,
+    node: str,
+    health: SensorHealth,
+    clock: Mapping[str, float],
+    trust: ImageTrust | None = None,
+    warn_below: float = 0.5,
 ) -> Any:
-    """One sensor's DiagnosticStatus, with a value for each reason of drops and each clock figure."""
-    values = {
+    """One sensor's DiagnosticStatus, with a value for each reason of drops and each clock figure.
+
+    trust: in its last image, where it is one that is judged; WARN below `warn_below`.
+    """
+    values: dict[str, Any] = {
         "rate_hz": health.rate_hz,
         "jitter_s": health.jitter_s,
         "latency_s": health.latency_s,
@@ -46,7 +54,16 @@ def sensor_status(
         **{f"dropped.{reason}": count for reason, count in sorted(health.drops.items())},
         **{name: f"{value:.6g}" for name, value in clock.items()},
     }
-    return status(types, f"{node}: {health.sensor}", health.level, health.message, values)
+    level, message = health.level, health.message
+    if trust is not None:
+        values["trust"] = f"{trust.value:.3f}"
+        values |= {f"trust.{cue}": f"{share:.3f}" for cue, share in trust.cues.items()}
+        if trust.value < warn_below and level in (Level.OK, Level.WARN):
+            weak = ", ".join(cue for cue, share in trust.cues.items() if share < 1.0)
+            complaint = f"image trusted {trust.value:.2f}: {weak}"
+            message = complaint if level is Level.OK else f"{message}; {complaint}"
+            level = Level.WARN
+    return status(types, f"{node}: {health.sensor}", level, message, values)
 
 
 def timing_message(

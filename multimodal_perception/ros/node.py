@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Level, Perception, SensorFrame, SensorHealth
+from multimodal_perception.frame import ImageTrust, Level, Perception, SensorFrame, SensorHealth
 from multimodal_perception.health import clock_figures, sensor_health
 from multimodal_perception.pipeline import Pipeline, build_pipeline
 from multimodal_perception.preprocess.lidar import compile_kernels
@@ -93,6 +93,7 @@ class PerceptionNode(LifecycleNode):
         self._timers_owned: list[Any] = []
         self._reported: dict[str, dict[str, int]] = {}
         self._health: dict[str, SensorHealth] = {}
+        self._trust: Mapping[str, ImageTrust] = {}
         self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
 
     # Transitions ------------------------------------------------------------------------------
@@ -218,7 +219,10 @@ class PerceptionNode(LifecycleNode):
             for name, judged in self._health.items()
             if judged.level in (Level.OK, Level.WARN) or name not in job.frame.present
         }
+        if self._registration is not None:
+            pipeline.trust.agreement = self._registration.agreement
         perception = pipeline.process(job.frame, health)
+        self._trust = {**self._trust, **perception.trust}
         done_s = time.perf_counter()
         self._publish(
             "perception/objects", messages.boxes_to_message(self._types, perception.boxes)
@@ -281,7 +285,16 @@ class PerceptionNode(LifecycleNode):
             self._reported[sensor.name] = drops
             judged[sensor.name] = health
             clock = clock_figures(statistics)
-            statuses.append(diagnostics.sensor_status(self._types, name, health, clock))
+            statuses.append(
+                diagnostics.sensor_status(
+                    self._types,
+                    name,
+                    health,
+                    clock,
+                    self._trust.get(sensor.name),
+                    self._config.pipeline.trust.warn_below,
+                )
+            )
         if self._registration is not None:
             statuses += self._registration.statuses(name)
         # Replaced whole: the inference thread reads it at any moment.
@@ -345,6 +358,7 @@ class PerceptionNode(LifecycleNode):
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
         self._rig = self._pipeline = self._markers = self._occupancy = None
+        self._trust = {}
         self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
 
     def _check_change(self, changed: list[Parameter[Any]]) -> SetParametersResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,13 +23,15 @@ NICENESS = 15
 class RegistrationOutputs:
     """Takes a frame now and then, looks at it on a thread of its own, and never waits for that.
 
-    A frame that is due while the last look still goes on is passed over and counted.
+    A frame that is due while the last look still goes on is passed over and counted. agreement: see
+    RegistrationWatch; replaced whole after each look.
     """
 
     def __init__(
         self, types: MessageTypes, config: WatchConfig, on_error: Callable[[Exception], None]
     ) -> None:
         self.watch = RegistrationWatch(config)
+        self.agreement: Mapping[str, float] = {}
         self.passed_over = 0
         self._types = types
         self._period_ns = round(config.period_s * NANOSECONDS)
@@ -75,6 +77,7 @@ class RegistrationOutputs:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             self.watch.observe(frame)
+            self.agreement = self.watch.agreement
         finally:
             self._idle.set()
 

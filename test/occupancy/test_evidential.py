@@ -199,6 +199,15 @@ def test_health_discounts_a_sensor(level: Level, share: float) -> None:
     assert at(grid.free, grid, 5.0, 0.1) == pytest.approx(expected, abs=1e-5)
 
 
+def test_trust_in_an_image_weighs_its_sensor_s_masses() -> None:
+    frame = frame_of(scan())
+    full = step(EvidentialMapper(raycast=SMALL), frame)
+    health = {"lidar": SensorHealth("lidar", Level.OK, "", trust=0.5)}
+    grid = step(EvidentialMapper(raycast=SMALL), frame, health=health)
+    expected = 0.5 * at(full.free, full, 5.0, 0.1)
+    assert at(grid.free, grid, 5.0, 0.1) == pytest.approx(expected, abs=1e-5)
+
+
 def test_boxes_fill_what_the_lidar_does_not_see_and_clear_their_trail() -> None:
     def boxes(x: float) -> Boxes3D:
         row = np.array([[x, 5.0, 0.8, 4.0, 1.8, 1.6, 0.0]], np.float32)

@@ -9,6 +9,7 @@ import pytest
 from painted_street import CAMERA, THERMAL, street, wrong
 
 from multimodal_perception.frame import Level
+from multimodal_perception.registration import watch as watching
 from multimodal_perception.registration.pairs import Look, Pair
 from multimodal_perception.registration.watch import RegistrationWatch, WatchConfig, judge
 
@@ -93,3 +94,36 @@ def test_frames_without_a_pair_are_passed_over() -> None:
     black = replace(street().cameras["camera"], pixels=np.zeros((260, 400, 3), np.uint8))
     assert watch.observe(replace(street(), cameras={"camera": black}, infrareds={})) is None
     assert watch.counts["camera to lidar.too_little_in_common"] == 1
+
+
+def agreement_after(
+    monkeypatch: pytest.MonkeyPatch, supports: list[float], thermal: list[float] = ()
+) -> dict[str, float]:  # type: ignore[assignment]
+    """What a watch says after looks with such shares of agreeing blocks."""
+    left = {CAMERA: list(supports), THERMAL: list(thermal)}
+    pairs = [p for p, shares in left.items() if shares]
+    monkeypatch.setattr(watching, "pairs_of", lambda _: iter(pairs))
+    monkeypatch.setattr(
+        watching,
+        "look",
+        lambda frame, pair: replace(seen((0.0,) * 3, support=left[pair].pop(0)), pair=pair),
+    )
+    watch = RegistrationWatch()
+    for k in range(len(supports) + len(thermal)):
+        watch.observe(replace(street(), stamp_ns=k))
+    return watch.agreement
+
+
+def test_a_sensor_that_no_longer_shows_what_others_see_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert agreement_after(monkeypatch, [0.7] * 5) == {"camera": 1.0}
+    assert agreement_after(monkeypatch, [0.7] * 4 + [0.2] * 4) == {"camera": 0.0}
+    # Too few looks, and a place where the two never agreed, say nothing against it.
+    assert agreement_after(monkeypatch, [0.7] * 3) == {}
+    assert agreement_after(monkeypatch, [0.2] * 8) == {}
+
+
+def test_one_pair_that_agrees_clears_a_sensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = agreement_after(monkeypatch, [0.7] * 8, [0.7] * 4 + [0.2] * 4)
+    assert told == {"camera": 1.0, "thermal": 0.0}

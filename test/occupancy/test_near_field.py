@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from multimodal_perception.configuration import UserError
+from multimodal_perception.configuration import UserError, build, load_yaml
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFieldSource
 from multimodal_perception.pipeline import PipelineConfig, build_pipeline
 from multimodal_perception.preprocess.near_field import CELLS, RESOLUTION
+from multimodal_perception.resources import share_path
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -97,3 +98,10 @@ def test_its_answer_is_evidence_in_the_pipelines_grid(frame: SensorFrame) -> Non
     wrong = PipelineConfig(near_field=NearFieldConfig(model="none_such"), runtime=CPU)
     with pytest.raises(UserError, match="none_such"):
         build_pipeline(wrong)
+
+
+def test_the_shipped_parameter_file_switches_it_on_and_is_all_known() -> None:
+    values = load_yaml(share_path("config", "near_field.yaml"))["/**"]["ros__parameters"]
+    assert list(values) == ["pipeline"]
+    config = build(PipelineConfig, values["pipeline"], "near_field.yaml")
+    assert config == replace(PipelineConfig(), near_field=MODEL)

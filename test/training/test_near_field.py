@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from multimodal_perception.runtime.opening import open_one
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.training.loop import Loop
 from multimodal_perception.training.near_field import (
+    CONTENT,
     FACTORS,
     Augmented,
     Samples,
@@ -100,13 +102,17 @@ def test_calibration_makes_sure_answers_surer_and_leaves_the_calls() -> None:
     with torch.no_grad():
         for layer in (network.head,):
             layer.weight.zero_()
-            layer.bias.copy_(torch.tensor([2.0, -9, -9, -9, -9, -9]))
+            layer.bias.copy_(torch.tensor([8.0, -9, -9, -9, -9, -9]))
     data.labels[data.labels == 2] = 0  # free everywhere: the surest answer is the best calibrated
     data.hard[:] = False
     before = score(network, data)["all"]
-    assert calibrate(network, data) == max(FACTORS) == network.settings.evidence
+    factor = calibrate(network, data)
+    assert factor == network.settings.evidence > 1
     after = score(network, data)["all"]
-    assert after["ece"] < 0.5 * before["ece"] and after["iou_free"] == before["iou_free"] == 1
+    assert after["ece"] <= CONTENT < before["ece"]
+    assert after["iou_free"] == before["iou_free"] == 1
+    network.settings = replace(network.settings, evidence=FACTORS[FACTORS.index(factor) - 1])
+    assert score(network, data)["all"]["ece"] > CONTENT  # no more than it takes
     assert np.isnan(after["iou_hard"])
 
 

@@ -21,7 +21,7 @@ from multimodal_perception.assembly import FrameAssembler
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag_labels import BagLabels
 from multimodal_perception.datasets.bag_writer import typestore
-from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.frame import NANOSECONDS, Modality, SensorFrame
 from multimodal_perception.geometry.transform_tree import TransformTree
 from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor
@@ -49,7 +49,7 @@ class _Moment:
     closed_ns: int
 
 
-class Bag:
+class Bag(Dataset):
     """The frames of one bag folder, .db3 or .mcap file.
 
     drops: messages that could not be used, by (sensor or topic, reason); complete once all frames
@@ -79,9 +79,6 @@ class Bag:
 
     def __len__(self) -> int:
         return len(self._moments)
-
-    def __iter__(self) -> Iterator[SensorFrame]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
         """Decode one frame. Raises DatasetError when the bag is broken there, IndexError."""

@@ -15,7 +15,10 @@ class DatasetError(UserError):
 
 
 class Dataset(Protocol):
-    """A sequence of frames. Frames are read when asked for, so a long recording costs no memory."""
+    """A sequence of frames. Frames are read when asked for, so a long recording costs no memory.
+
+    Readers are subclasses for the sake of __iter__; whatever else has these members will do.
+    """
 
     name: str
     rig: Rig
@@ -24,4 +27,5 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int) -> SensorFrame: ...
 
-    def __iter__(self) -> Iterator[SensorFrame]: ...
+    def __iter__(self) -> Iterator[SensorFrame]:
+        return (self[i] for i in range(len(self)))

@@ -6,7 +6,6 @@ the ground below the LiDAR, which sits 1.73 m above it. KITTI has no stamps: fra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, CameraImage, LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
@@ -55,7 +54,7 @@ class KittiLabels:
     occlusion: NDArray[np.int64]
 
 
-class Kitti:
+class Kitti(Dataset):
     """Frames of one KITTI folder (training or testing), in the order of their names."""
 
     def __init__(self, root: str | Path) -> None:
@@ -70,9 +69,6 @@ class Kitti:
 
     def __len__(self) -> int:
         return len(self.stems)
-
-    def __iter__(self) -> Iterator[SensorFrame]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one frame. Raises DatasetError for a file that is not what KITTI says, IndexError."""

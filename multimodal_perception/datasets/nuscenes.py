@@ -7,7 +7,7 @@ frame: on the ground, below the rear axle.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.frame import (
     CLASS_NAMES,
     NANOSECONDS,
@@ -46,7 +46,7 @@ CLASSES = {
 LIDAR = "lidar_top"
 
 
-class NuScenesSample:
+class NuScenesSample(Dataset):
     """The sample of one folder."""
 
     def __init__(self, root: str | Path) -> None:
@@ -72,9 +72,6 @@ class NuScenesSample:
 
     def __len__(self) -> int:
         return len(self._samples)
-
-    def __iter__(self) -> Iterator[SensorFrame]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one sample. Raises DatasetError, IndexError."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.nuscenes import (
     CLASSES,
     LIDAR,
@@ -78,7 +77,7 @@ def tables_folder(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-class NuScenes:
+class NuScenes(Dataset):
     """The samples of one version, scene after scene, with labels where it has annotations."""
 
     def __init__(self, root: str | Path) -> None:
@@ -108,9 +107,6 @@ class NuScenes:
 
     def __len__(self) -> int:
         return len(self._samples)
-
-    def __iter__(self) -> Iterator[SensorFrame]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one sample. Raises DatasetError, IndexError."""

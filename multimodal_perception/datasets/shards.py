@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.frame import (
     Boxes3D,
     CameraImage,
@@ -28,7 +27,7 @@ from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 from multimodal_perception.simulation.ultrasonic import DEFAULT_LIMITS
 
 
-class ShardFolder:
+class ShardFolder(Dataset):
     """Frames and truth that `simulate --format dataset` wrote. Sweeps are deskewed."""
 
     def __init__(self, path: str | Path) -> None:
@@ -43,9 +42,6 @@ class ShardFolder:
 
     def __len__(self) -> int:
         return len(self._files)
-
-    def __iter__(self) -> Iterator[SensorFrame]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one frame. Raises DatasetError when its file is broken, IndexError."""

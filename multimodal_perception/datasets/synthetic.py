@@ -6,13 +6,13 @@ ground, upright boxes and poles; the same seed gives the same frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.datasets.dataset import Dataset
 from multimodal_perception.frame import (
     CLASS_NAMES,
     Boxes3D,
@@ -45,7 +45,7 @@ class _Solid:
     speed: float = 0.0
 
 
-class SyntheticStreet:
+class SyntheticStreet(Dataset):
     """Frames of a drive along a street of parked and moving cars, walkers, walls and poles."""
 
     name = "synthetic street"
@@ -68,9 +68,6 @@ class SyntheticStreet:
 
     def __len__(self) -> int:
         return self._frames
-
-    def __iter__(self) -> Iterator[SensorFrame]:
-        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
         """Make one frame. Raises IndexError."""

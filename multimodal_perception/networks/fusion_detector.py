@@ -175,30 +175,30 @@ class RefinementNetwork(nn.Module):
         (B, R, 216, 7); roi_camera and roi_infrared (B, R, 216, 2), -1 to 1 in the atlas; *_seen
         (B, R, 216).
         """
-        logits, residuals = self.logits(
-            bev, camera_atlas, infrared_atlas, told, roi_bev, roi_grid, roi_camera,
-            roi_camera_seen, roi_infrared, roi_infrared_seen,
-        )  # fmt: skip
+        rois = {
+            "told": told,
+            "roi_bev": roi_bev,
+            "roi_grid": roi_grid,
+            "roi_camera": roi_camera,
+            "roi_camera_seen": roi_camera_seen,
+            "roi_infrared": roi_infrared,
+            "roi_infrared_seen": roi_infrared_seen,
+        }
+        logits, residuals = self.logits(bev, (camera_atlas, infrared_atlas), rois)
         return logits.sigmoid(), refined_boxes(boxes, residuals)
 
     def logits(
-        self,
-        bev: Tensor,
-        camera_atlas: Tensor,
-        infrared_atlas: Tensor,
-        told: Tensor,
-        roi_bev: Tensor,
-        roi_grid: Tensor,
-        roi_camera: Tensor,
-        roi_camera_seen: Tensor,
-        roi_infrared: Tensor,
-        roi_infrared_seen: Tensor,
+        self, bev: Tensor, atlases: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Confidence logits (B, R, classes) and residuals (B, R, 8)."""
+        """Confidence logits (B, R, classes) and residuals (B, R, 8). rois: by the names of forward."""
         c = self.config
-        camera = camera_atlas, roi_camera, roi_camera_seen, c.cameras
-        infrared = infrared_atlas, roi_infrared, roi_infrared_seen, c.infrareds
-        return self.head(bev, roi_bev, roi_grid, told, camera, infrared)
+        images = [
+            (atlas, rois[f"roi_{kind}"], rois[f"roi_{kind}_seen"], count)
+            for atlas, kind, count in zip(
+                atlases, ("camera", "infrared"), (c.cameras, c.infrareds), strict=True
+            )
+        ]
+        return self.head(bev, rois["roi_bev"], rois["roi_grid"], rois["told"], *images)
 
 
 def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:

@@ -36,6 +36,7 @@ from multimodal_perception.ros.occupancy_outputs import (
     MAP_TOPIC,
     OccupancyOutputs,
 )
+from multimodal_perception.ros.package_log import PackageLog
 from multimodal_perception.ros.registration_outputs import RegistrationOutputs
 from multimodal_perception.ros.worker import NewestFirstWorker
 
@@ -79,6 +80,7 @@ class PerceptionNode(LifecycleNode):
         super().__init__("perception", **node_arguments)
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._check_change)
+        self._log = PackageLog(self.get_logger())
         self._types = messages.RclpyTypes()
         self._config = parameters.NodeConfig()
         self._rig: Rig | None = None
@@ -101,6 +103,7 @@ class PerceptionNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load parameters, rig and pipeline. What is wrong is logged; the node stays unconfigured."""
         try:
+            self._log.attach()
             self._config = parameters.read(self)
             self._rig = load_rig(rig_path(self._config.rig))
             self._pipeline = build_pipeline(self._config.pipeline)
@@ -354,6 +357,7 @@ class PerceptionNode(LifecycleNode):
 
     def _release(self) -> None:
         self._stop()
+        self._log.detach()
         for publisher in self._outputs.values():
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}

@@ -287,9 +287,7 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
     goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
     proposals = said.pop("boxes")
-    logits, residuals = network.logits(
-        bev=bev, camera_atlas=atlases[0], infrared_atlas=atlases[1], **said
-    )
+    logits, residuals = network.logits(bev, atlases, said)
     near, corner = residual_loss(proposals, residuals, goal["matched"], goal["found"])
     sure = confidence_loss(logits, goal["confidence"], goal["judged"])
     return {"confidence": sure, "residual": near, "corner": corner, "total": sure + near + corner}

@@ -13,21 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import CameraImage, InfraredImage, SegmentationMask, SensorFrame
+from multimodal_perception.frame import SegmentationMask, SensorFrame
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.preprocess.infrared import InfraredNormaliser
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
 from multimodal_perception.runtime.opening import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.segmentation.alignment import Warp, lidar_image, warp_between
+from multimodal_perception.segmentation.alignment import lidar_image
+from multimodal_perception.segmentation.thermal_view import ThermalViews, placed
 
 # Inputs of the network, in its order.
 INPUTS = ("visible", "other", "visible_mask", "other_mask")
-# An image whose values span less than this, of 8 bits, shows nothing: a covered or blinded sensor.
-LEAST_SPAN = 4
-# A thermal camera counts for a camera when it sees this share of its view.
-LEAST_OVERLAP = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,7 @@ class InputMaker:
         self._rows, self._columns = card.inputs["visible"].shape[-2:]
         scale = card.normalisation.get("visible", {})
         self._mean, self._std = float(scale.get("mean", 127.0)), float(scale.get("std", 128.0))
-        self._normalisers: dict[str, InfraredNormaliser] = {}
-        self._warps: dict[tuple[str, str], tuple[tuple[bytes, ...], Warp]] = {}
+        self._thermals = ThermalViews(config.ground_z, counts)
 
     def factor(self, model: CameraModel) -> float:
         """Size of a view in the network's input, of its own."""
@@ -125,15 +120,15 @@ class InputMaker:
 
     def chosen(self, frame: SensorFrame) -> list[str]:
         """The sensors whose view is segmented in this frame."""
-        placed = [n for n in frame.cameras if self._placed(frame, n)]
-        thermals = [n for n in frame.infrareds if self._placed(frame, n)]
+        cameras = [n for n in frame.cameras if placed(frame, n)]
+        thermals = [n for n in frame.infrareds if placed(frame, n)]
         if self._config.cameras:
-            return [n for n in self._config.cameras if n in placed or n in thermals]
-        if not placed:
+            return [n for n in self._config.cameras if n in cameras or n in thermals]
+        if not cameras:
             return thermals[:1]
         if self._config.other == "thermal" and thermals:
-            return [max(placed, key=lambda n: self._best_thermal(frame, n)[1])]
-        return placed[:1]
+            return [max(cameras, key=lambda n: self._thermals.best(frame, n)[1])]
+        return cameras[:1]
 
     def make(self, frame: SensorFrame, name: str) -> dict[str, NDArray[np.float32]] | None:
         """Arrays for one view, or None where nothing of it can be used."""
@@ -145,7 +140,7 @@ class InputMaker:
         rows, columns = round(model.height * factor), round(model.width * factor)
         view = model.scaled(columns / model.width, rows / model.height)
         image = frame.cameras.get(name)
-        if image is not None and self._usable(name, image):
+        if image is not None and self._thermals.usable(image):
             small = cv2.resize(image.rgb(), (columns, rows), interpolation=cv2.INTER_AREA)
             pixels = (small.astype(np.float32) - self._mean) / self._std
             arrays["visible"][0, :, :rows, :columns] = pixels.transpose(2, 0, 1)
@@ -167,66 +162,14 @@ class InputMaker:
             return lidar_image(frame, view, frame.reference_from_sensor(name))
         if self._config.other != "thermal" and name in frame.cameras:
             return None
-        thermal = name if name in frame.infrareds else self._best_thermal(frame, name)[0]
-        if not thermal:
-            return None
-        image = frame.infrareds[thermal]
-        if not self._usable(thermal, image):
-            return None
-        normaliser = self._normalisers.setdefault(thermal, InfraredNormaliser())
-        grey = normaliser.normalise(image.pixels, image.stamp_ns)
-        if thermal == name:
+        if name in frame.infrareds:
+            grey = self._thermals.normalised(frame.infrareds[name])
+            if grey is None:
+                return None
             small = cv2.resize(grey, (view.width, view.height), interpolation=cv2.INTER_AREA)
             return small, np.ones(small.shape, np.bool_)
-        source = frame.intrinsics[thermal]
-        # A finer image than the view's is made coarser first, or it would flicker.
-        shrink = min(1.0, view.matrix[0, 0] / source.matrix[0, 0])
-        if shrink < 0.67:
-            size = round(source.width * shrink), round(source.height * shrink)
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-            source = source.scaled(size[0] / source.width, size[1] / source.height)
-        warp = self._warp(frame, name, view, thermal, source)
-        return np.where(warp.seen, warp.apply(grey), np.float32(0.0)), warp.seen
-
-    def _best_thermal(self, frame: SensorFrame, camera: str) -> tuple[str, float]:
-        """The thermal camera that sees most of a camera's view, and the share; "" for none."""
-        best, share = "", 0.0
-        model = frame.intrinsics[camera]
-        coarse = model.scaled(32 / model.width, 32 / model.height)
-        for name in frame.infrareds:
-            if self._placed(frame, name):
-                warp = self._warp(frame, camera, coarse, name, frame.intrinsics[name])
-                if warp.seen.mean() > max(share, LEAST_OVERLAP):
-                    best, share = name, float(warp.seen.mean())
-        return best, share
-
-    def _warp(
-        self, frame: SensorFrame, camera: str, view: CameraModel, thermal: str, source: CameraModel
-    ) -> Warp:
-        poses = [frame.reference_from_sensor(n) for n in (camera, thermal)]
-        # A millimetre or a milliradian between the stamps is worth no new warp.
-        still = np.round(np.linalg.inv(poses[0]) @ poses[1], 3)
-        parts = [still, np.round(poses[0][2], 3), view.matrix, view.coefficients]
-        parts += [source.matrix, source.coefficients]
-        key = tuple(np.ascontiguousarray(p + 0.0).tobytes() for p in parts)
-        place = camera, f"{thermal} {view.width}x{view.height}"
-        known = self._warps.get(place)
-        if known is None or known[0] != key:
-            warp = warp_between(view, poses[0], source, poses[1], self._config.ground_z)
-            self._warps[place] = known = key, warp
-        return known[1]
-
-    def _placed(self, frame: SensorFrame, name: str) -> bool:
-        return name in frame.intrinsics and name in frame.base_from_sensor
-
-    def _usable(self, name: str, image: CameraImage | InfraredImage) -> bool:
-        """Whether an image shows anything: not all black, all saturated or all of one value."""
-        pixels = image.pixels[::4, ::4]
-        low, high = np.percentile(pixels, (1, 99)).tolist()
-        if high - low >= LEAST_SPAN:
-            return True
-        self._counts[f"{name}.blank"] += 1
-        return False
+        thermal = self._thermals.best(frame, name)[0]
+        return self._thermals.view(frame, name, view, thermal) if thermal else None
 
 
 def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:

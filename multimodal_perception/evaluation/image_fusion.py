@@ -43,11 +43,15 @@ def fusion_figures(visible: Grey, infrared: Grey, fused: Grey) -> dict[str, floa
 
 
 def compare_fusions(
-    root: str | Path, stems: Iterable[str], methods: Mapping[str, Callable[[Image, Image], Image]]
+    root: str | Path,
+    stems: Iterable[str],
+    methods: Mapping[str, Callable[[Image, Image], Image]],
+    disturb: Callable[[Image, Image], tuple[Image, Image]] | None = None,
 ) -> dict[str, Any]:
     """Means of the figures over pairs, by method.
 
-    methods: two (H, W) float32 images in [0, 1], visible and thermal, to one of these. Raises
+    methods: two (H, W) float32 images in [0, 1], visible and thermal, to one of these. disturb: what
+    happens to both before the methods see them; the figures compare with the undisturbed. Raises
     UserError for files that cannot be read.
     """
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
@@ -57,6 +61,8 @@ def compare_fusions(
         visible, infrared = (
             i.astype(np.float32) / np.float32(255) for i in (pair.grey, pair.infrared)
         )
+        if disturb is not None:
+            visible, infrared = disturb(visible, infrared)
         for name, method in methods.items():
             fused = _levels(255.0 * method(visible, infrared))
             rows[name].append(fusion_figures(pair.grey, pair.infrared, fused))

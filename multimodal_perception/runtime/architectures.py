@@ -33,6 +33,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "detector_refinement": Architecture(
         "multimodal_perception.networks.fusion_detector:build_refinement"
     ),
+    "moe_fusion": Architecture(
+        "multimodal_perception.networks.moe_fusion:build",
+        "multimodal_perception.image_fusion.stage:frame_inputs",
+    ),
     "near_field": Architecture(
         "multimodal_perception.networks.near_field:build_near_field",
         "multimodal_perception.preprocess.near_field:frame_inputs",

@@ -75,8 +75,35 @@ def test_the_command_on_pairs_of_other_sizes_and_depths(
     out = tmp_path / "f.json"
     assert main(["evaluate", "fusion", "--root", str(tmp_path), "--json", str(out)]) == 0
     result = json.loads(out.read_text())
-    assert result["pairs"] == 1 and set(result["mean"]) == {"mean", "maximum", "laplacian_pyramid"}
+    classical = {"mean", "maximum", "laplacian_pyramid"}
+    assert result["pairs"] == 1 and set(result["mean"]) == {*classical, "ours"}
+    alone = ["evaluate", "fusion", "--root", str(tmp_path), "--model", "none"]
+    assert main([*alone, "--json", str(out)]) == 0
+    assert set(json.loads(out.read_text())["mean"]) == classical
+    assert main([*alone, "--attack", "4"]) == 2
+    assert "--attack and --sheet need a --model" in capsys.readouterr().err
     (tmp_path / "infrared" / "a.png").write_bytes(b"broken")
     assert main(["evaluate", "fusion", "--root", str(tmp_path)]) == 2
     assert "not a readable image" in capsys.readouterr().err
     assert main(["evaluate", "fusion", "--root", str(tmp_path / "visible")]) == 2
+
+
+def test_an_attack_costs_every_method_and_the_sheet_is_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, name in enumerate(("visible", "infrared")):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "a.png"), noise(seed))
+    out, sheet = tmp_path / "f.json", tmp_path / "sheet.png"
+    command = ["evaluate", "fusion", "--root", str(tmp_path), "--json", str(out)]
+    assert main([*command, "--sheet", str(sheet)]) == 0
+    clean = json.loads(out.read_text())["mean"]
+    assert cv2.imread(str(sheet)).shape == (24 + 240, 5 * 400, 3)
+    assert main([*command, "--attack", "16"]) == 0
+    under_attack = json.loads(out.read_text())["mean"]
+    for name in clean:
+        assert under_attack[name]["ssim"] < clean[name]["ssim"]
+        assert under_attack[name]["qabf"] < clean[name]["qabf"]
+    assert main([*command, "--attack", "-1"]) == 2
+    assert main([*command, "--sheet", str(tmp_path / "none" / "s.png")]) == 2
+    assert "cannot be written" in capsys.readouterr().err

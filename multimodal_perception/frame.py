@@ -371,6 +371,7 @@ class Perception:
 
     odom_occupancy: the evidence of occupancy along odom's axes, None without odometry. missing:
     sensors without a reading, or with an image that is trusted too little. trust: by image sensor.
+    fused_images: visible and thermal in one, rgb8 by camera.
     """
 
     stamp_ns: int
@@ -383,6 +384,7 @@ class Perception:
     missing: frozenset[str] = frozenset()
     health: Mapping[str, SensorHealth] = field(default_factory=lambda: MappingProxyType({}))
     trust: Mapping[str, ImageTrust] = field(default_factory=lambda: MappingProxyType({}))
+    fused_images: Mapping[str, CameraImage] = field(default_factory=dict)
 
 
 def stamp_to_ns(seconds: int, nanoseconds: int) -> int:

@@ -14,6 +14,7 @@ from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
 from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
 from multimodal_perception.frame import (
     Boxes3D,
+    CameraImage,
     ImageTrust,
     Level,
     LidarSweep,
@@ -25,6 +26,7 @@ from multimodal_perception.frame import (
     UltrasonicReading,
 )
 from multimodal_perception.geometry import poses
+from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
@@ -74,8 +76,8 @@ class PipelineConfig:
     raycast is the LiDARs of one frame alone; or none. raycast: size of the grid and the inverse model
     of LiDARs, for both. near_field: a network whose answer is one more source of evidence. segmenter:
     classes of pixels; rgbx of visible and thermal images, drivable an imported TwinLiteNet; what may
-    be driven on is free in the evidential grid. trust: in what images show. runtime: what runs the
-    networks.
+    be driven on is free in the evidential grid. trust: in what images show. image_fusion: visible and
+    thermal images in one picture. runtime: what runs the networks.
     """
 
     detector: Literal["geometric", "fusion"] = "geometric"
@@ -90,6 +92,7 @@ class PipelineConfig:
     rgbx: RgbxConfig = field(default_factory=RgbxConfig)
     drivable: DrivableConfig = field(default_factory=DrivableConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
+    image_fusion: ImageFusionConfig = field(default_factory=ImageFusionConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -104,6 +107,7 @@ class Pipeline:
         segmenter: Segmenter | None = None,
         near_field: NearFieldSource | None = None,
         trust: TrustConfig | None = None,
+        image_fuser: ImageFuser | None = None,
     ) -> None:
         self.detector = detector
         self.occupancy = occupancy
@@ -111,6 +115,7 @@ class Pipeline:
         self.segmenter = segmenter
         self.near_field = near_field
         self.trust = TrustMonitor(trust)
+        self.image_fuser = image_fuser
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -122,6 +127,9 @@ class Pipeline:
         if isinstance(self.segmenter, (RgbxSegmenter, DrivableSegmenter)):
             pairs = sorted(self.segmenter.counts.items())
             counts |= {f"segmentation.{name}": count for name, count in pairs}
+        if self.image_fuser is not None:
+            pairs = sorted(self.image_fuser.counts.items())
+            counts |= {f"image_fusion.{name}": count for name, count in pairs}
         mapper = self.occupancy
         if isinstance(mapper, EvidentialMapper):
             counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
@@ -141,6 +149,7 @@ class Pipeline:
         """
         stage_ms: dict[str, float] = {}
         masks: Mapping[str, SegmentationMask] = {}
+        fused: Mapping[str, CameraImage] = {}
         grid = located = near = None
         with _timed(stage_ms, "total"):
             with _timed(stage_ms, "trust"):
@@ -154,6 +163,9 @@ class Pipeline:
             if self.segmenter is not None:
                 with _timed(stage_ms, "segment"):
                     masks = self.segmenter.segment(frame)
+            if self.image_fuser is not None:
+                with _timed(stage_ms, "fuse_images"):
+                    fused = self.image_fuser.fuse(frame)
             if self.near_field is not None:
                 with _timed(stage_ms, "near_field"):
                     near = self.near_field.update(frame)
@@ -175,6 +187,7 @@ class Pipeline:
             frame.missing,
             health,
             trust,
+            fused,
         )
 
 
@@ -205,6 +218,8 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
             pipeline.detector.detect(small, ground_cloud(small, config.ground))
     if config.near_field.model and config.occupancy == "evidential":
         pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
+    if config.image_fusion.model:
+        pipeline.image_fuser = ImageFuser(config.image_fusion, config.runtime)
     if config.segmenter == "rgbx":
         pipeline.segmenter = RgbxSegmenter(config.rgbx, config.runtime)
     elif config.segmenter == "drivable":

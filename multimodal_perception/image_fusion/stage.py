@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import CameraImage, SensorFrame
+from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.image_fusion.colour import with_luma
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
@@ -66,10 +67,12 @@ class ImageFuser:
         self.counts: Counter[str] = Counter()
         self._thermals = ThermalViews(config.ground_z, self.counts)
         self._paired = ""  # the camera that was last seen with a thermal camera
+        self._places: dict[str, tuple[CameraModel, NDArray[np.float64]]] = {}
 
     def fuse(self, frame: SensorFrame) -> Mapping[str, CameraImage]:
         """An rgb8 image by camera, of its size; nothing for a camera of which nothing can be used."""
         fused = {}
+        frame = self._recalled(frame)
         for name in self.chosen(frame):
             pixels = self._fused(frame, name)
             if pixels is None:
@@ -100,6 +103,18 @@ class ImageFuser:
         elif self._paired and placed(frame, self._paired):
             best = self._paired
         return [best] if best else []
+
+    def _recalled(self, frame: SensorFrame) -> SensorFrame:
+        """The frame with intrinsics and places of cameras that are silent in it, as last known."""
+        for name in frame.cameras:
+            if placed(frame, name):
+                self._places[name] = frame.intrinsics[name], frame.base_from_sensor[name]
+        silent = {n: p for n, p in self._places.items() if n not in frame.cameras}
+        return replace(
+            frame,
+            intrinsics={**{n: p[0] for n, p in silent.items()}, **frame.intrinsics},
+            base_from_sensor={**{n: p[1] for n, p in silent.items()}, **frame.base_from_sensor},
+        )
 
     def _fused(self, frame: SensorFrame, name: str) -> NDArray[np.uint8] | None:
         visible, thermal = self._visible(frame, name), self._thermal(frame, name)

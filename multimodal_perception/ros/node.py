@@ -27,6 +27,7 @@ from multimodal_perception.pipeline import Pipeline, build_pipeline
 from multimodal_perception.preprocess.lidar import compile_kernels
 from multimodal_perception.rig import Rig, load_rig, rig_path
 from multimodal_perception.ros import diagnostics, messages, parameters
+from multimodal_perception.ros.fused_outputs import fused_messages, fused_topics
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
 from multimodal_perception.ros.markers import MarkerEncoder
 from multimodal_perception.ros.mask_outputs import mask_messages, mask_topics
@@ -110,8 +111,10 @@ class PerceptionNode(LifecycleNode):
             compile_kernels()  # of deskewing, which happens on the executor's thread
             self._markers = MarkerEncoder(self._types, self._config.marker_lifetime_s)
             self._occupancy = OccupancyOutputs(self._types, self._config.occupancy)
-            masks = mask_topics(self._rig) if self._config.pipeline.segmenter != "none" else {}
-            for topic, name in {**OUTPUTS, **masks}.items():
+            pictures = mask_topics(self._rig) if self._config.pipeline.segmenter != "none" else {}
+            if self._config.pipeline.image_fusion.model:
+                pictures |= fused_topics(self._rig)
+            for topic, name in {**OUTPUTS, **pictures}.items():
                 self._outputs[topic] = self.create_lifecycle_publisher(
                     messages.message_class(name),
                     topic,
@@ -236,6 +239,9 @@ class PerceptionNode(LifecycleNode):
         self._publish("perception/markers", self._markers.encode(perception.boxes))
         masks = perception.segmentations
         for topic, msg in mask_messages(self._types, job.frame, masks, self._is_heard):
+            self._publish(topic, msg)
+        assert self._rig is not None
+        for topic, msg in fused_messages(self._types, self._rig, perception.fused_images):
             self._publish(topic, msg)
         extra = {
             "intake": 1e3 * (started_s - job.arrival_s),

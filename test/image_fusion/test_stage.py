@@ -79,7 +79,14 @@ def test_a_missing_image_leaves_the_other(frame: SensorFrame, fuser: ImageFuser)
     fuser.fuse(frame)
     visible_alone = fuser.fuse(replace(frame, infrareds={}))[CAMERA]
     np.testing.assert_array_equal(visible_alone.pixels, frame.cameras[CAMERA].rgb())
-    thermal_alone = fuser.fuse(replace(frame, cameras={}))[CAMERA].pixels
+    # A silent camera's calibration is not in the frame either.
+    silent = replace(
+        frame,
+        cameras={},
+        intrinsics={THERMAL: frame.intrinsics[THERMAL]},
+        base_from_sensor={THERMAL: frame.base_from_sensor[THERMAL]},
+    )
+    thermal_alone = fuser.fuse(silent)[CAMERA].pixels
     assert thermal_alone.shape == frame.cameras[CAMERA].pixels.shape
     assert thermal_alone.std() > 10 and (thermal_alone[..., 0] == thermal_alone[..., 2]).all()
 

@@ -1,7 +1,10 @@
-"""Masks and their pictures over DDS: a camera and a thermal camera in, a node in its own process."""
+"""Masks, their pictures and fused images over DDS: a camera and a thermal camera in, a node in its own
+process.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -23,6 +26,7 @@ from sensor_msgs.msg import Image
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.rig import Rig, dump_rig, load_rig, rig_path
 from multimodal_perception.ros import messages
+from multimodal_perception.ros.fused_outputs import fused_topics
 from multimodal_perception.ros.images import image_from_message
 from multimodal_perception.ros.mask_outputs import mask_topics
 from multimodal_perception.ros.node import SENSOR_QOS
@@ -58,11 +62,12 @@ def answers(rig: Rig, tmp_path: Path) -> Iterator[tuple[Any, dict[str, list[Any]
         command += ["-p", value]
     command += ["-p", "pipeline.segmenter:=rgbx", "-p", "pipeline.runtime.device:=cpu"]
     command += ["-p", "pipeline.runtime.order:=[onnxruntime]"]
+    command += ["-p", "pipeline.image_fusion.model:=image_fusion"]
     running = subprocess.Popen(command, env=dict(os.environ))
     rclpy.init()
     node = Node("vehicle")
     got: dict[str, list[Any]] = {}
-    for name in mask_topics(rig):
+    for name in {**mask_topics(rig), **fused_topics(rig)}:
         kept = got.setdefault(name, [])
         node.create_subscription(Image, f"/{name}", kept.append, 5)
     senders = {n: node.create_publisher(Image, rig.sensors[n].topic, SENSOR_QOS) for n in SENSORS}
@@ -72,11 +77,16 @@ def answers(rig: Rig, tmp_path: Path) -> Iterator[tuple[Any, dict[str, list[Any]
     spinner.start()
     _wait(lambda: all(s.get_subscription_count() for s in senders.values()), 100.0)
 
+    odd = itertools.cycle((0, 1, 2))
+
     def send(frame: SensorFrame) -> int:
         stamp_ns = int(node.get_clock().now().nanoseconds)
         for name in SENSORS:
             if name in frame.readings:
-                message = messages.image_to_message(TYPES, frame.readings[name])
+                # No two images of a sensor in a row are the same, or they would count as frozen.
+                image = frame.readings[name]
+                image = replace(image, pixels=image.pixels ^ next(odd))
+                message = messages.image_to_message(TYPES, image)
                 message.header.stamp = messages.time(TYPES, stamp_ns)
                 senders[name].publish(message)
         return stamp_ns
@@ -109,7 +119,7 @@ def _answered(send: Any, condition: Any) -> list[int]:
     raise AssertionError("no answer")
 
 
-def test_masks_and_pictures_carry_the_image_stamp_and_size(
+def test_masks_and_pictures_carry_the_stamp_frame_and_size_of_the_image(
     answers: tuple[Any, dict[str, list[Any]]], seen: Observation
 ) -> None:
     send, got = answers
@@ -117,7 +127,8 @@ def test_masks_and_pictures_carry_the_image_stamp_and_size(
         got["perception/segmentation/camera_front"],
         got["perception/segmentation/camera_front/colour"],
     )
-    sent = _answered(lambda: send(seen.frame), lambda: camera and colour)
+    fused = got["perception/fused/camera_front"]
+    sent = _answered(lambda: send(seen.frame), lambda: camera and colour and fused)
     mask = camera[0]
     stamp_ns = messages.stamp_ns_of(mask)
     assert stamp_ns in sent and mask.encoding == "mono8"
@@ -127,7 +138,21 @@ def test_masks_and_pictures_carry_the_image_stamp_and_size(
     assert labels.shape == truth.shape and (labels == truth).mean() > 0.8
     assert colour[0].encoding == "rgb8" and (colour[0].height, colour[0].width) == truth.shape
     assert np.array(colour[0].data).std() > 10
-    # The camera falls silent: the thermal camera speaks in its own view.
+    picture = fused[0]
+    assert messages.stamp_ns_of(picture) in sent and picture.encoding == "rgb8"
+    assert picture.header.frame_id == "camera_front_optical"
+    assert (picture.height, picture.width) == truth.shape
+    own = seen.frame.cameras["camera_front"].rgb()
+    pixels = image_from_message(picture, "camera_front", stamp_ns).rgb()
+    assert 2 < np.abs(pixels.astype(int) - own).mean() < 100
+    # The camera falls silent: the thermal camera speaks, of masks in its own view.
     silent = replace(seen.frame, cameras={})
     _answered(lambda: send(silent), lambda: got["perception/segmentation/thermal_front"])
     assert got["perception/segmentation/thermal_front"][0].height == 256
+
+    def passed_on() -> bool:
+        pixels = image_from_message(fused[-1], "camera_front", 0).rgb()
+        return pixels.shape == own.shape and bool((pixels[..., 0] == pixels[..., 2]).all())
+
+    _wait(passed_on, 20.0)
+    assert fused[-1].header.frame_id == "camera_front_optical"

@@ -45,7 +45,7 @@ class FusionConfig:
     """
 
     model: str = "detector"
-    min_score: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     refinement: str = "card"
 
@@ -127,7 +127,8 @@ class FusionDetector:
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
         if self.refinement is None:
             return boxes, scores, labels
-        kept = non_maximum_suppression(boxes, scores, SUPPRESSED)[: n.refined]
+        apart = non_maximum_suppression(boxes, scores, SUPPRESSED)
+        kept, rest = apart[: n.refined], apart[n.refined :]
         chosen = np.resize(kept, n.refined)  # a static shape: repeats are cut off again below
         roi = refinement_inputs(
             boxes[chosen],
@@ -142,15 +143,20 @@ class FusionDetector:
         inputs = {name: values[None] for name, values in roi.items()} | maps
         refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
-        confidence = refined["confidences"][0, :count]
-        best = confidence.argmax(axis=1)
-        # Both networks have a say: the first one's peak, the second one's overlap.
-        score = np.sqrt(scores[kept] * confidence[np.arange(count), best])
-        return refined["refined"][0, :count], score.astype(np.float32), best
+        # Both networks have a say: the first one's class and peak, the second one's overlap. What it had
+        # no room for ranks below what it has confirmed.
+        confidence = refined["confidences"][0, :count].max(axis=1)
+        return (
+            np.concatenate([refined["refined"][0, :count], boxes[rest]]),
+            np.concatenate([np.sqrt(scores[kept] * confidence), scores[rest] ** 2]).astype(
+                np.float32
+            ),
+            np.concatenate([labels[kept], labels[rest]]),
+        )
 
 
 # Proposals that overlap more from above are one object to the refinement.
-SUPPRESSED = 0.7
+SUPPRESSED = 0.3
 
 
 def network_of(card: ModelCard, architecture: str) -> DetectorConfig:

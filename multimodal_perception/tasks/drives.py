@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from multimodal_perception.rig import Rig, load_rig, rig_path
 
 if TYPE_CHECKING:
     from multimodal_perception.evaluation.detector_drives import Contestant
+    from multimodal_perception.pipeline import Detector
+
+LEAST_SCORE = 0.05
 
 
 def parse_seeds(text: str) -> range:
@@ -74,6 +78,17 @@ def rig_of(args: argparse.Namespace) -> Rig:
     return load_rig(rig_path(args.rig))
 
 
+def opened(word: str) -> Detector:
+    """The detector of a name, its unlikely boxes too: average precision weighs all by their scores."""
+    from multimodal_perception.detection.opening import open_detector
+    from multimodal_perception.pipeline import PipelineConfig
+
+    config = PipelineConfig()
+    fusion = dataclasses.replace(config.fusion, min_score=LEAST_SCORE)
+    geometric = dataclasses.replace(config.geometric, min_score=LEAST_SCORE)
+    return open_detector(word, dataclasses.replace(config, fusion=fusion, geometric=geometric))
+
+
 def compared(
     args: argparse.Namespace, rig: Rig, contestants: Mapping[str, Contestant]
 ) -> dict[str, Any]:
@@ -103,6 +118,7 @@ def compared(
             "least_points": MIN_POINTS,
             "or_least_visibility": MIN_VISIBILITY,
         },
+        "least_score": LEAST_SCORE,
         "rows": rows,
     }
 

@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.detection.opening import open_detector
     from multimodal_perception.evaluation.detector_drives import Contestant
     from multimodal_perception.frame import Modality
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     rig = drives.rig_of(args)
     contestants = {
         name: Contestant(
-            open_detector(word), (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality)
+            drives.opened(word), (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality)
         )
         for name, word in rows.items()
     }

@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.detection.opening import open_detector
     from multimodal_perception.evaluation.detector_drives import Contestant, seeing_subsets
     from multimodal_perception.frame import Modality
 
@@ -33,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     subsets = seeing_subsets(rig)
     if not subsets:
         raise UserError(f"rig {rig.name}: none of its sensors can see")
-    detector = open_detector(args.detector)
+    detector = drives.opened(args.detector)
     contestants = {name: Contestant(detector, kinds) for name, kinds in subsets.items()}
     if args.beside is not None:
-        contestants[BESIDE] = Contestant(open_detector(args.beside), (Modality.LIDAR,))
+        contestants[BESIDE] = Contestant(drives.opened(args.beside), (Modality.LIDAR,))
     result = drives.compared(args, rig, contestants)
     result["detector"] = args.detector
     drives.report(f"subsets of {args.detector}", result, args.json)

@@ -144,10 +144,17 @@ class TrustMonitor:
 
 def _small(image: CameraImage | InfraredImage) -> NDArray[np.uint8]:
     """A copy WIDTH wide at most: (h, w, 3) uint8 RGB of colour cameras, else (h, w) uint8."""
-    pixels = image.pixels
-    factor = min(WIDTH / pixels.shape[1], 1.0)
-    size = round(pixels.shape[1] * factor), max(round(pixels.shape[0] * factor), 1)
-    small = cv2.resize(np.ascontiguousarray(pixels), size, interpolation=cv2.INTER_AREA)
+    small = np.ascontiguousarray(image.pixels)
+    height, width = small.shape[:2]
+    # First by a whole number, for which OpenCV is several times faster.
+    whole = max(min(width // WIDTH, height), 1)
+    if whole > 1:
+        small = small[: height - height % whole, : width - width % whole]
+        size = small.shape[1] // whole, small.shape[0] // whole
+        small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
+    factor = min(WIDTH / small.shape[1], 1.0)
+    size = round(small.shape[1] * factor), max(round(small.shape[0] * factor), 1)
+    small = cv2.resize(small, size, interpolation=cv2.INTER_AREA)
     if isinstance(image, CameraImage):
         return np.ascontiguousarray(small[..., ::-1]) if image.encoding == "bgr8" else small
     return small if small.dtype == np.uint8 else gain_controlled(small, SPAN[1])
@@ -155,7 +162,7 @@ def _small(image: CameraImage | InfraredImage) -> NDArray[np.uint8]:
 
 def _exposure(image: CameraImage | InfraredImage, grey: NDArray[np.uint8]) -> float:
     """0 for an image of one value, or one whose pixels are almost all saturated."""
-    pixels = image.pixels[::4, ::4]
+    pixels = image.pixels[::8, ::8]
     low, high = np.percentile(pixels if pixels.dtype != np.uint8 else grey, (1, 99))
     top = np.iinfo(pixels.dtype).max
     bright = pixels if pixels.ndim == 2 else pixels.min(axis=2)

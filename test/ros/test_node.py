@@ -474,3 +474,32 @@ def test_a_dead_camera_stops_nothing(active: Vehicle, frame: SensorFrame) -> Non
         return None
 
     wait_for(lambda: camera_level() == 2, 5.0, "ERROR for the silent camera")
+
+
+def test_a_frozen_camera_is_named_and_the_calibration_is_watched(
+    active: Vehicle, frame: SensorFrame
+) -> None:
+    """The test's frames are one picture sent again and again: a frozen camera."""
+    active.send("/tf_static", inputs(frame, now_ns(active))["/tf_static"])
+    for _ in range(12):
+        for topic, message in inputs(frame, now_ns(active)).items():
+            active.send(topic, message)
+        time.sleep(0.1)
+
+    def told(name: str) -> tuple[int, str, dict[str, str]] | None:
+        for array in reversed(active.got["/diagnostics"]):
+            for status in array.status:
+                if status.name.endswith(f": {name}"):
+                    pairs = {v.key: v.value for v in status.values}
+                    return status.level[0], status.message, pairs
+        return None
+
+    def frozen() -> bool:
+        camera = told("camera")
+        return camera is not None and camera[2].get("trust.motion") == "0.000"
+
+    wait_for(frozen, 10.0, "a frozen camera in /diagnostics")
+    level, message, values = told("camera")  # type: ignore[misc]
+    assert level >= 1 and values["trust"] == "0.000"
+    wait_for(lambda: told("registration of camera to lidar"), 20.0, "a look at the calibration")
+    assert int(told("registration of camera to lidar")[2]["looks"]) >= 1  # type: ignore[index]

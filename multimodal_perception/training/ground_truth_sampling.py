@@ -233,9 +233,12 @@ def _read_bank(path: Path, key: str) -> ObjectBank | None:
 
 def _write_bank(path: Path, key: str, bank: ObjectBank) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")  # several ranks may write at once
-    with open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, key=np.array(key), **vars(bank))
-    partial.replace(path)
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, allow_pickle=False, key=np.array(key), **vars(bank))
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def _turned_points(

@@ -247,6 +247,12 @@ def test_the_bank_is_kept_and_made_anew_when_it_does_not_fit(samples: Path, tmp_
     assert len(build_bank(paths, ["bus"])) == 0
 
 
+def test_a_folder_that_takes_no_bank_is_named(samples: Path, tmp_path: Path) -> None:
+    paths = sample_paths(flat_samples(tmp_path, samples))
+    with pytest.raises(UserError, match=r"no/objects\.bank"):
+        sampling_of(paths, tmp_path / "no", {"car": 1})
+
+
 def test_training_with_sampling(samples: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

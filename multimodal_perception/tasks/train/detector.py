@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from multimodal_perception.configuration import UserError
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         if args.proposals is None:
             raise UserError("the stage refinement needs --proposals")
         network = train_refinement(config, args.data, args.out, args.proposals)
+    if int(os.environ.get("RANK", "0")):  # under torchrun the first one tells
+        return 0
     size = sum(p.numel() for p in network.parameters())
     print(f"{args.out}: {config.stage} trained, {size / 1e6:.2f} million parameters")
     return 0

@@ -136,7 +136,8 @@ class Boxes3D:
     scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into class_names.
     velocities: (N, 2) float32, metres a second, or None. track_ids: (N,) int64 or None.
     num_points: (N,) int64, LiDAR points inside, or None. visibility: (N,) float32 in [0, 1], share
-    that is in sight, or None.
+    that is in sight, or None. covariances: (N, 6, 6) float32 of x y z and turns about x y z, as
+    geometry_msgs/PoseWithCovariance orders them, metres and radians squared, or None where not known.
     """
 
     stamp_ns: int
@@ -149,6 +150,7 @@ class Boxes3D:
     track_ids: NDArray[np.int64] | None = None
     num_points: NDArray[np.int64] | None = None
     visibility: NDArray[np.float32] | None = None
+    covariances: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -156,7 +158,7 @@ class Boxes3D:
         _require(
             self.scores.shape == (n,) and self.labels.shape == (n,), "one score, one label a box"
         )
-        for name in ("velocities", "track_ids", "num_points", "visibility"):
+        for name in ("velocities", "track_ids", "num_points", "visibility", "covariances"):
             values = getattr(self, name)
             _require(values is None or len(values) == n, f"{name} must have one row a box")
 
@@ -177,7 +179,13 @@ class Boxes3D:
 
     def select(self, index: Any) -> Boxes3D:
         """The boxes that a mask (N,) or indices choose, in that order."""
-        optional = (self.velocities, self.track_ids, self.num_points, self.visibility)
+        optional = (
+            self.velocities,
+            self.track_ids,
+            self.num_points,
+            self.visibility,
+            self.covariances,
+        )
         return Boxes3D(
             self.stamp_ns,
             self.frame_id,
@@ -198,6 +206,10 @@ class Boxes3D:
         if velocities is not None:
             c, s = np.cos(turn), np.sin(turn)
             velocities = velocities @ np.array([[c, s], [-s, c]], velocities.dtype)
+        covariances = self.covariances
+        if covariances is not None:
+            both = np.kron(np.eye(2), target_from_source[:3, :3])
+            covariances = (both @ covariances @ both.T).astype(np.float32)
         return Boxes3D(
             self.stamp_ns,
             frame_id,
@@ -209,7 +221,36 @@ class Boxes3D:
             self.track_ids,
             self.num_points,
             self.visibility,
+            covariances,
         )
+
+
+@dataclass(frozen=True)
+class Boxes2D:
+    """N upright boxes in one image.
+
+    boxes: (N, 4) float32, x1 y1 x2 y2 in pixels from the image's upper left edge, so that a box about
+    the first pixel is 0 0 1 1. scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into
+    class_names. size: width and height of the image.
+    """
+
+    sensor: str
+    stamp_ns: int
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        _require(self.boxes.shape == (n, 4), "boxes must be (N, 4)")
+        _require(
+            self.scores.shape == (n,) and self.labels.shape == (n,), "one score, one label a box"
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
 
 
 @dataclass(frozen=True)
@@ -371,7 +412,7 @@ class Perception:
 
     odom_occupancy: the evidence of occupancy along odom's axes, None without odometry. missing:
     sensors without a reading, or with an image that is trusted too little. trust: by image sensor.
-    fused_images: visible and thermal in one, rgb8 by camera.
+    fused_images: visible and thermal in one, rgb8 by camera. boxes2d: by camera or infrared sensor.
     """
 
     stamp_ns: int
@@ -385,6 +426,7 @@ class Perception:
     health: Mapping[str, SensorHealth] = field(default_factory=lambda: MappingProxyType({}))
     trust: Mapping[str, ImageTrust] = field(default_factory=lambda: MappingProxyType({}))
     fused_images: Mapping[str, CameraImage] = field(default_factory=dict)
+    boxes2d: Mapping[str, Boxes2D] = field(default_factory=dict)
 
 
 def stamp_to_ns(seconds: int, nanoseconds: int) -> int:

@@ -12,7 +12,10 @@ import numpy as np
 
 from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
 from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
+from multimodal_perception.detection.ground_placing import PlacingConfig, frame_boxes, joined
+from multimodal_perception.detection.rgbir import RgbirConfig, RgbirDetector
 from multimodal_perception.frame import (
+    Boxes2D,
     Boxes3D,
     CameraImage,
     ImageTrust,
@@ -46,6 +49,15 @@ class Detector(Protocol):
     def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D: ...
 
 
+class ImageDetector(Protocol):
+    """Finds objects in images: boxes by camera or infrared sensor."""
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    def detect(self, frame: SensorFrame) -> Mapping[str, Boxes2D]: ...
+
+
 class Segmenter(Protocol):
     """Finds the class of every pixel: a mask by camera or infrared sensor."""
 
@@ -77,12 +89,15 @@ class PipelineConfig:
     of LiDARs, for both. near_field: a network whose answer is one more source of evidence. segmenter:
     classes of pixels; rgbx of visible and thermal images, drivable an imported TwinLiteNet; what may
     be driven on is free in the evidential grid. trust: in what images show. image_fusion: visible and
-    thermal images in one picture. runtime: what runs the networks.
+    thermal images in one picture. image_detector: boxes in images; rgbir finds them in
+    visible and thermal images. placing: how they become boxes on the ground, which are told in frames
+    without LiDAR and may seed the fusion detector (fusion.seeds). runtime: what runs the networks.
     """
 
     detector: Literal["geometric", "fusion"] = "geometric"
     occupancy: Literal["evidential", "raycast", "none"] = "evidential"
     segmenter: Literal["none", "rgbx", "drivable"] = "none"
+    image_detector: Literal["none", "rgbir"] = "none"
     ground: GroundConfig = field(default_factory=GroundConfig)
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -93,6 +108,8 @@ class PipelineConfig:
     drivable: DrivableConfig = field(default_factory=DrivableConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
     image_fusion: ImageFusionConfig = field(default_factory=ImageFusionConfig)
+    rgbir: RgbirConfig = field(default_factory=RgbirConfig)
+    placing: PlacingConfig = field(default_factory=PlacingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -108,6 +125,8 @@ class Pipeline:
         near_field: NearFieldSource | None = None,
         trust: TrustConfig | None = None,
         image_fuser: ImageFuser | None = None,
+        image_detector: ImageDetector | None = None,
+        placing: PlacingConfig | None = None,
     ) -> None:
         self.detector = detector
         self.occupancy = occupancy
@@ -116,6 +135,8 @@ class Pipeline:
         self.near_field = near_field
         self.trust = TrustMonitor(trust)
         self.image_fuser = image_fuser
+        self.image_detector = image_detector
+        self.placing = placing or PlacingConfig()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -130,6 +151,9 @@ class Pipeline:
         if self.image_fuser is not None:
             pairs = sorted(self.image_fuser.counts.items())
             counts |= {f"image_fusion.{name}": count for name, count in pairs}
+        if self.image_detector is not None:
+            pairs = sorted(self.image_detector.counts.items())
+            counts |= {f"image_detector.{name}": count for name, count in pairs}
         mapper = self.occupancy
         if isinstance(mapper, EvidentialMapper):
             counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
@@ -142,14 +166,16 @@ class Pipeline:
     def process(
         self, frame: SensorFrame, health: Mapping[str, SensorHealth] | None = None
     ) -> Perception:
-        """Perceive one frame; health is by sensor. Without LiDAR only a fusion detector finds boxes.
+        """Perceive one frame; health is by sensor.
 
+        Without LiDAR only a fusion detector and boxes in images, placed on the ground, tell objects.
         An image that is trusted too little is missing to every stage; one that is trusted less than
         fully lowers the weight of its masks in the grid.
         """
         stage_ms: dict[str, float] = {}
         masks: Mapping[str, SegmentationMask] = {}
         fused: Mapping[str, CameraImage] = {}
+        boxes2d: Mapping[str, Boxes2D] = {}
         grid = located = near = None
         with _timed(stage_ms, "total"):
             with _timed(stage_ms, "trust"):
@@ -158,8 +184,18 @@ class Pipeline:
                 health = _with_trust(health or {}, trust)
             with _timed(stage_ms, "ground"):
                 cloud = without_haze(ground_cloud(frame, self.ground))
+            placed = Boxes3D.empty(frame.stamp_ns, frame.base_frame)
+            if self.image_detector is not None:
+                with _timed(stage_ms, "image_detect"):
+                    boxes2d = self.image_detector.detect(frame)
+                    placed = frame_boxes(boxes2d, frame, self.placing)
             with _timed(stage_ms, "detect"):
-                boxes = self.detector.detect(frame, cloud.certain)
+                if isinstance(self.detector, FusionDetector):
+                    boxes = self.detector.detect(frame, cloud.certain, placed)
+                else:
+                    boxes = self.detector.detect(frame, cloud.certain)
+                if not frame.lidars:
+                    boxes = joined(boxes, placed)
             if self.segmenter is not None:
                 with _timed(stage_ms, "segment"):
                     masks = self.segmenter.segment(frame)
@@ -188,6 +224,7 @@ class Pipeline:
             health,
             trust,
             fused,
+            boxes2d,
         )
 
 
@@ -220,6 +257,8 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
         pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
     if config.image_fusion.model:
         pipeline.image_fuser = ImageFuser(config.image_fusion, config.runtime)
+    if config.image_detector == "rgbir":
+        pipeline.image_detector = RgbirDetector(config.rgbir, config.runtime)
     if config.segmenter == "rgbx":
         pipeline.segmenter = RgbxSegmenter(config.rgbx, config.runtime)
     elif config.segmenter == "drivable":
@@ -234,7 +273,11 @@ def _assemble(config: PipelineConfig) -> Pipeline:
     elif config.occupancy == "raycast":
         occupancy = RaycastMapper(config.raycast)
     return Pipeline(
-        GeometricDetector(config.geometric), occupancy, config.ground, trust=config.trust
+        GeometricDetector(config.geometric),
+        occupancy,
+        config.ground,
+        trust=config.trust,
+        placing=config.placing,
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from multimodal_perception.frame import (
     CLASS_NAMES,
     UNKNOWN,
+    Boxes2D,
     Boxes3D,
     CameraImage,
     InfraredImage,
@@ -161,12 +162,34 @@ def test_the_corners_of_moved_boxes_are_the_moved_corners(x, y, z, yaw, seed):
     assert (np.abs(moved.boxes[:, 6]) <= np.pi + 1e-6).all()
 
 
+def test_covariances_turn_with_their_boxes_and_are_chosen_with_them():
+    covariance = np.diag([4.0, 1.0, 0.5, 0.1, 0.2, 0.3]).astype(np.float32)
+    covariances = np.stack([covariance, 2 * covariance])
+    boxes = make_boxes(2, covariances=covariances)
+    turned = boxes.transformed(poses.from_xyz_rpy((5, 6, 7), (0, 0, np.pi / 2)), "odom")
+    expected = np.diag([1.0, 4.0, 0.5, 0.2, 0.1, 0.3])
+    np.testing.assert_allclose(turned.covariances[1], 2 * expected, atol=1e-5)
+    np.testing.assert_array_equal(boxes.select([1]).covariances, covariances[1:])
+    with pytest.raises(ValueError, match="covariances"):
+        make_boxes(2, covariances=covariances[:1])
+
+
 def test_moving_boxes_leaves_the_first_ones_alone():
     boxes = make_boxes(3)
     before = boxes.boxes.copy()
     back = boxes.transformed(poses.from_xyz_rpy((1, 2, 3), (0, 0, 1)), "odom")
     assert not np.allclose(back.boxes, before)
     np.testing.assert_array_equal(boxes.boxes, before)
+
+
+def test_boxes_of_an_image_have_four_sides_and_a_score_each():
+    rows = np.array([[0, 0, 1, 1], [2, 3, 9, 9]], np.float32)
+    score, label = np.ones(2, np.float32), np.zeros(2, np.int64)
+    assert len(Boxes2D("front", 0, rows, score, label, ("car",), (640, 360))) == 2
+    with pytest.raises(ValueError, match="boxes"):
+        Boxes2D("front", 0, rows[:, :3], score, label, ("car",), (640, 360))
+    with pytest.raises(ValueError, match="score"):
+        Boxes2D("front", 0, rows, score[:1], label, ("car",), (640, 360))
 
 
 def test_belief_is_shared_out():

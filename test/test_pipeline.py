@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import (
+    Boxes2D,
     Level,
     LidarSweep,
     SegmentationMask,
@@ -143,6 +145,34 @@ def test_masks_boxes_and_health_reach_the_grid(frame: SensorFrame) -> None:
     assert len(both.boxes) and both.occupancy is not None
     without = EvidentialMapper().update(frame, ground_cloud(frame))
     assert both.occupancy.occupied.sum() > without.occupied.sum() + 10  # footprints
+
+
+def test_boxes_in_images_are_told_and_stand_alone_without_lidar(frame: SensorFrame) -> None:
+    name = next(iter(frame.cameras))
+    model = frame.intrinsics[name]
+
+    class ImageDetector:
+        counts: ClassVar = {"front.blank": 2}
+
+        def detect(self, frame: SensorFrame) -> dict[str, Boxes2D]:
+            u, v = model.matrix[:2, 2] + (0.5, 0.08 * model.matrix[1, 1])
+            row = np.array([[u - 40, v - 60, u + 40, v + 20]], np.float32)
+            size = model.width, model.height
+            score, label = np.array([0.9], np.float32), np.zeros(1, np.int64)
+            found = Boxes2D(name, frame.stamp_ns, row, score, label, ("vehicle",), size)
+            return {name: found}
+
+    pipeline = build_pipeline()
+    pipeline.image_detector = ImageDetector()
+    seeing = pipeline.process(frame)
+    assert list(seeing.boxes2d) == [name] and "image_detect" in seeing.stage_ms
+    plain = build_pipeline().process(frame)
+    np.testing.assert_array_equal(seeing.boxes.boxes, plain.boxes.boxes)  # LiDAR knows better
+    blind = pipeline.process(replace(frame, lidars={}))
+    assert len(blind.boxes) == 1 and blind.boxes.covariances is not None
+    assert blind.boxes.boxes[0, 0] > 5.0 and 0.0 < blind.boxes.scores[0] < 0.9
+    assert blind.occupancy is not None
+    assert pipeline.counts["image_detector.front.blank"] == 2
 
 
 def test_what_was_dropped_is_counted_by_stage(frame: SensorFrame) -> None:

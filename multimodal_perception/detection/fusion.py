@@ -41,13 +41,15 @@ class FusionConfig:
 
     model: name or path of the proposal network's card. min_score: below it a box is not reported.
     overlap: of two boxes from above that is suppressed. refinement: name or path of the refinement's
-    card; "card" for the one that the model's card names, if any, "none" for no refinement.
+    card; "card" for the one that the model's card names, if any, "none" for no refinement. seeds:
+    whether boxes of an image detector, placed on the ground, are refined beside the network's own.
     """
 
     model: str = "detector"
     min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     refinement: str = "card"
+    seeds: bool = False
 
 
 class Network(Protocol):
@@ -90,14 +92,18 @@ class FusionDetector:
         self._fallback = fallback or GeometricDetector()
         self.counts: Counter[str] = Counter()
 
-    def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
-        """Boxes in base_link at the frame's stamp, best score first."""
+    def detect(self, frame: SensorFrame, cloud: Cloud, seeds: Boxes3D | None = None) -> Boxes3D:
+        """Boxes in base_link at the frame's stamp, best score first.
+
+        seeds: proposals of another detector in base_link, which count only where FusionConfig.seeds
+        says so and there is a refinement to judge them.
+        """
         views, pixels = self._images.of(frame)
         if not len(cloud.points) and not views.any:
             self.counts["nothing_that_sees"] += 1
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
         try:
-            boxes, scores, labels = self._found(frame, cloud, views, pixels)
+            boxes, scores, labels = self._found(frame, cloud, views, pixels, seeds)
         except EngineError as error:
             self.counts["geometric_instead"] += 1
             log.warning("fusion detector: %s; the geometric detector takes this frame", error)
@@ -114,7 +120,12 @@ class FusionDetector:
         )
 
     def _found(
-        self, frame: SensorFrame, cloud: Cloud, views: Views, pixels: dict[str, NDArray]
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        views: Views,
+        pixels: dict[str, NDArray],
+        seeds: Boxes3D | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         """Boxes (N, 7), scores (N,) and labels (N,) of the network. Raises EngineError."""
         n = self.network
@@ -127,6 +138,8 @@ class FusionDetector:
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
         if self.refinement is None:
             return boxes, scores, labels
+        if seeds is not None and self.config.seeds:
+            boxes, scores, labels = self._with_seeds(boxes, scores, labels, seeds)
         apart = non_maximum_suppression(boxes, scores, SUPPRESSED)
         kept, rest = apart[: n.refined], apart[n.refined :]
         chosen = np.resize(kept, n.refined)  # a static shape: repeats are cut off again below
@@ -152,6 +165,25 @@ class FusionDetector:
                 np.float32
             ),
             np.concatenate([labels[kept], labels[rest]]),
+        )
+
+    def _with_seeds(
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        seeds: Boxes3D,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """Proposals and seeds of the classes that the network knows, as one list."""
+        known = np.isin(seeds.labels, self._labels)
+        chosen = seeds.select(known)
+        self.counts["seeds"] += len(chosen)
+        order = np.argsort(self._labels)
+        own = order[np.searchsorted(self._labels, chosen.labels, sorter=order)]
+        return (
+            np.concatenate([boxes, chosen.boxes]),
+            np.concatenate([scores, chosen.scores]),
+            np.concatenate([labels, own]),
         )
 
 

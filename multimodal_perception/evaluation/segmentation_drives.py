@@ -39,7 +39,7 @@ def score_drives(
     All are scored in the first camera's view, whole, also where the thermal camera does not see it.
     Raises UserError for a rig without a camera and a thermal camera, or a card that does not fit.
     """
-    rig = _cut(rig)
+    rig = cut_rig(rig)
     camera = next(iter(rig.of(Modality.CAMERA)))
     rows: dict[str, tuple[RgbxSegmenter, str]] = {}
     for card in cards:
@@ -52,7 +52,7 @@ def score_drives(
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
         for condition, frame, truth in _frames(rig, camera, seeds, frames):
             for row, (segmenter, images) in rows.items():
-                labels = segmenter.segment_view(_with(frame, images), camera)
+                labels = segmenter.segment_view(with_images(frame, images), camera)
                 if labels is None:  # nothing was seen: all of it is wrong
                     labels = np.full_like(truth, len(classes) - 1)
                 scores[row][condition].add(truth, labels)
@@ -64,7 +64,7 @@ def score_drives(
     }
 
 
-def _cut(rig: Rig) -> Rig:
+def cut_rig(rig: Rig) -> Rig:
     """The rig with its first camera and first thermal camera alone: all else costs time."""
     kept = {}
     for modality in (Modality.CAMERA, Modality.INFRARED):
@@ -90,7 +90,8 @@ def _frames(
                 yield condition, seen.frame, truth
 
 
-def _with(frame: SensorFrame, images: str) -> SensorFrame:
+def with_images(frame: SensorFrame, images: str) -> SensorFrame:
+    """The frame with both, visible or thermal images alone."""
     if images == "visible":
         return replace(frame, infrareds={})
     return replace(frame, cameras={}) if images == "thermal" else frame

@@ -20,6 +20,7 @@ from multimodal_perception.frame import (
     CLASS_NAMES,
     NANOSECONDS,
     UNKNOWN,
+    Boxes2D,
     Boxes3D,
     CameraImage,
     InfraredImage,
@@ -156,7 +157,9 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
             class_id=boxes.class_names[boxes.labels[i]],
             score=float(boxes.scores[i]),
         )
-        covariance = types.values(np.zeros(36))
+        # All zeros: not known.
+        known = np.zeros(36) if boxes.covariances is None else boxes.covariances[i].reshape(-1)
+        covariance = types.values(known.astype(np.float64))
         with_pose = types.new(
             "vision_msgs/msg/ObjectHypothesisWithPose",
             hypothesis=hypothesis,
@@ -174,6 +177,38 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
             )
         )
     return types.new("vision_msgs/msg/Detection3DArray", header=head, detections=detections)
+
+
+def image_boxes_to_message(types: MessageTypes, found: Boxes2D, frame_id: str) -> Any:
+    """Detection2DArray: a box's middle and size in pixels, class_id the class's name."""
+    head = header(types, found.stamp_ns, frame_id)
+    unknown = types.new(
+        "geometry_msgs/msg/PoseWithCovariance",
+        pose=_pose(types, (0.0, 0.0, 0.0), 0.0),
+        covariance=types.values(np.zeros(36)),
+    )
+    detections = []
+    for i in range(len(found)):
+        x1, y1, x2, y2 = map(float, found.boxes[i])
+        point = types.new("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
+        hypothesis = types.new(
+            "vision_msgs/msg/ObjectHypothesis",
+            class_id=found.class_names[found.labels[i]],
+            score=float(found.scores[i]),
+        )
+        box = types.new(
+            "vision_msgs/msg/BoundingBox2D",
+            center=types.new("vision_msgs/msg/Pose2D", position=point, theta=0.0),
+            size_x=x2 - x1,
+            size_y=y2 - y1,
+        )
+        result = types.new(
+            "vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=unknown
+        )
+        detections.append(
+            types.new("vision_msgs/msg/Detection2D", header=head, results=[result], bbox=box, id="")
+        )
+    return types.new("vision_msgs/msg/Detection2DArray", header=head, detections=detections)
 
 
 def occupancy_to_message(

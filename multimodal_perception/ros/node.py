@@ -28,6 +28,7 @@ from multimodal_perception.preprocess.lidar import compile_kernels
 from multimodal_perception.rig import Rig, load_rig, rig_path
 from multimodal_perception.ros import diagnostics, messages, parameters
 from multimodal_perception.ros.fused_outputs import fused_messages, fused_topics
+from multimodal_perception.ros.image_box_outputs import image_box_messages, image_box_topics
 from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
 from multimodal_perception.ros.markers import MarkerEncoder
 from multimodal_perception.ros.mask_outputs import mask_messages, mask_topics
@@ -114,6 +115,7 @@ class PerceptionNode(LifecycleNode):
             pictures = mask_topics(self._rig) if self._config.pipeline.segmenter != "none" else {}
             if self._config.pipeline.image_fusion.model:
                 pictures |= fused_topics(self._rig)
+            pictures |= image_box_topics(self._rig, self._config.pipeline)
             for topic, name in {**OUTPUTS, **pictures}.items():
                 self._outputs[topic] = self.create_lifecycle_publisher(
                     messages.message_class(name),
@@ -242,6 +244,8 @@ class PerceptionNode(LifecycleNode):
             self._publish(topic, msg)
         assert self._rig is not None
         for topic, msg in fused_messages(self._types, self._rig, perception.fused_images):
+            self._publish(topic, msg)
+        for topic, msg in image_box_messages(self._types, job.frame, perception.boxes2d):
             self._publish(topic, msg)
         extra = {
             "intake": 1e3 * (started_s - job.arrival_s),

@@ -41,6 +41,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         "multimodal_perception.networks.near_field:build_near_field",
         "multimodal_perception.preprocess.near_field:frame_inputs",
     ),
+    "rgbir_detection": Architecture(
+        "multimodal_perception.networks.rgbir_detection:build",
+        "multimodal_perception.detection.rgbir:frame_inputs",
+    ),
     "rgbx_segmentation": Architecture(
         "multimodal_perception.networks.rgbx_segmentation:build",
         "multimodal_perception.segmentation.rgbx:frame_inputs",

@@ -88,7 +88,7 @@ class Trainer:
         self.network = network
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         groups = _frozen_and_grouped(network, config)
-        _keep_depthwise_in_float32(network)
+        keep_depthwise_in_float32(network)
         self.optimiser = torch.optim.AdamW(groups, config.rate, weight_decay=config.weight_decay)
         self.steps_done = 0
         self._class_weights = class_weights(views, config.rare).to(self.device)
@@ -298,17 +298,21 @@ def _measure_statistics(stream: nn.Module, views: list[View]) -> None:
         norm.momentum = momentum
 
 
-def _keep_depthwise_in_float32(network: nn.Module) -> None:
-    """Their gradients in bfloat16 take oneDNN more than twice as long as in float32."""
+def keep_depthwise_in_float32(network: nn.Module) -> None:
+    """Depthwise convolutions leave autocast on the CPU: their gradients in bfloat16 take oneDNN more
+    than twice as long as in float32."""
     if torch.cuda.is_available():
         return
 
+    before: list[bool] = []
+
     def leave_autocast(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        before.append(torch.is_autocast_enabled("cpu"))
         torch.set_autocast_enabled("cpu", False)
         return (inputs[0].float(),)
 
     def enter_again(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        torch.set_autocast_enabled("cpu", True)
+        torch.set_autocast_enabled("cpu", before.pop())
 
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:

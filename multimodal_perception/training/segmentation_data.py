@@ -82,19 +82,19 @@ def read_drives(paths: Sequence[Path], other: str = "thermal") -> tuple[list[Vie
                 width = shard["labels"].shape[2]
                 factor = STORED_WIDTH / width
                 x, seen = shard[other][i], shard[f"{other}_seen"][i]
-                views.append(_stored(shard["visible"][i], x, seen, shard["labels"][i], factor))
+                views.append(stored(shard["visible"][i], x, seen, shard["labels"][i], factor))
                 labels = shard["own_labels"][i]
                 if other == "thermal":
                     thermal = shard["own_thermal"][i]
                     seen = np.ones(thermal.shape, np.bool_)
                     # As the network will have it: letterboxed by height.
-                    own.append(_stored(None, thermal, seen, labels, factor * 1.4))
+                    own.append(stored(None, thermal, seen, labels, factor * 1.4))
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise UserError(f"{path}: no drive of render_drives with {other}: {error}") from error
     return views, own
 
 
-def _stored(
+def stored(
     visible: NDArray[np.uint8] | None,
     other: NDArray[np.float16],
     seen: NDArray[np.bool_],
@@ -146,7 +146,7 @@ class Sampler:
             about = int(columns[k]), int(rows[k])
         else:
             view = pool[int(rng.integers(len(pool)))]
-        return _varied(view, self._crop, self._config, rng, about)
+        return varied(view, self._crop, self._config, rng, about, INPUT_WIDTH / STORED_WIDTH)
 
 
 def _showing(views: Sequence[View], kind: int) -> list[int]:
@@ -157,7 +157,7 @@ def _showing(views: Sequence[View], kind: int) -> list[int]:
 def whole(view: View, rows: int, columns: int) -> View:
     """A view as the network works on it: resized to its width, below it nothing."""
     factor = min(columns / view.labels.shape[1], rows / view.labels.shape[0])
-    return _warped(view, np.array([[factor, 0, 0], [0, factor, 0]]), (rows, columns))
+    return warped(view, np.array([[factor, 0, 0], [0, factor, 0]]), (rows, columns))
 
 
 def collate(samples: Sequence[View]) -> Batch:
@@ -179,7 +179,7 @@ def collate(samples: Sequence[View]) -> Batch:
     )
 
 
-def _warped(
+def warped(
     view: View, matrix: NDArray, crop: tuple[int, int], shift: NDArray | None = None
 ) -> View:
     """A view under an affine map (2, 3); outside of it labels are 254: no image there."""
@@ -198,16 +198,17 @@ def _warped(
     )
 
 
-def _varied(
+def varied(
     view: View,
     crop: tuple[int, int],
     config: Augmentation,
     rng: np.random.Generator,
     about: tuple[int, int] | None,
+    factor: float,
 ) -> View:
-    """A crop about a pixel (column, row), or about any."""
+    """A crop about a pixel (column, row), or about any. factor: the network's size of a stored pixel."""
     rows, columns = view.labels.shape
-    factor = INPUT_WIDTH / STORED_WIDTH * np.exp(rng.uniform(*np.log(config.scale)))
+    factor = factor * np.exp(rng.uniform(*np.log(config.scale)))
     room = factor * columns - crop[1], factor * rows - crop[0]
     x, y = (-rng.uniform(min(r, 0.0), max(r, 0.0)) for r in room)
     if about is not None:
@@ -224,7 +225,7 @@ def _varied(
             [matrix, (0, 0, 1)]
         )
     shift = rng.uniform(-config.shift, config.shift, 2)
-    out = _warped(view, matrix, crop, shift)
+    out = warped(view, matrix, crop, shift)
     visible = None if out.visible is None else _relit(out.visible, config.light, rng)
     return View(visible, _reheated(out.other, config.heat, rng), out.seen, out.labels)
 

@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 from safetensors.torch import save_file
+from torch import nn
 
 from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_SCALE
 from multimodal_perception.networks.rgbx_segmentation import RgbxSegmentation
@@ -38,13 +39,13 @@ def export_model(
     computed with in single.
     """
     network = network.eval().cpu()
-    state = {n: _halved(t) for n, t in network.state_dict().items()}
+    state = {n: halved(t) for n, t in network.state_dict().items()}
     network.load_state_dict(state)  # what is exported is what is stored
     save_file(state, str(out / "model.safetensors"))
     shapes: dict[str, tuple[int, ...]] = {
         n: (1, 3 if n == "visible" else 1, INPUT_ROWS, INPUT_WIDTH) for n in INPUTS
     }
-    onnx_bytes = _onnx(network, shapes)
+    onnx_bytes = onnx_in_half(network, shapes, ("logits",))
     (out / "model.onnx").write_bytes(onnx_bytes)
     logits = (1, len(SEGMENTATION_CLASSES), INPUT_ROWS // 2, INPUT_WIDTH // 2)
     card = ModelCard(
@@ -71,17 +72,20 @@ def with_figures(folder: Path, card: ModelCard, figures: dict[str, float]) -> Mo
     return write_card(folder, dataclasses.replace(card, figures={**card.figures, **figures}))
 
 
-def _halved(tensor: torch.Tensor) -> torch.Tensor:
+def halved(tensor: torch.Tensor) -> torch.Tensor:
+    """A weight as it is stored: large ones in half precision."""
     large = tensor.dtype == torch.float32 and tensor.dim() > 1 and tensor.numel() >= HALVED
     return (tensor.half() if large else tensor).contiguous()
 
 
-def _onnx(network: RgbxSegmentation, shapes: dict[str, tuple[int, ...]]) -> bytes:
+def onnx_in_half(
+    network: nn.Module, shapes: dict[str, tuple[int, ...]], outputs: tuple[str, ...]
+) -> bytes:
     """The network as ONNX; large weights in half precision, each with a Cast to single behind it."""
     examples = {name: torch.ones(shape) for name, shape in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(network, examples, ("logits",), path)
+        export_onnx(network, examples, outputs, path)
         model = onnx.load(str(path))
     casts = []
     for weight in model.graph.initializer:

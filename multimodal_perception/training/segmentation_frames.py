@@ -21,11 +21,15 @@ from multimodal_perception.preprocess.infrared import InfraredNormaliser
 from multimodal_perception.rig import Extrinsics, Intrinsics, Rig, load_rig, rig_path
 from multimodal_perception.segmentation.alignment import lidar_image, warp_between
 from multimodal_perception.segmentation.classes import labels_from_semantics
+from multimodal_perception.simulation.camera import View as TrueView
+from multimodal_perception.simulation.scenarios import Lane, Scenario, load_scenario
 
 CAMERA, THERMAL, LIDAR = "camera_front", "thermal_front", "lidar"
 SCENARIOS = ("urban_street", "intersection", "urban_street", "parking_lot", "highway", "warehouse")
 FRAMES_A_DRIVE = 10
 SECONDS_BETWEEN = 3.0
+# How many times as often as the scenario says a mover is a cyclist.
+MORE_CYCLISTS = 5.0
 # Evaluation has the seeds from here on.
 FIRST_EVALUATION_SEED = 10_000
 
@@ -46,6 +50,17 @@ def drive_conditions(rng: np.random.Generator) -> tuple[str, ...]:
     elif weather < 0.45:
         words.append(f"rain={rng.uniform(3, 40):.0f}")
     return tuple(words)
+
+
+def drive_scenario(name: str) -> Scenario:
+    """A scenario where cyclists are not as rare as they are: else there are too few to learn from."""
+    scenario = load_scenario(name)
+
+    def busier(lane: Lane) -> Lane:
+        shares = {k: w * (MORE_CYCLISTS if k == "cyclist" else 1.0) for k, w in lane.shares.items()}
+        return replace(lane, shares=shares)
+
+    return replace(scenario, lanes=tuple(map(busier, scenario.lanes)))
 
 
 def drive_rig(rng: np.random.Generator, lidar: bool = False) -> Rig:
@@ -80,7 +95,7 @@ def render_drive(seed: int, lidar: bool = False) -> list[Shard]:
     from multimodal_perception.simulation.simulation import Simulation
 
     rng = np.random.default_rng((seed, 5))
-    scenario = SCENARIOS[seed % len(SCENARIOS)]
+    scenario = drive_scenario(SCENARIOS[seed % len(SCENARIOS)])
     step = round(SECONDS_BETWEEN * 10)
     simulation = Simulation(
         scenario, drive_rig(rng, lidar), seed, FRAMES_A_DRIVE * step, drive_conditions(rng)
@@ -89,20 +104,17 @@ def render_drive(seed: int, lidar: bool = False) -> list[Shard]:
     for index in range(int(rng.integers(step)), len(simulation), step):
         observation = simulation.observe(index)
         views = observation.truth.views
-        shards.append(
-            shard_arrays(observation.frame, views[CAMERA].semantics, views[THERMAL].semantics)
-        )
+        shards.append(shard_arrays(observation.frame, views[CAMERA], views[THERMAL]))
     return shards
 
 
-def shard_arrays(
-    frame: SensorFrame, camera_semantics: NDArray[np.uint8], thermal_semantics: NDArray[np.uint8]
-) -> Shard:
+def shard_arrays(frame: SensorFrame, camera: TrueView, thermal: TrueView) -> Shard:
     """What is learnt from one frame, in the camera's view and in the thermal camera's own.
 
     visible (H, W, 3) uint8; thermal (H, W) float16 in [0, 1] where thermal_seen (H, W) bool, warped
-    into the camera's view; labels (H, W) uint8; own_thermal (h, w) float16 and own_labels (h, w); with
-    a LiDAR also lidar (H, W) float16 and lidar_seen.
+    into the camera's view; labels (H, W) uint8; instances (H, W) int32, track ids, 0 for scenery;
+    own_thermal (h, w) float16, own_labels and own_instances (h, w); with a LiDAR also lidar (H, W)
+    float16 and lidar_seen.
     """
     image = frame.infrareds[THERMAL]
     model, pose = frame.intrinsics[CAMERA], frame.base_from_sensor[CAMERA]
@@ -112,9 +124,11 @@ def shard_arrays(
         "visible": frame.cameras[CAMERA].rgb(),
         "thermal": warp.apply(own).astype(np.float16),
         "thermal_seen": warp.seen,
-        "labels": labels_from_semantics(camera_semantics),
+        "labels": labels_from_semantics(camera.semantics),
+        "instances": camera.instances,
         "own_thermal": own.astype(np.float16),
-        "own_labels": labels_from_semantics(thermal_semantics),
+        "own_labels": labels_from_semantics(thermal.semantics),
+        "own_instances": thermal.instances,
     }
     if frame.lidars:
         inverse, seen = lidar_image(frame, model, pose)

@@ -21,6 +21,7 @@ from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithP
 
 from multimodal_perception.frame import (
     CLASS_NAMES,
+    Boxes2D,
     Boxes3D,
     CameraImage,
     InfraredImage,
@@ -197,6 +198,33 @@ def test_each_detection_carries_the_header_and_a_unit_quaternion():
     assert (size.x, size.y, size.z) == (4.0, 2.0, 1.5)
     assert detection.results[0].hypothesis.class_id == "car"
     assert detection.id == ""
+
+
+def test_covariances_go_with_the_pose_and_zeros_mean_unknown():
+    row = np.array([[1, 2, 3, 4, 2, 1.5, 0]], np.float32)
+    arguments = (STAMP_NS, "base_link", row, np.ones(1, np.float32), np.ones(1, np.int64))
+    covariance = np.arange(36, dtype=np.float32).reshape(1, 6, 6)
+    known = sent(messages.boxes_to_message(TYPES, Boxes3D(*arguments, covariances=covariance)))
+    np.testing.assert_array_equal(known.detections[0].results[0].pose.covariance, range(36))
+    unknown = messages.boxes_to_message(TYPES, Boxes3D(*arguments)).detections[0]
+    assert not np.any(unknown.results[0].pose.covariance)
+
+
+def test_boxes_of_an_image_are_told_by_middle_and_size():
+    rows = np.array([[10, 20, 30, 60], [0, 0, 1, 1]], np.float32)
+    scores = np.array([0.75, 0.5], np.float32)
+    names = ("vehicle", "person")
+    found = Boxes2D("front", STAMP_NS, rows, scores, np.array([1, 0]), names, (640, 360))
+    message = sent(messages.image_boxes_to_message(TYPES, found, "front_optical"))
+    assert message.header.frame_id == "front_optical"
+    assert messages.stamp_ns_of(message) == STAMP_NS
+    first, second = message.detections
+    box = first.bbox
+    assert (box.center.position.x, box.center.position.y) == (20.0, 40.0)
+    assert (box.size_x, box.size_y, box.center.theta) == (20.0, 40.0, 0.0)
+    assert first.results[0].hypothesis.class_id == "person"
+    assert first.results[0].hypothesis.score == 0.75
+    assert second.header.frame_id == "front_optical" and second.bbox.size_x == 1.0
 
 
 def make_detection(*hypotheses, **changes):

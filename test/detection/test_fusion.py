@@ -1,0 +1,53 @@
+"""Seeds of an image detector among the proposals that the fusion detector refines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, LidarSweep, SensorFrame
+from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.runtime.settings import RuntimeConfig
+
+RUNTIME = RuntimeConfig(order=("onnxruntime",), device="cpu")
+
+
+def frame() -> SensorFrame:
+    points = np.random.default_rng(0).uniform(-20, 20, (400, 4)).astype(np.float32)
+    points[:, 2] = -1.7
+    return SensorFrame(
+        0,
+        lidars={"lidar": LidarSweep("lidar", 0, "lidar", points)},
+        base_from_sensor={"lidar": np.eye(4)},
+    )
+
+
+def seeds() -> Boxes3D:
+    rows = np.array([[13, 2, 0.8, 4.5, 1.8, 1.6, 0], [9, -7, 0.8, 0.6, 0.6, 1.7, 0]], np.float32)
+    labels = np.array([CLASS_NAMES.index("pedestrian"), CLASS_NAMES.index("unknown")])
+    return Boxes3D(0, "base_link", rows, np.array([0.9, 0.9], np.float32), labels)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_seeds_are_refined_where_the_switch_says_so(wanted: bool) -> None:
+    detector = FusionDetector(FusionConfig(seeds=wanted), RUNTIME)
+    assert detector.refinement is not None
+    asked: list[np.ndarray] = []
+    network = detector.refinement
+
+    class Watched:
+        inputs = network.inputs
+
+        def run(self, arrays):  # type: ignore[no-untyped-def]
+            asked.append(arrays["boxes"][0])
+            return network.run(arrays)
+
+    detector.refinement = Watched()
+    seen = frame()
+    detector.detect(seen, ground_cloud(seen), seeds())
+    among = (np.abs(asked[0] - seeds().boxes[0]) < 1e-5).all(axis=1).any()
+    assert among == wanted
+    # What the network has no class for is left out.
+    assert not (np.abs(asked[0] - seeds().boxes[1]) < 1e-5).all(axis=1).any()
+    assert detector.counts["seeds"] == int(wanted)

@@ -64,6 +64,7 @@ def answers(rig: Rig, tmp_path: Path) -> Iterator[tuple[Any, dict[str, list[Any]
         "autostart:=true",
         "deadline_s:=0.3",
         "pipeline.image_detector:=rgbir",
+        "pipeline.trust.frozen_s:=0.0",  # one frame is sent again and again
         "pipeline.runtime.device:=cpu",
         "pipeline.runtime.order:=[onnxruntime]",
     ):

@@ -86,7 +86,7 @@ def publish(group: str, seconds: float) -> None:
     import rclpy
 
     from multimodal_perception.ros import messages
-    from multimodal_perception.ros.node import SENSOR_QOS
+    from multimodal_perception.ros.qos import SENSOR_QOS
 
     rig, types = make_rig(), messages.RclpyTypes()
     sensors = [s for s in rig.sensors.values() if _group(s) == group]
@@ -202,7 +202,7 @@ class _Receiver:
 
         from multimodal_perception.ros import messages
         from multimodal_perception.ros.intake import Intake
-        from multimodal_perception.ros.node import SENSOR_QOS
+        from multimodal_perception.ros.qos import SENSOR_QOS
 
         rclpy.init()
         self._rig = rig

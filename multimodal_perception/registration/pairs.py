@@ -9,7 +9,7 @@ by nearby things alone, and are not searched for; a turn of half a degree moves 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,10 +97,15 @@ def pairs_of(frame: SensorFrame) -> Iterator[Pair]:
             yield Pair(thermal, nearest, "thermal-camera")
 
 
-def look(frame: SensorFrame, pair: Pair) -> Look | None:
-    """One frame's word on a pair; None where the two share too little that can be told apart."""
+def look(
+    frame: SensorFrame, pair: Pair, cancelled: Callable[[], bool] = lambda: False
+) -> Look | None:
+    """One frame's word on a pair; None where the two share too little that can be told apart.
+
+    cancelled: asked now and then; once it is true there is no answer, soon.
+    """
     sight = see(frame, pair)
-    if sight is None:
+    if sight is None or cancelled():
         return None
     features = [structure(drawn, sight.seen) for drawn in sight.drawn]
     drawn = np.asarray(np.sum([f for f, _ in features], 0), np.float32)
@@ -110,8 +115,10 @@ def look(frame: SensorFrame, pair: Pair) -> Look | None:
         return None
     step = max(LEAST_STEP, int(np.sqrt(area / MOST_BLOCKS)))
     blocks = match_blocks(
-        (drawn, features[0][1]), structure(sight.image), BLOCK, step, DISPLACEMENT
+        (drawn, features[0][1]), structure(sight.image), BLOCK, step, DISPLACEMENT, cancelled
     )
+    if cancelled():
+        return None
     focal = float(model.matrix[0, 0])
     fit = fit_motion(blocks, rotation_moves(blocks.centres, model), rotation_grid(REACH, focal))
     if fit is None or not np.isfinite(fit.covariance).all():

@@ -7,7 +7,7 @@ contrast normalisation, so that a street lamp or a hot engine counts no more tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -79,8 +79,11 @@ def match_blocks(
     size: int = 64,
     step: int = 48,
     reach: int = 28,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> BlockScores:
     """Correlation of each block of `first` with `second`, both as `structure` gives them.
+
+    cancelled: asked at each block; once it is true, the blocks so far come back.
 
     It is normalised over the pixels that both have (as Padfield 2012, "Masked object registration in
     the Fourier domain", eq. 5), without which a border would pull towards no displacement.
@@ -99,6 +102,8 @@ def match_blocks(
     scores, centres = [], []
     for y, x in _places(held.shape, size, step):
         mask = held[y : y + size, x : x + size]
+        if cancelled():
+            break
         if mask.mean() < LEAST_SEEN:
             continue
         block = features[:, y : y + size, x : x + size]

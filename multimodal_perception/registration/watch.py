@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -129,13 +129,15 @@ class RegistrationWatch:
     """Looks at one pair of sensors at a time, in turn, and keeps what the last ones said.
 
     drifts: by pair, replaced whole, so that another thread may read it at any moment. counts: looks,
-    and those that could not be used, by `pair.reason`. Nothing is ever corrected here.
+    and those that could not be used, by `pair.reason`. cancelled: ends a look early, when replaced by
+    something that turns true. Nothing is ever corrected here.
     """
 
     def __init__(self, config: WatchConfig | None = None) -> None:
         self.config = config or WatchConfig()
         self.drifts: Mapping[Pair, Drift] = {}
         self.counts: Counter[str] = Counter()
+        self.cancelled: Callable[[], bool] = lambda: False
         self._looks: dict[Pair, deque[Look]] = {}
         self._turns: Counter[Pair] = Counter()
         self._agreed: dict[Pair, bool] = {}
@@ -175,7 +177,9 @@ class RegistrationWatch:
         pair = min(pairs, key=lambda p: self._turns[p])
         self._turns[pair] += 1
         self.counts[f"{pair}.looks"] += 1
-        seen = look(frame, pair)
+        seen = look(frame, pair, self.cancelled)
+        if seen is None and self.cancelled():
+            return None
         if seen is None:
             self.counts[f"{pair}.too_little_in_common"] += 1
             return None

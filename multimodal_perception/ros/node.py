@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import rclpy
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.signals import SignalHandlerOptions
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import ImageTrust, Level, Perception, SensorFrame, SensorHealth
@@ -39,23 +32,17 @@ from multimodal_perception.ros.occupancy_outputs import (
     OccupancyOutputs,
 )
 from multimodal_perception.ros.package_log import PackageLog
+from multimodal_perception.ros.qos import (
+    LATCHED_QOS,
+    MAP_QOS,
+    MOTION_QOS,
+    OUTPUT_QOS,
+    SENSOR_QOS,
+)
 from multimodal_perception.ros.registration_outputs import RegistrationOutputs
+from multimodal_perception.ros.spinning import spin
 from multimodal_perception.ros.worker import NewestFirstWorker
 
-SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-MOTION_QOS = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED_QOS = QoSProfile(
-    depth=100,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
-OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-# As Nav2's static layer and RViz expect a map.
-MAP_QOS = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
 OUTPUTS = {
     "perception/objects": "vision_msgs/msg/Detection3DArray",
     **dict.fromkeys((GRID_TOPIC, MAP_TOPIC, *LAYER_TOPICS), "nav_msgs/msg/OccupancyGrid"),
@@ -392,38 +379,6 @@ def message_filters() -> Any:
     except ImportError:
         return None
     return module
-
-
-def spin(make_node: Callable[[], Any], args: Sequence[str] | None = None) -> int:
-    """Run a node until Ctrl-C, SIGTERM or shutdown; returns an exit status."""
-    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=_NO_SIGNALS)
-    executor = SingleThreadedExecutor()
-    stop = threading.Event()
-    node = None
-    try:
-        node = make_node()
-        executor.add_node(node)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-        while rclpy.ok() and not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
-    except (ExternalShutdownException, KeyboardInterrupt):
-        pass
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    finally:
-        if isinstance(node, LifecycleNode):
-            with suppress(Exception):
-                node.trigger_shutdown()
-        if node is not None:
-            node.destroy_node()
-        executor.shutdown()
-        rclpy.try_shutdown()
-    return 0
-
-
-_NO_SIGNALS = SignalHandlerOptions.NO
 
 
 def make_perception_node() -> PerceptionNode:

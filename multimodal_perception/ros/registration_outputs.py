@@ -17,7 +17,7 @@ from multimodal_perception.ros.messages import MessageTypes
 from multimodal_perception.ros.worker import NewestFirstWorker
 
 # Of the watch's thread against the others', as of `nice`.
-NICENESS = 15
+NICENESS = 5
 
 
 class RegistrationOutputs:
@@ -36,6 +36,8 @@ class RegistrationOutputs:
         self._types = types
         self._period_ns = round(config.period_s * NANOSECONDS)
         self._last_ns: int | None = None
+        self._stopping = threading.Event()
+        self.watch.cancelled = self._stopping.is_set
         self._idle = threading.Event()
         self._idle.set()
         self._worker = NewestFirstWorker(self._look, on_error, "registration")
@@ -54,7 +56,11 @@ class RegistrationOutputs:
         return True
 
     def stop(self) -> bool:
-        """End the thread. False if it is still busy after some seconds."""
+        """End the thread, and a look that goes on. False if it is still busy after some seconds.
+
+        A thread that is still in a library's code as the interpreter ends would abort the process.
+        """
+        self._stopping.set()
         return self._worker.stop()
 
     def statuses(self, node: str) -> list[Any]:

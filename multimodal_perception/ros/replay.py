@@ -29,7 +29,9 @@ from multimodal_perception.frame import Boxes3D, OccupancyGrid
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig, dump_rig
 from multimodal_perception.ros import messages
-from multimodal_perception.ros.node import LATCHED_QOS, OUTPUT_QOS, OUTPUTS, spin
+from multimodal_perception.ros.node import OUTPUTS
+from multimodal_perception.ros.qos import LATCHED_QOS, OUTPUT_QOS
+from multimodal_perception.ros.spinning import spin
 
 # Frames kept encoded: a long recording is encoded again as it goes.
 MOST_CACHED = 32

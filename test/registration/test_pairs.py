@@ -97,3 +97,8 @@ def test_images_too_small_for_a_block_say_nothing() -> None:
         intrinsics={"camera": MODEL.scaled(60 / 400, 40 / 260), "thermal": MODEL},
     )
     assert look(small, CAMERA) is None
+
+
+def test_a_look_that_is_cancelled_ends_without_an_answer() -> None:
+    asked = iter([False, False, True] + [True] * 500)
+    assert look(street(), CAMERA, lambda: next(asked)) is None

@@ -106,7 +106,7 @@ def agreement_after(
     monkeypatch.setattr(
         watching,
         "look",
-        lambda frame, pair: replace(seen((0.0,) * 3, support=left[pair].pop(0)), pair=pair),
+        lambda frame, pair, _: replace(seen((0.0,) * 3, support=left[pair].pop(0)), pair=pair),
     )
     watch = RegistrationWatch()
     for k in range(len(supports) + len(thermal)):

@@ -29,7 +29,7 @@ from multimodal_perception.ros import messages
 from multimodal_perception.ros.fused_outputs import fused_topics
 from multimodal_perception.ros.images import image_from_message
 from multimodal_perception.ros.mask_outputs import mask_topics
-from multimodal_perception.ros.node import SENSOR_QOS
+from multimodal_perception.ros.qos import SENSOR_QOS
 from multimodal_perception.segmentation.classes import labels_from_semantics
 from multimodal_perception.simulation.simulation import Observation, Simulation
 

@@ -34,7 +34,7 @@ from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.ros import messages
-from multimodal_perception.ros.node import LATCHED_QOS, MAP_QOS, OUTPUT_QOS
+from multimodal_perception.ros.qos import LATCHED_QOS, MAP_QOS, OUTPUT_QOS
 
 TYPES = messages.RclpyTypes()
 RIG = """

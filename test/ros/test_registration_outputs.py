@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     stamps: list[int] = []
     thin, turn = np.full(3, 1e-3), np.radians((0.0, 2.0, 0.0))
 
-    def look(seen: SensorFrame, pair: Pair) -> Look:
+    def look(seen: SensorFrame, pair: Pair, _: object) -> Look:
         stamps.append(seen.stamp_ns)
         return Look(pair, seen.stamp_ns, turn, 1e-6 * np.eye(3), thin, np.full(2, 500.0), 0.9, 3.0)
 
@@ -77,7 +78,7 @@ def test_diagnostics_say_what_was_found_with_its_uncertainty(looks: list[int]) -
 def test_a_slow_look_blocks_nobody(looks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(seen: SensorFrame, pair: Pair) -> None:
+    def slow(seen: SensorFrame, pair: Pair, _: object) -> None:
         begun.set()
         go_on.wait(10.0)
 
@@ -93,13 +94,29 @@ def test_a_slow_look_blocks_nobody(looks: list[int], monkeypatch: pytest.MonkeyP
     assert outputs.stop()
 
 
+def test_stopping_ends_a_look_that_goes_on(
+    looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def endless(seen: SensorFrame, pair: Pair, cancelled: Callable[[], bool]) -> None:
+        begun.set()
+        while not cancelled():
+            time.sleep(0.01)
+
+    monkeypatch.setattr(watching, "look", endless)
+    outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(), fail)
+    assert outputs.offer(frame(0)) and begun.wait(5.0)
+    assert outputs.stop()
+
+
 def test_a_look_that_fails_is_reported_and_the_next_one_goes_on(
     looks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[Exception] = []
     outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(period_s=1.0), errors.append)
 
-    def broken(seen: SensorFrame, pair: Pair) -> None:
+    def broken(seen: SensorFrame, pair: Pair, _: object) -> None:
         raise RuntimeError("no")
 
     good = watching.look

@@ -22,7 +22,7 @@ def generate_launch_description():
             "parameters", default_value=defaults, description="ROS parameter file"
         ),
         DeclareLaunchArgument(
-            "model", default_value="geometric", description="detector; geometric needs no weights"
+            "model", default_value="auto", description="detector: auto, geometric, fusion"
         ),
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", description="take the time from /clock"

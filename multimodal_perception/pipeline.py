@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,10 +36,13 @@ from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFiel
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
 from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
 from multimodal_perception.preprocess.haze import without_haze
+from multimodal_perception.runtime.cuda import gpu_present
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.drivable import DrivableConfig, DrivableSegmenter
 from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
 from multimodal_perception.trust import TrustConfig, TrustMonitor
+
+log = logging.getLogger(__name__)
 
 
 class Detector(Protocol):
@@ -83,7 +87,8 @@ class OccupancyMapper(Protocol):
 class PipelineConfig:
     """Which stages run, and the parameters of each.
 
-    detector: finds the objects; fusion is the network of all sensors, with geometric as its fallback.
+    detector: finds the objects; fusion is the network of all sensors, with geometric as its fallback;
+    auto is fusion where a GPU runs it, geometric elsewhere, for a CPU alone is too slow for 10 Hz.
     occupancy: makes the grid; evidential keeps evidence of all sensors while the vehicle moves,
     raycast is the LiDARs of one frame alone; or none. raycast: size of the grid and the inverse model
     of LiDARs, for both. near_field: a network whose answer is one more source of evidence. segmenter:
@@ -94,7 +99,7 @@ class PipelineConfig:
     without LiDAR and may seed the fusion detector (fusion.seeds). runtime: what runs the networks.
     """
 
-    detector: Literal["geometric", "fusion"] = "geometric"
+    detector: Literal["auto", "geometric", "fusion"] = "auto"
     occupancy: Literal["evidential", "raycast", "none"] = "evidential"
     segmenter: Literal["none", "rgbx", "drivable"] = "none"
     image_detector: Literal["none", "rgbir"] = "none"
@@ -246,13 +251,12 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
     for step in range(3):
         trial.process(_small_frame(step))
     pipeline = _assemble(config)
-    if config.detector == "fusion":
-        pipeline.detector = FusionDetector(
-            config.fusion, config.runtime, GeometricDetector(config.geometric)
-        )
+    fusion = _fusion_detector(config)
+    if fusion is not None:
+        pipeline.detector = fusion
         for step in range(2):
             small = _small_frame(step)
-            pipeline.detector.detect(small, ground_cloud(small, config.ground))
+            fusion.detect(small, ground_cloud(small, config.ground))
     if config.near_field.model and config.occupancy == "evidential":
         pipeline.near_field = NearFieldSource(config.near_field, config.runtime)
     if config.image_fusion.model:
@@ -264,6 +268,21 @@ def build_pipeline(config: PipelineConfig | None = None) -> Pipeline:
     elif config.segmenter == "drivable":
         pipeline.segmenter = DrivableSegmenter(config.drivable, config.runtime)
     return pipeline
+
+
+def _fusion_detector(config: PipelineConfig) -> FusionDetector | None:
+    """The networks, where PipelineConfig.detector means them."""
+    auto = config.detector == "auto"
+    wanted = config.detector == "fusion" or (
+        auto and config.runtime.device != "cpu" and gpu_present(config.runtime.gpu)
+    )
+    if not wanted:
+        return None
+    found = FusionDetector(config.fusion, config.runtime, GeometricDetector(config.geometric))
+    if auto and found.proposals.device == "cpu":
+        log.info("no engine here runs the fusion detector on the GPU: the geometric one it is")
+        return None
+    return found
 
 
 def _assemble(config: PipelineConfig) -> Pipeline:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from multimodal_perception import pipeline as pipeline_module
 from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import (
     Boxes2D,
+    Boxes3D,
     Level,
     LidarSweep,
     SegmentationMask,
@@ -188,3 +191,26 @@ def test_occupancy_can_be_left_out_and_a_typo_is_refused() -> None:
     assert build_pipeline(config).process(SensorFrame(0)).occupancy is None
     with pytest.raises(ConfigurationError, match=r"geometric\.min_scor: unknown key"):
         build(PipelineConfig, {"geometric": {"min_scor": 0.5}}, "test")
+
+
+def test_auto_takes_the_networks_where_a_gpu_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        name = "fusion"
+
+        def __init__(self, *_: object) -> None:
+            self.proposals = SimpleNamespace(device=found)
+
+        def detect(self, *_: object) -> Boxes3D:
+            return Boxes3D.empty(0, "base_link")
+
+    monkeypatch.setattr(pipeline_module, "FusionDetector", Fake)
+    for there, where, chosen in (
+        (False, "cuda:0", "geometric"),
+        (True, "cuda:0", "fusion"),
+        (True, "cpu", "geometric"),  # a GPU that no engine here can use
+    ):
+        found = where
+        monkeypatch.setattr(pipeline_module, "gpu_present", lambda _, there=there: there)
+        assert build_pipeline().detector.name == chosen
+    assert build_pipeline(PipelineConfig(detector="geometric")).detector.name == "geometric"
+    assert build_pipeline(PipelineConfig(detector="fusion")).detector.name == "fusion"

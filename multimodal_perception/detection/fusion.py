@@ -58,6 +58,9 @@ class Network(Protocol):
     @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
 
+    @property
+    def device(self) -> str: ...
+
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]: ...
 
 

@@ -59,6 +59,10 @@ class BothEngines:
     def inputs(self) -> Mapping[str, TensorSpec]:
         return self._engine.inputs
 
+    @property
+    def device(self) -> str:
+        return self._engine.device
+
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """What the first engine says."""
         said, other = self._engine.run(arrays), self._other.run(arrays)

@@ -48,6 +48,15 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 }
 
 
+def gpu_present(index: int = 0, library: str = LIBRARY) -> bool:
+    """Whether there is such a GPU with its driver."""
+    try:
+        Gpu(index, library)
+    except EngineError:
+        return False
+    return True
+
+
 class Gpu:
     """One GPU with a stream of its own. Raises EngineError where there is none.
 

@@ -16,5 +16,5 @@ def test_the_names_are_the_configurations() -> None:
 
 @pytest.mark.parametrize("name", ["", "magic", "Geometric"])
 def test_another_name_is_told_with_those_that_there_are(name: str) -> None:
-    with pytest.raises(UserError, match="allowed: geometric"):
+    with pytest.raises(UserError, match="allowed: auto, geometric, fusion"):
         open_detector(name)

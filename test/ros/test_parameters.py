@@ -66,7 +66,7 @@ def test_ranges_and_types_are_the_node_s_own(node: Node) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("pipeline.detector", "magic", "allowed: geometric"),
+        ("pipeline.detector", "magic", "allowed: auto, geometric, fusion"),
         ("pipeline.geometric.band", [2.0, 1.0], "rising heights"),
         ("pipeline.geometric.band", [1.0], "expected 2 values"),
     ],

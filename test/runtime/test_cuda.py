@@ -20,7 +20,7 @@ import pytest
 
 from multimodal_perception.runtime import tensorrt
 from multimodal_perception.runtime.card import ModelCard, TensorSpec
-from multimodal_perception.runtime.cuda import Gpu
+from multimodal_perception.runtime.cuda import Gpu, gpu_present
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError
 from multimodal_perception.runtime.opening import FallbackEngine
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -112,6 +112,7 @@ def test_the_gpu_is_what_the_driver_says(library_path: str) -> None:
     assert (gpu.name, gpu.capability) == ("Host", (8, 9))
     with pytest.raises(EngineError, match=r"cuDeviceGet: CUDA_ERROR_INVALID_DEVICE \(101\)"):
         Gpu(1, library_path)
+    assert gpu_present(0, library_path) and not gpu_present(1, library_path)
 
 
 def test_no_driver_and_an_old_one_are_told_apart() -> None:
@@ -119,6 +120,7 @@ def test_no_driver_and_an_old_one_are_told_apart() -> None:
         Gpu(0, "libno_such.so")
     with pytest.raises(EngineError, match=r"too old .*cuInit"):
         Gpu(0, "libc.so.6")
+    assert not gpu_present(0, "libno_such.so")
 
 
 @pytest.mark.parametrize("graph", [True, False])

@@ -105,7 +105,8 @@ def edge_preservation(first: Grey, second: Grey, fused: Grey) -> float:
         own_strength, own_angle = _edges(source)
         low, high = np.minimum(own_strength, strength), np.maximum(own_strength, strength)
         ratio = np.divide(low, high, out=np.zeros_like(low), where=high > 0)
-        alike = 1.0 - np.abs(own_angle - angle) / (np.pi / 2)
+        # Directions are those of lines: near -pi/2 and near pi/2 they are alike.
+        alike = np.abs(1.0 - np.abs(own_angle - angle) / (np.pi / 2))
         quality = 0.9994 / (1.0 + np.exp(-15.0 * (ratio - 0.5)))
         quality *= 0.9879 / (1.0 + np.exp(-22.0 * (alike - 0.8)))
         kept += float(np.sum(quality * own_strength))

@@ -53,6 +53,14 @@ def test_worse_copies_score_lower() -> None:
         fusion_figures(image, other[:10], image)
 
 
+def test_edges_that_lean_little_to_either_side_of_level_are_alike() -> None:
+    y, x = np.mgrid[0:40, 0:60].astype(np.float64)
+    ramps = [(2.0 * y + lean * x).astype(np.float64) for lean in (-0.1, 0.1)]
+    same = edge_preservation(ramps[0], ramps[0], ramps[0])
+    assert edge_preservation(ramps[0], ramps[0], ramps[1]) > 0.9 * same
+    assert edge_preservation(ramps[0], ramps[0], np.ascontiguousarray(2.0 * x)) < 0.1 * same
+
+
 def test_classical_fusion_keeps_what_both_agree_on() -> None:
     image = noise(2).astype(np.float32) / 255
     for method in (mean, maximum, laplacian_pyramid):

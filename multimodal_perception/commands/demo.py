@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help=f"{PATH_HELP}; default: the KITTI sample where it is, else {DRIVE}"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
+    parser.add_argument("--rate", type=float, default=5.0, help="frames a second")
     parser.add_argument("--loops", type=int, default=10)
+    parser.add_argument("--detector", default="fusion", help="the node's pipeline.detector")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         counts = write_bag(dataset, dataset.rig, path)
         console.print(f"{dataset.name}: {sum(counts.values())} messages on {len(counts)} topics")
         bag = open_dataset(path, "bag", dataset.rig)
-        with replay.perception_process(bag.rig):
+        with replay.perception_process(bag.rig, settings={"pipeline.detector": args.detector}):
             answers = replay.play(bag, args.rate, args.loops)
         result = replay.summarise(answers)
         shutil.rmtree(args.out, ignore_errors=True)

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,9 +170,12 @@ class ReplayNode(Node):
 
 @contextmanager
 def perception_process(
-    rig: Rig, parameters: Path | None = None
+    rig: Rig, parameters: Path | None = None, settings: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """perception_node in a process of its own, ended at the end of the block."""
+    """perception_node in a process of its own, ended at the end of the block.
+
+    parameters: a ROS parameter file. settings: parameters by name, over those.
+    """
     prepare_environment()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rig.yaml"
@@ -180,7 +183,8 @@ def perception_process(
         command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
         if parameters is not None:
             command += ["--params-file", str(parameters)]
-        command += ["-p", f"rig:={path}", "-p", "autostart:=true"]
+        every = {**(settings or {}), "rig": str(path), "autostart": "true"}
+        command += [part for name in every for part in ("-p", f"{name}:={every[name]}")]
         # A process group of its own: Ctrl-C reaches this process alone, which then ends the node.
         process = subprocess.Popen(command, start_new_session=True)
         try:

@@ -33,6 +33,8 @@ class OnnxRuntimeBackend:
         except ImportError as error:
             raise EngineError(f"not installed ({error})") from error
         options = onnxruntime.SessionOptions()
+        # Threads that wait busily after a run would slow what follows it, another session included.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.intra_op_num_threads = config.threads or available_cores()
         options.log_severity_level = 3  # errors; what is missing is told by open_engine
         providers = choose_providers(onnxruntime.get_available_providers(), config)

@@ -146,19 +146,17 @@ class Pipeline:
     @property
     def counts(self) -> Mapping[str, int]:
         """What the stages dropped or did not believe, by `stage.source.reason`."""
-        found = getattr(self.detector, "counts", {})
-        counts = {f"detector.{name}": count for name, count in sorted(found.items())}
-        near = {} if self.near_field is None else self.near_field.counts
-        counts |= {f"near_field.{name}": count for name, count in sorted(near.items())}
-        if isinstance(self.segmenter, (RgbxSegmenter, DrivableSegmenter)):
-            pairs = sorted(self.segmenter.counts.items())
-            counts |= {f"segmentation.{name}": count for name, count in pairs}
-        if self.image_fuser is not None:
-            pairs = sorted(self.image_fuser.counts.items())
-            counts |= {f"image_fusion.{name}": count for name, count in pairs}
-        if self.image_detector is not None:
-            pairs = sorted(self.image_detector.counts.items())
-            counts |= {f"image_detector.{name}": count for name, count in pairs}
+        stages = {
+            "detector": self.detector,
+            "near_field": self.near_field,
+            "segmentation": self.segmenter,
+            "image_fusion": self.image_fuser,
+            "image_detector": self.image_detector,
+        }
+        counts: dict[str, int] = {}
+        for name, stage in stages.items():
+            found = getattr(stage, "counts", {})
+            counts |= {f"{name}.{reason}": count for reason, count in sorted(found.items())}
         mapper = self.occupancy
         if isinstance(mapper, EvidentialMapper):
             counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}

@@ -18,16 +18,21 @@ class PackageLog(logging.Handler):
         super().__init__(logging.INFO)
         self._logger = logger
         self._passed: dict[str, float] = {}
+        self._level = logging.getLogger(PACKAGE).level
 
     def attach(self) -> None:
         """Begin to pass on."""
         package = logging.getLogger(PACKAGE)
+        self._level = package.level
         if package.getEffectiveLevel() > logging.INFO:
             package.setLevel(logging.INFO)
         package.addHandler(self)
 
     def detach(self) -> None:
-        logging.getLogger(PACKAGE).removeHandler(self)
+        """End it; the package's level is again what it was."""
+        package = logging.getLogger(PACKAGE)
+        package.removeHandler(self)
+        package.setLevel(self._level)
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler. rclpy takes one severity from each line of code."""

@@ -264,7 +264,8 @@ class TensorRTBackend:
         try:
             self._graph = self._gpu.capture(self._enqueue)
         except EngineError as error:
-            log.info("%s: no CUDA graph, launched one by one: %s", self.name, error)
+            # The text alone: a handler that keeps the error would keep the GPU's memory by its frames.
+            log.info("%s: no CUDA graph, launched one by one: %s", self.name, str(error))
 
 
 def log_progress(model: str, every_s: float = 5.0) -> Progress:

@@ -30,6 +30,7 @@ def test_records_are_passed_on_by_severity_while_attached() -> None:
     log, source = Log(), logging.getLogger("multimodal_perception.runtime.opening")
     handler = PackageLog(log)
     source.info("before")
+    level = logging.getLogger("multimodal_perception").level
     handler.attach()
     try:
         source.info("%s is not used: %s", "tensorrt", "not installed")
@@ -40,6 +41,7 @@ def test_records_are_passed_on_by_severity_while_attached() -> None:
     finally:
         handler.detach()
     source.info("after")
+    assert logging.getLogger("multimodal_perception").level == level
     assert log.said == [
         ("info", "tensorrt is not used: not installed"),
         ("warning", "goes on"),

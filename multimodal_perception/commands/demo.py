@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help=f"{PATH_HELP}; default: the KITTI sample where it is, else {DRIVE}"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
-    parser.add_argument("--rate", type=float, default=5.0, help="frames a second")
-    parser.add_argument("--loops", type=int, default=10)
+    parser.add_argument("--rate", type=float, default=2.0, help="frames a second")
+    parser.add_argument("--loops", type=int, default=5)
     parser.add_argument("--detector", default="fusion", help="the node's pipeline.detector")
 
 

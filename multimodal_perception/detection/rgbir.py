@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,6 @@ from multimodal_perception.runtime.engine import Engine, EngineError
 from multimodal_perception.runtime.opening import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.rgbx import INPUTS, InputMaker, RgbxConfig
-from multimodal_perception.segmentation.rgbx import frame_inputs as segmenter_inputs
 
 OUTPUTS = ("scores", "boxes")
 # Boxes that go into suppression, the best ones, and those that come out at most.
@@ -121,8 +119,3 @@ class RgbirDetector:
         )
         chosen = chosen[kept]
         return boxes[chosen], best[chosen], labels[chosen].astype(np.int64)
-
-
-def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:
-    """What calibration feeds the network of recorded frames. The callable may raise UserError."""
-    return segmenter_inputs(card)

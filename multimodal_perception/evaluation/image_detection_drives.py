@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,8 @@ from multimodal_perception.evaluation.average_precision import (
 )
 from multimodal_perception.evaluation.segmentation_drives import (
     CONDITIONS,
-    FIRST_FRAME,
-    FRAMES_BETWEEN,
-    SCENARIOS,
     cut_rig,
+    observed,
     with_images,
 )
 from multimodal_perception.frame import CLASS_NAMES, Boxes2D, Boxes3D, Modality, SensorFrame
@@ -36,7 +34,6 @@ from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.alignment import warp_between
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES, labels_from_semantics
 from multimodal_perception.simulation.camera import View
-from multimodal_perception.simulation.simulation import Simulation
 
 IMAGES = ("both", "visible", "thermal")
 # Objects of fewer visible pixels or a lower box are not scored, nor is what is said of them.
@@ -67,8 +64,9 @@ def score_drives(
     scores = {i: {c: AveragePrecision(classes) for c in CONDITIONS} for i in IMAGES}
     placed = {c: PlacedScore() for c in CONDITIONS}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
-        for condition, frame, view, labels in drive_frames(rig, camera, seeds, frames):
-            truth, tracks = image_truth(view, classes)
+        for condition, observation in observed(rig, seeds, frames):
+            frame, labels = observation.frame, observation.truth.boxes
+            truth, tracks = image_truth(observation.truth.views[camera], classes)
             for images in IMAGES:
                 seen = with_images(frame, images)
                 found = detector.detect_view(seen, camera)
@@ -92,20 +90,6 @@ def score_drives(
 
 
 _NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-
-
-def drive_frames(
-    rig: Rig, camera: str, seeds: Sequence[int], frames: int
-) -> Iterator[tuple[str, SensorFrame, View, Boxes3D]]:
-    """Condition, frame, what the camera truly sees, and labels, of each drive by each condition."""
-    count = FIRST_FRAME + frames * FRAMES_BETWEEN
-    for seed in seeds:
-        scenario = SCENARIOS[seed % len(SCENARIOS)]
-        for condition, words in CONDITIONS.items():
-            simulation = Simulation(scenario, rig, seed, count, words)
-            for i in range(frames):
-                seen = simulation.observe(FIRST_FRAME + i * FRAMES_BETWEEN)
-                yield condition, seen.frame, seen.truth.views[camera], seen.truth.boxes
 
 
 def image_truth(view: View, classes: Sequence[str]) -> tuple[ImageTruth, NDArray[np.int64]]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.segmentation import Confusion
@@ -17,7 +16,7 @@ from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
 from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
-from multimodal_perception.simulation.simulation import Simulation
+from multimodal_perception.simulation.simulation import Observation, Simulation
 
 CONDITIONS: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",), "fog": ("fog=60",)}
 SCENARIOS = ("urban_street", "intersection", "parking_lot", "highway", "warehouse")
@@ -50,9 +49,10 @@ def score_drives(
     classes = cards[0].classes
     scores = {row: {c: Confusion(classes) for c in CONDITIONS} for row in rows}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
-        for condition, frame, truth in _frames(rig, camera, seeds, frames):
+        for condition, seen in observed(rig, seeds, frames):
+            truth = labels_from_semantics(seen.truth.views[camera].semantics)
             for row, (segmenter, images) in rows.items():
-                labels = segmenter.segment_view(with_images(frame, images), camera)
+                labels = segmenter.segment_view(with_images(seen.frame, images), camera)
                 if labels is None:  # nothing was seen: all of it is wrong
                     labels = np.full_like(truth, len(classes) - 1)
                 scores[row][condition].add(truth, labels)
@@ -76,18 +76,15 @@ def cut_rig(rig: Rig) -> Rig:
     return replace(rig, sensors=kept)
 
 
-def _frames(
-    rig: Rig, camera: str, seeds: Sequence[int], frames: int
-) -> Iterator[tuple[str, SensorFrame, NDArray[np.uint8]]]:
+def observed(rig: Rig, seeds: Sequence[int], frames: int) -> Iterator[tuple[str, Observation]]:
+    """Condition and what is seen, of `frames` frames of each seed's drive by each condition."""
     count = FIRST_FRAME + frames * FRAMES_BETWEEN
     for seed in seeds:
         scenario = SCENARIOS[seed % len(SCENARIOS)]
         for condition, words in CONDITIONS.items():
             simulation = Simulation(scenario, rig, seed, count, words)
             for i in range(frames):
-                seen = simulation.observe(FIRST_FRAME + i * FRAMES_BETWEEN)
-                truth = labels_from_semantics(seen.truth.views[camera].semantics)
-                yield condition, seen.frame, truth
+                yield condition, simulation.observe(FIRST_FRAME + i * FRAMES_BETWEEN)
 
 
 def with_images(frame: SensorFrame, images: str) -> SensorFrame:

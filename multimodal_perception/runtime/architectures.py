@@ -43,7 +43,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "rgbir_detection": Architecture(
         "multimodal_perception.networks.rgbir_detection:build",
-        "multimodal_perception.detection.rgbir:frame_inputs",
+        "multimodal_perception.segmentation.rgbx:frame_inputs",
     ),
     "rgbx_segmentation": Architecture(
         "multimodal_perception.networks.rgbx_segmentation:build",

@@ -15,6 +15,7 @@ from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
 from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
 from multimodal_perception.detection.ground_placing import PlacingConfig, frame_boxes, joined
 from multimodal_perception.detection.rgbir import RgbirConfig, RgbirDetector
+from multimodal_perception.detection.tracking import Tracker, TrackingConfig
 from multimodal_perception.frame import (
     Boxes2D,
     Boxes3D,
@@ -96,7 +97,8 @@ class PipelineConfig:
     be driven on is free in the evidential grid. trust: in what images show. image_fusion: visible and
     thermal images in one picture. image_detector: boxes in images; rgbir finds them in
     visible and thermal images. placing: how they become boxes on the ground, which are told in frames
-    without LiDAR and may seed the fusion detector (fusion.seeds). runtime: what runs the networks.
+    without LiDAR and may seed the fusion detector (fusion.seeds). tracking: ids and velocities of
+    objects. runtime: what runs the networks.
     """
 
     detector: Literal["auto", "geometric", "fusion"] = "auto"
@@ -115,6 +117,7 @@ class PipelineConfig:
     image_fusion: ImageFusionConfig = field(default_factory=ImageFusionConfig)
     rgbir: RgbirConfig = field(default_factory=RgbirConfig)
     placing: PlacingConfig = field(default_factory=PlacingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
 
@@ -132,7 +135,9 @@ class Pipeline:
         image_fuser: ImageFuser | None = None,
         image_detector: ImageDetector | None = None,
         placing: PlacingConfig | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
+        """Without a tracker boxes have neither ids nor velocities."""
         self.detector = detector
         self.occupancy = occupancy
         self.ground = ground or GroundConfig()
@@ -142,6 +147,7 @@ class Pipeline:
         self.image_fuser = image_fuser
         self.image_detector = image_detector
         self.placing = placing or PlacingConfig()
+        self.tracker = tracker
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -152,6 +158,7 @@ class Pipeline:
             "segmentation": self.segmenter,
             "image_fusion": self.image_fuser,
             "image_detector": self.image_detector,
+            "tracking": self.tracker,
         }
         counts: dict[str, int] = {}
         for name, stage in stages.items():
@@ -199,6 +206,9 @@ class Pipeline:
                     boxes = self.detector.detect(frame, cloud.certain)
                 if not frame.lidars:
                     boxes = joined(boxes, placed)
+            if self.tracker is not None:
+                with _timed(stage_ms, "track"):
+                    boxes = self.tracker.update(boxes, frame)
             if self.segmenter is not None:
                 with _timed(stage_ms, "segment"):
                     masks = self.segmenter.segment(frame)
@@ -295,6 +305,7 @@ def _assemble(config: PipelineConfig) -> Pipeline:
         config.ground,
         trust=config.trust,
         placing=config.placing,
+        tracker=Tracker(config.tracking) if config.tracking.enabled else None,
     )
 
 

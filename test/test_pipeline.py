@@ -19,6 +19,7 @@ from multimodal_perception.frame import (
     Boxes3D,
     Level,
     LidarSweep,
+    Perception,
     SegmentationMask,
     SensorFrame,
     SensorHealth,
@@ -28,7 +29,7 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import iou_bev
 from multimodal_perception.occupancy.evidential import EvidentialMapper
 from multimodal_perception.pipeline import Pipeline, PipelineConfig, build_pipeline
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.preprocess.ground import Cloud, ground_cloud
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_every_stage_is_timed_and_the_rest_is_small(pipeline: Pipeline, frame: S
     rest = []
     for _ in range(5):
         times = pipeline.process(frame).stage_ms
-        assert set(times) == {"trust", "ground", "detect", "occupancy", "total"}
+        assert set(times) == {"trust", "ground", "detect", "track", "occupancy", "total"}
         rest.append(times["total"] - sum(v for k, v in times.items() if k != "total"))
     assert 0 <= min(rest) < 5.0  # another process may have had the core in between
 
@@ -148,6 +149,44 @@ def test_masks_boxes_and_health_reach_the_grid(frame: SensorFrame) -> None:
     assert len(both.boxes) and both.occupancy is not None
     without = EvidentialMapper().update(frame, ground_cloud(frame))
     assert both.occupancy.occupied.sum() > without.occupied.sum() + 10  # footprints
+
+
+def test_what_moves_has_a_velocity_that_reaches_the_grid() -> None:
+    def drive(config: dict[str, object]) -> list[Perception]:
+        pipeline = build_pipeline(build(PipelineConfig, config, "test"))
+        pipeline.detector = _OneCar()
+        return [
+            pipeline.process(SensorFrame(k * 100_000_000, odom_from_base=np.eye(4)))
+            for k in range(20)
+        ]
+
+    class _OneCar:
+        name = "one car"
+
+        def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
+            x = -10.0 + frame.stamp_ns * 10e-9
+            box = np.array([[x, 0.0, 0.8, 4.0, 2.0, 1.6, 0.0]], np.float32)
+            one = np.ones(1, np.float32)
+            return Boxes3D(frame.stamp_ns, "base_link", box, one, one.astype(np.int64))
+
+    tracked, plain = drive({}), drive({"tracking": {"enabled": False}})
+    last = tracked[-1].boxes
+    assert last.track_ids is not None and last.velocities is not None
+    assert last.track_ids.tolist() == tracked[0].boxes.track_ids.tolist()  # type: ignore[union-attr]
+    np.testing.assert_allclose(last.velocities, [(10.0, 0.0)], atol=0.1)
+    assert plain[-1].boxes.track_ids is None and plain[-1].boxes.velocities is None
+    # What it has left half a second ago is forgotten with it alone.
+    left = [_occupied_at(p[-1], 2.0, 0.0) for p in (tracked, plain)]
+    assert left[0] < 0.5 * left[1]
+
+
+def _occupied_at(perception: Perception, x: float, y: float) -> float:
+    grid = perception.occupancy
+    assert grid is not None
+    row, column = (
+        (v - o) / grid.resolution for v, o in zip((y, x), grid.origin[::-1], strict=True)
+    )
+    return float(grid.occupied[int(row), int(column)])
 
 
 def test_boxes_in_images_are_told_and_stand_alone_without_lidar(frame: SensorFrame) -> None:

@@ -7,6 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 Array = NDArray[np.float64]
+# Odometry may be this wrong between two moments, beyond what the limits of speed allow.
+SLACK_M, SLACK_RAD = 1.0, 0.3
 
 
 def from_xyz_rpy(xyz: ArrayLike, rpy: ArrayLike = (0.0, 0.0, 0.0)) -> Array:
@@ -69,6 +71,23 @@ def transform_points(
     """Points (..., 3) in the target frame, in the dtype given."""
     rotation = target_from_source[:3, :3].astype(points.dtype)
     return points @ rotation.T + target_from_source[:3, 3].astype(points.dtype)
+
+
+def jumped(
+    before: Array,
+    after: Array,
+    seconds: float,
+    most_speed: float = 70.0,
+    most_turn_rate: float = 4.0,
+) -> bool:
+    """Whether a pose (4, 4) is further from the one `seconds` before than any vehicle gets.
+
+    most_speed, most_turn_rate: m/s and rad/s about z, beyond SLACK_M and SLACK_RAD.
+    """
+    gone = np.linalg.norm(after[:3, 3] - before[:3, 3])
+    turned = abs(wrap_angle(yaw_of(after) - yaw_of(before)))
+    too_far = gone > SLACK_M + most_speed * seconds
+    return bool(too_far or turned > SLACK_RAD + most_turn_rate * seconds)
 
 
 def interpolate(first: Array, second: Array, fraction: float) -> Array:

@@ -24,8 +24,6 @@ RULES: dict[str, int] = {"yager": 0, "dempster": 1, "log_odds": 2}
 Layer = NDArray[np.float32]
 # Cells are counted from odom's origin; further away float64 metres still hold a micrometre.
 FARTHEST_M = 1e8
-# Odometry may be this wrong between two frames, beyond what the speed limits allow.
-SLACK_M, SLACK_RAD = 1.0, 0.3
 # The log-odds of a cell stay within logit(0.018) = -4 and 4 (clamping, Hornung et al. 2013, eq. 4).
 LEAST = np.float32(0.018)
 
@@ -92,9 +90,11 @@ class EvidentialGrid:
         self.elapsed_s = 0.0 if earlier is None else (stamp_ns - earlier) / NANOSECONDS
         self._stamp_ns = stamp_ns
         pose = self._usable(odom_from_base)
-        if pose is not None and self._pose is not None and self._jumps(pose):
-            self.counts["odometry_jump"] += 1
-            self._pose = None
+        if pose is not None and self._pose is not None:
+            limits = self.config.most_speed, self.config.most_turn_rate
+            if poses.jumped(self._pose, pose, self.elapsed_s, *limits):
+                self.counts["odometry_jump"] += 1
+                self._pose = None
         if pose is None or self._pose is None:
             self.clear()
         else:
@@ -134,16 +134,6 @@ class EvidentialGrid:
             self.counts["outside_map"] += 1
             return None
         return np.array(pose, np.float64)
-
-    def _jumps(self, pose: NDArray[np.float64]) -> bool:
-        assert self._pose is not None
-        gone = np.linalg.norm(pose[:3, 3] - self._pose[:3, 3])
-        turned = abs(poses.wrap_angle(poses.yaw_of(pose) - poses.yaw_of(self._pose)))
-        c, seconds = self.config, self.elapsed_s
-        return bool(
-            gone > SLACK_M + c.most_speed * seconds
-            or turned > SLACK_RAD + c.most_turn_rate * seconds
-        )
 
     def _age(self) -> None:
         if self.elapsed_s > 0:

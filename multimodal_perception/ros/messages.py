@@ -147,6 +147,7 @@ def time(types: MessageTypes, stamp_ns: int) -> Any:
 def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
     """Detection3DArray: class_id is the class's name, id the track's number where there is one."""
     head = header(types, boxes.stamp_ns, boxes.frame_id)
+    tracks = [-1] * len(boxes) if boxes.track_ids is None else boxes.track_ids.tolist()
     detections = []
     for i in range(len(boxes)):
         pose = _pose(types, boxes.boxes[i, :3], float(boxes.boxes[i, 6]))
@@ -173,7 +174,7 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
                 header=head,
                 results=[with_pose],
                 bbox=types.new("vision_msgs/msg/BoundingBox3D", center=pose, size=size),
-                id="" if boxes.track_ids is None else str(int(boxes.track_ids[i])),
+                id=str(tracks[i]) if tracks[i] >= 0 else "",
             )
         )
     return types.new("vision_msgs/msg/Detection3DArray", header=head, detections=detections)

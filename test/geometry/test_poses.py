@@ -189,3 +189,22 @@ def test_wrapped_angles(angle, wrapped):
 def test_the_smallest_step_past_half_a_turn_stays_below_half_a_turn():
     assert poses.wrap_angle(np.nextafter(-math.pi, -10)) < math.pi
     assert poses.wrap_angle(np.nextafter(math.pi, -10)) < math.pi
+
+
+@pytest.mark.parametrize(
+    ("xyz", "yaw", "seconds", "expected"),
+    [
+        ((0.9, 0.0, 0.0), 0.0, 0.0, False),
+        ((1.1, 0.0, 0.0), 0.0, 0.0, True),
+        ((7.5, 0.0, 0.0), 0.0, 0.1, False),
+        ((0.0, 8.5, 0.0), 0.0, 0.1, True),
+        ((0.0, 0.0, 0.0), 0.6, 0.1, False),
+        ((0.0, 0.0, 0.0), -0.8, 0.1, True),
+    ],
+)
+def test_what_no_vehicle_can_do_is_a_jump(
+    xyz: tuple[float, float, float], yaw: float, seconds: float, expected: bool
+) -> None:
+    before = poses.from_xyz_rpy((5.0, -3.0, 1.0), (0.0, 0.0, 3.1))
+    after = poses.from_xyz_rpy(np.add(xyz, (5.0, -3.0, 1.0)), (0.0, 0.0, 3.1 + yaw))
+    assert poses.jumped(before, after, seconds) == expected

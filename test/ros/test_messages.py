@@ -181,6 +181,19 @@ def test_boxes_come_back(boxes):
         np.testing.assert_array_equal(back.track_ids, boxes.track_ids)
 
 
+def test_a_box_without_a_track_has_no_id():
+    boxes = Boxes3D(
+        STAMP_NS,
+        "base_link",
+        np.ones((3, 7), np.float32),
+        np.ones(3, np.float32),
+        np.ones(3, np.int64),
+        track_ids=np.array([7, -1, 12]),
+    )
+    msg = sent(messages.boxes_to_message(TYPES, boxes))
+    assert [d.id for d in msg.detections] == ["7", "", "12"]
+
+
 def test_each_detection_carries_the_header_and_a_unit_quaternion():
     boxes = Boxes3D(
         STAMP_NS,

@@ -72,10 +72,17 @@ class ConvUnit(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
-        self.act = nn.PReLU(outputs)
+        self.act = PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
+
+
+class PReLU(nn.PReLU):
+    """The same values of two clamped halves: ONNX Runtime's own PRelu takes ten times as long."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) + self.weight[:, None, None] * torch.clamp(x, max=0)
 
 
 class UpUnit(nn.Module):
@@ -85,7 +92,7 @@ class UpUnit(nn.Module):
         super().__init__()
         self.conv = nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
-        self.act = nn.PReLU(outputs)
+        self.act = PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.norm(self.conv(x)))
@@ -109,7 +116,7 @@ class DilatedPyramid(nn.Module):
             for d in DILATIONS
         )
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
-        self.act = nn.PReLU(outputs)
+        self.act = PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         reduced = self.reduce(x)

@@ -42,19 +42,19 @@ class DetectionScore:
         if frame.labels is None:
             raise ValueError("the frame has no labels")
         truth = frame.labels
-        countable = _countable(truth, self.max_range)
+        counts = countable(truth, self.max_range)
         self.frames += 1
-        matched = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, countable)
+        matched = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, counts)
         found = set(matched[matched >= 0].tolist())
-        for i in np.flatnonzero(countable):
+        for i in np.flatnonzero(counts):
             name = truth.class_names[truth.labels[i]]
             self.labels += 1
             self.found += int(i) in found
             self.per_class[name][0] += int(i) in found
             self.per_class[name][1] += 1
         # A label that does not count (too far, too few points) makes its box neither right nor wrong.
-        ignored = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, ~countable) >= 0
-        judged = in_view(boxes, frame) & _near(boxes, self.max_range) & ~(ignored & (matched < 0))
+        ignored = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, ~counts) >= 0
+        judged = in_view(boxes, frame) & near(boxes, self.max_range) & ~(ignored & (matched < 0))
         for i in np.flatnonzero(judged):
             name = boxes.class_names[boxes.labels[i]]
             self.boxes += 1
@@ -174,11 +174,13 @@ def in_view(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
     return seen
 
 
-def _near(boxes: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+def near(boxes: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+    """Boxes (N,) no further than that from the vehicle, metres."""
     return np.hypot(boxes.boxes[:, 0], boxes.boxes[:, 1]) <= max_range
 
 
-def _countable(truth: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+def countable(truth: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+    """Labels (N,) that count: of LABELLED, near, and with enough LiDAR points."""
     wanted = np.isin(truth.labels, [CLASS_NAMES.index(n) for n in LABELLED])
     seen = np.ones(len(truth), bool) if truth.num_points is None else truth.num_points >= MIN_POINTS
-    return wanted & _near(truth, max_range) & seen
+    return wanted & near(truth, max_range) & seen

@@ -43,7 +43,8 @@ class NuScenesProtocol:
     ranges: metres from the vehicle up to which a class counts; classes not named do not.
     aliases: class to the one that it counts as; nuScenes' cars include vans.
     fill_absent: as the devkit, a class without labels has AP 0 and errors of 1 and an error that no
-    label can tell is 1. Otherwise these have no value (NaN) and means are over what has one.
+    label can tell is 1, as is AVE where no frame's boxes have velocities. Otherwise these have no
+    value (NaN) and means are over what has one.
     """
 
     ranges: Mapping[str, float] = field(default_factory=lambda: dict(RANGES))
@@ -116,15 +117,20 @@ def nuscenes_metrics(
 ) -> dict[str, Any]:
     """Figures over frames.
 
-    Keys: map; nds; the mean ate, ase, aoe, ave, aae; labels; boxes; by_class, each with ap, ap_at by
-    distance, the errors, labels and boxes. NaN where there is nothing to measure. NDS (equation 3)
-    weighs the mAP five times and each error once; an error without a value has no part in it.
+    Keys: map; nds; nds_without: errors that have no part in it; the mean ate, ase, aoe, ave, aae;
+    labels; boxes; by_class, each with ap, ap_at by distance, the errors, labels and boxes. NaN where
+    there is nothing to measure. NDS (equation 3) weighs the mAP five times and each error once, where
+    1 and more are the worst; an error without a value has no part in it, so that scores without one
+    are not to be compared with scores with it.
     """
     protocol = protocol or NuScenesProtocol()
     found = [_counting(f.predicted, f.attributes, protocol, True) for f in frames]
     there = [_counting(f.truth, f.true_attributes, protocol, False) for f in frames]
+    velocities = any(f.predicted.velocities is not None for f in frames)
     by_class = {
-        name: _class_metrics(_side(found, name), _side(there, name), len(frames), name, protocol)
+        name: _class_metrics(
+            _side(found, name), _side(there, name), len(frames), name, protocol, velocities
+        )
         for name in protocol.ranges
     }
     mean_ap = _mean([c["ap"] for c in by_class.values()])
@@ -134,6 +140,7 @@ def nuscenes_metrics(
     return {
         "map": mean_ap,
         "nds": parts / (5.0 + len(told)),
+        "nds_without": [name for name, e in errors.items() if not np.isfinite(e)],
         **errors,
         "labels": sum(c["labels"] for c in by_class.values()),
         "boxes": sum(c["boxes"] for c in by_class.values()),
@@ -196,10 +203,18 @@ def _side(frames: Sequence[_Counting], name: str) -> _Side:
 
 
 def _class_metrics(
-    found: _Side, there: _Side, frames: int, name: str, protocol: NuScenesProtocol
+    found: _Side,
+    there: _Side,
+    frames: int,
+    name: str,
+    protocol: NuScenesProtocol,
+    velocities: bool,
 ) -> dict[str, Any]:
+    """velocities: whether the boxes found have any."""
     if len(there.boxes):
         aps, errors = _measured(found, there, frames, name, protocol)
+        if not velocities and not protocol.fill_absent:
+            errors["ave"] = float("nan")
     else:
         ap, error = (0.0, 1.0) if protocol.fill_absent else (np.nan, np.nan)
         aps, errors = dict.fromkeys(protocol.distances, ap), dict.fromkeys(ERRORS, error)

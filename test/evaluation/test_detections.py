@@ -61,4 +61,4 @@ def test_real_frames_reach_the_recall_that_the_readme_states(shared_data: Path) 
     assert result["counts"]["labels"] == 7
     assert result["recall_1m"] >= 0.8
     assert result["precision_1m"] >= 0.5
-    assert set(result["stage_ms"]) == {"trust", "ground", "detect", "occupancy"}
+    assert set(result["stage_ms"]) == {"trust", "ground", "detect", "track", "occupancy"}

@@ -122,10 +122,19 @@ def test_what_labels_do_not_tell_has_no_value_and_no_part_in_the_score() -> None
     figures = nuscenes_metrics([ScoredFrame(truth, truth)])
     assert math.isnan(figures["ave"]) and math.isnan(figures["aae"])
     assert figures["nds"] == pytest.approx(1.0)
+    assert figures["nds_without"] == ["ave", "aae"]
     # Told, but not answered: wrong, as the devkit has it.
     moving = objects([(10, 0)], velocities=[(1, 0)])
-    figures = nuscenes_metrics([ScoredFrame(truth, moving, np.array([1]))])
-    assert figures["ave"] == figures["aae"] == 1.0
+    silent = objects([(10, 0)], velocities=[(np.nan, np.nan)])
+    figures = nuscenes_metrics([ScoredFrame(silent, moving, np.array([1]))])
+    assert figures["ave"] == figures["aae"] == 1.0 and figures["nds_without"] == []
+    # Velocities that no frame has were not asked for; the devkit makes no such difference.
+    figures = nuscenes_metrics([ScoredFrame(truth, moving)])
+    assert math.isnan(figures["ave"]) and figures["nds"] == pytest.approx(1.0)
+    assert (
+        nuscenes_metrics([ScoredFrame(truth, moving)], replace(CARS_ONLY, fill_absent=True))["ave"]
+        == 1.0
+    )
     as_devkit = NuScenesProtocol({"car": 50.0, "bus": 50.0}, fill_absent=True)
     figures = nuscenes_metrics([ScoredFrame(truth, truth)], as_devkit)
     assert figures["map"] == pytest.approx(0.5) and figures["ave"] == 1.0

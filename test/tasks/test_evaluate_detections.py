@@ -43,6 +43,27 @@ def test_real_frames_get_kittis_figures(tmp_path: Path, shared_data: Path) -> No
     assert result["nuscenes"]["by_class"]["car"]["ap"] > 0.3
 
 
+def test_a_drive_in_a_row_gets_velocities_and_tracks(tmp_path: Path) -> None:
+    rig = tmp_path / "rig.yaml"
+    rig.write_text(
+        "name: roof\nsensors:\n  lidar: {modality: lidar, topic: /points, frame_id: lidar,"
+        " rate_hz: 10.0, extrinsics: {xyz: [0.0, 0.0, 1.7]}}\n"
+    )
+    drive = f"simulated:urban_street,seed=10000,frames=8,rig={rig}"
+    result = evaluated(tmp_path / "r.json", "--root", drive, "--detector", "geometric")
+    figures, tracking = result["nuscenes"], result["tracking"]
+    assert figures["nds_without"] == ["aae"]
+    assert 0.0 < figures["by_class"]["pedestrian"]["ave"] < 1.2
+    assert tracking["frames"] == 8 and tracking["labels"] > 50
+    assert tracking["id_switches"] < 0.05 * tracking["labels"] and tracking["mota"] > 0.3
+    # Without tracks nothing is measured, and the score says so.
+    (tmp_path / "off.yaml").write_text("tracking: {enabled: false}\n")
+    off = ["--pipeline", str(tmp_path / "off.yaml"), "--detector", "geometric"]
+    result = evaluated(tmp_path / "r.json", "--root", drive.replace("=8", "=2"), *off)
+    assert result["nuscenes"]["ave"] is None and "tracking" not in result
+    assert result["nuscenes"]["nds_without"] == ["ave", "aae"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

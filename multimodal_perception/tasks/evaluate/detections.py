@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from multimodal_perception.evaluation.nuscenes_metrics import (
     ScoredFrame,
 )
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.evaluation.tracking import TrackingScore, unknown_as_standing
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.pipeline import PipelineConfig, build_pipeline
 from multimodal_perception.tasks.drives import add_class_arguments, check_class_arguments
@@ -69,12 +71,16 @@ def run(args: argparse.Namespace) -> int:
     scored: list[ScoredFrame] = []
     kitti: list[KittiFrame] = []
     max_range = MAX_RANGE_M if args.max_range is None else args.max_range
-    told = _remember(dataset, args.metrics, scored, kitti)
+    tracking = TrackingScore(max_range)
+    told = _remember(dataset, args.metrics, scored, kitti, tracking)
     frames = tqdm(dataset, unit="frame")
     result = evaluate(frames, pipeline.process, args.repeats, max_range, told)
     result["detector"] = pipeline.detector.name
     if "nuscenes" in args.metrics:
+        scored = unknown_as_standing(scored)
         result["nuscenes"] = breakdown(scored, NuScenesProtocol.of(args.classes, args.max_range))
+    if tracking.frames:
+        result["tracking"] = tracking.figures()
     if "kitti" in args.metrics:
         result["kitti"] = kitti_metrics(kitti)
     _print(dataset.name, result)
@@ -84,12 +90,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _remember(
-    dataset: Dataset, metrics: list[str], scored: list[ScoredFrame], kitti: list[KittiFrame]
+    dataset: Dataset,
+    metrics: list[str],
+    scored: list[ScoredFrame],
+    kitti: list[KittiFrame],
+    tracking: TrackingScore,
 ) -> Told:
     """Keeps what was found and what is there, as each of the metrics wants it."""
 
     def told(index: int, frame: SensorFrame, boxes: Boxes3D) -> None:
         assert frame.labels is not None
+        if boxes.track_ids is not None and frame.labels.track_ids is not None:
+            tracking.add(boxes, frame.labels)
         counted = counting(frame.labels)
         truth = frame.labels.select(counted)
         if isinstance(dataset, NuScenes):
@@ -118,6 +130,8 @@ def _print(name: str, result: dict[str, Any]) -> None:
     table.add_row("false_per_frame", f"{result['false_per_frame']:.2f}")
     if "nuscenes" in result:
         _add_nuscenes(table, result["nuscenes"])
+    if "tracking" in result:
+        _add_tracking(table, result["tracking"])
     for metric in METRICS if "kitti" in result else ():
         for kind, levels in result["kitti"][metric].items():
             labels = "/".join(str(n) for n in result["kitti"]["labels"][kind].values())
@@ -128,13 +142,23 @@ def _print(name: str, result: dict[str, Any]) -> None:
     Console().print(table)
 
 
+def _add_tracking(table: Table, figures: dict[str, Any]) -> None:
+    table.add_row("MOTA at 2 m", f"{figures['mota']:.3f} ({figures['labels']} labels)")
+    table.add_row("id switches", f"{figures['id_switches']} ({figures['objects']} objects)")
+
+
 def _add_nuscenes(table: Table, figures: dict[str, Any]) -> None:
     table.add_row("mAP", f"{100 * figures['map']:.1f} ({figures['labels']} labels)")
-    table.add_row("NDS", f"{100 * figures['nds']:.1f}")
+    without = ", ".join(error.upper() for error in figures["nds_without"])
+    table.add_row(f"NDS without {without}" if without else "NDS", f"{100 * figures['nds']:.1f}")
     for error in ERRORS:
-        table.add_row(error.upper(), f"{figures[error]:.3f}")
+        measured = error not in figures["nds_without"]
+        table.add_row(error.upper(), f"{figures[error]:.3f}" if measured else "not measured")
     for name, values in figures["by_class"].items():
         if values["labels"]:
-            table.add_row(f"AP {name}", f"{100 * values['ap']:.1f} ({values['labels']} labels)")
+            row = f"{100 * values['ap']:.1f} ({values['labels']} labels)"
+            if math.isfinite(values["ave"]):
+                row += f", AVE {values['ave']:.2f} m/s"
+            table.add_row(f"AP {name}", row)
     for band, values in figures["by_distance"].items():
         table.add_row(f"mAP {band} m", f"{100 * values['map']:.1f} ({values['labels']} labels)")

@@ -26,6 +26,7 @@ SURE = 3
 NO_TRACK = -1
 # m/s, standard deviation of objects' motion past a vehicle that may drive.
 UNKNOWN_SPEED = 10.0
+LATE_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Tracker:
 
     Tracks live in odom. Without odometry they live in base_link: objects keep their ids, but nobody
     knows whether they move or the vehicle does, so no velocity is told (see TrackingConfig.standing).
-    A frame without a pose in between is passed over. Ids start at 1 and are never given again, not
+    Where odometry is late by no more than LATE_S, the vehicle is taken to go on as before; then frames
+    without it are passed over. Ids start at 1 and are never given again, not
     even after a reset. counts: resets, frames passed over and boxes without a track, by reason:
     time_back (a bag that loops), odometry_jump, odometry_found, bad_pose, no_pose, wrong_frame,
     bad_box, too_many.
@@ -143,6 +145,7 @@ class Tracker:
         self._next_id = 1
         self._stamp_ns: int | None = None
         self._pose: Array | None = None
+        self._motion: list[tuple[int, Array]] = []
 
     def __len__(self) -> int:
         """Tracks that are kept now."""
@@ -158,36 +161,30 @@ class Tracker:
         if boxes.frame_id != frame.base_frame:
             self.counts["wrong_frame"] += len(boxes)
             return boxes
-        pose = self._usable(frame.odom_from_base)
-        if not self._advance(frame.stamp_ns, pose):
+        if not self._advance(frame):
             return boxes
-        rows, centres, noise = self._measured(boxes, pose)
+        rows, centres, noise = self._measured(boxes)
         track_of = self._associate(rows, boxes, centres, noise, frame.stamp_ns)
-        told = self._told(boxes, rows, track_of, pose)
+        told = self._told(boxes, rows, track_of)
         self._drop(frame.stamp_ns)
         return told
 
     def reset(self) -> None:
-        """Forget all tracks."""
+        """Forget all tracks and the vehicle's motion."""
         self._tracks = _Tracks.none()
+        self._pose, self._motion = None, []
 
-    def _usable(self, pose: Array | None) -> Array | None:
-        if pose is not None and not poses.is_rigid(pose):
-            self.counts["bad_pose"] += 1
-            return None
-        return pose
-
-    def _advance(self, stamp_ns: int, pose: Array | None) -> bool:
-        """Predict the tracks to a stamp; False when nobody knows where they are at it."""
-        elapsed_s = 0.0
+    def _advance(self, frame: SensorFrame) -> bool:
+        """Predict the tracks to a frame's stamp; False when nobody knows where they are at it."""
+        stamp_ns, elapsed_s = frame.stamp_ns, 0.0
         if self._stamp_ns is not None:
             elapsed_s = (stamp_ns - self._stamp_ns) / NANOSECONDS
         if elapsed_s < 0:
             self._restart("time_back")
             elapsed_s = 0.0
-        elif pose is None and self._pose is not None:
+        pose = self._place(frame)
+        if pose is None and self._pose is not None:
             if elapsed_s <= self.config.coast:
-                self.counts["no_pose"] += 1
                 return False
             self.reset()
         elif pose is not None and self._pose is None and len(self):
@@ -198,6 +195,9 @@ class Tracker:
             and poses.jumped(self._pose, pose, elapsed_s)
         ):
             self._restart("odometry_jump")
+        is_told = pose is frame.odom_from_base
+        if pose is not None and is_told and (not self._motion or stamp_ns > self._motion[-1][0]):
+            self._motion = [*self._motion[-1:], (stamp_ns, pose)]
         self._stamp_ns, self._pose = stamp_ns, pose
         # Over a longer gap than objects are waited for nothing can be told from where they were.
         age_s = (stamp_ns - self._tracks.seen_ns) / NANOSECONDS
@@ -205,13 +205,28 @@ class Tracker:
         self._tracks.predict(elapsed_s)
         return True
 
+    def _place(self, frame: SensorFrame) -> Array | None:
+        """odom_from_base: as told, or for a moment where the motion of before leads to."""
+        pose = frame.odom_from_base
+        if pose is not None and poses.is_rigid(pose):
+            return pose
+        if pose is not None:
+            self.counts["bad_pose"] += 1
+        elif self._pose is not None:
+            self.counts["no_pose"] += 1
+        if len(self._motion) < 2:
+            return None
+        (first_ns, first), (last_ns, last) = self._motion
+        step_ns, beyond_ns = last_ns - first_ns, frame.stamp_ns - last_ns
+        if not 0 <= beyond_ns <= min(LATE_S * NANOSECONDS, 3 * step_ns):
+            return None
+        return poses.interpolate(first, last, 1.0 + beyond_ns / step_ns)
+
     def _restart(self, reason: str) -> None:
         self.counts[reason] += 1
         self.reset()
 
-    def _measured(
-        self, boxes: Boxes3D, pose: Array | None
-    ) -> tuple[NDArray[np.int64], Array, Array]:
+    def _measured(self, boxes: Boxes3D) -> tuple[NDArray[np.int64], Array, Array]:
         """Rows (K,) of the boxes that can be tracked, best score first; centres (K, 2), variances."""
         good = np.isfinite(boxes.boxes[:, :3]).all(axis=1) & np.isfinite(boxes.scores)
         if not good.all():
@@ -222,8 +237,8 @@ class Tracker:
             self.counts["too_many"] += len(rows) - self.config.most_tracks
             rows = rows[: self.config.most_tracks]
         centres = boxes.boxes[rows, :3].astype(np.float64)
-        if pose is not None:
-            centres = np.asarray(poses.transform_points(pose, centres), np.float64)
+        if self._pose is not None:
+            centres = np.asarray(poses.transform_points(self._pose, centres), np.float64)
         noise = _motions(boxes, rows)[:, 4] ** 2
         if boxes.covariances is not None:
             told = boxes.covariances[rows][:, [0, 1], [0, 1]].mean(axis=1)
@@ -279,13 +294,9 @@ class Tracker:
         self._tracks = tracks.select(np.sort(kept[newest]))
 
     def _told(
-        self,
-        boxes: Boxes3D,
-        rows: NDArray[np.int64],
-        track_of: NDArray[np.int64],
-        pose: Array | None,
+        self, boxes: Boxes3D, rows: NDArray[np.int64], track_of: NDArray[np.int64]
     ) -> Boxes3D:
-        tracks = self._tracks
+        tracks, pose = self._tracks, self._pose
         ids = np.full(len(boxes), NO_TRACK, np.int64)
         ids[rows] = tracks.ids[track_of]
         if pose is None and not self.config.standing:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from multimodal_perception.frame import NANOSECONDS, Boxes3D
 from multimodal_perception.ros.messages import MessageTypes, boxes_to_message, header
 from multimodal_perception.visualization.palette import class_colour
 
-CUBE, TEXT, ADD, DELETE = 1, 9, 0, 2
+ARROW, CUBE, TEXT, ADD, DELETE = 0, 1, 9, 0, 2
+# An arrow ends where its object is after a second; slower ones have none, m/s.
+SLOWEST = 0.5
 
 
 class MarkerEncoder:
-    """Boxes3D to MarkerArray; deletes the boxes of the message before that are no longer there."""
+    """Boxes3D to MarkerArray; deletes what the message before drew and is no longer there."""
 
     def __init__(self, types: MessageTypes, lifetime_s: float = 1.0) -> None:
         self._types = types
@@ -24,9 +28,10 @@ class MarkerEncoder:
             nanosec=int((lifetime_s - seconds) * NANOSECONDS),
         )
         self._drawn = 0
+        self._arrows: set[int] = set()
 
     def encode(self, boxes: Boxes3D) -> Any:
-        """MarkerArray: a cube and a text a box, and a DELETE for each one that went."""
+        """MarkerArray: a cube and a text a box, an arrow for each that moves, DELETE for what went."""
         detections = boxes_to_message(self._types, boxes).detections
         markers = []
         for i, detection in enumerate(detections):
@@ -35,7 +40,8 @@ class MarkerEncoder:
             common = {"index": i, "boxes": boxes, "pose": detection.bbox.center}
             size, colour = detection.bbox.size, (red / 255, green / 255, blue / 255, 0.45)
             markers.append(self._marker("boxes", CUBE, scale=size, colour=colour, **common))
-            text = f"{hypothesis.class_id} {hypothesis.score:.2f}"
+            number = f" #{detection.id}" if detection.id else ""
+            text = f"{hypothesis.class_id}{number} {hypothesis.score:.2f}"
             letters = self._vector(0.0, 0.0, 0.6)
             white = (1.0, 1.0, 1.0, 1.0)
             markers.append(
@@ -43,8 +49,28 @@ class MarkerEncoder:
             )
         for i in range(len(detections), self._drawn):
             markers += [self._marker(space, CUBE, i, boxes, action=DELETE) for space in SPACES]
+        markers += self._velocities(boxes)
         self._drawn = len(detections)
         return self._types.new("visualization_msgs/msg/MarkerArray", markers=markers)
+
+    def _velocities(self, boxes: Boxes3D) -> list[Any]:
+        told = np.full((len(boxes), 2), np.nan) if boxes.velocities is None else boxes.velocities
+        moving = np.flatnonzero(np.hypot(told[:, 0], told[:, 1]) >= SLOWEST).tolist()
+        markers = []
+        for i in moving:
+            x, y, z = map(float, boxes.boxes[i, :3])
+            ends = (x, y), (x + float(told[i, 0]), y + float(told[i, 1]))
+            points = [self._types.new("geometry_msgs/msg/Point", x=u, y=v, z=z) for u, v in ends]
+            shape = {"scale": self._vector(0.15, 0.4, 0.5), "points": points}
+            colour = class_colour(boxes.class_names[boxes.labels[i]])
+            red, green, blue = (c / 255 for c in colour)
+            markers.append(
+                self._marker(ARROWS, ARROW, i, boxes, colour=(red, green, blue, 1.0), **shape)
+            )
+        gone = sorted(self._arrows - set(moving))
+        markers += [self._marker(ARROWS, ARROW, i, boxes, action=DELETE) for i in gone]
+        self._arrows = set(moving)
+        return markers
 
     def _vector(self, x: float, y: float, z: float) -> Any:
         return self._types.new("geometry_msgs/msg/Vector3", x=x, y=y, z=z)
@@ -57,12 +83,14 @@ class MarkerEncoder:
         boxes: Boxes3D,
         pose: Any = None,
         scale: Any = None,
+        points: Any = None,
         colour: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
         text: str = "",
         action: int = ADD,
     ) -> Any:
         red, green, blue, alpha = colour
-        optional = {} if pose is None else {"pose": pose, "scale": scale}
+        given = {"pose": pose, "scale": scale, "points": points}
+        optional = {name: value for name, value in given.items() if value is not None}
         return self._types.new(
             "visualization_msgs/msg/Marker",
             header=header(self._types, boxes.stamp_ns, boxes.frame_id),
@@ -77,4 +105,4 @@ class MarkerEncoder:
         )
 
 
-SPACES = ("boxes", "labels")
+SPACES, ARROWS = ("boxes", "labels"), "velocities"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message, serialize_message
@@ -88,6 +90,37 @@ def test_numbers_are_unique_in_each_message(encoder):
     encoder.encode(make_boxes(5))
     keys = [(m.ns, m.id) for m in encoder.encode(make_boxes(3)).markers]
     assert len(keys) == len(set(keys)) == 10
+
+
+def moving_boxes(*velocities, ids=None):
+    boxes = make_boxes(len(velocities))
+    told = np.array(velocities, np.float32).reshape(-1, 2)
+    return replace(boxes, velocities=told, track_ids=ids)
+
+
+def test_what_moves_has_an_arrow_to_where_it_is_in_a_second(encoder):
+    boxes = moving_boxes((3.0, -4.0), (0.3, 0.3), (np.nan, np.nan), ids=np.array([7, 8, -1]))
+    markers = encoder.encode(boxes).markers
+    (arrow,) = [m for m in markers if m.type == Marker.ARROW]
+    start, end = arrow.points
+    x, y, z = map(float, boxes.boxes[0, :3])
+    assert (start.x, start.y, start.z) == (x, y, z)
+    np.testing.assert_allclose((end.x, end.y, end.z), (x + 3, y - 4, z), rtol=1e-6)
+    assert arrow.scale.y > arrow.scale.x > 0 and arrow.color.a == 1.0
+    texts = [m.text for m in markers if m.type == Marker.TEXT_VIEW_FACING]
+    assert texts == ["unknown #7 0.00", "car #8 0.50", "van 1.00"]
+
+
+def test_an_arrow_goes_when_its_object_stops_or_goes(encoder):
+    still, fast = (0.0, 0.0), (9.0, 0.0)
+    drives = [(fast, fast), (still, fast), (fast,), (still, still), ()]
+    arrays = []
+    for drive in drives:
+        arrays.append(encoder.encode(moving_boxes(*drive)))
+        arrows = {i for space, i in visible_after(arrays) if space == "velocities"}
+        assert arrows == {i for i, v in enumerate(drive) if v is fast}
+    msg = deserialize_message(serialize_message(arrays[0]), MarkerArray)
+    assert deserialize_message(serialize_message(msg), MarkerArray) == msg
 
 
 def test_the_array_can_be_published(encoder):

@@ -308,6 +308,38 @@ def test_occupancy_goes_out_as_grid_as_layers_on_request_and_as_a_latched_map(
         vehicle.destroy_publisher(publisher)
 
 
+def test_an_object_keeps_its_id_and_one_that_moves_over_ground_has_an_arrow(
+    active: Vehicle, frame: SensorFrame
+) -> None:
+    motion = active.create_publisher(TFMessage, "/tf", OUTPUT_QOS)
+    wait_for(lambda: active.count_subscribers("/tf"), 10.0, "/tf")
+    time.sleep(0.5)
+    stamp_ns, ids = now_ns(active), []
+    for k in range(6):
+        stamp_ns += 100_000_000
+        # The same sweep again and again from a vehicle at 2 m/s: all goes along with it.
+        pose = poses.from_xyz_rpy((0.2 * k, 0.0, 0.0))
+        where = messages.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
+        motion.publish(TFMessage(transforms=[where]))
+        time.sleep(0.05)
+        for topic, message in inputs(frame, stamp_ns).items():
+            active.send(topic, message)
+        ids.append([d.id for d in answer_of(active, stamp_ns).detections])
+    assert all(ids[0]) and len(set(ids[0])) == len(ids[0])
+    assert ids[1:] == ids[:1] * 5
+
+    def arrows() -> list[Any]:
+        array = active.got["/perception/markers"][-1]
+        found = [m for m in array.markers if m.type == Marker.ARROW and m.action == Marker.ADD]
+        return [m for m in found if messages.stamp_ns_of(m) == stamp_ns]
+
+    wait_for(arrows, 5.0, "arrows")
+    for arrow in arrows():
+        start, end = arrow.points
+        assert abs(end.x - start.x - 2.0) < 1.0 and abs(end.y - start.y) < 0.5
+    active.destroy_publisher(motion)
+
+
 def test_boxes_that_go_are_deleted_from_rviz(active: Vehicle, frame: SensorFrame) -> None:
     first_ns = now_ns(active)
     for topic, message in inputs(frame, first_ns).items():

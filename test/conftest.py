@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 from pathlib import Path
 
 import pytest
 
 from multimodal_perception.resources import share_path
 
-# Each test run talks to itself alone, whatever else runs on this machine or network.
+
+def _hold_domain() -> tuple[str, socket.socket | None]:
+    """A ROS domain that no other test run on this machine has, and what holds it till this process ends.
+
+    0 is everybody's, and above 101 DDS's ports are those of outgoing connections. One that the
+    environment names is taken as it is.
+    """
+    if named := os.environ.get("ROS_DOMAIN_ID"):
+        return named, None
+    for domain in random.SystemRandom().sample(range(1, 102), 101):
+        held = socket.socket(socket.AF_UNIX)
+        try:
+            held.bind(f"\0multimodal_perception/test/domain/{domain}")
+        except OSError:  # another run has it
+            held.close()
+        else:
+            return str(domain), held
+    raise pytest.UsageError("other test runs have all ROS domains: name one in ROS_DOMAIN_ID")
+
+
+# Each test run talks to itself alone, whatever else runs on this machine or network; so do the
+# processes that it starts.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
+os.environ["ROS_DOMAIN_ID"], _HELD = _hold_domain()
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(share_path("config/dds/fastdds_shm.xml"))
 os.environ.pop("ROS_NAMESPACE", None)
 

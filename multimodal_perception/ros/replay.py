@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from multimodal_perception.datasets.dataset import Dataset
 from multimodal_perception.datasets.opening import open_dataset
 from multimodal_perception.evaluation.detections import percentiles
 from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.processes import end_with
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig, dump_rig
 from multimodal_perception.ros import messages
@@ -172,7 +174,7 @@ class ReplayNode(Node):
 def perception_process(
     rig: Rig, parameters: Path | None = None, settings: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """perception_node in a process of its own, ended at the end of the block.
+    """perception_node in a process of its own, ended at the end of the block or with its thread.
 
     parameters: a ROS parameter file. settings: parameters by name, over those.
     """
@@ -186,7 +188,9 @@ def perception_process(
         every = {**(settings or {}), "rig": str(path), "autostart": "true"}
         command += [part for name in every for part in ("-p", f"{name}:={every[name]}")]
         # A process group of its own: Ctrl-C reaches this process alone, which then ends the node.
-        process = subprocess.Popen(command, start_new_session=True)
+        process = subprocess.Popen(
+            command, start_new_session=True, preexec_fn=partial(end_with, os.getpid())
+        )
         try:
             yield process
         finally:

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -34,6 +33,7 @@ from multimodal_perception.datasets.bag_writer import (
 )
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.frame import Modality
+from multimodal_perception.processes import begin_worker
 from multimodal_perception.rig import Rig, dump_rig
 from multimodal_perception.ros import messages
 from multimodal_perception.simulation import scene
@@ -244,8 +244,7 @@ _simulation: Simulation | None = None
 
 def _prepare(plan: SimulationPlan, threads: int) -> None:
     global _simulation
-    # Ctrl-C is the parent's to answer.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker()
     scene.THREADS = threads
     _simulation = plan.simulation()
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
+from multimodal_perception.processes import end_with
 from multimodal_perception.ros import messages
 from multimodal_perception.ros.qos import LATCHED_QOS, MAP_QOS, OUTPUT_QOS
 
@@ -165,7 +167,11 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
     command += ["-p", f"rig:={tmp_path / 'rig.yaml'}", "-p", "diagnostics_period_s:=0.1"]
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=partial(end_with, os.getpid()),
     )
     yield running
     running.send_signal(signal.SIGINT)

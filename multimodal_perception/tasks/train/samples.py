@@ -84,11 +84,10 @@ def _simulated(args: argparse.Namespace) -> int:
 
 
 def _prepare(workers: int) -> None:
-    import signal
-
+    from multimodal_perception.processes import begin_worker
     from multimodal_perception.simulation import scene
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    begin_worker()
     scene.THREADS = max(1, (os.cpu_count() or 1) // workers)
 
 

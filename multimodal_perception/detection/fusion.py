@@ -28,7 +28,7 @@ from multimodal_perception.preprocess.ground import Cloud
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays, EngineError
-from multimodal_perception.runtime.opening import FallbackEngine, open_engine
+from multimodal_perception.runtime.opening import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 log = logging.getLogger(__name__)
@@ -84,12 +84,12 @@ class FusionDetector:
         card = load_card(self.config.model)
         self.network = network_of(card, PROPOSALS)
         self._labels = _labels_of(card)
-        self.proposals: Network = _opened(card, runtime)
+        self.proposals: Network = open_model(card, runtime)
         self.refinement: Network | None = None
         second = _refinement_of(card, self.config.refinement)
         if second is not None:
             self.network = _joined(self.network, network_of(second, REFINEMENT), second, card)
-            self.refinement = _opened(second, runtime)
+            self.refinement = open_model(second, runtime)
         n = self.network
         self._images = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
         self._fallback = fallback or GeometricDetector()
@@ -232,10 +232,3 @@ def _labels_of(card: ModelCard) -> NDArray[np.int64]:
     if unknown or not card.classes:
         raise UserError(f"{card.source}: classes: allowed: {', '.join(CLASS_NAMES)}")
     return np.array([CLASS_NAMES.index(c) for c in card.classes], np.int64)
-
-
-def _opened(card: ModelCard, runtime: RuntimeConfig | None) -> FallbackEngine:
-    try:
-        return open_engine(card, runtime)
-    except EngineError as error:
-        raise UserError(f"{card.source}: {error}") from error

@@ -14,7 +14,7 @@ from multimodal_perception.frame import Boxes2D, SensorFrame
 from multimodal_perception.geometry.image_boxes import non_maximum_suppression
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.opening import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.rgbx import INPUTS, InputMaker, RgbxConfig
 
@@ -60,10 +60,7 @@ class RgbirDetector:
         card = load_card(self.config.model) if card is None else card
         if tuple(card.inputs) != INPUTS or tuple(card.outputs) != OUTPUTS or not card.classes:
             raise UserError(f"{card.source}: not a detector of visible and thermal images")
-        try:
-            self.engine = open_engine(card, runtime) if engine is None else engine
-        except EngineError as error:
-            raise UserError(str(error)) from error
+        self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
         images = RgbxConfig(cameras=self.config.cameras, ground_z=self.config.ground_z)

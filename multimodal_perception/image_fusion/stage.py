@@ -17,7 +17,7 @@ from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.image_fusion.colour import with_luma
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.opening import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.thermal_view import ThermalViews, placed
 
@@ -60,10 +60,7 @@ class ImageFuser:
         self.config = config
         card = load_card(config.model) if card is None else card
         self._rows, self._columns = checked_size(card)
-        try:
-            self.engine = open_engine(card, runtime) if engine is None else engine
-        except EngineError as error:
-            raise UserError(str(error)) from error
+        self.engine = open_model(card, runtime) if engine is None else engine
         self.counts: Counter[str] = Counter()
         self._thermals = ThermalViews(config.ground_z, self.counts)
         self._paired = ""  # the camera that was last seen with a thermal camera

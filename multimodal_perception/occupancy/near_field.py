@@ -14,7 +14,7 @@ from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.preprocess.near_field import CELLS, RESOLUTION, NearFieldInputs
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.opening import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 
@@ -46,10 +46,7 @@ class NearFieldSource:
         if not card.classes or card.classes[0] != "free" or set(card.classes) - set(SEMANTIC_LAYER):
             allowed = ", ".join(SEMANTIC_LAYER)
             raise UserError(f"{card.source}: classes: free first, then others of {allowed}")
-        try:
-            self._engine = open_engine(card, runtime)
-        except EngineError as error:
-            raise UserError(f"{card.source}: {error}") from error
+        self._engine = open_model(card, runtime)
         self._inputs = NearFieldInputs()
         self._numbers = np.array([SEMANTIC_LAYER.index(name) for name in card.classes], np.uint8)
         x, y = Cells.around_base(CELLS, RESOLUTION).middles(*np.mgrid[0:CELLS, 0:CELLS])

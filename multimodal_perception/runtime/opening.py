@@ -43,6 +43,14 @@ def open_engine(card: ModelCard, config: RuntimeConfig | None = None) -> Fallbac
     return FallbackEngine(card, openers)
 
 
+def open_model(card: ModelCard, config: RuntimeConfig | None = None) -> FallbackEngine:
+    """open_engine for a model that the user chose. Raises UserError, which names its card."""
+    try:
+        return open_engine(card, config)
+    except EngineError as error:
+        raise UserError(f"{card.source}: {error}") from error
+
+
 def open_one(name: EngineName, card: ModelCard, config: RuntimeConfig) -> Engine:
     """One engine by its name, warmed up. Raises EngineError with the reason why it cannot be used."""
     try:

@@ -17,7 +17,7 @@ from multimodal_perception.frame import SegmentationMask, SensorFrame
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.opening import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.alignment import lidar_image
 from multimodal_perception.segmentation.thermal_view import ThermalViews, placed
@@ -61,10 +61,7 @@ class RgbxSegmenter:
         card = load_card(self.config.model) if card is None else card
         if tuple(card.inputs) != INPUTS or list(card.outputs) != ["logits"] or not card.classes:
             raise UserError(f"{card.source}: not a network for visible and other images")
-        try:
-            self.engine = open_engine(card, runtime) if engine is None else engine
-        except EngineError as error:
-            raise UserError(str(error)) from error
+        self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
         self._inputs = InputMaker(card, self.config, self.counts)

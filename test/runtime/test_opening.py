@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import small_models as models
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import ModelCard, TensorSpec
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError, InputError
-from multimodal_perception.runtime.opening import FallbackEngine, open_engine
+from multimodal_perception.runtime.opening import FallbackEngine, open_engine, open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 CARD = ModelCard("m", "none", {"x": TensorSpec((2,))}, {"y": TensorSpec((2,))}, "MIT")
@@ -135,6 +136,15 @@ def test_a_frame_that_none_can_do_is_lost_and_pauses_grow() -> None:
 def test_nothing_works_is_one_error_with_all_reasons() -> None:
     with pytest.raises(EngineError, match=r"a: no GPU; b: not installed"):
         engines(a=EngineError("no GPU"), b=EngineError("not installed"))
+
+
+def test_a_chosen_model_that_nothing_runs_is_an_error_that_names_its_card(tmp_path: Path) -> None:
+    specs = {"inputs": CARD.inputs, "outputs": CARD.outputs}
+    card = models.save(tmp_path / "log", models.log_model(), **specs)
+    assert open_model(card, RuntimeConfig(order=("onnxruntime",))).name == "onnxruntime"
+    (tmp_path / "log" / "model.onnx").write_bytes(b"no network")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(card.source))}: .*onnxruntime: "):
+        open_model(card, RuntimeConfig(order=("onnxruntime",)))
 
 
 def test_an_input_gone_wrong_inside_a_real_network_is_never_an_answer(tmp_path: Path) -> None:

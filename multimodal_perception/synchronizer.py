@@ -23,7 +23,7 @@ from multimodal_perception.rig import Sensor
 EARLY = 0.3
 # A sensor slower than this share of the frame rate does not set reference times.
 SLOW_TO_LEAD = 0.7
-# At the start every sensor is waited for this long.
+# At the start, and when all begin again after a pause, every sensor is waited for this long.
 START_NS = NANOSECONDS
 # Stamps further from the other sensors' than this are wrong, unless most sensors agree with them;
 # a clock that goes back by more has been set anew.
@@ -88,7 +88,9 @@ class Synchronizer:
         fast = [self._queues[s.name] for s in line if s.rate_hz >= SLOW_TO_LEAD * rate]
         # By rank: those fast enough for every frame, then the others.
         self._leaders = fast + [q for q in self._line if q not in fast]
-        self._start_ns: int | None = None
+        self._start_ns: int | None = None  # of the first reading, or the first after a pause of all
+        self._heard_ns = 0  # when the last reading was taken
+        self._pause_ns = max(q.silence_ns for q in self._line)
         self._now_ns = 0
         self._last_ns: int | None = None  # reference time of the last set
         self._target_ns: int | None = None  # where the next reference time should be
@@ -118,7 +120,7 @@ class Synchronizer:
         """
         queue = self._queues[sensor]
         sets = self.advance(now_ns)
-        if self._start_ns is None:
+        if self._start_ns is None or now_ns - self._heard_ns > self._pause_ns:
             self._start_ns = now_ns
         stamp_ns -= queue.offset_ns
         statistics = queue.statistics
@@ -128,6 +130,7 @@ class Synchronizer:
             statistics.drops[reason] += 1
             return sets
         last_ns = statistics.last_arrival_ns
+        self._heard_ns = now_ns
         back = last_ns is None or now_ns - last_ns > queue.silence_ns
         statistics.observe(stamp_ns, now_ns)
         queue.put(stamp_ns, reading)
@@ -197,9 +200,9 @@ class Synchronizer:
 
     def _expected_until(self, queue: ReadingQueue) -> int:
         """Until when a sensor may be expected to speak: it has of late, or all have just begun."""
-        last_ns = queue.statistics.last_arrival_ns
-        if last_ns is None:
-            return (self._start_ns or 0) + max(START_NS, queue.silence_ns)
+        last_ns, start_ns = queue.statistics.last_arrival_ns, self._start_ns or 0
+        if last_ns is None or last_ns < start_ns:
+            return start_ns + max(START_NS, queue.silence_ns)
         return last_ns + queue.silence_ns
 
     def _due(self, queue: ReadingQueue, stamp_ns: int) -> bool:

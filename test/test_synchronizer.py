@@ -307,3 +307,19 @@ def test_a_burst_of_delayed_readings_is_sorted_out() -> None:
     sets = feed(sync, stream("lidar", 10, 5, latency_ms=90) + burst)
     assert sum(s.complete for _, s in sets) >= 45
     accounted(sync)
+
+
+@pytest.mark.parametrize("first", ["lidar", "camera"])
+def test_after_a_pause_of_all_the_first_set_waits_for_every_sensor(first: str) -> None:
+    sync = Synchronizer([sensor("camera"), sensor("lidar"), sensor("camera_dead")])
+    delays = {"lidar": 20, "camera": 20, first: 2}
+    events = []
+    for begin_s, end_s in ((0.0, 2.0), (5.0, 7.0), (7.6, 9.0)):
+        for name, delay_ms in delays.items():
+            events += stream(name, 10, end_s, delay_ms, begin_s)
+    sets = feed(sync, events)
+    assert len(sets) == 54
+    for emitted, s in sets:
+        assert s.missing == {"camera_dead"} and emitted - s.stamp_ns <= 75 * MS
+    assert not any(statistics.drops for statistics in sync.statistics.values())
+    accounted(sync)

@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
         counts = write_bag(dataset, dataset.rig, path)
         console.print(f"{dataset.name}: {sum(counts.values())} messages on {len(counts)} topics")
         bag = open_dataset(path, "bag", dataset.rig)
-        with replay.perception_process(bag.rig, settings={"pipeline.detector": args.detector}):
-            answers = replay.play(bag, args.rate, args.loops)
-        result = replay.summarise(answers)
+        settings = {"pipeline.detector": args.detector}
+        with replay.perception_process(bag.rig, settings=settings) as process:
+            played = replay.play(bag, args.rate, args.loops, process=process)
+        answers, result = played.answers, replay.summarise(played)
         shutil.rmtree(args.out, ignore_errors=True)
         table = Table(title=f"{len(answers)} frames through DDS and perception_node")
         for column in ("frame", "points", "boxes", "latency ms", "picture"):

@@ -39,13 +39,17 @@ def run(args: argparse.Namespace) -> int:
     node = (
         nullcontext() if args.external else replay.perception_process(dataset.rig, args.parameters)
     )
-    with node, tqdm(total=args.loops * len(dataset), unit="frame") as bar:
-        answers = replay.play(dataset, args.rate, args.loops, on_frame=lambda _: bar.update())
-    result = replay.summarise(answers)
+    with node as process, tqdm(total=args.loops * len(dataset), unit="frame") as bar:
+        played = replay.play(
+            dataset, args.rate, args.loops, on_frame=lambda _: bar.update(), process=process
+        )
+    result = replay.summarise(played)
     table = Table(title=f"{dataset.name} at {args.rate:g} Hz")
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_row("frames sent / answered", f"{result['sent']} / {result['received']}")
+    if busy := result["node_counts"].get("frames_dropped_busy"):
+        table.add_row("dropped, for a newer one came while the node was busy", str(busy))
     for name in ("latency_ms", "overhead_ms"):
         values = result[name]
         table.add_row(f"{name} p50 / p95", f"{values['p50']:.1f} / {values['p95']:.1f}")

@@ -37,6 +37,10 @@ from multimodal_perception.ros.spinning import spin
 
 # Frames kept encoded: a long recording is encoded again as it goes.
 MOST_CACHED = 32
+# The first frame, sent to see that the node hears, is sent again when it was not answered for so long.
+ASK_AGAIN_S = 3.0
+# What the node's counts are waited for; it tells them once a second by default.
+COUNTS_WITHIN_S = 3.0
 
 
 def prepare_environment() -> None:
@@ -68,6 +72,18 @@ class Answer:
         return None if self.occupancy is None else messages.occupancy_from_message(self.occupancy)
 
 
+@dataclass(frozen=True)
+class Played:
+    """What came back, and what the node counted meanwhile.
+
+    counts: what grew, of the pipeline (frames_dropped_busy, frames_failed, ...) and as
+    `sensor.dropped.reason`; empty where the node told none.
+    """
+
+    answers: list[Answer]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
 class ReplayNode(Node):
     """Publishes a dataset's frames on their rig's topics and listens to the node's answers.
 
@@ -82,6 +98,14 @@ class ReplayNode(Node):
         self._encoded: dict[int, tuple[Any, list[tuple[str, str, Any]], int]] = {}
         self._lock = threading.Lock()
         self._answers: dict[int, Answer] = {}
+        self._counts: dict[str, int] = {}
+        self._counted = threading.Event()
+        self.create_subscription(
+            messages.message_class(OUTPUTS["/diagnostics"]),
+            "/diagnostics",
+            self._on_diagnostics,
+            OUTPUT_QOS,
+        )
         for topic, attribute in (
             ("perception/objects", "objects"),
             ("perception/occupancy", "occupancy"),
@@ -98,17 +122,39 @@ class ReplayNode(Node):
         for topic, name, _ in content:
             self._outlet(topic, name)
 
-    def wait_for_listeners(self, timeout_s: float) -> bool:
-        """Wait until every sensor topic has a listener and the answers have a speaker."""
+    def wait_for_node(self, timeout_s: float, alive: Callable[[], bool]) -> bool:
+        """Wait until a node listens to every sensor topic and has answered the first frame.
+
+        That one is sent again and again and not counted: its answer shows that each side has
+        discovered the other, and what is slow at the first time is over. Returns whether one listens.
+        """
         end = time.monotonic() + timeout_s
         topics = [s.topic for s in self._dataset.rig.sensors.values() if s.topic in self._outlets]
         answer = self.resolve_topic_name("perception/objects")
-        while time.monotonic() < end:
-            if self.count_publishers(answer) and all(map(self.count_subscribers, topics)):
-                time.sleep(0.5)  # one side knows the other before the other knows it
-                return True
+        while not (self.count_publishers(answer) and all(map(self.count_subscribers, topics))):
+            if time.monotonic() > end or not alive():
+                return False
             time.sleep(0.05)
-        return False
+        asked_s = -ASK_AGAIN_S
+        while not self._answered() and time.monotonic() < end and alive():
+            if time.monotonic() > asked_s + ASK_AGAIN_S:
+                asked_s = time.monotonic()
+                self.publish(0, self.get_clock().now().nanoseconds)
+            time.sleep(0.02)
+        self.wait_for_answers(ASK_AGAIN_S)
+        self.answers()
+        return True
+
+    def wait_for_answers(self, timeout_s: float) -> None:
+        """Wait until every frame published has its answer."""
+        end = time.monotonic() + timeout_s
+        while self.pending() and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def counts(self) -> dict[str, int]:
+        """What the node has counted by now; empty if it does not tell."""
+        self._counted.clear()
+        return dict(self._counts) if self._counted.wait(COUNTS_WITHIN_S) else {}
 
     def publish(self, index: int, stamp_ns: int) -> None:
         """Publish frame `index` as of a stamp."""
@@ -136,6 +182,23 @@ class ReplayNode(Node):
         """How many frames have no answer."""
         with self._lock:
             return sum(a.arrived_s is None or not a.stage_ms for a in self._answers.values())
+
+    def _answered(self) -> bool:
+        with self._lock:
+            return any(a.arrived_s is not None for a in self._answers.values())
+
+    def _on_diagnostics(self, msg: Any) -> None:
+        counts = {}
+        for status in msg.status:
+            source = status.name.rpartition(": ")[2]
+            pairs = ((v.key, v.value) for v in status.values if v.value.isdecimal())
+            if source == "pipeline":
+                counts |= {key: int(n) for key, n in pairs}
+            else:
+                counts |= {f"{source}.{k}": int(n) for k, n in pairs if k.startswith("dropped.")}
+        if "frames_dropped_busy" in counts:  # others speak of themselves on this topic too
+            self._counts = counts
+            self._counted.set()
 
     def _messages(self, index: int) -> tuple[Any, list[tuple[str, str, Any]], int]:
         if index not in self._encoded:
@@ -208,10 +271,12 @@ def play(
     loops: int = 1,
     timeout_s: float = 60.0,
     on_frame: Callable[[int], None] | None = None,
-) -> list[Answer]:
+    process: subprocess.Popen[bytes] | None = None,
+) -> Played:
     """Publish every frame `loops` times at a rate and gather the answers of a running node.
 
-    Raises UserError when no node listens within the timeout.
+    process: the node's, if it is ours. Raises UserError when no node listens within the timeout, or
+    when the process ends before.
     """
     prepare_environment()
     rclpy.init()
@@ -222,19 +287,22 @@ def play(
         node = ReplayNode(dataset)
         executor.add_node(node)
         listener.start()
-        if not node.wait_for_listeners(timeout_s):
+        if not node.wait_for_node(timeout_s, lambda: process is None or process.poll() is None):
+            if process is not None and process.poll() is not None:
+                raise UserError("perception_node ended; it has said why")
             topics = ", ".join(s.topic for s in dataset.rig.sensors.values())
             raise UserError(f"no perception node listens to {topics} within {timeout_s:.0f} s")
+        before = node.counts()
         start_s = time.perf_counter()
         for count in range(loops * len(dataset)):
             time.sleep(max(start_s + count / rate_hz - time.perf_counter(), 0.0))
             node.publish(count % len(dataset), node.get_clock().now().nanoseconds)
             if on_frame is not None:
                 on_frame(count)
-        end_s = time.perf_counter() + 2.0
-        while node.pending() and time.perf_counter() < end_s:
-            time.sleep(0.02)
-        return node.answers()
+        node.wait_for_answers(2.0)
+        after = node.counts() if before else {}
+        grown = {name: n - before.get(name, 0) for name, n in after.items()}
+        return Played(node.answers(), {name: n for name, n in grown.items() if n})
     finally:
         executor.shutdown()
         if listener.ident is not None:
@@ -244,12 +312,14 @@ def play(
         rclpy.try_shutdown()
 
 
-def summarise(answers: list[Answer]) -> dict[str, Any]:
-    """Keys sent, received, latency_ms, overhead_ms and stage_ms {p50, p95}.
+def summarise(played: Played) -> dict[str, Any]:
+    """Keys sent, received, latency_ms, overhead_ms and stage_ms {p50, p95}, and what was not answered.
 
     latency: from publication of a frame's last input to arrival of its boxes. overhead: latency less
     the pipeline's own time, that is DDS both ways, decoding, synchronising and encoding.
+    unanswered_frames: how often by index. node_counts: see Played.
     """
+    answers = played.answers
     done = [a for a in answers if a.arrived_s is not None]
     latency = [1e3 * ((a.arrived_s or 0.0) - a.published_s) for a in done]
     overhead = [ms - a.stage_ms["total"] for ms, a in zip(latency, done, strict=True) if a.stage_ms]
@@ -265,6 +335,7 @@ def summarise(answers: list[Answer]) -> dict[str, Any]:
         "overhead_ms": percentiles(overhead),
         "stage_ms": {stage: percentiles(values) for stage, values in stages.items()},
         "unanswered_frames": {str(index): n for index, n in sorted(missing.items())},
+        "node_counts": dict(played.counts),
     }
 
 

@@ -122,7 +122,7 @@ class ReplayNode(Node):
         for topic, name, _ in content:
             self._outlet(topic, name)
 
-    def wait_for_node(self, timeout_s: float, alive: Callable[[], bool]) -> bool:
+    def wait_until_heard(self, timeout_s: float, alive: Callable[[], bool]) -> bool:
         """Wait until a node listens to every sensor topic and has answered the first frame.
 
         That one is sent again and again and not counted: its answer shows that each side has
@@ -188,7 +188,7 @@ class ReplayNode(Node):
             return any(a.arrived_s is not None for a in self._answers.values())
 
     def _on_diagnostics(self, msg: Any) -> None:
-        counts = {}
+        counts: dict[str, int] = {}
         for status in msg.status:
             source = status.name.rpartition(": ")[2]
             pairs = ((v.key, v.value) for v in status.values if v.value.isdecimal())
@@ -287,7 +287,7 @@ def play(
         node = ReplayNode(dataset)
         executor.add_node(node)
         listener.start()
-        if not node.wait_for_node(timeout_s, lambda: process is None or process.poll() is None):
+        if not node.wait_until_heard(timeout_s, lambda: process is None or process.poll() is None):
             if process is not None and process.poll() is not None:
                 raise UserError("perception_node ended; it has said why")
             topics = ", ".join(s.topic for s in dataset.rig.sensors.values())

@@ -59,7 +59,7 @@ class FrameAssembler:
         extrinsics: dict[str, NDArray[np.float64]] = {}
         motions: dict[str, NDArray[np.float64]] = {}
         models: dict[str, CameraModel] = {}
-        odom_from_base = self._odometry(readings.stamp_ns)
+        odom_from_base = self.odometry(readings.stamp_ns)
         if odom_from_base is None and not self._told_of_odometry:
             self._told_of_odometry = True
             frames = f"{self._rig.odom_frame} to {self._rig.base_frame}"
@@ -78,7 +78,7 @@ class FrameAssembler:
                     continue
                 models[name] = model
             if isinstance(reading, LidarSweep) and odom_from_base is not None:
-                reading = deskew(reading, self._odometry, extrinsics[name])
+                reading = deskew(reading, self.odometry, extrinsics[name])
             motion = self._motion(odom_from_base, stamp_ns, readings.stamp_ns)
             if motion is not None:
                 motions[name] = motion
@@ -111,7 +111,8 @@ class FrameAssembler:
             return None
         return model
 
-    def _odometry(self, stamp_ns: int) -> NDArray[np.float64] | None:
+    def odometry(self, stamp_ns: int) -> NDArray[np.float64] | None:
+        """odom_from_base (4, 4) at a stamp, None where it is not known."""
         try:
             return self._transforms.lookup(self._rig.odom_frame, self._rig.base_frame, stamp_ns)
         except TransformError:
@@ -122,7 +123,7 @@ class FrameAssembler:
     ) -> NDArray[np.float64] | None:
         if odom_from_base is None or stamp_ns == reference_ns:
             return None
-        then = self._odometry(stamp_ns)
+        then = self.odometry(stamp_ns)
         return None if then is None else poses.inverse(odom_from_base) @ then
 
 

@@ -95,8 +95,9 @@ class Bag(Dataset):
             readings[name] = stamp_ns, reading
         missing = frozenset(self.rig.sensors) - readings.keys()
         decoded = ReadingSet(moment.readings.stamp_ns, readings, missing)
-        frame = self._assembler(moment.closed_ns).assemble(decoded)
-        return replace(frame, labels=self._labels.of(frame))
+        assembler = self._assembler(moment.closed_ns)
+        frame = assembler.assemble(decoded)
+        return replace(frame, labels=self._labels.of(frame, assembler.odometry))
 
     def close(self) -> None:
         """Close the files."""

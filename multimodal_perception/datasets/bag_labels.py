@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.datasets.bag_writer import LABEL_TOPIC
 from multimodal_perception.frame import NANOSECONDS, Boxes3D, SensorFrame
+from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.ros.errors import MessageError
 from multimodal_perception.ros.messages import boxes_from_message
@@ -23,6 +24,9 @@ WORDS = ("truth", "label", "annotation")
 VISIBILITY_TOPIC = "/ground_truth/visibility"
 # Labels further from a frame's stamp than this belong to another one.
 TOLERANCE_NS = NANOSECONDS // 20
+# A velocity is of two labels no further apart than this.
+APART_S = 1.5
+Odometry = Callable[[int], NDArray[np.float64] | None]
 MARGIN_M = 0.05  # measured points scatter about the faces
 
 
@@ -52,18 +56,22 @@ class BagLabels:
         except MessageError as error:
             self._drops[topic, error.reason] += 1
 
-    def of(self, frame: SensorFrame) -> Boxes3D | None:
+    def of(self, frame: SensorFrame, odometry: Odometry = lambda stamp_ns: None) -> Boxes3D | None:
         """The labels nearest to a frame's stamp, in its base_frame, their LiDAR points counted.
 
-        Without visibility where the bag does not tell it. None where there are none within 50 ms, or
-        they are in a frame of reference that is neither the base nor a LiDAR of the frame.
+        odometry: odom_from_base (4, 4) at a stamp, or None. Without visibility where the bag does not
+        tell it; with velocities where labels have ids and there is odometry. None where there are
+        none within 50 ms, or they are in a frame of reference that is neither the base nor a LiDAR
+        of the frame.
         """
         record_ns, nearest = min(
             self._boxes, key=lambda b: abs(b[1].stamp_ns - frame.stamp_ns), default=(0, None)
         )
         if nearest is None or abs(nearest.stamp_ns - frame.stamp_ns) > TOLERANCE_NS:
             return None
-        if nearest.frame_id != frame.base_frame:
+        if nearest.frame_id == frame.base_frame:
+            nearest = replace(nearest, velocities=self._velocities(nearest, odometry))
+        else:
             lidars = {s.frame_id: name for name, s in frame.lidars.items()}
             if nearest.frame_id not in lidars:
                 self._drops[str(self.topic), "unknown_frame"] += 1
@@ -77,3 +85,38 @@ class BagLabels:
         if sight is not None and len(sight) == len(nearest) and np.isfinite(sight).all():
             nearest = replace(nearest, visibility=sight)
         return nearest
+
+    def _velocities(self, labels: Boxes3D, odometry: Odometry) -> NDArray[np.float32] | None:
+        """Velocities (N, 2) over ground along base's axes, as nuScenes has them: from the labels
+        before to those after, or from or to these; NaN for who is in none of both."""
+        now = odometry(labels.stamp_ns)
+        if labels.track_ids is None or now is None:
+            return None
+        stamps = [b.stamp_ns for _, b in self._boxes]
+        before = max((s for s in stamps if s < labels.stamp_ns), default=labels.stamp_ns)
+        after = min((s for s in stamps if s > labels.stamp_ns), default=labels.stamp_ns)
+        places = [
+            self._places(s, labels.frame_id, odometry) for s in (before, labels.stamp_ns, after)
+        ]
+        velocities = np.full((len(labels), 2), np.nan)
+        for i, track in enumerate(labels.track_ids.tolist()):
+            seen = [p[track] for p in places if track in p]
+            seconds = (seen[-1][0] - seen[0][0]) / NANOSECONDS if seen else 0.0
+            if 0 < seconds <= APART_S * (len(seen) - 1):
+                moved = (seen[-1][1] - seen[0][1]) @ now[:3, :3]
+                velocities[i] = moved[:2] / seconds
+        return velocities.astype(np.float32)
+
+    def _places(
+        self, stamp_ns: int, frame_id: str, odometry: Odometry
+    ) -> dict[int, tuple[int, NDArray[np.float64]]]:
+        """Stamp and centre (3,) in odom of the labels at a stamp, by track."""
+        pose = odometry(stamp_ns)
+        boxes = next(b for _, b in self._boxes if b.stamp_ns == stamp_ns)
+        if pose is None or boxes.track_ids is None or boxes.frame_id != frame_id:
+            return {}
+        centres = poses.transform_points(pose, boxes.boxes[:, :3].astype(np.float64))
+        return {
+            int(t): (stamp_ns, np.asarray(c, np.float64))
+            for t, c in zip(boxes.track_ids, centres, strict=True)
+        }

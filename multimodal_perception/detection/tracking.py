@@ -21,7 +21,8 @@ from multimodal_perception.geometry import poses
 Array = NDArray[np.float64]
 # 99 % of right boxes lie nearer to their track: chi-squared with two degrees of freedom.
 GATE = 9.21
-# So often an object must have been seen to be waited for all of `coast`; others a third of it.
+# So often an object must have been seen to be waited for all of `coast`; others a third of it. A fast
+# one's velocity is told from then on.
 SURE = 3
 NO_TRACK = -1
 # m/s, standard deviation of objects' motion past a vehicle that may drive.
@@ -68,7 +69,8 @@ class TrackingConfig:
 
     enabled: whether boxes get ids and velocities. coast: for how long an object that is not found is
     waited for. most_tracks: that are kept at once; boxes beyond have no id. most_uncertainty: a
-    velocity whose standard deviation is larger is not told. standing: the sensors never move, as at
+    velocity whose standard deviation is larger is not told, unless that is below a quarter of
+    it. standing: the sensors never move, as at
     a crossroads; velocities over ground are then told without odometry, too.
     """
 
@@ -301,8 +303,10 @@ class Tracker:
         ids[rows] = tracks.ids[track_of]
         if pose is None and not self.config.standing:
             return replace(boxes, track_ids=ids, velocities=None)
-        certain = np.sqrt(tracks.covariance[:, 2]) <= self.config.most_uncertainty
-        known = certain & (tracks.hits > 1)
+        deviation = np.sqrt(tracks.covariance[:, 2])
+        speed = np.hypot(*tracks.states[:, 2:].T)
+        known = (deviation <= self.config.most_uncertainty) & (tracks.hits > 1)
+        known |= (deviation <= speed / 4) & (tracks.hits >= SURE)
         found = np.where(known[:, None], tracks.states[:, 2:], np.nan)[track_of]
         if pose is not None:
             heading = poses.yaw_of(pose)

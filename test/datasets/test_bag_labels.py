@@ -15,6 +15,7 @@ from multimodal_perception.datasets.bag_labels import LABEL_TYPE, VISIBILITY_TOP
 from multimodal_perception.datasets.bag_writer import LABEL_TOPIC, RosbagsTypes, write_bag
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.geometry import poses
 from multimodal_perception.ros import messages
 
 TYPES = RosbagsTypes()
@@ -78,6 +79,36 @@ def test_labels_of_another_time_are_not_the_frames(frame: SensorFrame) -> None:
         late = replace(frame.labels, stamp_ns=frame.stamp_ns + late_ns)
         assert (labels_of(frame, late).of(frame) is not None) is found
     assert BagLabels({}, Counter()).of(frame) is None
+
+
+def test_labels_with_ids_get_velocities_from_those_before_and_after(frame: SensorFrame) -> None:
+    step_ns = 100_000_000
+
+    def odometry(stamp_ns: int) -> np.ndarray:
+        t = (stamp_ns - frame.stamp_ns) / 1e9  # 10 m/s ahead, in a bend
+        return poses.from_xyz_rpy((10 * t, 0.0, 0.0), (0.0, 0.0, 0.3 + t))
+
+    def labels(k: int, *tracks: int) -> Boxes3D:
+        stamp_ns = frame.stamp_ns + k * step_ns
+        # Track 1 stands, 2 goes 6 m/s to the left of odom, 3 is there once.
+        places = {1: (20.0, 5.0, 0.0), 2: (15.0, 0.6 * k, 0.0), 3: (9.0, 9.0, 0.0)}
+        there = np.array([places[t] for t in tracks])
+        boxes = np.ones((len(tracks), 7), np.float32)
+        boxes[:, :3] = poses.transform_points(poses.inverse(odometry(stamp_ns)), there)
+        one = np.ones(len(tracks))
+        ids = np.array(tracks, np.int64)
+        scores, kinds = one.astype(np.float32), one.astype(np.int64)
+        return Boxes3D(stamp_ns, "base_link", boxes, scores, kinds, track_ids=ids)
+
+    told = BagLabels({"/my/labels": LABEL_TYPE}, Counter())
+    for k, tracks in ((-1, (2, 1)), (0, (1, 2, 3)), (1, (1,))):
+        told.remember("/my/labels", k, messages.boxes_to_message(TYPES, labels(k, *tracks)))
+    found = told.of(frame, odometry)
+    assert found is not None and found.velocities is not None
+    over_ground = found.velocities @ odometry(frame.stamp_ns)[:2, :2].T
+    np.testing.assert_allclose(over_ground[:2], [(0, 0), (0, 6)], atol=1e-4)
+    assert np.isnan(over_ground[2]).all()
+    assert told.of(frame).velocities is None, "without odometry"  # type: ignore[union-attr]
 
 
 def test_a_written_bag_tells_the_points_of_its_labels(frame: SensorFrame, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,15 @@ from multimodal_perception.datasets.bag_writer import write_bag
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import Modality
 from multimodal_perception.resources import share_path
-from multimodal_perception.rig import Extrinsics, Intrinsics, RangeLimits, Rig, Sensor, load_rig
+from multimodal_perception.rig import (
+    Extrinsics,
+    Intrinsics,
+    RangeLimits,
+    Rig,
+    Sensor,
+    dump_rig,
+    load_rig,
+)
 from multimodal_perception.visualization.rig_view import coverage, draw_rig, field_of_view
 
 
@@ -81,6 +90,22 @@ def test_what_a_sensor_sees_is_painted_there_and_not_elsewhere() -> None:
 def test_a_bag_that_fits_passes(bag: Path, tmp_path: Path) -> None:
     arguments = ["rig", "check", "synthetic", "--bag", str(bag), "--out", str(tmp_path / "p.png")]
     assert main(arguments) == 0
+
+
+@pytest.mark.parametrize(("topic", "fits"), [("/view", False), ("/ground_truth/view", True)])
+def test_images_of_what_is_true_are_no_sensor_that_the_file_lacks(
+    topic: str, fits: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    street = SyntheticStreet(frames=1)
+    sensors = dict(street.rig.sensors)
+    sensors["camera"] = replace(sensors["camera"], topic=topic)
+    write_bag(street, replace(street.rig, sensors=sensors), tmp_path / "bag")
+    del sensors["camera"]
+    (tmp_path / "rig.yaml").write_text(dump_rig(replace(street.rig, sensors=sensors)))
+    arguments = ["rig", "check", str(tmp_path / "rig.yaml"), "--bag", str(tmp_path / "bag")]
+    assert main([*arguments, "--out", str(tmp_path / "p.png")]) == (0 if fits else 1)
+    said = capsys.readouterr().out
+    assert fits or f"{topic} (sensor_msgs/msg/Image) is no sensor of the file" in said
 
 
 def test_what_a_bag_contradicts_is_named(

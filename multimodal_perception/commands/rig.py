@@ -13,6 +13,7 @@ from rosbags.highlevel import AnyReader
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag import open_reader, readable
+from multimodal_perception.datasets.bag_writer import TRUTH
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
 from multimodal_perception.health import HealthConfig
@@ -111,7 +112,7 @@ def _compare(rig: Rig, reader: AnyReader) -> Iterator[str]:
     known = {s.topic for s in rig.sensors.values()}
     kinds = {message for allowed in MESSAGE_TYPES.values() for message in allowed}
     for topic in sorted(types.keys() - known):
-        if types[topic] in kinds:
+        if types[topic] in kinds and not topic.startswith(f"{TRUTH}/"):
             yield f"{topic} ({types[topic]}) is no sensor of the file"
     if rig.odometry_topic is not None and not counts.get(rig.odometry_topic):
         yield f"no odometry on {rig.odometry_topic}"

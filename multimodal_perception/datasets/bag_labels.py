@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.bag_writer import LABEL_TOPIC
+from multimodal_perception.datasets.bag_writer import LABEL_TOPIC, TRUTH
 from multimodal_perception.frame import NANOSECONDS, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
@@ -21,7 +21,7 @@ LABEL_TYPE = "vision_msgs/msg/Detection3DArray"
 # What a topic of labels is called: what a detector said is recorded under the same type.
 WORDS = ("truth", "label", "annotation")
 # The simulator's share of each label that is in sight, recorded at the same time as the labels.
-VISIBILITY_TOPIC = "/ground_truth/visibility"
+VISIBILITY_TOPIC = f"{TRUTH}/visibility"
 # Labels further from a frame's stamp than this belong to another one.
 TOLERANCE_NS = NANOSECONDS // 20
 # A velocity is of two labels no further apart than this.

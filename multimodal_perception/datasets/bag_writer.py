@@ -27,7 +27,9 @@ from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig
 from multimodal_perception.ros import messages
 
-LABEL_TOPIC = "/ground_truth/objects"
+# Before every topic that says what is true, not what a sensor saw.
+TRUTH = "/ground_truth"
+LABEL_TOPIC = f"{TRUTH}/objects"
 TF_STATIC = "/tf_static"
 Storage = Literal["sqlite3", "mcap"]
 _FOREVER = QosTime(9223372036, 854775807)

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from multimodal_perception.configuration import ConfigurationError, load_yaml
+from multimodal_perception.datasets.bag_writer import TRUTH
 from multimodal_perception.datasets.dataset import DatasetError
-from multimodal_perception.simulation.truth_messages import TRUTH
 
 METADATA = "metadata.yaml"
 INFORMATION = "rosbag2_bagfile_information"

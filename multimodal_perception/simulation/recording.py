@@ -27,6 +27,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from multimodal_perception.datasets.bag_writer import (
     TF_STATIC,
+    TRUTH,
     RosbagsTypes,
     TopicWriter,
     frame_messages,
@@ -42,7 +43,7 @@ from multimodal_perception.simulation.conditions import Fault
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.scenarios import Scenario
 from multimodal_perception.simulation.simulation import Simulation, SimulationError
-from multimodal_perception.simulation.truth_messages import TRUTH, odometry_message, truth_messages
+from multimodal_perception.simulation.truth_messages import odometry_message, truth_messages
 
 T = TypeVar("T")
 DEFAULT_ODOMETRY = "/odom"

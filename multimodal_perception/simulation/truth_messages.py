@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_perception.datasets.bag_writer import RosbagsTypes
+from multimodal_perception.datasets.bag_writer import TRUTH, RosbagsTypes
 from multimodal_perception.rig import Rig
 from multimodal_perception.ros import messages
 from multimodal_perception.simulation.simulation import Observation, Simulation
-
-TRUTH = "/ground_truth"
 
 
 def odometry_message(simulation: Simulation, stamp_ns: int, types: RosbagsTypes) -> Any:

@@ -66,6 +66,35 @@ def sensor_status(
     return status(types, f"{node}: {health.sensor}", level, message, values)
 
 
+def pipeline_status(
+    types: MessageTypes,
+    node: str,
+    detector: str,
+    counts: Mapping[str, int],
+    last: Mapping[str, int],
+    worst_s: float,
+    slow_s: float,
+) -> Any:
+    """The pipeline's DiagnosticStatus: ERROR or WARN by what its counts have grown since the last ones.
+
+    worst_s: the longest latency meanwhile; above slow_s it is worth a warning.
+    """
+    lost, failed = (
+        counts[name] - last.get(name, 0) for name in ("frames_dropped_busy", "frames_failed")
+    )
+    level, message = Level.OK, "ok"
+    if failed:
+        level, message = Level.ERROR, f"{failed} frames could not be processed"
+    elif lost:
+        level, message = Level.WARN, f"{lost} frames dropped: inference cannot keep up"
+    elif worst_s > slow_s:
+        level, message = Level.WARN, f"latency {worst_s:.3f} s"
+    elif not counts["frames_synchronized"]:
+        level, message = Level.WARN, "no frame yet"
+    values = {"detector": detector, "worst_latency_s": worst_s, **counts}
+    return status(types, f"{node}: pipeline", level, message, values)
+
+
 def timing_message(
     types: MessageTypes, perception: Perception, extra: Mapping[str, float], frame: SensorFrame
 ) -> Any:

@@ -85,7 +85,8 @@ class PerceptionNode(LifecycleNode):
         self._reported: dict[str, dict[str, int]] = {}
         self._health: dict[str, SensorHealth] = {}
         self._trust: Mapping[str, ImageTrust] = {}
-        self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
+        self._frames, self._worst_s = 0, 0.0
+        self._last_counts: dict[str, int] = {}
 
     # Transitions ------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class PerceptionNode(LifecycleNode):
         rate_hz = config.frame_rate_hz or None
         self._intake = Intake(self._rig, config.deadline_s, config.policy, rate_hz)
         self._reported = {name: {} for name in self._rig.sensors}
+        self._last_counts = {}  # the new worker counts from 0
         self._worker = NewestFirstWorker(self._process, self._report_failure)
         if config.registration.period_s:
             self._registration = RegistrationOutputs(
@@ -313,30 +315,21 @@ class PerceptionNode(LifecycleNode):
             if self._rig is not None and topic not in self._rig.sensors
         }
         counts = {
-            "detector": self._pipeline.detector.name,
             "frames_synchronized": synchronizer.sets,
             "frames_incomplete": synchronizer.incomplete,
             "frames_processed": self._frames,
             "frames_dropped_busy": worker.dropped,
             "frames_failed": worker.failed,
             "clock_jumps": synchronizer.clock_jumps,
-            "worst_latency_s": self._worst_s,
             **self._pipeline.counts,
             **others,
         }
-        lost, failed = worker.dropped - self._lost[0], worker.failed - self._lost[1]
-        self._lost = worker.dropped, worker.failed
-        level, message = Level.OK, "ok"
-        if failed:
-            level, message = Level.ERROR, f"{failed} frames could not be processed"
-        elif lost:
-            level, message = Level.WARN, f"{lost} frames dropped: inference cannot keep up"
-        elif self._worst_s > self._config.warn_latency_s:
-            level, message = Level.WARN, f"latency {self._worst_s:.3f} s"
-        elif not synchronizer.sets:
-            level, message = Level.WARN, "no frame yet"
-        self._worst_s = 0.0
-        return diagnostics.status(self._types, f"{name}: pipeline", level, message, counts)
+        last, self._last_counts = self._last_counts, counts
+        worst_s, self._worst_s = self._worst_s, 0.0
+        detector, slow_s = self._pipeline.detector.name, self._config.warn_latency_s
+        return diagnostics.pipeline_status(
+            self._types, name, detector, counts, last, worst_s, slow_s
+        )
 
     # Ownership ---------------------------------------------------------------------------------
 
@@ -360,7 +353,7 @@ class PerceptionNode(LifecycleNode):
         self._outputs = {}
         self._rig = self._pipeline = self._markers = self._occupancy = None
         self._trust = {}
-        self._frames, self._worst_s, self._lost = 0, 0.0, (0, 0)
+        self._frames, self._worst_s, self._last_counts = 0, 0.0, {}
 
     def _check_change(self, changed: list[Parameter[Any]]) -> SetParametersResult:
         """Parameters are read by configure; a change that would not act is refused."""

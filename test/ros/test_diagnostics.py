@@ -1,11 +1,11 @@
-"""A sensor's status: health, and the trust in its image."""
+"""A sensor's status: health and the trust in its image; the pipeline's: what its counts grew by."""
 
 from __future__ import annotations
 
 import pytest
 
 from multimodal_perception.frame import ImageTrust, Level, SensorHealth
-from multimodal_perception.ros.diagnostics import sensor_status
+from multimodal_perception.ros.diagnostics import pipeline_status, sensor_status
 from multimodal_perception.ros.messages import RclpyTypes
 
 
@@ -36,3 +36,36 @@ def test_it_hides_nothing_worse(level: Level) -> None:
 
 def test_sensors_without_images_have_no_trust() -> None:
     assert not any(key.startswith("trust") for key in status(Level.OK, None)[2])
+
+
+@pytest.mark.parametrize(
+    ("grown", "worst_s", "told"),
+    [
+        ({}, 0.1, (Level.OK, "ok")),
+        ({}, 0.3, (Level.WARN, "latency 0.300 s")),
+        (
+            {"frames_dropped_busy": 2},
+            0.3,
+            (Level.WARN, "2 frames dropped: inference cannot keep up"),
+        ),
+        (
+            {"frames_dropped_busy": 2, "frames_failed": 1},
+            0.1,
+            (Level.ERROR, "1 frames could not be processed"),
+        ),
+        ({"frames_synchronized": -30}, 0.1, (Level.WARN, "no frame yet")),
+    ],
+)
+def test_the_pipeline_is_judged_by_what_has_grown(
+    grown: dict[str, int], worst_s: float, told: tuple[Level, str]
+) -> None:
+    last = {"frames_synchronized": 30, "frames_dropped_busy": 5, "frames_failed": 4}
+    counts = {name: n + grown.get(name, 0) for name, n in last.items()}
+    status = pipeline_status(
+        RclpyTypes(), "/perception", "geometric", counts, last, worst_s, slow_s=0.2
+    )
+    assert status.name == "/perception: pipeline"
+    assert (status.level[0], status.message) == (told[0].value, told[1])
+    values = {v.key: v.value for v in status.values}
+    assert values["detector"] == "geometric" and values["worst_latency_s"] == str(worst_s)
+    assert {name: int(values[name]) for name in counts} == counts

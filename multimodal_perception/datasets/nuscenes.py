@@ -7,7 +7,8 @@ frame: on the ground, below the rear axle.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,25 @@ CLASSES = {
     "barrier": "barrier",
 }
 LIDAR = "lidar_top"
+# What is raised by files whose content is not what it should be.
+BROKEN = (
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """What breaks on a file's content is a DatasetError that says where and why."""
+    try:
+        yield
+    except BROKEN as error:
+        raise DatasetError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 class NuScenesSample(Dataset):
@@ -52,21 +72,11 @@ class NuScenesSample(Dataset):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         path = self.root / "frame.json"
-        try:
+        with named(f"{path}: not a nuScenes info file"):
             info = json.loads(path.read_text(encoding="utf-8"))
             self._names = {v: k for k, v in info["metainfo"]["categories"].items()}
             self._samples = list(info["data_list"])
             cameras = [name.lower() for name in self._samples[0]["images"]]
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DatasetError(f"{path}: not a nuScenes info file ({reason})") from error
         self.name = f"nuscenes {self.root.name}"
         self.rig = nuscenes_rig(cameras)
 
@@ -76,11 +86,8 @@ class NuScenesSample(Dataset):
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one sample. Raises DatasetError, IndexError."""
         sample = self._samples[range(len(self))[index]]
-        try:
+        with named(f"{self.root / 'frame.json'}: sample {index}"):
             return self._read(sample)
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DatasetError(f"{self.root / 'frame.json'}: sample {index}: {reason}") from error
 
     def _read(self, sample: Mapping[str, Any]) -> SensorFrame:
         stamp_ns = round(float(sample["timestamp"]) * NANOSECONDS)

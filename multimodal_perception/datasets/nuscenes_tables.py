@@ -18,6 +18,7 @@ from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.nuscenes import (
     CLASSES,
     LIDAR,
+    named,
     nuscenes_rig,
     read_image,
     read_sweep,
@@ -60,7 +61,6 @@ TABLES = (
 VISIBILITY = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
 # A velocity is of two annotations no further apart than this; twice so far if on either side.
 VELOCITY_US = 1_500_000
-BROKEN = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def tables_folder(path: Path) -> Path | None:
@@ -88,7 +88,7 @@ class NuScenes(Dataset):
         self.folder, self.root = folder, folder.parent
         self.name = f"nuscenes {folder.name}"
         self._tables = {name: self._table(name) for name in TABLES}
-        try:
+        with named(f"{folder}: tables do not fit together"):
             scenes = {row["token"]: k for k, row in enumerate(self._rows("scene"))}
             self._samples = sorted(
                 self._rows("sample"), key=lambda s: (scenes[s["scene_token"]], s["timestamp"])
@@ -98,9 +98,6 @@ class NuScenes(Dataset):
             self._attributes = {token: k for k, token in enumerate(self._tables["attribute"])}
             self._tracks = {token: k for k, token in enumerate(self._tables["instance"])}
             cameras = {c.lower() for data in self._keyframes.values() for c in data} - {LIDAR}
-        except BROKEN as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DatasetError(f"{folder}: tables do not fit together ({reason})") from error
         if not self._samples:
             raise DatasetError(f"{folder / 'sample.json'}: no samples")
         self.rig = nuscenes_rig(sorted(cameras))
@@ -111,11 +108,8 @@ class NuScenes(Dataset):
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one sample. Raises DatasetError, IndexError."""
         sample = self._samples[range(len(self))[index]]
-        try:
+        with named(f"{self.folder}: sample {index}"):
             return self._read(sample)
-        except (*BROKEN, OSError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DatasetError(f"{self.folder}: sample {index}: {reason}") from error
 
     def attributes(self, index: int) -> NDArray[np.int64]:
         """Row (M,) of the attribute table that each label of a sample has first, -1 without.
@@ -123,12 +117,9 @@ class NuScenes(Dataset):
         Raises DatasetError, IndexError.
         """
         sample = self._samples[range(len(self))[index]]
-        try:
+        with named(f"{self.folder}: sample {index}: attributes"):
             told = [a["attribute_tokens"][:1] for a in self._annotations[sample["token"]]]
             return np.array([self._attributes[t[0]] if t else -1 for t in told], np.int64)
-        except BROKEN as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DatasetError(f"{self.folder}: sample {index}: attributes: {reason}") from error
 
     def _rows(self, name: str) -> list[Row]:
         path = self.folder / f"{name}.json"

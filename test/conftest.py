@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from multimodal_perception.resources import share_path
+
+if TYPE_CHECKING:
+    from multimodal_perception.simulation.simulation import Observation
+
+# pytest's importlib mode leaves the tests' folder off the path; image_pair.py is in it.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def _hold_domain() -> tuple[str, socket.socket | None]:
@@ -47,3 +56,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data here")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def night_street() -> Observation:
+    """A simulated street by night, seen by a camera and a thermal camera."""
+    from multimodal_perception.rig import load_rig, rig_path
+    from multimodal_perception.simulation.simulation import Simulation
+
+    rig = load_rig(rig_path("simulation"))
+    rig = replace(rig, sensors={n: rig.sensors[n] for n in ("camera_front", "thermal_front")})
+    return Simulation("urban_street", rig, 10_777, 30, ("night",)).observe(20)

@@ -5,48 +5,29 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
+from image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.rgbir import RgbirConfig, RgbirDetector
 from multimodal_perception.evaluation.image_detection_drives import image_truth
-from multimodal_perception.frame import Boxes2D, CameraImage, InfraredImage, SensorFrame
+from multimodal_perception.frame import Boxes2D, SensorFrame
 from multimodal_perception.geometry.image_boxes import iou
-from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.simulation.simulation import Observation, Simulation
-
-CAMERA, THERMAL = "camera_front", "thermal_front"
+from multimodal_perception.simulation.simulation import Observation
 
 
 @pytest.fixture(scope="module")
-def seen() -> Observation:
-    rig = load_rig(rig_path("simulation"))
-    rig = replace(rig, sensors={n: rig.sensors[n] for n in (CAMERA, THERMAL)})
-    return Simulation("urban_street", rig, 10_777, 30, ("night",)).observe(20)
-
-
-@pytest.fixture(scope="module")
-def frame(seen: Observation) -> SensorFrame:
-    return seen.frame
+def frame(night_street: Observation) -> SensorFrame:
+    return night_street.frame
 
 
 @pytest.fixture
 def detector() -> RgbirDetector:
     return RgbirDetector(runtime=RuntimeConfig(order=("onnxruntime",), device="cpu"))
-
-
-def with_camera(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
-    image = CameraImage(CAMERA, frame.stamp_ns, "c", np.ascontiguousarray(pixels))
-    return replace(frame, cameras={CAMERA: image})
-
-
-def with_thermal(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
-    return replace(frame, infrareds={THERMAL: InfraredImage(THERMAL, frame.stamp_ns, "t", pixels)})
 
 
 def same(a: Boxes2D, b: Boxes2D) -> bool:
@@ -55,16 +36,16 @@ def same(a: Boxes2D, b: Boxes2D) -> bool:
 
 @pytest.mark.parametrize("images", ["both", "visible", "thermal"])
 def test_the_large_cars_of_a_night_street_are_found_with_any_images(
-    images: str, seen: Observation, detector: RgbirDetector
+    images: str, night_street: Observation, detector: RgbirDetector
 ) -> None:
-    frame, name = seen.frame, CAMERA
+    frame, name = night_street.frame, CAMERA
     if images == "visible":
         frame = replace(frame, infrareds={})
     if images == "thermal":  # in its own view, under its own name
         frame, name = replace(frame, cameras={}), THERMAL
     found = detector.detect(frame)
     assert list(found) == [name] and found[name].stamp_ns == frame.stamp_ns
-    truth, _ = image_truth(seen.truth.views[name], detector.class_names)
+    truth, _ = image_truth(night_street.truth.views[name], detector.class_names)
     large = truth.boxes[(truth.labels == 0) & (truth.boxes[:, 3] - truth.boxes[:, 1] > 40)]
     boxes = found[name].boxes[found[name].labels == 0]
     assert len(large) and (iou(large, boxes).max(axis=1) > 0.5).mean() >= 0.5
@@ -132,10 +113,7 @@ def test_thermal_bytes_in_the_wrong_order_do_not_blind_the_camera(
 def test_images_of_any_size_are_looked_at_in_that_size(
     width: int, height: int, frame: SensorFrame, detector: RgbirDetector
 ) -> None:
-    pixels = cv2.resize(frame.cameras[CAMERA].pixels, (width, height))
-    model = frame.intrinsics[CAMERA].scaled(width / 640, height / 360)
-    other = with_camera(frame, pixels)
-    other = replace(other, intrinsics={**frame.intrinsics, CAMERA: model})
+    other = resized(frame, width, height)
     found = detector.detect(other)[CAMERA]
     assert found.size == (width, height)
     if width == 1280:

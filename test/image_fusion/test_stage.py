@@ -8,26 +8,23 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import CameraImage, InfraredImage, SensorFrame
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig, frame_inputs
-from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
 from multimodal_perception.runtime.opening import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.simulation.simulation import Simulation
+from multimodal_perception.simulation.simulation import Observation
 
-CAMERA, THERMAL = "camera_front", "thermal_front"
 CONFIG = ImageFusionConfig("image_fusion")
 
 
 @pytest.fixture(scope="module")
-def frame() -> SensorFrame:
-    rig = load_rig(rig_path("simulation"))
-    rig = replace(rig, sensors={n: rig.sensors[n] for n in (CAMERA, THERMAL)})
-    return Simulation("urban_street", rig, 10_777, 30, ("night",)).observe(20).frame
+def frame(night_street: Observation) -> SensorFrame:
+    return night_street.frame
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +37,6 @@ def engine() -> Engine:
 @pytest.fixture
 def fuser(engine: Engine) -> ImageFuser:
     return ImageFuser(CONFIG, engine=engine)
-
-
-def with_camera(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
-    image = CameraImage(CAMERA, frame.stamp_ns, "c", np.ascontiguousarray(pixels))
-    return replace(frame, cameras={CAMERA: image})
-
-
-def with_thermal(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
-    return replace(frame, infrareds={THERMAL: InfraredImage(THERMAL, frame.stamp_ns, "t", pixels)})
 
 
 def luma(pixels: np.ndarray) -> np.ndarray:
@@ -128,10 +116,7 @@ def test_eight_bits_and_swapped_bytes_give_nearly_the_same_picture(
 def test_images_of_any_size_are_fused_at_that_size(
     width: int, height: int, frame: SensorFrame, fuser: ImageFuser
 ) -> None:
-    pixels = cv2.resize(frame.cameras[CAMERA].pixels, (width, height))
-    model = frame.intrinsics[CAMERA].scaled(width / 640, height / 360)
-    other = with_camera(frame, pixels)
-    other = replace(other, intrinsics={**frame.intrinsics, CAMERA: model})
+    other = resized(frame, width, height)
     fused = fuser.fuse(other)[CAMERA]
     assert fused.pixels.shape == (height, width, 3)
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.segmentation import Confusion
-from multimodal_perception.frame import CameraImage, InfraredImage, SensorFrame
-from multimodal_perception.rig import load_rig, rig_path
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -25,21 +25,12 @@ from multimodal_perception.segmentation.rgbx import (
     frame_inputs,
     upsample_labels,
 )
-from multimodal_perception.simulation.simulation import Observation, Simulation
-
-CAMERA, THERMAL = "camera_front", "thermal_front"
+from multimodal_perception.simulation.simulation import Observation
 
 
 @pytest.fixture(scope="module")
-def seen() -> Observation:
-    rig = load_rig(rig_path("simulation"))
-    rig = replace(rig, sensors={n: rig.sensors[n] for n in (CAMERA, THERMAL)})
-    return Simulation("urban_street", rig, 10_777, 30, ("night",)).observe(20)
-
-
-@pytest.fixture(scope="module")
-def frame(seen: Observation) -> SensorFrame:
-    return seen.frame
+def frame(night_street: Observation) -> SensorFrame:
+    return night_street.frame
 
 
 @pytest.fixture
@@ -53,37 +44,28 @@ def score(labels: np.ndarray, semantics: np.ndarray, segmenter: RgbxSegmenter) -
     return confusion.summary()["iou"]
 
 
-def with_camera(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
-    image = CameraImage(CAMERA, frame.stamp_ns, "c", np.ascontiguousarray(pixels))
-    return replace(frame, cameras={CAMERA: image})
-
-
-def with_thermal(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
-    return replace(frame, infrareds={THERMAL: InfraredImage(THERMAL, frame.stamp_ns, "t", pixels)})
-
-
 @pytest.mark.parametrize("images", ["both", "visible", "thermal"])
 def test_a_night_street_is_told_apart_with_any_images(
-    images: str, seen: Observation, segmenter: RgbxSegmenter
+    images: str, night_street: Observation, segmenter: RgbxSegmenter
 ) -> None:
-    frame, name = seen.frame, CAMERA
+    frame, name = night_street.frame, CAMERA
     if images == "visible":
         frame = replace(frame, infrareds={})
     if images == "thermal":  # in its own view, under its own name
         frame, name = replace(frame, cameras={}), THERMAL
     masks = segmenter.segment(frame)
     assert list(masks) == [name]
-    iou = score(masks[name].labels, seen.truth.views[name].semantics, segmenter)
+    iou = score(masks[name].labels, night_street.truth.views[name].semantics, segmenter)
     assert masks[name].stamp_ns == frame.stamp_ns
     assert iou["road"] > 0.85 and iou["vehicle"] > 0.6 and iou["sky"] > 0.8
 
 
 def test_a_silent_camera_can_be_segmented_in_its_view(
-    seen: Observation, segmenter: RgbxSegmenter
+    night_street: Observation, segmenter: RgbxSegmenter
 ) -> None:
-    labels = segmenter.segment_view(replace(seen.frame, cameras={}), CAMERA)
+    labels = segmenter.segment_view(replace(night_street.frame, cameras={}), CAMERA)
     assert labels is not None
-    assert score(labels, seen.truth.views[CAMERA].semantics, segmenter)["road"] > 0.7
+    assert score(labels, night_street.truth.views[CAMERA].semantics, segmenter)["road"] > 0.7
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -122,10 +104,7 @@ def test_eight_bits_of_thermal_say_nearly_what_sixteen_do(
 def test_images_of_any_size_give_masks_of_that_size(
     width: int, height: int, frame: SensorFrame, segmenter: RgbxSegmenter
 ) -> None:
-    pixels = cv2.resize(frame.cameras[CAMERA].pixels, (width, height))
-    model = frame.intrinsics[CAMERA].scaled(width / 640, height / 360)
-    other = with_camera(frame, pixels)
-    other = replace(other, intrinsics={**frame.intrinsics, CAMERA: model})
+    other = resized(frame, width, height)
     assert segmenter.segment(other)[CAMERA].labels.shape == (height, width)
 
 

@@ -31,8 +31,6 @@ FUSED = (24, 40, 112, 128)
 HEADS = (1, 2, 4, 4)
 WIDTH = 64  # of the decoder
 FINE = 48  # of the decoder at stride 2
-# Sides of the input are multiples of this.
-MULTIPLE = 32
 
 
 class RgbxSegmentation(nn.Module):

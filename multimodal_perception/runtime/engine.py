@@ -66,12 +66,10 @@ class Timings:
     def __init__(self) -> None:
         self.runs = 0
         self.failures = 0
-        self.last_ms = 0.0
         self._recent: deque[float] = deque(maxlen=KEPT_TIMES)
 
     def add(self, milliseconds: float) -> None:
         self.runs += 1
-        self.last_ms = milliseconds
         self._recent.append(milliseconds)
 
     def clear(self) -> None:

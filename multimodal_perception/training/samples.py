@@ -187,11 +187,6 @@ def views_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[ImageView]:
     return views
 
 
-def told_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Where a sample comes from."""
-    return dict(json.loads(str(arrays["told"])))
-
-
 def segment_table(names: Iterable[str]) -> NDArray[np.uint8]:
     """Class of SEGMENT_NAMES for each of the simulator's semantic names."""
     groups = {

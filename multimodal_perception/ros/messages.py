@@ -34,6 +34,8 @@ from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.occupancy.layers import percent
 from multimodal_perception.ros.errors import MessageError
 
+# sensor_msgs/PointField's datatypes.
+POINT_TYPES = {"u1": 2, "u2": 4, "u4": 6, "f4": 7}
 ARRAY_CODES = {"u1": "B", "i1": "b", "u2": "H", "f4": "f", "f8": "d"}
 
 
@@ -234,46 +236,49 @@ def occupancy_to_message(
 def sweep_to_message(types: MessageTypes, sweep: LidarSweep) -> Any:
     """PointCloud2 with x y z intensity float32, and ring and time where the sweep has them."""
     layout = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")]
-    codes = [7, 7, 7, 7]
     if sweep.rings is not None:
         layout.append(("ring", "<u2"))
-        codes.append(4)
     if sweep.time_offsets is not None:
         layout.append(("time", "<f4"))
-        codes.append(7)
-    dtype = np.dtype(layout)
     if len(layout) == 4:
-        data = np.ascontiguousarray(sweep.points).view(np.uint8).reshape(-1)
+        rows = np.ascontiguousarray(sweep.points).view(np.dtype(layout)).reshape(-1)
     else:
-        rows = np.zeros(len(sweep.points), dtype)
+        rows = np.zeros(len(sweep.points), np.dtype(layout))
         for i, axis in enumerate(("x", "y", "z", "intensity")):
             rows[axis] = sweep.points[:, i]
         if sweep.rings is not None:
             rows["ring"] = sweep.rings
         if sweep.time_offsets is not None:
             rows["time"] = sweep.time_offsets
-        data = rows.view(np.uint8).reshape(-1)
+    return points_to_message(types, rows, sweep.stamp_ns, sweep.frame_id)
+
+
+def points_to_message(
+    types: MessageTypes, rows: NDArray[np.void], stamp_ns: int, frame_id: str, dense: bool = True
+) -> Any:
+    """PointCloud2 of records (N,), a field each. dense: whether all values are finite."""
+    dtype = rows.dtype
     fields = [
         types.new(
             "sensor_msgs/msg/PointField",
             name=name,
-            offset=int(dtype.fields[name][1]),  # type: ignore[index]
-            datatype=code,
+            offset=int(place[1]),
+            datatype=POINT_TYPES[place[0].str[1:]],
             count=1,
         )
-        for (name, _), code in zip(layout, codes, strict=True)
+        for name, place in (dtype.fields or {}).items()
     ]
     return types.new(
         "sensor_msgs/msg/PointCloud2",
-        header=header(types, sweep.stamp_ns, sweep.frame_id),
+        header=header(types, stamp_ns, frame_id),
         height=1,
-        width=len(sweep.points),
+        width=len(rows),
         fields=fields,
         is_bigendian=False,
         point_step=dtype.itemsize,
-        row_step=dtype.itemsize * len(sweep.points),
-        data=types.values(data),
-        is_dense=True,
+        row_step=dtype.itemsize * len(rows),
+        data=types.values(rows.view(np.uint8).reshape(-1)),
+        is_dense=dense,
     )
 
 

@@ -41,10 +41,12 @@ from multimodal_perception.ros.qos import (
 )
 from multimodal_perception.ros.registration_outputs import RegistrationOutputs
 from multimodal_perception.ros.spinning import spin
+from multimodal_perception.ros.track_outputs import TRACKS_TOPIC, tracks_message
 from multimodal_perception.ros.worker import NewestFirstWorker
 
 OUTPUTS = {
     "perception/objects": "vision_msgs/msg/Detection3DArray",
+    TRACKS_TOPIC: "sensor_msgs/msg/PointCloud2",
     **dict.fromkeys((GRID_TOPIC, MAP_TOPIC, *LAYER_TOPICS), "nav_msgs/msg/OccupancyGrid"),
     "perception/markers": "visualization_msgs/msg/MarkerArray",
     "perception/timing": "diagnostic_msgs/msg/DiagnosticArray",
@@ -225,6 +227,8 @@ class PerceptionNode(LifecycleNode):
             "perception/objects", messages.boxes_to_message(self._types, perception.boxes)
         )
         answered_s = time.perf_counter()
+        if self._is_heard(TRACKS_TOPIC):
+            self._publish(TRACKS_TOPIC, tracks_message(self._types, perception.boxes))
         # The boxes go first: what only pictures need must not delay them.
         self._publish_occupancy(perception, job.frame)
         self._publish("perception/markers", self._markers.encode(perception.boxes))

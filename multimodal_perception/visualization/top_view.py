@@ -21,6 +21,9 @@ from multimodal_perception.visualization.palette import (
     class_colour,
 )
 
+# Slower ones stand, m/s.
+SLOWEST = 0.5
+
 
 def draw_sweep(frame: SensorFrame, boxes: Boxes3D, extent: float, size: int) -> NDArray[np.uint8]:
     """RGB image (size, size, 3): points by height, ultrasonic cones up to their echoes, boxes by class,
@@ -100,6 +103,9 @@ def _draw_boxes(canvas: Canvas, boxes: Boxes3D, colour: Colour | None) -> None:
         middle, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
         canvas.line(np.stack([middle, front]), shade, 1)
         if colour is None:
+            if boxes.velocities is not None and np.hypot(*boxes.velocities[i]) >= SLOWEST:
+                # To where it is in a second.
+                canvas.line(np.stack([middle, middle + boxes.velocities[i]]), shade, 2)
             column, row = canvas.pixels(outline.max(axis=0)[None])[0].tolist()
             text = f"{name} {boxes.scores[i]:.2f}"
             write_text(canvas.image, text, (column, row - 4), shade, 0.38)

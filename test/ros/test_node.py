@@ -318,7 +318,12 @@ def test_an_object_keeps_its_id_and_one_that_moves_over_ground_has_an_arrow(
     active: Vehicle, frame: SensorFrame
 ) -> None:
     motion = active.create_publisher(TFMessage, "/tf", OUTPUT_QOS)
+    points: list[PointCloud2] = []
+    tracks = active.create_subscription(
+        PointCloud2, "/perception/tracks", points.append, OUTPUT_QOS
+    )
     wait_for(lambda: active.count_subscribers("/tf"), 10.0, "/tf")
+    wait_for(lambda: active.count_publishers("/perception/tracks"), 10.0, "tracks")
     time.sleep(0.5)
     stamp_ns, ids = now_ns(active), []
     for k in range(6):
@@ -343,7 +348,10 @@ def test_an_object_keeps_its_id_and_one_that_moves_over_ground_has_an_arrow(
     for arrow in arrows():
         start, end = arrow.points
         assert abs(end.x - start.x - 2.0) < 1.0 and abs(end.y - start.y) < 0.5
+    wait_for(lambda: points and messages.stamp_ns_of(points[-1]) == stamp_ns, 5.0, "tracks")
+    assert points[-1].width == len(ids[-1]) and "vx" in {f.name for f in points[-1].fields}
     active.destroy_publisher(motion)
+    active.destroy_subscription(tracks)
 
 
 def test_boxes_that_go_are_deleted_from_rviz(active: Vehicle, frame: SensorFrame) -> None:

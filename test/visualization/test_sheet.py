@@ -42,6 +42,19 @@ def test_forward_is_up_and_left_is_left(frame: SensorFrame) -> None:
     assert columns.mean() == pytest.approx(400 - 100, abs=8)
 
 
+def test_what_moves_has_a_line_to_where_it_is_in_a_second() -> None:
+    def columns(vy: float) -> np.ndarray:
+        told = np.array([[0.0, vy]], np.float32)
+        boxes = replace(box_at(20.0, 10.0), velocities=told)
+        picture = draw_sweep(SensorFrame(0), boxes, 40.0, 800)
+        row = (picture[200] == class_colour("car")).all(axis=1)  # x = 20
+        return np.flatnonzero(row)
+
+    assert columns(-15.0).max() == pytest.approx(400 + 50, abs=3)
+    for still in (0.1, np.nan):
+        assert columns(still).max() < 400 - 80
+
+
 def test_an_occupied_cell_is_drawn_at_its_place() -> None:
     free = np.zeros((400, 400), np.float32)
     occupied = np.zeros_like(free)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from traceback import format_exc
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -113,8 +114,9 @@ class PerceptionNode(LifecycleNode):
                     MAP_QOS if topic == MAP_TOPIC else OUTPUT_QOS,
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
-        except UserError as error:
-            self.get_logger().error(f"cannot configure: {error}")
+        except Exception as error:  # rclpy would keep it to itself
+            known = isinstance(error, UserError)
+            self.get_logger().error(f"cannot configure: {error if known else format_exc()}")
             self._release()
             return TransitionCallbackReturn.FAILURE
         sensors = ", ".join(self._rig.sensors)

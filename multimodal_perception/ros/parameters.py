@@ -89,6 +89,8 @@ def declare(node: Node) -> None:
         descriptor = ParameterDescriptor(
             description=entry.description,
             additional_constraints="read when the node is configured",
+            # An empty list has no type: ROS takes it for bytes, and for unset where a file has it.
+            dynamic_typing=entry.default == [],
         )
         if entry.low is not None and entry.high is not None:
             if isinstance(entry.default, float):
@@ -111,7 +113,9 @@ def read(node: Node) -> NodeConfig:
         branch = tree
         for folder in folders:
             branch = branch.setdefault(folder, {})
-        branch[last] = list(value) if isinstance(entry.default, list) else value
+        if isinstance(entry.default, list) and not isinstance(value, (str, bool, int, float)):
+            value = list(value or ())  # an array, or what an empty list became
+        branch[last] = value
     return build(NodeConfig, tree, "parameters")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import rclpy
@@ -51,6 +52,42 @@ def test_the_shipped_file_is_that_of_the_code_and_holds_the_defaults() -> None:
 
 def test_undeclared_changes_give_the_defaults(node: Node) -> None:
     assert asdict(parameters.read(node)) == asdict(parameters.NodeConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "cameras", "words"),
+    [
+        (None, (), ""),
+        ("[front, rear]", ("front", "rear"), ""),
+        ("[]", (), ""),
+        ("front", (), "pipeline.rgbx.cameras"),
+        ("[1, 2]", (), "pipeline.rgbx.cameras"),
+    ],
+)
+def test_a_parameter_file_is_read_by_a_node_its_empty_lists_too(
+    text: str | None, cameras: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    """text: of the list that is empty by default; None is the shipped file."""
+    path = share_path("config", "perception.yaml")
+    if text is not None:
+        path = tmp_path / "parameters.yaml"
+        path.write_text(f"/**: {{ros__parameters: {{pipeline.rgbx.cameras: {text}}}}}\n")
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    arguments = ["--ros-args", "--params-file", str(path)]
+    made = rclpy.create_node("parameters", context=context, cli_args=arguments)
+    try:
+        parameters.declare(made)
+        if words:
+            with pytest.raises(ConfigurationError, match=words):
+                parameters.read(made)
+        else:
+            read = parameters.read(made)
+            assert read.pipeline.rgbx.cameras == cameras
+            assert text is not None or asdict(read) == asdict(parameters.NodeConfig())
+    finally:
+        made.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_ranges_and_types_are_the_node_s_own(node: Node) -> None:

@@ -1,6 +1,6 @@
 """Starts perception_node on a rig, configured and activated, and RViz if asked."""
 
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
@@ -11,7 +11,7 @@ from launch import LaunchDescription
 
 
 def generate_launch_description():
-    """Arguments: rig, parameters, model, use_sim_time, namespace, rviz."""
+    """Arguments: rig, parameters, model, autostart, use_sim_time, namespace, rviz."""
     share = FindPackageShare("multimodal_perception")
     defaults = PathJoinSubstitution([share, "config", "perception.yaml"])
     profile = PathJoinSubstitution([share, "config", "rviz", "perception.rviz"])
@@ -22,7 +22,12 @@ def generate_launch_description():
             "parameters", default_value=defaults, description="ROS parameter file"
         ),
         DeclareLaunchArgument(
-            "model", default_value="auto", description="detector: auto, geometric, fusion"
+            "model",
+            default_value="",
+            description="detector: auto, geometric, fusion; in the place of the parameter file's",
+        ),
+        DeclareLaunchArgument(
+            "autostart", default_value="true", description="configure and activate the node"
         ),
         DeclareLaunchArgument(
             "use_sim_time", default_value="false", description="take the time from /clock"
@@ -32,22 +37,26 @@ def generate_launch_description():
         ),
         DeclareLaunchArgument("rviz", default_value="false", description="start RViz as well"),
     ]
-    node = LifecycleNode(
-        package="multimodal_perception",
-        executable="perception_node",
-        name="perception",
-        namespace=LaunchConfiguration("namespace"),
-        output="screen",
-        parameters=[
-            LaunchConfiguration("parameters"),
-            {
-                "rig": ParameterValue(LaunchConfiguration("rig"), value_type=str),
-                "pipeline.detector": ParameterValue(LaunchConfiguration("model"), value_type=str),
-                "use_sim_time": use_sim_time,
-                "autostart": True,
-            },
-        ],
-    )
+
+    def perception(context):
+        parameters = {
+            "rig": ParameterValue(LaunchConfiguration("rig"), value_type=str),
+            "use_sim_time": use_sim_time,
+            "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
+        }
+        model = LaunchConfiguration("model").perform(context)
+        if model:
+            parameters["pipeline.detector"] = model
+        node = LifecycleNode(
+            package="multimodal_perception",
+            executable="perception_node",
+            name="perception",
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            parameters=[LaunchConfiguration("parameters"), parameters],
+        )
+        return [node]
+
     rviz = Node(
         package="rviz2",
         executable="rviz2",
@@ -56,4 +65,4 @@ def generate_launch_description():
         parameters=[{"use_sim_time": use_sim_time}],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
-    return LaunchDescription([*arguments, node, rviz])
+    return LaunchDescription([*arguments, OpaqueFunction(function=perception), rviz])

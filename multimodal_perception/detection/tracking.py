@@ -19,8 +19,9 @@ from multimodal_perception.frame import NANOSECONDS, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 
 Array = NDArray[np.float64]
-# 99 % of right boxes lie nearer to their track: chi-squared with two degrees of freedom.
-GATE = 9.21
+# Squared distances in standard deviations, two degrees of freedom: beyond GATE a box is another object,
+# beyond OUTLYING its centre is one that jumped, as when a hidden end comes into sight.
+GATE, OUTLYING = 25.0, 4.0
 # So often an object must have been seen to be waited for all of `coast`; others a third of it. A fast
 # one's velocity is told from then on.
 SURE = 3
@@ -118,8 +119,10 @@ class _Tracks:
     def correct(self, rows: NDArray[np.int64], centres: Array, noise: Array) -> None:
         """Kalman's update of some tracks by centres (K, 2) of variances noise (K,)."""
         place, mixed, velocity = self.covariance[rows].T
-        gain = np.column_stack([place, mixed]) / (place + noise)[:, None]
         off = centres - self.states[rows, :2]
+        # Less certain the further off (Huber 1981), so that no jump is taken for a velocity.
+        noise = np.maximum(noise, (off**2).sum(axis=1) / OUTLYING - place)
+        gain = np.column_stack([place, mixed]) / (place + noise)[:, None]
         self.states[rows, :2] += gain[:, :1] * off
         self.states[rows, 2:] += gain[:, 1:] * off
         rest = 1.0 - gain[:, 0]

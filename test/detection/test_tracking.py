@@ -96,6 +96,16 @@ def test_without_odometry_objects_keep_their_ids_and_have_no_velocity() -> None:
             assert told.velocities is None
 
 
+def test_a_centre_that_jumps_is_the_same_object_and_hardly_moves() -> None:
+    tracker = Tracker()
+    for k in range(20):
+        # The far end of a parked car comes into sight: its middle is 1.8 m further.
+        told = seen(tracker, k, boxes_at([(10.0 if k < 12 else 11.8, 0)]))
+        assert ids(told) == [1]
+        if k > 5:
+            assert np.abs(speeds(told)).max() < 2.0  # of 18 m/s that the jump looks like
+
+
 def test_an_object_out_of_sight_for_a_moment_is_the_same_and_later_another() -> None:
     def after(gap: int) -> list[int]:
         tracker = Tracker(TrackingConfig(coast=1.0))

@@ -18,7 +18,12 @@ from multimodal_perception.segmentation.classes import labels_from_semantics
 from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
 from multimodal_perception.simulation.simulation import Observation, Simulation
 
-CONDITIONS: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",), "fog": ("fog=60",)}
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    "day": (),
+    "night": ("night",),
+    "unlit": ("night", "unlit"),
+    "fog": ("fog=60",),
+}
 SCENARIOS = ("urban_street", "intersection", "parking_lot", "highway", "warehouse")
 FRAMES_BETWEEN = 20
 FIRST_FRAME = 5

@@ -36,6 +36,18 @@ def gain_controlled(image: NDArray[np.number], least_span: float = 1.0) -> NDArr
     return np.asarray(255 * np.clip(share, 0, 1) + 0.5, np.float64).astype(np.uint8)
 
 
+def anchoring_power(image: NDArray[np.float32], level: float) -> np.float32:
+    """The power of an image (H, W) in [0, 1] that brings its upper quartile to `level`.
+
+    A clear sky is some 45 K colder than all else and takes most of the range that percentiles span;
+    the power gives it back to what is warm. It is from 1/2 to 8, so that noise is not stretched without
+    end.
+    """
+    quartile = float(np.percentile(image[::2, ::2] if min(image.shape) >= 64 else image, 75))
+    power = np.log(level) / np.log(np.clip(quartile, 1e-3, 1.0 - 1e-3))
+    return np.float32(np.clip(power, 0.5, 8.0))
+
+
 def find_bad_pixels(frames: NDArray[np.uint16], deviation: float = 8.0) -> NDArray[np.bool_]:
     """Broken pixels (H, W) of images (N, H, W): those that no scene explains.
 

@@ -109,7 +109,7 @@ class InputMaker:
         self._rows, self._columns = card.inputs["visible"].shape[-2:]
         scale = card.normalisation.get("visible", {})
         self._mean, self._std = float(scale.get("mean", 127.0)), float(scale.get("std", 128.0))
-        self._thermals = ThermalViews(config.ground_z, counts)
+        self._thermals = ThermalViews(config.ground_z, counts, _quartile(card))
 
     def factor(self, model: CameraModel) -> float:
         """Size of a view in the network's input, of its own."""
@@ -167,6 +167,18 @@ class InputMaker:
             return small, np.ones(small.shape, np.bool_)
         thermal = self._thermals.best(frame, name)[0]
         return self._thermals.view(frame, name, view, thermal) if thermal else None
+
+
+def _quartile(card: ModelCard) -> float | None:
+    """What the network was trained to find at thermal images' upper quartile, if it was."""
+    value = card.settings.get("thermal_quartile")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < 1.0:
+        raise UserError(
+            f"{card.source}: settings.thermal_quartile: allowed: above 0, below 1; got {value!r}"
+        )
+    return float(value)
 
 
 def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:

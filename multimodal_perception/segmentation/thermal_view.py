@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import CameraImage, InfraredImage, SensorFrame
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.preprocess.infrared import InfraredNormaliser, Pixels
+from multimodal_perception.preprocess.infrared import InfraredNormaliser, Pixels, anchoring_power
 from multimodal_perception.segmentation.alignment import Warp, warp_between
 
 # An image whose values span less than this, of 8 bits, shows nothing: a covered or blinded sensor.
@@ -23,12 +23,16 @@ class ThermalViews:
     """Brings thermal images into cameras' views. counts: what was wrong with images, `sensor.reason`.
 
     Contrast and warps are kept from frame to frame. ground_z: height of the ground in base_link,
-    metres.
+    metres. quartile: what each image's upper quartile is brought to (see anchoring_power); None
+    leaves it.
     """
 
-    def __init__(self, ground_z: float, counts: Counter[str]) -> None:
+    def __init__(
+        self, ground_z: float, counts: Counter[str], quartile: float | None = None
+    ) -> None:
         self._ground_z = ground_z
         self._counts = counts
+        self._quartile = quartile
         self._normalisers: dict[str, InfraredNormaliser] = {}
         self._warps: dict[tuple[str, str], tuple[tuple[bytes, ...], Warp]] = {}
 
@@ -53,7 +57,8 @@ class ThermalViews:
             self._counts[f"{image.sensor}.byte_order"] += 1
             pixels = pixels.byteswap()
         normaliser = self._normalisers.setdefault(image.sensor, InfraredNormaliser())
-        return normaliser.normalise(pixels, image.stamp_ns)
+        grey = normaliser.normalise(pixels, image.stamp_ns)
+        return grey if self._quartile is None else grey ** anchoring_power(grey, self._quartile)
 
     def view(
         self, frame: SensorFrame, camera: str, view: CameraModel, thermal: str

@@ -59,10 +59,19 @@ def save_weights(network: nn.Module, path: Path) -> None:
     os.replace(partial, path)
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, by name. Raises UserError."""
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not weights: {error}") from error
+
+
 def load_weights(network: nn.Module, path: Path) -> None:
     """Put weights of a safetensors file in place, every key accounted for. Raises UserError."""
+    weights = read_weights(path)
     try:
-        network.load_state_dict(load_file(str(path)), strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not weights of {type(network).__name__}: {reason}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multimodal_perception.configuration import build
+from multimodal_perception.configuration import UserError, build
 from multimodal_perception.networks.rgbx_segmentation import Fusion, RgbxSegmentation
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
+from multimodal_perception.training import checkpoint
 from multimodal_perception.training.segmentation_data import (
     INPUT_WIDTH,
     Augmentation,
@@ -31,7 +33,7 @@ from multimodal_perception.training.segmentation_data import (
 )
 
 CLASSES = len(SEGMENTATION_CLASSES)
-INPUT_ROWS = 192
+INPUT_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,26 @@ class SegmentationTraining:
 def checked(values: dict[str, Any]) -> SegmentationTraining:
     """The configuration of parsed values and what the command line put over them."""
     return build(SegmentationTraining, values, "train segmentation")
+
+
+def take_backbones(network: RgbxSegmentation, path: Path) -> None:
+    """Put the backbones of another fusion's weights in place, and what fits of its decoder.
+
+    So that fusions are compared by what they fuse. Raises UserError for a file that lacks a backbone.
+    """
+    given = checkpoint.read_weights(path)
+    own = network.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in given.items()
+        if name.startswith(("streams.", "decoder."))
+        and name in own
+        and tensor.shape == own[name].shape
+    }
+    missing = [n for n in own if n.startswith("streams.") and n not in taken]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is missing: no backbones of {network.fusion}")
+    network.load_state_dict(taken, strict=False)
 
 
 class Trainer:

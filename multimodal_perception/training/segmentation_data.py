@@ -15,11 +15,14 @@ from torch import Tensor
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.networks.efficientnet_lite import normalise
+from multimodal_perception.preprocess.infrared import anchoring_power
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 
 # Frames are kept at this width; the network works at INPUT_WIDTH.
-STORED_WIDTH = 384
-INPUT_WIDTH = 320
+STORED_WIDTH = 512
+INPUT_WIDTH = 448
+# Where the upper quartile of a thermal image is brought to.
+THERMAL_QUARTILE = 0.5
 # Small and rare, and sought for training: views with at least so many pixels of them.
 SOUGHT = ("person", "cyclist", "pole", "sidewalk")
 SOUGHT_PIXELS = 40
@@ -31,14 +34,16 @@ class Augmentation:
 
     scale: smallest and largest size, of the network's own. shift: how far the other image is moved
     against the visible one at most, pixels: calibrations are not perfect. light, heat: how much
-    gains and offsets vary. own_view: share of samples in the thermal camera's own view. seek: share
-    of samples about a pixel of a class in SOUGHT, each as often: chance would rarely show them.
+    gains and offsets vary. dark: share of visible images made dark, noisy and smeared, as unlit nights
+    are. own_view: share of samples in the thermal camera's own view. seek: share of samples about a
+    pixel of a class in SOUGHT, each as often: chance would rarely show them.
     """
 
     scale: tuple[float, float] = (0.75, 1.5)
     shift: float = field(default=2.0, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
     light: float = field(default=0.35, metadata={"min": 0.0, "max": 1.0})
     heat: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
+    dark: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
     own_view: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})
     seek: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
 
@@ -82,10 +87,13 @@ def read_drives(paths: Sequence[Path], other: str = "thermal") -> tuple[list[Vie
                 width = shard["labels"].shape[2]
                 factor = STORED_WIDTH / width
                 x, seen = shard[other][i], shard[f"{other}_seen"][i]
+                if other == "thermal":
+                    thermal = shard["own_thermal"][i].astype(np.float32)
+                    power = anchoring_power(thermal, THERMAL_QUARTILE)
+                    x, thermal = x.astype(np.float32) ** power, thermal**power
                 views.append(stored(shard["visible"][i], x, seen, shard["labels"][i], factor))
                 labels = shard["own_labels"][i]
                 if other == "thermal":
-                    thermal = shard["own_thermal"][i]
                     seen = np.ones(thermal.shape, np.bool_)
                     # As the network will have it: letterboxed by height.
                     own.append(stored(None, thermal, seen, labels, factor * 1.4))
@@ -227,6 +235,8 @@ def varied(
     shift = rng.uniform(-config.shift, config.shift, 2)
     out = warped(view, matrix, crop, shift)
     visible = None if out.visible is None else _relit(out.visible, config.light, rng)
+    if visible is not None and rng.random() < config.dark:
+        visible = _darkened(visible, rng)
     return View(visible, _reheated(out.other, config.heat, rng), out.seen, out.labels)
 
 
@@ -236,6 +246,15 @@ def _relit(image: NDArray[np.uint8], amount: float, rng: np.random.Generator) ->
     curve = gain * levels ** np.exp(rng.uniform(-amount, amount)) + rng.uniform(-0.1, 0.1) * amount
     table = np.clip(255 * curve, 0, 255).astype(np.uint8)[None]
     return np.asarray(cv2.LUT(image, table), np.uint8)
+
+
+def _darkened(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """As in an unlit night: smeared along the image's rows by a long shutter, dark, noisy."""
+    length = int(rng.integers(1, 6))
+    light = cv2.blur(image, (length, 1)).astype(np.float32)
+    light *= np.exp(rng.uniform(np.log(0.1), np.log(0.7)))
+    grain = rng.uniform(1.0, 9.0) * rng.standard_normal(image.shape, np.float32)
+    return np.asarray(np.clip(light + grain, 0, 255), np.uint8)
 
 
 def _reheated(

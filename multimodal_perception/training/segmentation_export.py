@@ -20,7 +20,7 @@ from multimodal_perception.runtime.onnx_export import export_onnx
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES
 from multimodal_perception.segmentation.rgbx import INPUTS
 from multimodal_perception.training.segmentation import INPUT_ROWS
-from multimodal_perception.training.segmentation_data import INPUT_WIDTH
+from multimodal_perception.training.segmentation_data import INPUT_WIDTH, THERMAL_QUARTILE
 
 # Weights of at least so many elements are kept in half precision.
 HALVED = 64
@@ -47,6 +47,9 @@ def export_model(
     }
     onnx_bytes = onnx_in_half(network, shapes, ("logits",))
     (out / "model.onnx").write_bytes(onnx_bytes)
+    settings = {"fusion": network.fusion, "classes": len(SEGMENTATION_CLASSES), "other": other}
+    if other == "thermal":
+        settings["thermal_quartile"] = THERMAL_QUARTILE
     logits = (1, len(SEGMENTATION_CLASSES), INPUT_ROWS // 2, INPUT_WIDTH // 2)
     card = ModelCard(
         name="segmentation",
@@ -54,11 +57,12 @@ def export_model(
         inputs={name: TensorSpec(shape) for name, shape in shapes.items()},
         outputs={"logits": TensorSpec(logits)},
         licence="Apache-2.0",
-        settings={"fusion": network.fusion, "classes": len(SEGMENTATION_CLASSES), "other": other},
+        settings=settings,
         classes=SEGMENTATION_CLASSES,
         normalisation={
             "visible": {"mean": PIXEL_MEAN, "std": PIXEL_SCALE, "order": "RGB"},
-            "other": "thermal: percentiles 1 and 99 to 0 and 1; lidar: 2 m over the depth",
+            "other": "thermal: percentiles 1 and 99 to 0 and 1, then a power that brings the upper "
+            "quartile to settings.thermal_quartile; lidar: 2 m over the depth",
         },
         training=training,
         figures={"parameters": sum(p.numel() for p in network.parameters())},

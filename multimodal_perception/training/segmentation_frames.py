@@ -30,6 +30,10 @@ FRAMES_A_DRIVE = 10
 SECONDS_BETWEEN = 3.0
 # How many times as often as the scenario says a mover is a cyclist.
 MORE_CYCLISTS = 5.0
+# Where people and cyclists go near the vehicle beside those of the scenario, by its kind: y in metres.
+NEAR_LANES = {"street": (-3.5, 3.5), "intersection": (-3.5, 3.5), "parking": (-2.0, 2.0)}
+# Share of the nights in which no lamp is on but the vehicle's own.
+UNLIT_NIGHTS = 0.6
 # Evaluation has the seeds from here on.
 FIRST_EVALUATION_SEED = 10_000
 
@@ -49,18 +53,24 @@ def drive_conditions(rng: np.random.Generator) -> tuple[str, ...]:
         words.append(f"fog={rng.uniform(30, 250):.0f}")
     elif weather < 0.45:
         words.append(f"rain={rng.uniform(3, 40):.0f}")
+    if "night" in words and rng.random() < UNLIT_NIGHTS:
+        words.append("unlit")
     return tuple(words)
 
 
 def drive_scenario(name: str) -> Scenario:
-    """A scenario where cyclists are not as rare as they are: else there are too few to learn from."""
+    """A scenario with more cyclists, and with people and cyclists near: else too few to learn from."""
     scenario = load_scenario(name)
 
     def busier(lane: Lane) -> Lane:
         shares = {k: w * (MORE_CYCLISTS if k == "cyclist" else 1.0) for k, w in lane.shares.items()}
         return replace(lane, shares=shares)
 
-    return replace(scenario, lanes=tuple(map(busier, scenario.lanes)))
+    near = tuple(
+        Lane(y, speed, 16.0, {"cyclist": 0.6, "pedestrian": 0.4})
+        for y, speed in zip(NEAR_LANES.get(scenario.kind, ()), (3.5, -3.5), strict=False)
+    )
+    return replace(scenario, lanes=(*map(busier, scenario.lanes), *near))
 
 
 def drive_rig(rng: np.random.Generator, lidar: bool = False) -> Rig:

@@ -16,10 +16,10 @@ def progress(total: int) -> tqdm:
 def test_each_condition_and_each_set_of_images_is_scored() -> None:
     rig = load_rig(rig_path("simulation"))
     result = score_drives([load_card("segmentation")], rig, [10_003], 1, progress)
-    assert result["frames"] == 3
+    assert result["frames"] == 4
     assert set(result["rows"]) == {"cmx, both", "cmx, visible", "cmx, thermal"}
     for row in result["rows"].values():
-        assert set(row) == {"day", "night", "fog"}
+        assert set(row) == {"day", "night", "unlit", "fog"}
         assert all(0.2 < scores["miou"] <= 1.0 for scores in row.values())
 
 

@@ -10,6 +10,7 @@ from multimodal_perception.preprocess.infrared import (
     FlatField,
     InfraredConfig,
     InfraredNormaliser,
+    anchoring_power,
     find_bad_pixels,
     mend_bad_pixels,
 )
@@ -138,3 +139,18 @@ def test_eight_bit_images_work_too() -> None:
     normalised = InfraredNormaliser().normalise(image, 0)
     assert normalised.dtype == np.float32
     assert (normalised.min(), normalised.max()) == (0.0, 1.0)
+
+
+def test_under_a_cold_sky_what_is_warm_gets_its_contrast_back() -> None:
+    # Half of it sky at 0, a street at 0.8, and someone at 0.9.
+    image = np.zeros((96, 128), np.float32)
+    image[48:] = 0.8
+    image[60:80, 60:66] = 0.9
+    power = anchoring_power(image, 0.5)
+    assert_allclose(np.float32(0.8) ** power, 0.5, rtol=1e-5)
+    assert 0.9**power - 0.8**power > 1.9 * (0.9 - 0.8)
+
+
+@pytest.mark.parametrize(("value", "power"), [(0.0, 0.5), (1.0, 8.0), (0.5, 1.0)])
+def test_the_power_has_its_bounds(value: float, power: float) -> None:
+    assert_allclose(anchoring_power(np.full((9, 9), value, np.float32), 0.5), power, rtol=1e-6)

@@ -143,6 +143,16 @@ def test_a_card_of_another_kind_is_refused(segmenter: RgbxSegmenter) -> None:
         RgbxSegmenter(engine=segmenter.engine, card=card)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, True, "half"])
+def test_a_card_with_an_impossible_thermal_quartile_is_refused(
+    value: object, segmenter: RgbxSegmenter
+) -> None:
+    card = load_card("segmentation")
+    card = dataclasses.replace(card, settings={**card.settings, "thermal_quartile": value})
+    with pytest.raises(UserError, match=r"thermal_quartile: allowed: above 0, below 1"):
+        RgbxSegmenter(engine=segmenter.engine, card=card)
+
+
 def test_calibration_inputs_are_what_the_card_says(frame: SensorFrame) -> None:
     card = load_card("segmentation")
     make = frame_inputs(card)

@@ -101,3 +101,12 @@ def test_black_and_saturated_images_show_nothing(value: int) -> None:
 
 def test_a_sensor_is_placed_by_pose_and_intrinsics() -> None:
     assert placed(frame(scene(0)), "camera") and not placed(SensorFrame(0), "camera")
+
+
+def test_the_upper_quartile_is_brought_where_the_network_wants_it() -> None:
+    one = frame(scene(3))
+    plain = ThermalViews(0.0, Counter()).normalised(one.infrareds["thermal"])
+    anchored = ThermalViews(0.0, Counter(), 0.4).normalised(one.infrareds["thermal"])
+    assert plain is not None and anchored is not None
+    assert np.percentile(anchored, 75) == pytest.approx(0.4, abs=0.01)
+    assert (np.diff(anchored.ravel()[np.argsort(plain, axis=None)]) >= 0).all()  # in one order

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from multimodal_perception.configuration import ConfigurationError
+from multimodal_perception.configuration import ConfigurationError, UserError
+from multimodal_perception.networks.rgbx_segmentation import RgbxSegmentation
 from multimodal_perception.segmentation.classes import IGNORED
 from multimodal_perception.training import checkpoint
 from multimodal_perception.training.segmentation import (
@@ -17,6 +18,7 @@ from multimodal_perception.training.segmentation import (
     distillation_loss,
     overlap_loss,
     schedule,
+    take_backbones,
     twice,
 )
 from multimodal_perception.training.segmentation_data import View, collate
@@ -68,6 +70,28 @@ def test_two_colours_are_learnt_with_either_image() -> None:
     losses = [learner.step()["labels"] for _ in range(14)]
     assert np.mean(losses[-4:]) < 0.7 * losses[0]  # about 0.5
     assert set(learner.validate([view(5)])) == {"both", "visible", "other"}
+
+
+@pytest.mark.parametrize("fusion", ["ssma", "visible", "other"])
+def test_another_fusion_begins_with_the_backbones(fusion: str, tmp_path: Path) -> None:
+    path = tmp_path / "cmx.safetensors"
+    cmx = RgbxSegmentation(10, "cmx")
+    checkpoint.save_weights(cmx, path)
+    network = RgbxSegmentation(10, fusion)  # type: ignore[arg-type]
+    take_backbones(network, path)
+    for name, tensor in network.streams.state_dict().items():
+        assert torch.equal(tensor, cmx.streams.state_dict()[name])
+    assert torch.equal(network.decoder.classify.weight, cmx.decoder.classify.weight)
+
+
+def test_weights_without_the_backbone_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "visible.safetensors"
+    checkpoint.save_weights(RgbxSegmentation(10, "visible"), path)
+    with pytest.raises(UserError, match=r"visible\.safetensors: streams\.1.* is missing"):
+        take_backbones(RgbxSegmentation(10, "cmx"), path)
+    path.write_bytes(b"none")
+    with pytest.raises(UserError, match="not weights"):
+        take_backbones(RgbxSegmentation(10, "cmx"), path)
 
 
 def test_stems_and_statistics_of_the_backbones_stay() -> None:

@@ -28,7 +28,7 @@ def view(rows: int = 120, columns: int = 200) -> View:
 
 
 def test_images_and_labels_move_together() -> None:
-    config = Augmentation(shift=0.0, light=0.0, heat=0.0, own_view=0.0)
+    config = Augmentation(shift=0.0, light=0.0, heat=0.0, dark=0.0, own_view=0.0)
     sampler = Sampler([view()], [], (96, 96), config)
     batch = sampler.batch(24, np.random.default_rng(0))
     person = batch.labels == 3
@@ -37,6 +37,16 @@ def test_images_and_labels_move_together() -> None:
     red, hot = batch.visible[:, 0] > 0.0, batch.other[:, 0] > 0.5
     assert (red == person)[inside].float().mean() > 0.985
     assert (hot == person)[inside].float().mean() > 0.985
+    assert (batch.visible_mask[:, 0] > 0)[person].all()
+
+
+def test_a_dark_night_takes_the_visible_image_alone() -> None:
+    config = Augmentation(light=0.0, heat=0.0, own_view=0.0, dark=1.0)
+    batch = Sampler([view()], [], (96, 96), config).batch(16, np.random.default_rng(0))
+    person = batch.labels == 3
+    red = batch.visible[:, 0][person]
+    assert red.mean() < 0.6 and red.std() > 0.0  # it was 1
+    assert batch.other[:, 0][person].mean() > 0.9
     assert (batch.visible_mask[:, 0] > 0)[person].all()
 
 

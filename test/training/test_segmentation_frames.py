@@ -24,7 +24,7 @@ def test_rendered_drives_are_read_and_not_made_twice(
     assert render_drives(tmp_path, 1) == paths and paths[0].stat().st_mtime_ns == stamp
     views, own = read_drives(paths)
     assert len(views) == len(own) == 1
-    assert views[0].visible is not None and views[0].visible.shape == (216, 384, 3)
+    assert views[0].visible is not None and views[0].visible.shape == (288, 512, 3)
     assert 0.1 < views[0].seen.mean() < 1.0  # the thermal camera sees part of the view
     assert own[0].visible is None and own[0].seen.all()
     road = views[0].labels == 0
@@ -38,7 +38,7 @@ def test_no_two_drives_have_one_calibration_and_all_weathers_come() -> None:
     words = {
         w.partition("=")[0] for s in range(60) for w in drive_conditions(np.random.default_rng(s))
     }
-    assert words == {"night", "low_sun", "fog", "rain"}
+    assert words == {"night", "unlit", "low_sun", "fog", "rain"}
 
 
 def test_evaluation_seeds_are_never_rendered(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints")
     parser.add_argument("--start", type=Path, help="weights (.safetensors) to begin with")
+    parser.add_argument(
+        "--backbones", type=Path, help="weights of another fusion, to begin with its backbones"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder; resumes what lies there")
 
 
@@ -59,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
     if args.start is not None:
         checkpoint.load_weights(trainer.network, args.start)
         checkpoint.load_weights(trainer.averaged, args.start)
+    elif args.backbones is not None:
+        segmentation.take_backbones(trainer.network, args.backbones)
+        segmentation.take_backbones(trainer.averaged, args.backbones)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "checkpoint.pt"
     parts: dict[str, checkpoint.Stateful] = {

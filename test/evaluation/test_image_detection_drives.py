@@ -78,7 +78,7 @@ def test_placed_boxes_are_right_once_and_by_class() -> None:
 def test_the_shipped_network_on_a_drive_and_rigs_that_cannot_be_scored() -> None:
     rig = load_rig(rig_path("simulation"))
     result = score_drives(load_card("image_detector"), rig, [10_005], 1, silent)
-    assert result["frames"] == 3 and set(result["rows"]) == {"both", "visible", "thermal"}
+    assert result["frames"] == 4 and set(result["rows"]) == {"both", "visible", "thermal"}
     day = result["rows"]["both"]["day"]
     assert day["vehicle"]["labels"] > 5 and day["vehicle"]["ap50"] > 0.3
     seen = result["rows"]["thermal"]["day"]["vehicle"]["labels"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -47,7 +48,8 @@ def export_model(
     }
     onnx_bytes = onnx_in_half(network, shapes, ("logits",))
     (out / "model.onnx").write_bytes(onnx_bytes)
-    settings = {"fusion": network.fusion, "classes": len(SEGMENTATION_CLASSES), "other": other}
+    settings: dict[str, Any] = {"fusion": network.fusion, "classes": len(SEGMENTATION_CLASSES)}
+    settings["other"] = other
     if other == "thermal":
         settings["thermal_quartile"] = THERMAL_QUARTILE
     logits = (1, len(SEGMENTATION_CLASSES), INPUT_ROWS // 2, INPUT_WIDTH // 2)

@@ -43,7 +43,8 @@ class SegmentationTraining:
     fusion: cmx, ssma, or one image alone (visible, other). steps, batch, crop: batches, images in
     each, rows and columns. rate: peak of the learning rate; of the backbones a third. distillation:
     weight of the teacher. temperature: of its softmax. average: decay of the averaged weights.
-    rare: exponent by which rare classes weigh more.
+    rare: exponent by which rare classes weigh more; they are sought as well, and with more weight they
+    are called where they are not.
     """
 
     fusion: Fusion = "cmx"
@@ -52,10 +53,10 @@ class SegmentationTraining:
     crop: tuple[int, int] = (160, 256)
     rate: float = field(default=2e-3, metadata={"min": 1e-7, "max": 1.0})
     weight_decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
-    distillation: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
+    distillation: float = field(default=0.3, metadata={"min": 0.0, "max": 100.0})
     temperature: float = field(default=2.0, metadata={"min": 0.1, "max": 100.0})
     average: float = field(default=0.99, metadata={"min": 0.0, "max": 0.99999})
-    rare: float = field(default=0.35, metadata={"min": 0.0, "max": 1.0})
+    rare: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:

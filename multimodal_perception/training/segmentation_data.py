@@ -40,7 +40,7 @@ class Augmentation:
     """
 
     scale: tuple[float, float] = (0.75, 1.5)
-    shift: float = field(default=2.0, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
+    shift: float = field(default=1.0, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
     light: float = field(default=0.35, metadata={"min": 0.0, "max": 1.0})
     heat: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
     dark: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})

@@ -32,6 +32,8 @@ class DropoutConfig:
     """Shares of training frames in which sensors are missing; the rest has all.
 
     images: neither cameras nor thermal. lidar: no LiDAR. cameras, infrareds, ultrasonics: these alone.
+    blind_weight: how much a frame without LiDAR counts in the loss of the proposals. What images alone
+    can't place would else outweigh what the LiDAR tells exactly.
     """
 
     images: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
@@ -39,6 +41,7 @@ class DropoutConfig:
     cameras: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     infrareds: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     ultrasonics: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    blind_weight: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
 
     def __post_init__(self) -> None:
         if self.images + self.lidar + self.cameras + self.infrareds > 1.0:

@@ -196,9 +196,10 @@ def proposal_losses(
     assert isinstance(network, ProposalNetwork)
     atlases, segments = image_atlases(network, tensors)
     _, heat, code = network.maps(**map_inputs(tensors, atlases))
+    weights = tensors["weights"] * tensors["counts"][:, None]
     losses = {
-        "heat": heat_loss(heat, tensors["heat"]),
-        "box": code_loss(code, tensors["centres"], tensors["codes"], tensors["weights"]),
+        "heat": heat_loss(heat, tensors["heat"], tensors["counts"]),
+        "box": code_loss(code, tensors["centres"], tensors["codes"], weights),
     }
     losses["total"] = losses["heat"] + 0.5 * losses["box"]
     if calibration is not None:

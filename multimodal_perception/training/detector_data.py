@@ -148,6 +148,8 @@ class DetectorData(Dataset[Item]):
             labelled = self._in_view(sample, base_from_grid)
             heat = np.where(labelled, heat, np.maximum(heat, np.float32(UNLABELLED)))
         arrays |= {"heat": heat, "centres": cells, "codes": codes, "weights": weights}
+        blind = 1.0 if present.lidar or self.dropout is None else self.dropout.blind_weight
+        arrays["counts"] = np.array(blind, np.float32)
         arrays |= self._images(sample, views, self.paths[index])
         return Item(arrays, points, boxes, labels, views, base_from_grid, labelled)
 

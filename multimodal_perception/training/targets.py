@@ -56,14 +56,18 @@ def _draw_gaussian(heat, column, row, radius):  # type: ignore[no-untyped-def]
             heat[i, j] = max(heat[i, j], np.exp(-away / (2 * sigma * sigma)))
 
 
-def heat_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Penalty-reduced focal loss (Law and Deng 2018, eq. 1) of heatmaps (B, K, H, W)."""
+def heat_loss(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Penalty-reduced focal loss (Law and Deng 2018, eq. 1) of heatmaps (B, K, H, W).
+
+    counts: (B,), how much each frame counts.
+    """
+    counts = counts[:, None, None, None]
     logits = logits.float()
     score = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
     found = (target > 0.999).float()
     right = F.logsigmoid(logits) * (1 - score) ** 2 * found
     wrong = F.logsigmoid(-logits) * score**2 * (1 - target) ** 4 * (1 - found)
-    return -(right + wrong).sum() / found.sum().clamp(min=1.0)
+    return -((right + wrong) * counts).sum() / (found * counts).sum().clamp(min=1.0)
 
 
 def code_loss(code: Tensor, cells: Tensor, target: Tensor, weights: Tensor) -> Tensor:

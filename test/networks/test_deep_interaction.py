@@ -28,7 +28,7 @@ from multimodal_perception.runtime.opening import open_one
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.training.detector import train_proposals
 from multimodal_perception.training.detector_export import export_detector, proposal_examples
-from test.networks.detectors import SMALL
+from test.networks.detectors import SMALL, with_images
 from test.training.test_detector import configured, frame_of
 from test.training.test_detector import samples as samples
 
@@ -131,8 +131,8 @@ def test_it_is_off_and_needs_images() -> None:
 
 def test_a_network_without_it_goes_on_with_it() -> None:
     torch.manual_seed(0)
-    plain = ProposalNetwork(SMALL, pretrained=False).eval()
-    more = ProposalNetwork(EXCHANGE, pretrained=False).eval()
+    plain = with_images(ProposalNetwork(SMALL, pretrained=False))
+    more = with_images(ProposalNetwork(EXCHANGE, pretrained=False))
     more.load_state_dict(plain.state_dict(), strict=False)
     inputs = proposal_examples(EXCHANGE)
     inputs["pillars"] = torch.randn(inputs["pillars"].shape)

@@ -24,13 +24,13 @@ from multimodal_perception.training.detector_export import (
     refinement_examples,
 )
 from multimodal_perception.training.targets import centre_targets, residual_target
-from test.networks.detectors import SMALL
+from test.networks.detectors import SMALL, with_images
 
 
 @pytest.fixture(scope="module")
 def network() -> ProposalNetwork:
     torch.manual_seed(0)
-    return ProposalNetwork(SMALL, pretrained=False).eval()
+    return with_images(ProposalNetwork(SMALL, pretrained=False))
 
 
 def random_inputs() -> dict[str, torch.Tensor]:
@@ -72,7 +72,15 @@ def test_global_fusion_leaves_unseen_pillars_untouched() -> None:
     torch.manual_seed(0)
     fusion = GlobalFusion(16, 8).eval()
     pillars, seen = torch.randn(1, 5, 16), torch.tensor([[1.0, 0, 1, 0, 0]])
-    out = fusion(pillars, torch.randn(1, 8, 8, 6), torch.zeros(1, 5, 2), seen, 1)
+    image, places = torch.randn(1, 8, 8, 6), torch.zeros(1, 5, 2)
+    # It begins as a network without images, and learns from there.
+    begun = fusion(pillars, image, places, seen, 1)
+    assert torch.equal(begun, pillars)
+    begun.sum().backward()
+    assert fusion.scale.grad is not None and fusion.scale.grad.abs().max() > 0
+    with torch.no_grad():
+        fusion.scale.fill_(1.0)
+    out = fusion(pillars, image, places, seen, 1)
     assert torch.equal(out[:, [1, 3, 4]], pillars[:, [1, 3, 4]])
     assert not torch.equal(out[:, [0, 2]], pillars[:, [0, 2]])
 

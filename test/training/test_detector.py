@@ -23,6 +23,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.networks.fusion_detector import ProposalNetwork
 from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.rig import OPTICAL
 from multimodal_perception.runtime.card import Training, load_card
@@ -37,10 +38,11 @@ from multimodal_perception.training.augmentation import (
 )
 from multimodal_perception.training.detector import (
     DetectorTraining,
+    proposal_losses,
     train_proposals,
     train_refinement,
 )
-from multimodal_perception.training.detector_data import DetectorData, repeated
+from multimodal_perception.training.detector_data import DetectorData, collate, repeated
 from multimodal_perception.training.detector_export import export_detector
 from multimodal_perception.training.loop import Loop, LoopConfig
 from multimodal_perception.training.samples import (
@@ -199,6 +201,27 @@ def test_the_same_item_whoever_asks(samples: Path) -> None:
     ]
     for name, values in made[0].arrays.items():
         np.testing.assert_array_equal(values, made[1].arrays[name])
+
+
+def test_a_frame_without_lidar_counts_as_much_as_said(samples: Path) -> None:
+    def losses_of(lidar: float, weight: float) -> dict[str, float]:
+        # The second of two frames has its LiDAR, or not; the first always has it.
+        items = [
+            DetectorData(sample_paths(samples), SMALL, None, dropout, stored=False)[k]
+            for k, dropout in enumerate(
+                (None, DropoutConfig(0.0, lidar, 0.0, 0.0, 0.0, blind_weight=weight))
+            )
+        ]
+        torch.manual_seed(0)
+        network = ProposalNetwork(SMALL, pretrained=False).eval()
+        losses = proposal_losses(network, collate(items), 0.0)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    seeing, whole, none = losses_of(0.0, 0.0), losses_of(1.0, 1.0), losses_of(1.0, 0.0)
+    assert losses_of(0.0, 1.0) == seeing  # frames with a LiDAR count whole
+    assert len({round(losses["heat"], 6) for losses in (seeing, whole, none)}) == 3
+    half = losses_of(1.0, 0.5)
+    assert min(none["heat"], whole["heat"]) < half["heat"] < max(none["heat"], whole["heat"])
 
 
 def test_frames_with_rare_classes_are_repeated(samples: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_what_no_camera_sees_is_neither_right_nor_wrong(tmp_path: Path) -> None:
     assert (heat == 1.0).sum() == (plain == 1.0).sum() == 1
     target = torch.from_numpy(heat)[None]
     logits = torch.zeros_like(target, requires_grad=True)
-    heat_loss(logits, target).backward()
+    heat_loss(logits, target, torch.ones(len(target))).backward()
     assert logits.grad is not None
     gradient = logits.grad[0].abs().numpy()
     assert gradient[:, ~part.labelled].max() < 1e-9 * gradient.max()

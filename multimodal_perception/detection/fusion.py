@@ -46,7 +46,7 @@ class FusionConfig:
     """
 
     model: str = "detector"
-    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     refinement: str = "card"
     seeds: bool = False
@@ -159,14 +159,13 @@ class FusionDetector:
         inputs = {name: values[None] for name, values in roi.items()} | maps
         refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
-        # Both networks have a say: the first one's class and peak, the second one's overlap. What it had
-        # no room for ranks below what it has confirmed.
+        # Both networks have a say (Yin et al. 2021, section 4.2, with a share): the first one's class and
+        # peak, the second one's overlap. What it had no room for ranks below what it has confirmed.
         confidence = refined["confidences"][0, :count].max(axis=1)
+        sure = scores[kept] ** PEAK_SHARE * confidence ** (1.0 - PEAK_SHARE)
         return (
             np.concatenate([refined["refined"][0, :count], boxes[rest]]),
-            np.concatenate([np.sqrt(scores[kept] * confidence), scores[rest] ** 2]).astype(
-                np.float32
-            ),
+            np.concatenate([sure, scores[rest] ** 2]).astype(np.float32),
             np.concatenate([labels[kept], labels[rest]]),
         )
 
@@ -192,6 +191,8 @@ class FusionDetector:
 
 # Proposals that overlap more from above are one object to the refinement.
 SUPPRESSED = 0.3
+# Weight of the peak in the geometric mean of peak and overlap.
+PEAK_SHARE = 0.7
 
 
 def network_of(card: ModelCard, architecture: str) -> DetectorConfig:

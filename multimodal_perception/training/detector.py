@@ -115,14 +115,17 @@ def train_proposals(
 
 
 def train_refinement(
-    config: DetectorTraining, data: Path, out: Path, proposals: Path
+    config: DetectorTraining, data: Path, out: Path, proposals: Path, start: Path | None = None
 ) -> RefinementNetwork:
-    """Train the refinement on a trained proposal network (.safetensors), which stays as it is."""
+    """Train the refinement on a trained proposal network (.safetensors), which stays as it is. start:
+    weights (.safetensors) to begin from, as far as they fit."""
     torch.manual_seed(config.loop.seed)
     first = ProposalNetwork(config.network, trunks=_takes_pixels(config))
     load_weights(first, proposals)
     first.eval().requires_grad_(False)
     network = RefinementNetwork(config.network)
+    if start is not None:
+        load_weights(network, start, strict=False)
     loop = Loop(network, _frames(config, data), collate, config.loop, out)
     first.to(loop.device)
     trained = loop.run(lambda n, b: refinement_losses(first, n, b))

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of samples")
     parser.add_argument("--config", type=Path, required=True, help="config/training/*.yaml")
     parser.add_argument("--out", type=Path, required=True, help="folder; a run in it goes on")
-    parser.add_argument("--start", type=Path, help="proposals: weights to begin from")
+    parser.add_argument("--start", type=Path, help="weights to begin from")
     parser.add_argument("--proposals", type=Path, help="refinement: the trained proposal network")
     parser.add_argument("--threads", type=int, help="of each operation on the CPU")
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.proposals is None:
             raise UserError("the stage refinement needs --proposals")
-        network = train_refinement(config, args.data, args.out, args.proposals)
+        network = train_refinement(config, args.data, args.out, args.proposals, args.start)
     if int(os.environ.get("RANK", "0")):  # under torchrun the first one tells
         return 0
     size = sum(p.numel() for p in network.parameters())

@@ -159,8 +159,8 @@ class FusionDetector:
         inputs = {name: values[None] for name, values in roi.items()} | maps
         refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
-        # Both networks have a say (Yin et al. 2021, section 4.2, with a share): the first one's class and
-        # peak, the second one's overlap. What it had no room for ranks below what it has confirmed.
+        # Both networks have a say (Yin et al. 2021, section 4.2): the first one's class and peak, the
+        # second one's overlap. What it had no room for ranks below what it has confirmed.
         confidence = refined["confidences"][0, :count].max(axis=1)
         sure = scores[kept] ** PEAK_SHARE * confidence ** (1.0 - PEAK_SHARE)
         return (

@@ -46,7 +46,7 @@ class FusionConfig:
     """
 
     model: str = "detector"
-    min_score: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.35, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     refinement: str = "card"
     seeds: bool = False
@@ -161,7 +161,7 @@ class FusionDetector:
         count = len(kept)
         # Both networks have a say (Yin et al. 2021, section 4.2): the first one's class and peak, the
         # second one's overlap. What it had no room for ranks below what it has confirmed.
-        confidence = refined["confidences"][0, :count].max(axis=1)
+        confidence = refined["confidences"][0, np.arange(count), labels[kept]]
         sure = scores[kept] ** PEAK_SHARE * confidence ** (1.0 - PEAK_SHARE)
         return (
             np.concatenate([refined["refined"][0, :count], boxes[rest]]),

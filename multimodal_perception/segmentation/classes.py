@@ -60,6 +60,7 @@ _CLASS_OF = {
     "pole": "pole",
     "vegetation": "vegetation",
     "rack": "other",
+    "furniture": "other",
 }
 # By the simulator's class: the segmentation's, or IGNORED.
 _TABLE = np.array(

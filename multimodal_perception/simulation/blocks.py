@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from multimodal_perception.simulation import scenery
+from multimodal_perception.simulation.furniture import KINDS, VARIANTS, draw_kind, furniture
 from multimodal_perception.simulation.materials import Material
 from multimodal_perception.simulation.meshes import Mesh, block, merge, patch
 from multimodal_perception.simulation.placing import Thing, kind_mesh, labelled, scenic
@@ -67,7 +68,39 @@ def build_block(scenario: Scenario, seed: int, number: int) -> Builder:
         "warehouse": _warehouse,
     }
     makers[scenario.kind](builder)
+    if scenario.furniture > 0 and scenario.kind in ("street", "intersection"):
+        # Of its own chance: the rest of the block stays as it is without.
+        builder.rng = np.random.default_rng((seed, 3, number + 1_000_000))
+        _furnish(builder, makers[scenario.kind] is _crossing)
     return builder
+
+
+def _furnish(b: Builder, crossing: bool) -> None:
+    """Street furniture along the kerb and along the houses, and people standing among it."""
+    w, scenario = b.scenario.half_width, b.scenario
+    for s in (-1, 1):
+        lamp = 8.0 if s > 0 else 28.0
+        for away in (0.45, 2.75):
+            for x in np.arange(1.3, BLOCK, 2.4) + b.rng.uniform(-0.5, 0.5, 17):
+                # Trees stand every 8 m.
+                beside_tree = away < 1.0 and abs((x - 1.0) % 8.0 - 4.0) < 0.9
+                beside_lamp = away < 1.0 and abs(x - lamp) < 0.8
+                on_crossing = crossing and abs(x - BLOCK / 2) < CROSSING_HALF + 4.5
+                if beside_tree or beside_lamp or on_crossing:
+                    continue
+                y = s * (w + away + float(b.rng.uniform(-0.1, 0.1)))
+                yaw = float(b.rng.uniform(-np.pi, np.pi))
+                draw = b.rng.random()
+                if draw < scenario.furniture:
+                    kind = draw_kind(b.rng)
+                    # What is long stands along the street.
+                    yaw = float(b.rng.integers(2)) * np.pi + 0.05 * yaw
+                    mesh = furniture(kind, int(b.rng.integers(VARIANTS)))
+                    thing = mesh.placed((float(x), y, KERB_HEIGHT), yaw)
+                    cloth = CLOTHS[int(b.rng.integers(len(CLOTHS)))]
+                    b.things.append(scenic(thing, KINDS[kind][0], draw_paint(b.rng), cloth))
+                elif draw < scenario.furniture + 0.12 * scenario.people:
+                    b.put("pedestrian", float(x), y, yaw, KERB_HEIGHT)
 
 
 def _dashes(y: float, width: float, dash: float, gap: float, end: float = BLOCK) -> list[Mesh]:

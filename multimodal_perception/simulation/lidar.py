@@ -239,9 +239,11 @@ def _echo(  # type: ignore[no-untyped-def]
         cosine = abs(flat[0] * rays[i, 3] + flat[1] * rays[i, 4] + flat[2] * rays[i, 5])
         row = table[materials[j]]
         reflectivity = row[REFLECTIVITY]
+        own = objects[object_of[j]]
         if int(row[TEXTURE]) == 1:  # paint: its colour, less where it is dark
-            own = objects[object_of[j]]
             reflectivity = 0.06 + 0.5 * (own[0] + own[1] + own[2]) / 3.0
+        elif int(row[TEXTURE]) == 2:  # cloth: dyes hide less there than in the light
+            reflectivity = 0.2 + 0.6 * (own[3] + own[4] + own[5]) / 3.0
         shiny = row[TRANSMISSION]
         rough = 0.35 + 0.65 * cosine if shiny < 0.04 else cosine
         spread = reflectivity * (1.0 - shiny) * rough

@@ -29,6 +29,7 @@ SEMANTIC_NAMES = (
     "pole",
     "vegetation",
     "rack",
+    "furniture",
 )
 SKY = SEMANTIC_NAMES.index("sky")
 # What a wheel may roll on.

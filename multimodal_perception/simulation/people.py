@@ -76,15 +76,17 @@ def _trunk(
     return parts
 
 
-@lru_cache(maxsize=64)
-def cyclist(variant: int, phase: int) -> Mesh:
-    """A rider on a bicycle of 28 inch wheels (1.8 m long), at one of PHASES of the pedals' turn."""
-    h = HEIGHTS[variant % 4]
+BOTTOM, SEAT = np.array([-0.08, 0.0, 0.28]), np.array([-0.22, 0.0, 0.92])
+HEAD, BAR = np.array([0.40, 0.0, 0.90]), np.array([0.38, 0.0, 1.05])
+
+
+@lru_cache(maxsize=1)
+def bicycle() -> Mesh:
+    """A bicycle of 28 inch wheels, 1.8 m long, without its rider."""
     parts: list[Mesh] = []
     for x in (-0.52, 0.54):
         parts += _wheel(x, 0.34)
-    bottom, seat = np.array([-0.08, 0.0, 0.28]), np.array([-0.22, 0.0, 0.92])
-    head, bar = np.array([0.40, 0.0, 0.90]), np.array([0.38, 0.0, 1.05])
+    bottom, seat, head, bar = BOTTOM, SEAT, HEAD, BAR
     for a, b in (
         (bottom, seat),
         (bottom, head),
@@ -98,6 +100,15 @@ def cyclist(variant: int, phase: int) -> Mesh:
         parts.append(tube(a, b, 0.020, Material.PAINT, sides=6, ends=False))
     parts.append(ellipsoid(seat + at(0, 0, 0.02), (0.13, 0.07, 0.03), Material.TRIM, 3, 8))
     parts.append(ellipsoid((-0.87, 0, 0.62), (0.02, 0.04, 0.04), Material.TAIL_LAMP, 3, 6))
+    return merge(parts)
+
+
+@lru_cache(maxsize=64)
+def cyclist(variant: int, phase: int) -> Mesh:
+    """A rider on a bicycle of 28 inch wheels (1.8 m long), at one of PHASES of the pedals' turn."""
+    h = HEIGHTS[variant % 4]
+    parts = [bicycle()]
+    bottom, seat, bar = BOTTOM, SEAT, BAR
     hip, shoulder = seat + at(0.0, 0, 0.08), np.array([0.10, 0.0, 0.92 + 0.30 * h])
     turn = 2 * np.pi * phase / PHASES
     for s in (-1, 1):
@@ -125,7 +136,7 @@ def _leaning(hip: np.ndarray, shoulder: np.ndarray, h: float) -> list[Mesh]:
         ellipsoid(hip, (0.14, 0.16, 0.11), Material.TROUSERS, 3, 8),
         tube(shoulder, head, 0.06, Material.SKIN),
         ellipsoid(head, (0.10, 0.08, 0.12), Material.SKIN, 5, 8),
-        ellipsoid(head + at(-0.02, 0, 0.05), (0.13, 0.10, 0.09), Material.REFLECTOR, 5, 10),
+        ellipsoid(head + at(-0.02, 0, 0.05), (0.13, 0.10, 0.09), Material.PAINT, 5, 10),
     ]
 
 

@@ -83,8 +83,8 @@ class Ego:
 class Scenario:
     """One kind of place, who moves in it, and the weather.
 
-    half_width: of the carriageway or aisle, metres. parked, trees, people: shares of the places that
-    are taken. storeys: least and most. indoor: lamps above, no sky.
+    half_width: of the carriageway or aisle, metres. parked, trees, people, furniture: shares of the
+    places that are taken. storeys: least and most. indoor: lamps above, no sky.
     """
 
     name: str
@@ -95,6 +95,7 @@ class Scenario:
     parked: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
     trees: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
     people: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    furniture: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     storeys: tuple[int, int] = (2, 5)
     indoor: bool = False
     conditions: Conditions = field(default_factory=Conditions)
@@ -185,7 +186,7 @@ def _mover(
         draw_paint(rng),
         CLOTHS[int(rng.integers(len(CLOTHS)))],
         start,
-        y + rng.uniform(-0.35, 0.35) * (1.0 if narrow else 0.5),
+        y + rng.uniform(-0.35, 0.35) * (1.4 if narrow else 0.5),
     )
 
 

@@ -24,7 +24,7 @@ CLASSES = ("free", "kerb", "wall", "pole", "vehicle", "person")
 UNSEEN = 255
 MEMBERS = {
     "kerb": ("kerb",),
-    "wall": ("building", "wall", "fence", "barrier", "rack"),
+    "wall": ("building", "wall", "fence", "barrier", "rack", "furniture"),
     "pole": ("pole", "cone", "vegetation"),
     "vehicle": ("car", "van", "truck", "bus"),
     "person": ("pedestrian", "cyclist"),

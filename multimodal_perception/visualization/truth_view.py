@@ -27,6 +27,7 @@ SCENERY: dict[str, Colour] = {
     "pole": (190, 190, 150),
     "vegetation": (80, 130, 40),
     "rack": (60, 90, 180),
+    "furniture": (190, 140, 60),
 }
 
 

@@ -29,6 +29,7 @@ from multimodal_perception.networks.rgbir_detection import (
 )
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES
 from multimodal_perception.training.image_detector_targets import cell_targets
+from multimodal_perception.training.precision import mixed_precision
 from multimodal_perception.training.segmentation_data import (
     Augmentation,
     View,
@@ -211,7 +212,7 @@ def _write(path: Path, objects: Objects, network: RgbirDetection) -> None:
         arrays[f"{name}_mask"] = np.packbits(mask[0, 0].numpy() > 0.5, axis=1)
         if bool(mask.any()):
             image = images[i].to(device).contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            with torch.inference_mode(), mixed_precision(device.type):
                 maps = network.features(i, image)
             arrays |= {
                 f"{name}{s}": m[0].half().cpu().numpy() for s, m in zip(STRIDES, maps, strict=True)

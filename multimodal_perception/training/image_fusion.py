@@ -21,6 +21,7 @@ from multimodal_perception.networks.moe_fusion import MoEFusion
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.recording import read_shard
 from multimodal_perception.training.image_fusion_losses import FusionWeights, fusion_loss
+from multimodal_perception.training.precision import mixed_precision
 
 FOREGROUND = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
 
@@ -195,7 +196,7 @@ class Trainer:
         self.network.train()
         if rng.random() < c.attack:
             inputs = self._perturbed(visible, infrared, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision("cpu"):
             result = self.network(*inputs)
         # Perturbed inputs are to give what the clean ones should.
         loss, parts = fusion_loss(result, visible, infrared, foreground, c.weights)
@@ -217,7 +218,7 @@ class Trainer:
             return noisy(visible, amounts[0]), noisy(infrared, amounts[1])
 
         def fuse(first: Tensor, second: Tensor) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision("cpu"):
                 return self.network(first, second).fused
 
         self.network.eval()  # without the gates' noise

@@ -9,10 +9,9 @@ import copy
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.training import checkpoint
 from multimodal_perception.training.curves import Curves
 from multimodal_perception.training.gradient_calibration import GradientCalibration
+from multimodal_perception.training.precision import Precision, mixed_precision
 
 Losses = dict[str, Tensor]
 
@@ -35,8 +35,9 @@ class LoopConfig:
 
     steps: of the optimiser. batch: frames a step on each device. learning_rate: the highest of the one
     cycle. weight_decay: of AdamW. clip: largest norm of the gradient. average: share of the running
-    average kept each step. precision: of the forward pass; bf16 and fp16 as torch.autocast has them.
-    workers: processes that prepare frames. save_every: steps between checkpoints. seed: of all chance.
+    average kept each step. precision: of the forward pass; bf16 and fp16 as torch.autocast has them,
+    where the device does. workers: processes that prepare frames. save_every: steps between
+    checkpoints. seed: of all chance.
     """
 
     steps: int = field(default=2000, metadata={"min": 1, "max": 10_000_000})
@@ -45,7 +46,7 @@ class LoopConfig:
     weight_decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
     clip: float = field(default=10.0, metadata={"min": 0.0, "max": 1e6})
     average: float = field(default=0.998, metadata={"min": 0.0, "max": 1.0})
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     workers: int = field(default=1, metadata={"min": 0, "max": 64})
     save_every: int = field(default=200, metadata={"min": 1, "max": 1_000_000})
     seed: int = 0
@@ -135,7 +136,7 @@ class Loop:
         self.network.train()
         # Chance of its own for each step, so that it is the same after an interruption.
         torch.manual_seed(1_000_003 * self.config.seed + self.step * self.ranks + self.rank)
-        with self._precision():
+        with mixed_precision(self.device.type, self.config.precision):
             losses = losses_of(self.network, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()
@@ -172,13 +173,6 @@ class Loop:
                     parameter.grad = torch.zeros_like(parameter)
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= self.ranks
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        kind = kinds.get(self.config.precision)
-        if kind is None or (kind is torch.float16 and self.device.type == "cpu"):
-            return nullcontext()
-        return torch.autocast(self.device.type, kind)
 
     def _batches(self) -> Iterator[Any]:
         """Batches from where the loop stands to its end, epoch after epoch."""

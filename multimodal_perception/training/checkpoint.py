@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import nn
 
 from multimodal_perception.configuration import UserError
@@ -55,7 +56,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     """The network's weights as safetensors."""
     state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     partial = path.with_suffix(".partial")
-    save_file(state, str(partial))
+    partial.write_bytes(serialise(state))  # safetensors' own files are for their owner's eyes alone
     os.replace(partial, path)
 
 

@@ -38,7 +38,7 @@ def score_drives(
     frames: int,
     progress: Callable[[int], Any],
 ) -> dict[str, Any]:
-    """Scores by network and images ("segmentation, both") and condition.
+    """Scores by network and images ("cmx, both"; the card's path for another cmx) and condition.
 
     All are scored in the first camera's view, whole, also where the thermal camera does not see it.
     Raises UserError for a rig without a camera and a thermal camera, or a card that does not fit.
@@ -49,8 +49,9 @@ def score_drives(
     for card in cards:
         segmenter = RgbxSegmenter(RgbxConfig(), RuntimeConfig(), card=card)
         fusion = str(card.settings.get("fusion", "cmx"))
-        for images in ALONE.get(fusion, ("both", "visible", "thermal")):
-            rows[f"{fusion}, {images}"] = segmenter, images
+        kinds = ALONE.get(fusion, ("both", "visible", "thermal"))
+        name = fusion if f"{fusion}, {kinds[0]}" not in rows else card.source
+        rows |= {f"{name}, {images}": (segmenter, images) for images in kinds}
     classes = cards[0].classes
     scores = {row: {c: Confusion(classes) for c in CONDITIONS} for row in rows}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.nuscenes_metrics import MOVING, RANGES
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.frame import Modality
 from multimodal_perception.rig import Rig, load_rig, rig_path
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def add_drive_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
     )
     parser.add_argument("--every", type=int, default=15, help="sweeps from one frame to the next")
     parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
+    parser.add_argument(
+        "--lidar", metavar="MODEL", help="hdl64, hdl32 or vlp16 in place of the rig's own LiDARs"
+    )
     parser.add_argument("--json", type=Path, help="file for the result")
 
 
@@ -75,7 +79,19 @@ def rig_of(args: argparse.Namespace) -> Rig:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: allowed: {low} to {high}; got {value}")
     parse_seeds(args.seeds)
-    return load_rig(rig_path(args.rig))
+    rig = load_rig(rig_path(args.rig))
+    return rig if args.lidar is None else with_beams(rig, args.lidar)
+
+
+def with_beams(rig: Rig, model: str) -> Rig:
+    """A rig whose simulated LiDARs have the rings of another unit."""
+    sensors = {
+        name: dataclasses.replace(sensor, simulation={**sensor.simulation, "model": model})
+        if sensor.modality is Modality.LIDAR
+        else sensor
+        for name, sensor in rig.sensors.items()
+    }
+    return dataclasses.replace(rig, sensors=sensors)
 
 
 def opened(word: str) -> Detector:
@@ -111,6 +127,7 @@ def compared(
     return {
         "seeds": args.seeds,
         "rig": rig.name,
+        "lidar": args.lidar,
         "frames": total,
         "scenarios": sorted({d.scenario for d in chosen}),
         "labels_that_count": {

@@ -1,4 +1,6 @@
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tqdm import tqdm
@@ -13,12 +15,17 @@ def progress(total: int) -> tqdm:
     return tqdm(total=total, disable=True)
 
 
-def test_each_condition_and_each_set_of_images_is_scored() -> None:
-    rig = load_rig(rig_path("simulation"))
-    result = score_drives([load_card("segmentation")], rig, [10_003], 1, progress)
+def test_each_condition_and_each_set_of_images_is_scored(tmp_path: Path) -> None:
+    rig, card = load_rig(rig_path("simulation")), load_card("segmentation")
+    assert card.path is not None
+    other = load_card(shutil.copytree(card.path.parent, tmp_path / "other"))
+    result = score_drives([card, other], rig, [10_003], 1, progress)
     assert result["frames"] == 4
-    assert set(result["rows"]) == {"cmx, both", "cmx, visible", "cmx, thermal"}
-    for row in result["rows"].values():
+    rows = result["rows"]
+    for images in ("both", "visible", "thermal"):
+        assert rows[f"cmx, {images}"] == rows.pop(f"{other.source}, {images}")
+    assert set(rows) == {"cmx, both", "cmx, visible", "cmx, thermal"}
+    for row in rows.values():
         assert set(row) == {"day", "night", "unlit", "fog"}
         assert all(0.2 < scores["miou"] <= 1.0 for scores in row.values())
 

@@ -22,6 +22,7 @@ from multimodal_perception.configuration import UserError, build
 from multimodal_perception.networks.rgbx_segmentation import Fusion, RgbxSegmentation
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 from multimodal_perception.training import checkpoint
+from multimodal_perception.training.precision import mixed_precision
 from multimodal_perception.training.segmentation_data import (
     INPUT_WIDTH,
     Augmentation,
@@ -42,7 +43,8 @@ class SegmentationTraining:
 
     fusion: cmx, ssma, or one image alone (visible, other). steps, batch, crop: batches, images in
     each, rows and columns. rate: peak of the learning rate; of the backbones a third. distillation:
-    weight of the teacher. temperature: of its softmax. average: decay of the averaged weights.
+    weight of the teacher. temperature: of its softmax. alone: how much views with one image count
+    beside those with both. average: decay of the averaged weights.
     rare: exponent by which rare classes weigh more; they are sought as well, and with more weight they
     are called where they are not.
     """
@@ -55,6 +57,7 @@ class SegmentationTraining:
     weight_decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
     distillation: float = field(default=0.3, metadata={"min": 0.0, "max": 100.0})
     temperature: float = field(default=2.0, metadata={"min": 0.1, "max": 100.0})
+    alone: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0})
     average: float = field(default=0.99, metadata={"min": 0.0, "max": 0.99999})
     rare: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -132,16 +135,22 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * schedule(self.steps_done, c.steps)
         _train_mode(self.network)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device.type):
             logits = self.network(*self._inputs(batch))
         logits = logits.float()
         labels = batch.labels.to(self.device)
         size = labels.shape[-2:]
         large = F.interpolate(logits, size, mode="bilinear")
-        losses = {
-            "labels": F.cross_entropy(large, labels, self._class_weights, ignore_index=IGNORED)
-        }
-        losses["overlap"] = overlap_loss(large, labels)
+        # The first half has both images, the second one of them.
+        shares = (1.0, c.alone) if both else (1.0,)
+        losses = {"labels": logits.new_zeros(()), "overlap": logits.new_zeros(())}
+        for part, truth, share in zip(
+            large.chunk(len(shares)), labels.chunk(len(shares)), shares, strict=True
+        ):
+            counts = share / sum(shares)
+            entropy = F.cross_entropy(part, truth, self._class_weights, ignore_index=IGNORED)
+            losses["labels"] = losses["labels"] + counts * entropy
+            losses["overlap"] = losses["overlap"] + counts * overlap_loss(part, truth)
         loss = losses["labels"] + 0.5 * losses["overlap"]
         if both and c.distillation > 0:
             losses["teacher"] = distillation_loss(logits, labels, c.temperature)
@@ -183,7 +192,7 @@ class Trainer:
             for view in views:
                 batch = collate([whole(view, INPUT_ROWS, INPUT_WIDTH)])
                 a, b, ma, mb = self._inputs(batch)
-                with torch.autocast(self.device.type, torch.bfloat16):
+                with mixed_precision(self.device.type):
                     logits = self.averaged(a, b, ma * visible, mb * other)
                 large = F.interpolate(logits.float(), batch.labels.shape[-2:], mode="bilinear")
                 confusion.add(batch.labels[0].numpy(), large.argmax(1)[0].cpu().numpy())

@@ -72,6 +72,18 @@ def test_two_colours_are_learnt_with_either_image() -> None:
     assert set(learner.validate([view(5)])) == {"both", "visible", "other"}
 
 
+def test_views_with_one_image_count_as_much_as_said() -> None:
+    def loss(alone: float) -> float:
+        return trainer(checked({"steps": 3, "batch": 2, "crop": (64, 64), "alone": alone})).step()[
+            "labels"
+        ]
+
+    with_both, level = loss(0.0), loss(1.0)
+    by_one = 2 * level - with_both
+    assert by_one != pytest.approx(with_both, rel=1e-3)
+    assert loss(3.0) == pytest.approx((with_both + 3 * by_one) / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("fusion", ["ssma", "visible", "other"])
 def test_another_fusion_begins_with_the_backbones(fusion: str, tmp_path: Path) -> None:
     path = tmp_path / "cmx.safetensors"

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from multimodal_perception.networks.bev_backbone import convolution
 
-# Regressed at a centre: offset in the cell (2), z, log size (3), sine and cosine of the yaw.
-CODE = 8
+# Regressed at a centre: offset in the cell (2), z, log size (3), sine and cosine of the yaw and of
+# twice the yaw. The latter tell the axis, as shape does; the former only which of its ends is the
+# front: alone, where that is in doubt, they would settle between both, across the axis.
+CODE = 10
 
 
 class CentreHead(nn.Module):
@@ -23,7 +25,7 @@ class CentreHead(nn.Module):
         nn.init.constant_(self.heat.bias, -2.19)  # type: ignore[arg-type]  # a probability of 0.1
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> logits (B, classes, H, W), codes (B, 8, H, W)."""
+        """(B, C, H, W) -> logits (B, classes, H, W), codes (B, 10, H, W)."""
         shared = self.shared(features)
         return self.heat(shared), self.code(shared)
 
@@ -31,8 +33,8 @@ class CentreHead(nn.Module):
 def best_centres(heat: Tensor, code: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The `count` highest peaks of all classes.
 
-    heat: logits (B, K, H, W); code (B, 8, H, W). Returns scores (B, R), labels (B, R) from 0, cells
-    (B, R) row * W + column, codes (B, R, 8).
+    heat: logits (B, K, H, W); code (B, 10, H, W). Returns scores (B, R), labels (B, R) from 0, cells
+    (B, R) row * W + column, codes (B, R, 10).
     """
     batch, classes, height, width = heat.shape
     score = heat.sigmoid()
@@ -47,10 +49,13 @@ def best_centres(heat: Tensor, code: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def boxes_of(cells: Tensor, codes: Tensor, width: int, step: float, extent: float) -> Tensor:
-    """Boxes (..., 7) of codes (..., 8) at cells (...): x y z length width height yaw."""
+    """Boxes (..., 7) of codes (..., 10) at cells (...): x y z length width height yaw."""
     row, column = cells // width, cells % width
     x = (column.to(codes.dtype) + codes[..., 0]) * step - extent
     y = (row.to(codes.dtype) + codes[..., 1]) * step - extent
     size = codes[..., 3:6].clamp(-3.0, 3.5).exp()
-    yaw = torch.atan2(codes[..., 6], codes[..., 7])
+    axis = torch.atan2(codes[..., 8], codes[..., 9]) / 2
+    sine, cosine = axis.sin(), axis.cos()
+    ahead = torch.where(sine * codes[..., 6] + cosine * codes[..., 7] < 0, -1.0, 1.0).to(sine.dtype)
+    yaw = torch.atan2(ahead * sine, ahead * cosine)
     return torch.cat([torch.stack([x, y, codes[..., 2]], -1), size, yaw[..., None]], -1)

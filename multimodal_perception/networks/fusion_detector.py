@@ -27,6 +27,7 @@ from multimodal_perception.networks.global_fusion import GlobalFusion
 from multimodal_perception.networks.image_encoder import ImageNeck, ImageTrunk, atlas_of
 from multimodal_perception.networks.local_fusion import RefinementHead, refined_boxes
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
+from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
 
 
@@ -106,7 +107,7 @@ class ProposalNetwork(nn.Module):
 
         pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; cameras
         (N, H, W, 3) uint8; *_places (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32,
-        0 or 1; infrareds (N, H, W) uint8; with `exchange`, *_rays (1, N * H/8 * W/8, D, 2), -1 to 1 in
+        0 or 1; infrareds (N, H, W) uint8; with `exchange`, *_rays (1, N * H/4 * W/4, D, 2), -1 to 1 in
         the BEV. Returns scores (1, R), labels (1, R) int64, boxes
         (1, R, 7), the BEV map (1, C, S/2, S/2), and the atlases of cameras and infrareds.
         """
@@ -130,7 +131,9 @@ class ProposalNetwork(nn.Module):
     def _empty(self, images: Tensor) -> Tensor:
         """The atlas of a network that takes no images."""
         count, height, width = images.shape[:3]
-        return torch.zeros(1, self.config.channels, count * (height // 8), width // 8)
+        return torch.zeros(
+            1, self.config.channels, count * (height // CELL_PIXELS), width // CELL_PIXELS
+        )
 
     def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B, R), labels (B, R) and boxes (B, R, 7) of the best centres."""

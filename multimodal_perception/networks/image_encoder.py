@@ -1,4 +1,4 @@
-"""Images to features at an eighth of their size: EfficientNet-Lite0's first stages and a small neck.
+"""Images to features at a quarter of their size: EfficientNet-Lite0's first stages and a small neck.
 
 Cameras and thermal images share the design and have weights of their own. The trunk starts from
 ImageNet's weights, so what is trained on rendered images has seen real ones; frozen, its output can be
@@ -16,30 +16,34 @@ from multimodal_perception.networks.efficientnet_lite import (
     normalise,
 )
 
-# Channels of the trunk's features at an eighth and a sixteenth.
-FINE, COARSE = 40, 112
+# Channels of the trunk's features at a quarter, an eighth and a sixteenth.
+FINEST, FINE, COARSE = 24, 40, 112
 
 
 class ImageTrunk(nn.Module):
-    """uint8 pixels to features at an eighth and a sixteenth of their size."""
+    """uint8 pixels to features at a quarter, an eighth and a sixteenth of their size."""
 
     def __init__(self, channels: int = 3, pretrained: bool = True) -> None:
         super().__init__()
         network = load_imagenet(channels) if pretrained else EfficientNetLite0(channels)
         self.stem, self.stages = network.stem, network.stages[:3]
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, H, W, 3) or, thermal, (N, H, W) uint8 -> (N, 40, H/8, W/8), (N, 112, H/16, W/16)."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, H, W, 3) or, thermal, (N, H, W) uint8 -> (N, 24, H/4, W/4), (N, 40, H/8, W/8),
+        (N, 112, H/16, W/16)."""
         image = normalise(pixels)  # first of all: TensorRT does not move bytes about
         if image.dim() == 3:
             image = image[..., None]
-        x = self.stages[0](self.stem(image.permute(0, 3, 1, 2)))
-        fine = self.stages[1](x)
-        return fine, self.stages[2](fine)
+        finest = self.stages[0](self.stem(image.permute(0, 3, 1, 2)))
+        fine = self.stages[1](finest)
+        return finest, fine, self.stages[2](fine)
 
 
 class ImageNeck(nn.Module):
-    """Both scales to one map at an eighth, and the classes seen there as an auxiliary task."""
+    """All scales to one map at a quarter, and the classes seen at an eighth as an auxiliary task.
+
+    The finest scale, where a person far away still fills a cell, is added from zero on.
+    """
 
     def __init__(self, channels: int, segments: int, inner: int = 64) -> None:
         super().__init__()
@@ -55,12 +59,16 @@ class ImageNeck(nn.Module):
             nn.BatchNorm2d(channels),
             nn.ReLU(),
         )
-        self.segment = nn.Conv2d(channels, segments, 1)
+        self.finest = nn.Conv2d(FINEST, channels, 1)
+        nn.init.zeros_(self.finest.weight)
+        nn.init.zeros_(self.finest.bias)  # type: ignore[arg-type]
+        self.segment = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, segments, 1))
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """(N, 40, h, w), (N, 112, h/2, w/2) -> (N, C, h, w)."""
+    def forward(self, finest: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(N, 24, 2 h, 2 w), (N, 40, h, w), (N, 112, h/2, w/2) -> (N, C, 2 h, 2 w)."""
         up = F.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
-        return self.mix(self.fine(fine) + up)
+        mixed = self.mix(self.fine(fine) + up)
+        return F.interpolate(mixed, scale_factor=2.0, mode="nearest") + self.finest(finest)
 
 
 def atlas_of(maps: Tensor, batch: int) -> Tensor:

@@ -31,7 +31,7 @@ Arrays = dict[str, NDArray]
 # Without LiDAR, cells up to so far are looked up in the images, at the height of a car's bonnet.
 BLIND_REACH, BLIND_HEIGHT = 40.0, 0.8
 # Pixels of a cell of the images' feature maps; heights that pillars cover, metres.
-CELL_PIXELS, HEIGHTS = 8, (LOW, LOW + BIN * BINS)
+CELL_PIXELS, HEIGHTS = 4, (LOW, LOW + BIN * BINS)
 
 
 @dataclass(frozen=True)

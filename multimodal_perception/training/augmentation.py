@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
 
+# Between the rings that a thinned LiDAR keeps, as of an HDL-32E and a VLP-16 and of one between an
+# HDL-64E and those; how much of it is kept, so that a ring of an HDL-64E is. Degrees.
+BEAM_STEPS, BEAM_WIDTH = (2 / 3, 4 / 3, 2.0), 0.3
+
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -16,7 +20,8 @@ class AugmentationConfig:
 
     turn: largest rotation about z. mirror: share of frames mirrored, along each axis. scale: largest
     change of size. lift: largest change of height. thin: share of frames that lose up to half of their
-    points; fade: largest change of intensities, as a factor.
+    points; fade: largest change of intensities, as a factor. beams: share of frames whose LiDAR has
+    fewer rings, BEAM_STEPS apart, as with cheaper units.
     """
 
     turn: float = field(default=0.8, metadata={"min": 0.0, "max": 3.1416, "unit": "rad"})
@@ -25,6 +30,7 @@ class AugmentationConfig:
     lift: float = field(default=0.12, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
     thin: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     fade: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    beams: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,21 @@ def moved_echoes(
     moved[:, :3], moved[:, 3] = as_boxes[:, :3], as_boxes[:, 6]
     moved[:, 4:7] *= as_boxes[0, 3]
     return moved
+
+
+def fewer_beams(
+    points: NDArray[np.float32],
+    lidar: NDArray[np.float32],
+    config: AugmentationConfig,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Points (N, 4) of a LiDAR at (3,), sometimes of rings far apart alone."""
+    if rng.random() >= config.beams:
+        return points
+    step = rng.choice(BEAM_STEPS)
+    seen = points[:, :3] - lidar
+    elevation = np.degrees(np.arctan2(seen[:, 2], np.hypot(seen[:, 0], seen[:, 1])))
+    return points[(elevation + rng.uniform(0, step)) % step < BEAM_WIDTH]
 
 
 def thinned(

@@ -17,12 +17,13 @@ from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
 from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
-from multimodal_perception.preprocess.detector_inputs import refinement_inputs
+from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS, refinement_inputs
 from multimodal_perception.preprocess.pillars import RANGE
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
 from multimodal_perception.training.checkpoint import save_weights
 from multimodal_perception.training.detector_data import (
+    SCALES,
     DetectorData,
     Item,
     collate,
@@ -249,16 +250,16 @@ def image_atlases(
         maps = None
         if bool(present.any()):
             if trunk is None:
-                fine, coarse = (tensors[f"{kind}_{s}"][present].float() for s in ("fine", "coarse"))
+                scales = [tensors[f"{kind}_{s}"][present].float() for s in SCALES]
             else:
-                fine, coarse = trunk(tensors[f"{kind}_pixels"][present])
-            found = neck(fine, coarse)
+                scales = trunk(tensors[f"{kind}_pixels"][present])
+            found = neck(*scales)
             loss = loss + segment_loss(neck.segment(found), segments[present])
             maps = found.new_zeros(batch, count, *found.shape[1:])
             maps[present] = found
         else:
             channels, (h, w) = network.config.channels, segments.shape[-2:]
-            maps = tensors["pillars"].new_zeros(batch, count, channels, h, w)
+            maps = tensors["pillars"].new_zeros(batch, count, channels, 2 * h, 2 * w)
         atlases.append(atlas_of(maps.flatten(0, 1), batch))
     return (atlases[0], atlases[1]), loss
 
@@ -303,7 +304,8 @@ def _no_atlases(config: DetectorConfig, like: Tensor) -> tuple[Tensor, Tensor]:
         (max(config.infrareds, 1), config.infrared_size),
     )
     made = [
-        like.new_zeros(len(like), config.channels, n * (h // 8), w // 8) for n, (h, w) in shapes
+        like.new_zeros(len(like), config.channels, n * (h // CELL_PIXELS), w // CELL_PIXELS)
+        for n, (h, w) in shapes
     ]
     return made[0], made[1]
 

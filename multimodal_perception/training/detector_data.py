@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
-from multimodal_perception.networks.image_encoder import COARSE, FINE, ImageTrunk
+from multimodal_perception.networks.image_encoder import COARSE, FINE, FINEST, ImageTrunk
 from multimodal_perception.preprocess.detector_inputs import (
     BLIND_HEIGHT,
     BLIND_REACH,
@@ -27,15 +28,18 @@ from multimodal_perception.preprocess.detector_inputs import (
 from multimodal_perception.preprocess.projection import atlas_places
 from multimodal_perception.training import augmentation
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig, Present
-from multimodal_perception.training.ground_truth_sampling import GroundTruthSampling
+from multimodal_perception.training.ground_truth_sampling import GroundTruthSampling, Pasted
 from multimodal_perception.training.samples import (
     UNKNOWN_SEGMENT,
+    lidar_of,
     points_of,
     read_sample,
     views_of,
 )
 from multimodal_perception.training.targets import UNLABELLED, centre_targets
 
+# The trunks' features, by how fine they are.
+SCALES = ("finest", "fine", "coarse")
 # Class of the detector for each of the package's, -1 for those that it does not know.
 DETECTED = np.array([CLASSES.index(n) if n in CLASSES else -1 for n in CLASS_NAMES], np.int64)
 # A label counts where the LiDAR has a point on it, or an image sees this share of it.
@@ -121,6 +125,11 @@ class DetectorData(Dataset[Item]):
         if present.lidar:
             points = points_of(sample) if pasted is None else pasted.points
         if self.augment is not None:
+            whole = len(points)
+            points = augmentation.fewer_beams(points, lidar_of(sample), self.augment, rng)
+            if len(points) < whole:
+                sample["num_points"] = points_in_boxes(points, sample["boxes"], 0.1)
+                pasted = None if pasted is None else _still_seen(pasted, points)
             points = augmentation.thinned(points, self.augment, rng)
         points = augmentation.moved_points(points, motion)
         views = self._views(sample, present)
@@ -211,23 +220,33 @@ class DetectorData(Dataset[Item]):
             arrays[f"{kind}_present"] = np.array([v is not None for v in shown], np.bool_)
             segments = np.full((count, h, w), UNKNOWN_SEGMENT, np.uint8)
             if self.stored:
-                fine = np.zeros((count, FINE, h, w), np.float16)
-                coarse = np.zeros((count, COARSE, h // 2, w // 2), np.float16)
+                shapes = (FINEST, 2 * h, 2 * w), (FINE, h, w), (COARSE, h // 2, w // 2)
+                scales = {
+                    s: np.zeros((count, *shape), np.float16)
+                    for s, shape in zip(SCALES, shapes, strict=True)
+                }
             else:
                 depth = (3,) if kind == "camera" else ()
                 pixels = np.zeros((count, *size, *depth), np.uint8)
             for k in np.flatnonzero(arrays[f"{kind}_present"]):
                 segments[k] = sample[f"{kind}{k}.semantics"]
                 if self.stored:
-                    fine[k], coarse[k] = stored[f"{kind}{k}.fine"], stored[f"{kind}{k}.coarse"]
+                    for scale, values in scales.items():
+                        values[k] = stored[f"{kind}{k}.{scale}"]
                 else:
                     pixels[k] = sample[f"{kind}{k}.pixels"]
             arrays[f"{kind}_segments"] = segments
             if self.stored:
-                arrays[f"{kind}_fine"], arrays[f"{kind}_coarse"] = fine, coarse
+                arrays |= {f"{kind}_{scale}": values for scale, values in scales.items()}
             else:
                 arrays[f"{kind}_pixels"] = pixels
         return arrays
+
+
+def _still_seen(pasted: Pasted, points: NDArray[np.float32]) -> Pasted:
+    """What of the pasted objects has a point left; no image sees the others either."""
+    left = points_in_boxes(points, pasted.boxes, 0.1) > 0
+    return dataclasses.replace(pasted, boxes=pasted.boxes[left], labels=pasted.labels[left])
 
 
 def collate(items: Sequence[Item]) -> tuple[dict[str, torch.Tensor], Sequence[Item]]:
@@ -239,7 +258,7 @@ def collate(items: Sequence[Item]) -> tuple[dict[str, torch.Tensor], Sequence[It
 
 def feature_path(sample: Path) -> Path:
     """Where the trunks' features of a sample lie."""
-    return sample.with_suffix(".features")
+    return sample.with_suffix(".scales")
 
 
 def store_features(paths: Sequence[Path], camera: ImageTrunk, infrared: ImageTrunk) -> int:
@@ -254,9 +273,8 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, infrared: ImageTru
             for k in range(len(views_of(sample, kind))):
                 pixels = torch.from_numpy(sample[f"{kind}{k}.pixels"][None])
                 with torch.inference_mode():
-                    fine, coarse = trunk(pixels)
-                arrays[f"{kind}{k}.fine"] = fine[0].half().numpy()
-                arrays[f"{kind}{k}.coarse"] = coarse[0].half().numpy()
+                    found = zip(SCALES, trunk(pixels), strict=True)
+                arrays |= {f"{kind}{k}.{s}": values[0].half().numpy() for s, values in found}
         partial = feature_path(path).with_suffix(".partial")
         with open(partial, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)

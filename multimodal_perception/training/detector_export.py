@@ -123,8 +123,12 @@ def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
     (ch, cw), (ih, iw) = c.camera_size, c.infrared_size
     return {
         "bev": torch.zeros(1, c.neck_channels, half, half),
-        "camera_atlas": torch.zeros(1, c.channels, c.cameras * (ch // 8), cw // 8),
-        "infrared_atlas": torch.zeros(1, c.channels, c.infrareds * (ih // 8), iw // 8),
+        "camera_atlas": torch.zeros(
+            1, c.channels, c.cameras * (ch // CELL_PIXELS), cw // CELL_PIXELS
+        ),
+        "infrared_atlas": torch.zeros(
+            1, c.channels, c.infrareds * (ih // CELL_PIXELS), iw // CELL_PIXELS
+        ),
         "boxes": torch.ones(1, rois, 7),
         "told": torch.zeros(1, rois, len(CLASSES) + 5),
         "roi_bev": torch.zeros(1, rois, GRID**2, 2),

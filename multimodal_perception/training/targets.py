@@ -25,7 +25,7 @@ def centre_targets(
     extent: float,
     most: int = 256,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Heatmaps (classes, size, size), cells (most,), codes (most, 8) and their weights (most,).
+    """Heatmaps (classes, size, size), cells (most,), codes (most, 10) and their weights (most,).
 
     boxes: (K, 7); labels: (K,) from 0. Gaussians as CenterPoint draws them (Yin et al. 2021, section
     4.1), their radius by the box's size, at least a cell.
@@ -42,7 +42,8 @@ def centre_targets(
         cells[k], weights[k] = row * size + column, 1.0
         codes[k, :2] = place[i] - (column, row)
         codes[k, 2], codes[k, 3:6] = boxes[i, 2], np.log(np.maximum(boxes[i, 3:6], 0.05))
-        codes[k, 6:] = np.sin(boxes[i, 6]), np.cos(boxes[i, 6])
+        turns = np.array([boxes[i, 6], 2 * boxes[i, 6]])
+        codes[k, 6::2], codes[k, 7::2] = np.sin(turns), np.cos(turns)
     return heat, cells, codes, weights
 
 
@@ -71,7 +72,7 @@ def heat_loss(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
 
 
 def code_loss(code: Tensor, cells: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """L1 of codes (B, 8, H, W) at cells (B, T) against (B, T, 8), weighted (B, T)."""
+    """L1 of codes (B, 10, H, W) at cells (B, T) against (B, T, 10), weighted (B, T)."""
     batch = code.shape[0]
     flat = code.float().reshape(batch, CODE, -1)
     said = flat.gather(2, cells[:, None].expand(-1, CODE, -1)).transpose(1, 2)

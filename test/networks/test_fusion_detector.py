@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from multimodal_perception.networks.bev_backbone import FeaturePyramid, ReversePyramid
-from multimodal_perception.networks.centre_head import best_centres, boxes_of
+from multimodal_perception.networks.centre_head import CODE, best_centres, boxes_of
 from multimodal_perception.networks.deformable import DeformableAttention
 from multimodal_perception.networks.fusion_detector import (
     ProposalNetwork,
@@ -113,14 +113,24 @@ def test_targets_and_decoding_go_both_ways() -> None:
     heat, cells, codes, weights = centre_targets(boxes, np.array([0, 4]), 6, 32, 0.8, 12.8)
     assert weights.sum() == 2 and (heat.max(axis=(1, 2))[[0, 4]] == 1.0).all()
     logits = torch.full((1, 6, 32, 32), -9.0) + 14.0 * torch.from_numpy(heat)[None]
-    dense = torch.zeros(1, 8, 32 * 32)
+    dense = torch.zeros(1, CODE, 32 * 32)
     for k in range(2):
         dense[0, :, cells[k]] = torch.from_numpy(codes[k])
-    scores, labels, at, found = best_centres(logits, dense.reshape(1, 8, 32, 32), 2)
+    scores, labels, at, found = best_centres(logits, dense.reshape(1, CODE, 32, 32), 2)
     decoded = boxes_of(at, found, 32, 0.8, 12.8)[0].numpy()
     order = np.argsort(labels[0].numpy())
     np.testing.assert_allclose(decoded[order], boxes, atol=1e-4)
     assert (scores > 0.9).all() and labels[0, order].tolist() == [0, 4]
+
+
+@pytest.mark.parametrize("yaw", [0.0, 1.2, 1.5707, -2.9])
+def test_a_doubtful_front_leaves_the_axis_as_it_is(yaw: float) -> None:
+    # What a network says that has seen the shape, but as often one end in front as the other.
+    codes = torch.zeros(1, CODE)
+    codes[0, 6], codes[0, 7] = 0.05 * np.cos(yaw), -0.05 * np.sin(yaw)  # across the axis
+    codes[0, 8], codes[0, 9] = 0.9 * np.sin(2 * yaw), 0.9 * np.cos(2 * yaw)
+    found = boxes_of(torch.zeros(1, dtype=torch.int64), codes, 32, 0.8, 12.8)[0, 6].item()
+    assert abs(np.sin(found - yaw)) < 1e-5
 
 
 def test_residuals_bring_proposals_onto_their_boxes() -> None:

@@ -22,6 +22,7 @@ from multimodal_perception.frame import (
     SensorFrame,
 )
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
 from multimodal_perception.preprocess.ground import ground_cloud
@@ -29,10 +30,12 @@ from multimodal_perception.rig import OPTICAL
 from multimodal_perception.runtime.card import Training, load_card
 from multimodal_perception.runtime.opening import open_one
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.simulation.lidar import beam_table
 from multimodal_perception.training.augmentation import (
     AugmentationConfig,
     DropoutConfig,
     draw_motion,
+    fewer_beams,
     moved_boxes,
     moved_points,
 )
@@ -178,8 +181,6 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
 
 
 def test_augmentation_keeps_points_in_their_boxes() -> None:
-    from multimodal_perception.geometry.boxes import points_in_boxes
-
     frame = frame_of(0)
     assert frame.labels is not None
     points = frame.points_in_base()
@@ -190,6 +191,33 @@ def test_augmentation_keeps_points_in_their_boxes() -> None:
             moved_points(points, motion), moved_boxes(frame.labels.boxes, motion), 0.02
         )
         assert after[0] >= before[0]
+
+
+def test_fewer_beams_are_as_far_apart_as_those_of_cheaper_units() -> None:
+    lidar = np.array([0.3, -0.2, 1.8], np.float32)
+    elevation, azimuth = np.meshgrid(beam_table("hdl64"), np.arange(360.0))
+    e, a = np.radians(elevation.ravel()), np.radians(azimuth.ravel())
+    ways = np.column_stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+    points = np.column_stack([lidar + 20.0 * ways, np.ones(len(e))]).astype(np.float32)
+    always, counts = AugmentationConfig(beams=1.0), []
+    for seed in range(40):
+        left = fewer_beams(points, lidar, always, np.random.default_rng(seed))
+        rings = np.unique(np.degrees(np.arcsin((left[:, 2] - lidar[2]) / 20.0)).round(2))
+        counts.append(len(rings))
+        assert (np.diff(rings) > 0.35).all()  # none beside another
+    height = 26.8  # degrees from an HDL-64E's highest ring to its lowest
+    assert min(counts) <= height / 2.0 + 1 and max(counts) >= 0.7 * height / (2 / 3)
+    assert fewer_beams(points, lidar, AugmentationConfig(), np.random.default_rng(0)) is points
+
+
+def test_labels_that_no_ring_meets_are_not_learnt(samples: Path) -> None:
+    alone = DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0)
+    paths = sample_paths(samples)
+    few = AugmentationConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, beams=1.0)
+    for seed in range(4):
+        item = DetectorData(paths, SMALL, few, alone, seed, stored=False)[0]
+        assert len(item.points) < 0.7 * len(read_sample(paths[0])["points"])
+        assert (points_in_boxes(item.points, item.boxes, 0.1) > 0).all()
 
 
 def test_the_same_item_whoever_asks(samples: Path) -> None:

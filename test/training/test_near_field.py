@@ -59,7 +59,7 @@ def test_it_learns_that_echoes_are_walls(tmp_path: Path) -> None:
     network, data = new_network(), samples(2)
     before = {n: p.clone() for n, p in network.features.named_parameters()}
     first = score(network, data)
-    train(network, data, TrainingOptions(epochs=12, batch=2, rate=0.02), tmp_path)
+    train(network, data, TrainingOptions(epochs=36, batch=2, rate=0.02), tmp_path)
     figures = score(network, data)
     assert figures["all"]["iou_hard"] > first["all"]["iou_hard"] + 0.1
     assert set(figures) == {"all", "day", "night"} and 0 <= figures["all"]["ece"] <= 1

@@ -72,6 +72,6 @@ def test_two_processes_train_one_network_and_go_on(samples: Path, tmp_path: Path
         assert torch.equal(value, first["resumed"][name]), name
         assert torch.equal(value, second["resumed"][name]), name
     # Each rank stored the images' features of its share of the samples.
-    assert all(p.with_suffix(".features").exists() for p in sample_paths(samples))
+    assert all(p.with_suffix(".scales").exists() for p in sample_paths(samples))
     assert (tmp_path / "whole" / "proposals.safetensors").exists()
     assert (tmp_path / "whole" / "curves.csv").exists()

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from multimodal_perception.resources import share_path
 
 if TYPE_CHECKING:
     from multimodal_perception.simulation.simulation import Observation
+
+# A deadline would time the machine, and the compilation of kernels.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # pytest's importlib mode leaves the tests' folder off the path; image_pair.py is in it.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -148,7 +148,7 @@ def test_selected_boxes_keep_all_their_columns(index):
 coordinate = st.floats(-50, 50)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(coordinate, coordinate, coordinate, st.floats(-7, 7), st.integers(0, 1000))
 def test_the_corners_of_moved_boxes_are_the_moved_corners(x, y, z, yaw, seed):
     pose = poses.from_xyz_rpy((x, y, z), (0, 0, yaw))

@@ -93,7 +93,7 @@ class Oracle:
         return None
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), max_size=80),
     st.integers(2, 4),

@@ -190,7 +190,7 @@ def test_a_known_offset_is_taken_off_the_stamps() -> None:
     assert all(s.complete and s.readings["camera"][0] == s.stamp_ns for _, s in sets[1:])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.floats(0, 60), st.floats(0, 0.4), st.floats(0, 0.2))
 def test_any_order_of_arrival(seed: int, jitter_ms: float, loss: float, doubled: float) -> None:
     rng = random.Random(seed)

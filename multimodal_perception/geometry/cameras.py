@@ -77,16 +77,18 @@ class CameraModel:
         one-to-one range and inside the image. Elsewhere the pixel is NaN or out of the image.
         """
         p = np.asarray(points, np.float64).reshape(-1, 3)
-        if self.model == "equidistant":
-            normalised, usable = self._distort_equidistant(p)
-        else:
-            normalised, usable = self._distort_perspective(p)
-        pixels = normalised @ self.matrix[:2, :2].T + self.matrix[:2, 2]
-        pixels[~usable] = np.nan
+        distort = (
+            self._distort_equidistant if self.model == "equidistant" else self._distort_perspective
+        )
+        normalised, usable = distort(p)
+        # By columns: sums over rows of two numbers are slow.
+        x, y = normalised[:, 0], normalised[:, 1]
+        u = self.matrix[0, 0] * x + self.matrix[0, 1] * y + self.matrix[0, 2]
+        v = self.matrix[1, 1] * y + self.matrix[1, 2]
         with np.errstate(invalid="ignore"):
-            inside = (pixels >= -0.5).all(1) & (pixels < (self.width - 0.5, self.height - 0.5)).all(
-                1
-            )
+            inside = (u >= -0.5) & (u < self.width - 0.5) & (v >= -0.5) & (v < self.height - 0.5)
+        pixels = np.stack([u, v], axis=1)
+        pixels[~usable] = np.nan
         return pixels, usable & inside
 
     def unproject(self, pixels: ArrayLike) -> NDArray[np.float64]:
@@ -127,8 +129,8 @@ class CameraModel:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         with np.errstate(invalid="ignore"):
             usable = points[:, 2] > MIN_DEPTH
-        safe = np.where(usable[:, None], points, (0.0, 0.0, 1.0))
-        ideal = safe[:, :2] / safe[:, 2:]
+        depth = np.where(usable, points[:, 2], 1.0)
+        ideal = np.where(usable[:, None], points[:, :2], 0.0) / depth[:, None]
         if self.model == "pinhole" or not self.coefficients.any() or not len(ideal):
             return ideal, usable
         rays = np.column_stack([ideal, np.ones(len(ideal))])
@@ -156,7 +158,7 @@ class CameraModel:
         self, points: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         # Kannala and Brandt (2006), eq. 6, as cv2.fisheye orders it; also beyond 90 degrees.
-        radius = np.linalg.norm(points[:, :2], axis=1)
+        radius = np.hypot(points[:, 0], points[:, 1])
         theta = np.arctan2(radius, points[:, 2])
         scale = np.divide(
             self._theta_distorted(theta), radius, out=np.ones_like(radius), where=radius > 0

@@ -42,14 +42,14 @@ def atlas_places(
             continue
         local = poses.transform_points(poses.inverse(view.base_from_optical), points)
         pixels, seen = view.model.project(local)
-        with np.errstate(invalid="ignore"):
-            away = np.hypot(
-                pixels[:, 0] / view.model.width - 0.5, pixels[:, 1] / view.model.height - 0.5
-            )
-        rows = np.flatnonzero(seen & (away < best))
-        best[rows] = away[rows]
-        places[rows, 0] = (pixels[rows, 0] + 0.5) / width * 2 - 1
-        places[rows, 1] = (k + (pixels[rows, 1] + 0.5) / height) / len(views) * 2 - 1
+        rows = np.flatnonzero(seen)
+        u, v = pixels[rows].T
+        away = np.hypot(u / view.model.width - 0.5, v / view.model.height - 0.5)
+        nearer = away < best[rows]
+        rows, u, v = rows[nearer], u[nearer], v[nearer]
+        best[rows] = away[nearer]
+        places[rows, 0] = (u + 0.5) / width * 2 - 1
+        places[rows, 1] = (k + (v + 0.5) / height) / len(views) * 2 - 1
     return places, np.isfinite(best).astype(np.float32)
 
 

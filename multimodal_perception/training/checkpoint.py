@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from safetensors.torch import save as serialise
 from torch import nn
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.runtime.card import load_card
 
 
 class Stateful(Protocol):
@@ -76,3 +77,30 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not weights of {type(network).__name__}: {reason}") from error
+
+
+def read_streams(model: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The visible and the other EfficientNet-Lite0 of a segmentation model (name or card), float32.
+
+    Raises UserError for a model that has not both.
+    """
+    card = load_card(model)
+    streams: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
+    for name, tensor in load(card.read_file("weights")).items():
+        for k, stream in enumerate(streams):
+            if name.startswith(f"streams.{k}."):
+                values = tensor.float() if tensor.is_floating_point() else tensor
+                stream[name.removeprefix(f"streams.{k}.")] = values
+    if not all(streams):
+        raise UserError(f"{card.source}: no two EfficientNet-Lite0 streams")
+    return streams
+
+
+def load_stream(part: nn.Module, stream: Mapping[str, torch.Tensor], model: str) -> None:
+    """Put what a backbone, or its first stages, takes of a stream in place. Raises UserError."""
+    own = part.state_dict()
+    try:
+        part.load_state_dict({name: stream[name] for name in own})
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{model}: no EfficientNet-Lite0 stream: {reason}") from error

@@ -21,7 +21,7 @@ from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS, refine
 from multimodal_perception.preprocess.pillars import RANGE
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
-from multimodal_perception.training.checkpoint import save_weights
+from multimodal_perception.training.checkpoint import load_stream, read_streams, save_weights
 from multimodal_perception.training.detector_data import (
     SCALES,
     DetectorData,
@@ -58,8 +58,9 @@ class DetectorTraining:
     """One stage of training.
 
     stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
-    loop: how long. segment_weight: of the images' auxiliary task. frozen_trunks: the image trunks stay
-    at ImageNet's weights and their features are stored beside the samples. repeat: share of frames that
+    loop: how long. segment_weight: of the images' auxiliary task. trunks: where the image trunks come
+    from, imagenet or a segmentation model (name or card). frozen_trunks: they stay so and their features
+    are stored beside the samples. repeat: share of frames that
     every class is wanted in; frames with rarer ones are repeated. sampled: so many objects of each class
     are pasted into every frame with a LiDAR, see ground_truth_sampling. calibration: of the
     gradients of tasks and modalities, in the stage proposals.
@@ -71,6 +72,7 @@ class DetectorTraining:
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     segment_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
+    trunks: str = "imagenet"
     frozen_trunks: bool = True
     repeat: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
     sampled: dict[str, int] = field(default_factory=dict)
@@ -95,7 +97,9 @@ def train_proposals(
 ) -> ProposalNetwork:
     """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit."""
     torch.manual_seed(config.loop.seed)
-    network = ProposalNetwork(config.network, trunks=_takes_pixels(config))
+    network = ProposalNetwork(config.network, trunks=False)
+    if _takes_pixels(config):
+        network.camera_trunk, network.infrared_trunk = trunks_of(config.trunks)
     if start is not None:
         load_weights(network, start, strict=False)
     calibration = None
@@ -110,6 +114,8 @@ def train_proposals(
 
     trained = loop.run(losses_of)
     assert isinstance(trained, ProposalNetwork)
+    if config.network.global_fusion and trained.camera_trunk is None:
+        trained.camera_trunk, trained.infrared_trunk = trunks_of(config.trunks)
     if loop.rank == 0:
         save_weights(trained, out / "proposals.safetensors")
     return trained
@@ -148,7 +154,7 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
     paths = sample_paths(data)
     if stored:
         rank, ranks = join()
-        store_features(paths[rank::ranks], ImageTrunk(3), ImageTrunk(1))
+        store_features(paths[rank::ranks], *trunks_of(config.trunks))
         wait_for_all()
     sampling = sampling_of(paths, data, config.sampled)
     if config.repeat:
@@ -162,6 +168,18 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
         stored,
         sampling,
     )
+
+
+def trunks_of(source: str) -> tuple[ImageTrunk, ImageTrunk]:
+    """The cameras' and the thermal trunk: of ImageNet, or of a segmentation model's two streams.
+
+    Raises UserError for a model that has no such streams.
+    """
+    trunks = ImageTrunk(3, source == "imagenet"), ImageTrunk(1, source == "imagenet")
+    if source != "imagenet":
+        for stream, trunk in zip(read_streams(source), trunks, strict=True):
+            load_stream(trunk, stream, source)
+    return trunks
 
 
 def branches_of(network: ProposalNetwork) -> dict[str, list[nn.Module]]:
@@ -373,7 +391,8 @@ def load_weights(network: nn.Module, path: Path, strict: bool = True) -> None:
         missing, unknown = network.load_state_dict(state, strict=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error
-    # Trunks at ImageNet's weights are not stored with the rest.
+    # A network on stored features has no trunks, and old weights lack those of ImageNet.
     lacking = [k for k in missing if "_trunk." not in k]
+    unknown = [k for k in unknown if "_trunk." not in k]
     if strict and (lacking or unknown):
         raise UserError(f"{path}: keys missing {lacking[:3]}, unknown {unknown[:3]}")

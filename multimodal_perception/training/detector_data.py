@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
@@ -262,13 +264,15 @@ def feature_path(sample: Path) -> Path:
 
 
 def store_features(paths: Sequence[Path], camera: ImageTrunk, infrared: ImageTrunk) -> int:
-    """Run the frozen trunks over all images once; what is there stays. Returns how many were made."""
+    """Run the frozen trunks over all images once; what these trunks made stays. Returns how many were
+    made."""
     count = 0
     camera.eval()
     infrared.eval()
-    for path in tqdm([p for p in paths if not feature_path(p).exists()], "image features"):
+    key = np.array(_digest(camera, infrared))
+    for path in tqdm([p for p in paths if not _is_stored(p, key)], "image features"):
         sample = read_sample(path)
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {"trunks": key}
         for kind, trunk in (("camera", camera), ("infrared", infrared)):
             for k in range(len(views_of(sample, kind))):
                 pixels = torch.from_numpy(sample[f"{kind}{k}.pixels"][None])
@@ -281,3 +285,21 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, infrared: ImageTru
         partial.replace(feature_path(path))
         count += 1
     return count
+
+
+def _digest(*trunks: ImageTrunk) -> str:
+    """What tells these trunks' weights from others."""
+    digest = hashlib.sha256()
+    for trunk in trunks:
+        for tensor in trunk.state_dict().values():
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_stored(path: Path, key: NDArray[np.str_]) -> bool:
+    if not feature_path(path).exists():
+        return False
+    try:
+        return bool(read_sample(feature_path(path), ("trunks",))["trunks"] == key)
+    except UserError:  # damaged, or of a version that noted no trunks
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.recording import SimulationPlan, made
-from multimodal_perception.simulation.scenarios import load_scenario
+from multimodal_perception.simulation.scenarios import Lane, Scenario, load_scenario
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.training.samples import Arrays, sample_of, segment_table, write_sample
 
@@ -26,15 +26,27 @@ WEATHERS = (
     (("fog",), 0.08),
     (("rain",), 0.08),
 )
+# Share of the drives whose traffic is mixed, and how often each class then comes in a lane of vehicles:
+# a network that saw lorries and buses as seldom as the streets have them would know few of them.
+MIXED = 0.6
+MIX = {"car": 0.34, "van": 0.16, "truck": 0.22, "bus": 0.22, "cyclist": 0.06}
 
 
 @dataclass(frozen=True)
 class Drive:
-    """One simulated drive: scenario by name, conditions on top of its own."""
+    """One simulated drive: scenario by name, conditions on top of its own, and whose traffic it has."""
 
     seed: int
     scenario: str
     conditions: tuple[str, ...]
+    mixed: bool = False
+
+    def place(self) -> Scenario:
+        """The scenario with the drive's traffic."""
+        scenario = load_scenario(self.scenario)
+        if not self.mixed:
+            return scenario
+        return replace(scenario, lanes=tuple(map(_mixed, scenario.lanes)))
 
 
 def drive_of(seed: int) -> Drive:
@@ -42,7 +54,12 @@ def drive_of(seed: int) -> Drive:
     rng = np.random.default_rng((7, seed))
     place = rng.choice(len(PLACES), p=[w for _, w in PLACES])
     weather = rng.choice(len(WEATHERS), p=[w for _, w in WEATHERS])
-    return Drive(seed, PLACES[place][0], WEATHERS[weather][0])
+    mixed = bool(rng.random() < MIXED)
+    return Drive(seed, PLACES[place][0], WEATHERS[weather][0], mixed)
+
+
+def _mixed(lane: Lane) -> Lane:
+    return replace(lane, shares=MIX) if "car" in lane.shares else lane
 
 
 def write_drive(
@@ -57,9 +74,7 @@ def write_drive(
     """Write `frames` samples, `every` sweeps apart, but for those that are there. Returns how many."""
     folder.mkdir(parents=True, exist_ok=True)
     indices = [k * every for k in range(frames) if not _path(folder, drive, k * every).exists()]
-    plan = SimulationPlan(
-        load_scenario(drive.scenario), rig, drive.seed, frames * every, drive.conditions
-    )
+    plan = SimulationPlan(drive.place(), rig, drive.seed, frames * every, drive.conditions)
     for index, arrays in zip(
         progress(indices), made(plan, simulated_sample, indices, workers), strict=True
     ):

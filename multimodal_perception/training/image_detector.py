@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from multimodal_perception.configuration import UserError
 from multimodal_perception.networks.rgbir_detection import STRIDES, RgbirDetection
-from multimodal_perception.runtime.card import load_card
-from multimodal_perception.training.checkpoint import load_weights, save_weights
+from multimodal_perception.training.checkpoint import (
+    load_stream,
+    load_weights,
+    read_streams,
+    save_weights,
+)
 from multimodal_perception.training.image_detector_data import (
     STREAMS,
     FeatureConfig,
@@ -58,16 +60,8 @@ def begin(config: ImageDetectorTraining) -> RgbirDetection:
 
 def load_backbones(network: RgbirDetection, model: str) -> None:
     """Take the streams of a segmentation model. Raises UserError for one that has not both."""
-    card = load_card(model)
-    state = load(card.read_file("weights"))
-    prefix = "streams."
-    streams = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    try:
-        network.streams.load_state_dict({k: v.float() if v.is_floating_point() else v
-                                         for k, v in streams.items()})  # fmt: skip
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{card.source}: no two EfficientNet-Lite0 streams: {reason}") from error
+    for name, stream in enumerate(read_streams(model)):
+        load_stream(network.streams[str(name)], stream, model)
 
 
 def train_image_detector(

@@ -292,9 +292,11 @@ def schedule(step: int, steps: int) -> float:
 def _frozen_and_grouped(
     network: RgbxSegmentation, config: SegmentationTraining
 ) -> list[dict[str, Any]]:
-    """Stems and first stages keep ImageNet's weights; the rest of the backbones learns slowly."""
-    for stream in network.streams.values():
-        for part in (stream.stem, stream.stages[0]):  # type: ignore[index]
+    """The visible stem and first stage keep ImageNet's weights, which know photographs; the rest of the
+    backbones learns slowly."""
+    if "0" in network.streams:
+        visible = network.streams["0"]
+        for part in (visible.stem, visible.stages[0]):  # type: ignore[index]
             part.requires_grad_(False)
     backbone = [p for p in network.streams.parameters() if p.requires_grad]
     known = {id(p) for p in network.streams.parameters()}

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from multimodal_perception.detection.clustering import cluster
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 150), st.floats(0.5, 12.0))
 def test_groups_are_the_connected_components_of_near_cells(
     seed: int, count: int, spread: float

@@ -48,7 +48,7 @@ def names(boxes: Boxes3D) -> list[str]:
     return [boxes.class_names[label] for label in boxes.labels]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.floats(6, 20), st.floats(-np.pi, np.pi), st.floats(-np.pi, np.pi))
 def test_a_car_is_one_box_where_it_stands(away: float, bearing: float, yaw: float) -> None:
     x, y = away * np.cos(bearing), away * np.sin(bearing)
@@ -58,7 +58,7 @@ def test_a_car_is_one_box_where_it_stands(away: float, bearing: float, yaw: floa
     assert boxes.boxes[0, 5] == pytest.approx(1.5, abs=0.3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(4, 20), st.floats(-np.pi, np.pi))
 def test_a_walker_is_one_pedestrian(away: float, bearing: float) -> None:
     x, y = away * np.cos(bearing), away * np.sin(bearing)

@@ -59,7 +59,7 @@ def found(rows: list[list[float]], kinds: list[str], model: CameraModel = PINHOL
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(CLASSES),
     st.floats(8.0, 28.0),

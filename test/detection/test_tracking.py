@@ -274,7 +274,7 @@ drives = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(drives, st.booleans())
 def test_what_always_holds(drive, standing: bool) -> None:  # type: ignore[no-untyped-def]
     tracker = Tracker(TrackingConfig(most_tracks=10, standing=standing))

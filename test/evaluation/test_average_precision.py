@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_perception.evaluation.average_precision import (
@@ -87,7 +87,6 @@ def test_classes_are_apart_and_their_mean_is_of_those_with_labels() -> None:
     assert np.isnan(result["cyclist"]["ap"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 80))
 def test_precision_at_recalls_is_what_its_definition_says(right: list[bool], labels: int) -> None:
     right = right[: labels + 40]

@@ -156,7 +156,7 @@ def test_bad_objects_are_refused() -> None:
         KittiObjects(("Car",), np.zeros((2, 7)), np.zeros((1, 4)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(1, 50)), max_size=8),
     st.lists(st.integers(0, 12), min_size=1, max_size=6, unique=True),

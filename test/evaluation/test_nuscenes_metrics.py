@@ -174,7 +174,7 @@ def framed(scene) -> list[ScoredFrame]:  # type: ignore[no-untyped-def]
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes)
 def test_what_always_holds(scene) -> None:  # type: ignore[no-untyped-def]
     frames = framed(scene)

@@ -88,7 +88,7 @@ def test_a_fisheye_sees_beside_and_behind():
 
 
 @pytest.mark.parametrize("model", MODELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32))
 def test_rays_through_projected_points_lead_back(model, seed):
     camera, points = make_camera(model), points_before(seed, 50)
@@ -110,7 +110,7 @@ def test_pixels_of_unprojected_pixels_are_the_same(model):
     np.testing.assert_allclose(again, pixels, atol=1e-4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from(["plumb_bob", "equidistant"]),
     st.lists(st.floats(-0.6, 0.6), min_size=2, max_size=2),
@@ -172,7 +172,7 @@ def test_the_image_ends_half_a_pixel_beyond_its_outer_centres():
 
 
 @pytest.mark.parametrize("model", MODELS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factors=st.tuples(st.sampled_from([0.25, 0.5, 1.0, 2.0]), st.sampled_from([0.5, 1.0, 3.0])))
 def test_a_scaled_camera_sees_the_same_at_scaled_places(model, factors):
     camera, points = make_camera(model), points_before(1)

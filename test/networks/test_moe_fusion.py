@@ -17,7 +17,7 @@ def network() -> MoEFusion:
     return MoEFusion().eval()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3))
 def test_any_even_size_goes(rows: int, columns: int, batch: int) -> None:
     torch.manual_seed(0)

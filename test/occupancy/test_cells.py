@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from multimodal_perception.occupancy.cells import Cells, azimuth, cell_at
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.floats(-3.1, 3.1), st.floats(-50, 50), st.floats(-50, 50), st.integers(0, 19))
 def test_a_middle_lies_in_its_cell_and_in_its_window(
     turn: float, x: float, y: float, row: int

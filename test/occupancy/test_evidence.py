@@ -133,7 +133,7 @@ def test_evidence_halves_in_a_half_life_and_conflict_sooner() -> None:
     np.testing.assert_allclose(masses(fresh)[2], 0.81 * keep, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(-10, 10), st.integers(-10, 10))
 def test_shifting_keeps_what_stays_inside(rows: int, columns: int) -> None:
     layer = np.arange(1, SIZE * SIZE + 1, dtype=np.float32).reshape(SIZE, SIZE)
@@ -144,7 +144,7 @@ def test_shifting_keeps_what_stays_inside(rows: int, columns: int) -> None:
             assert moved[i, j] == (layer[i + rows, j + columns] if inside else 0)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4), st.floats(-0.3, 0.3)),
@@ -223,7 +223,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.sampled_from(["yager", "dempster", "log_odds"]), st.lists(STEPS, max_size=12))
 def test_masses_sum_to_one_whatever_comes(rule: str, steps: list[tuple[float, ...]]) -> None:
     grid = grid_of(rule)

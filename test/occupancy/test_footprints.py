@@ -30,7 +30,7 @@ def at(layer: np.ndarray, x: float, y: float) -> float:
     return float(layer[int((y + 10) / 0.1), int((x + 10) / 0.1)])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(-3.2, 3.2), st.floats(-4, 4), st.floats(-4, 4))
 @example(0.0, 2.65, 0.0)
 @example(0.0, 2.65, 1.75)

@@ -90,7 +90,7 @@ def test_no_points_leave_everything_unknown() -> None:
     assert (grid.unknown() == 1).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.integers(0, 2000), st.floats(0.1, 1000))
 def test_masses_are_masses_for_any_points(seed: int, count: int, spread: float) -> None:
     points = np.random.default_rng(seed).normal(0, spread, (count, 3))
@@ -164,7 +164,7 @@ def test_bins_that_do_not_fit_the_columns_leave_no_spokes(bins: int) -> None:
     assert (grid.free[(radius > 4) & (radius < 20)] > 0.5).mean() > 0.995
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.floats(-3.1, 3.1), st.floats(-2, 2), st.floats(-2, 2))
 def test_rays_cast_into_turned_cells_say_the_same(turn: float, x: float, y: float) -> None:
     points = np.concatenate([flat_ground(gap=(10.0, 0.3)), wall(10.0, 3.0)])

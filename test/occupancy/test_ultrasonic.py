@@ -184,7 +184,7 @@ def test_memory_is_bounded() -> None:
     assert len(model._heard) <= 64 and len(model._last_ns) <= 64
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.floats(width=64) | st.floats(0.2, 5.0),
     st.floats(-1, 10),

@@ -47,7 +47,7 @@ def test_a_plane_is_ground(z):
     np.testing.assert_allclose(cloud.ground.at(x, y)[far], z, atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
 def test_a_slope_is_ground(a, b):
     x, y = scatter()
@@ -184,7 +184,7 @@ def test_nothing_seen_is_a_flat_world(frame):
     np.testing.assert_array_equal(cloud.ground.at(np.array([0.0, 9]), np.array([0.0, -70])), 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 179), st.integers(0, 100))
 def test_the_direction_does_not_matter(sectors, seed):
     # Points well inside cells, so that a turn by whole sectors moves each into the next cell.

@@ -28,7 +28,7 @@ def test_moments_of_one_pillar() -> None:
     assert histogram[2] > 0 and histogram[4] > 0 and np.count_nonzero(histogram) == 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 400), st.integers(0, 2**31))
 def test_every_point_on_the_grid_is_in_a_pillar(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

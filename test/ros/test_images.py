@@ -97,7 +97,7 @@ def raw_images(draw, encodings=tuple(FORMATS), smallest=1):
     return pixels, encoding, make_image(pixels, encoding, big, padding)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(raw_images())
 def test_pixels_are_what_was_written(image):
     pixels, _, msg = image
@@ -125,7 +125,7 @@ def test_other_message_classes_decode_without_a_copy(encoding, make):
     assert np.shares_memory(image.pixels, np.frombuffer(other.data, np.uint8))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(raw_images(("mono8", "rgb8", "bgr8", "rgba8", "bgra8")))
 def test_colours_come_out_red_first(image):
     pixels, encoding, msg = image
@@ -149,7 +149,7 @@ def test_plain_opencv_types_are_taken_as_opencv_orders_them(encoding, same):
     np.testing.assert_array_equal(got.pixels, expected.pixels)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(raw_images(("mono16", "16UC1")))
 def test_sixteen_bits_are_scaled_to_eight(image):
     pixels, _, msg = image
@@ -158,7 +158,7 @@ def test_sixteen_bits_are_scaled_to_eight(image):
     np.testing.assert_array_equal(decoded.pixels, np.rint(pixels / 257.0))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(raw_images(("bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"), smallest=3))
 def test_bayer_keeps_each_measured_colour(image):
     pixels, encoding, msg = image
@@ -266,7 +266,7 @@ def test_distances_are_not_a_picture():
     assert reason_of(image_from_message, msg, "front", 0) == "not_a_picture"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(raw_images(("mono8", "mono16", "16UC1")))
 def test_infrared_keeps_the_counts(image):
     pixels, _, msg = image
@@ -276,7 +276,7 @@ def test_infrared_keeps_the_counts(image):
     assert (decoded.sensor, decoded.stamp_ns, decoded.frame_id) == ("ir", 9, "front_optical")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(raw_images(("32FC1",)))
 def test_infrared_in_kelvin_keeps_a_hundredth(image):
     pixels, _, msg = image

@@ -165,7 +165,7 @@ def box_sets(draw):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(box_sets())
 def test_boxes_come_back(boxes):
     msg = sent(messages.boxes_to_message(TYPES, boxes))
@@ -331,7 +331,7 @@ def grids(draw):
     return OccupancyGrid(STAMP_NS, "base_link", resolution, origin, free, occupied)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(grids())
 def test_grids_come_back_to_a_percent(grid):
     msg = sent(messages.occupancy_to_message(TYPES, grid))
@@ -396,7 +396,7 @@ def test_a_grid_that_lies_nowhere_is_refused(bad):
     assert reason_of(messages.occupancy_from_message, msg) == "bad_grid"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 20), st.booleans(), st.booleans(), st.integers(0, 2**32))
 def test_sweeps_come_back(n, with_rings, with_times, seed):
     rng = np.random.default_rng(seed)
@@ -498,7 +498,7 @@ def test_cameras_come_back(model, coefficients):
     np.testing.assert_array_equal(back.coefficients, camera.coefficients)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.tuples(*[st.floats(-100, 100)] * 3),
     st.tuples(st.floats(-3, 3), st.floats(-1.5, 1.5), st.floats(-3, 3)),

@@ -123,7 +123,7 @@ def layouts(draw):
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(layouts())
 def test_any_layout_gives_the_values_that_were_written(layout):
     columns, options = layout

@@ -163,7 +163,7 @@ def test_calibration_inputs_are_what_the_card_says(frame: SensorFrame) -> None:
         make(SensorFrame(0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(2, 9), st.integers(1, 5))
 def test_upsampling_is_the_argmax_of_bilinear_logits(
     seed: int, rows: int, columns: int, scale: int

@@ -67,7 +67,7 @@ def test_what_a_narrow_thermal_camera_does_not_see_is_told() -> None:
     assert seen[24, 32] and not seen[2, 2] and (grey[~seen] == 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_swapped_bytes_are_noticed_and_right_ones_are_not(seed: int, gain: int) -> None:
     counts = ((scene(seed).astype(np.int64) - 7000) * gain % 65536).astype(np.uint16)

@@ -83,7 +83,7 @@ def test_materials_are_physical():
     assert (TABLE[:, Column.EMISSIVITY] > 0.5).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(["car", "van", "truck", "bus", "pedestrian", "cyclist", "cone", "barrier"]),
     st.integers(0, 30),

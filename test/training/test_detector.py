@@ -39,13 +39,21 @@ from multimodal_perception.training.augmentation import (
     moved_boxes,
     moved_points,
 )
+from multimodal_perception.training.checkpoint import read_streams, read_weights
 from multimodal_perception.training.detector import (
     DetectorTraining,
     proposal_losses,
     train_proposals,
     train_refinement,
+    trunks_of,
 )
-from multimodal_perception.training.detector_data import DetectorData, collate, repeated
+from multimodal_perception.training.detector_data import (
+    DetectorData,
+    collate,
+    feature_path,
+    repeated,
+    store_features,
+)
 from multimodal_perception.training.detector_export import export_detector
 from multimodal_perception.training.loop import Loop, LoopConfig
 from multimodal_perception.training.samples import (
@@ -151,6 +159,45 @@ def test_from_samples_to_boxes(samples: Path, tmp_path: Path) -> None:
     for name in ("scores", "boxes", "bev"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
     assert isinstance(first, torch.nn.Module)
+
+
+def test_trunks_of_a_segmentation_network_go_into_the_model(samples: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(configured("proposals", 1), trunks="segmentation")
+    train_proposals(config, samples, tmp_path / "p")
+    weights = tmp_path / "p" / "proposals.safetensors"
+    told, streams = read_weights(weights), read_streams("segmentation")
+    for kind, stream in zip(("camera", "infrared"), streams, strict=True):
+        own = [k for k in told if k.startswith(f"{kind}_trunk.")]
+        assert own
+        for name in own:
+            torch.testing.assert_close(told[name], stream[name.removeprefix(f"{kind}_trunk.")])
+    # The refinement takes such weights, though it looks at stored features.
+    refining = dataclasses.replace(configured("refinement", 1), trunks="segmentation")
+    train_refinement(refining, samples, tmp_path / "r", weights)
+    training = Training("train detector", 0, 0.0, "test")
+    (card,) = export_detector(SMALL, weights, None, tmp_path / "small", training)
+    assert torch.equal(
+        read_weights(card.path.parent / "model.safetensors")["camera_trunk.stem.0.weight"],
+        told["camera_trunk.stem.0.weight"],
+    )
+    with pytest.raises(UserError, match="no two EfficientNet-Lite0 streams"):
+        trunks_of("image_fusion")
+
+
+def test_stored_features_are_those_of_the_trunks_at_hand(samples: Path, tmp_path: Path) -> None:
+    path = tmp_path / "0.npz"
+    path.write_bytes((samples / "0.npz").read_bytes())
+    imagenet, segmenting = trunks_of("imagenet"), trunks_of("segmentation")
+    assert store_features([path], *imagenet) == 1 and store_features([path], *imagenet) == 0
+    before = read_sample(feature_path(path))
+    assert store_features([path], *segmenting) == 1
+    after = read_sample(feature_path(path))
+    assert not np.array_equal(before["infrared0.coarse"], after["infrared0.coarse"])
+    feature_path(path).write_bytes(b"cut off")
+    assert store_features([path], *segmenting) == 1
+    np.testing.assert_array_equal(
+        read_sample(feature_path(path))["camera0.fine"], after["camera0.fine"]
+    )
 
 
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(

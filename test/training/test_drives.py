@@ -1,0 +1,29 @@
+"""The drives that the detector learns from."""
+
+from __future__ import annotations
+
+from multimodal_perception.simulation.scenarios import load_scenario, movers
+from multimodal_perception.training.drives import MIX, Drive, drive_of
+
+
+def test_a_seed_always_means_the_same_drive_and_many_have_mixed_traffic() -> None:
+    drives = [drive_of(seed) for seed in range(300)]
+    assert drives == [drive_of(seed) for seed in range(300)]
+    assert 0.5 < sum(d.mixed for d in drives) / 300 < 0.7
+    assert len({d.scenario for d in drives}) == 4 and len({d.conditions for d in drives}) == 5
+
+
+def test_mixed_traffic_has_many_lorries_and_buses_and_the_same_people() -> None:
+    plain, mixed = (Drive(3, "urban_street", (), m).place() for m in (False, True))
+    assert plain == load_scenario("urban_street")
+
+    def kinds(scenario: object) -> list[str]:
+        return [m.kind for _, _, m, _ in movers(scenario, 3, 0.0, -2000.0, 2000.0)]  # type: ignore[arg-type]
+
+    before, after = kinds(plain), kinds(mixed)
+    assert len(after) == len(before)
+    for kind in ("truck", "bus"):
+        assert after.count(kind) > 3 * before.count(kind)
+        share = after.count(kind) / sum(after.count(k) for k in MIX)
+        assert 0.15 < share < 0.3
+    assert after.count("pedestrian") == before.count("pedestrian")

@@ -126,9 +126,15 @@ class Decoder(nn.Module):
     def forward(self, maps: list[Tensor], stem: Tensor) -> Tensor:
         """Four maps, and the stems (B, C, H/2, W/2), to logits (B, classes, H/2, W/2)."""
         size = maps[0].shape[-2:]
-        x = [p(m) for p, m in zip(self.project, maps, strict=True)]
-        x = [x[0], *(F.interpolate(m, size, mode="bilinear") for m in x[1:])]
-        coarse = self.coarse(self.mix(torch.cat(x, 1)))
+        # The first step of `mix` looks at single pixels, so what each map gives to it comes before the
+        # enlargement, and nothing need be joined: the same sum, a quarter of the work.
+        whole, *rest = (
+            F.conv2d(p(m), w)
+            for p, m, w in zip(self.project, maps, self.mix[0].weight.chunk(4, 1), strict=True)
+        )
+        for part in rest:
+            whole = whole + F.interpolate(part, size, mode="bilinear")
+        coarse = self.coarse(self.mix[1:](whole))
         coarse = F.interpolate(coarse, stem.shape[-2:], mode="bilinear")
         out: Tensor = self.classify(self.refine(torch.cat([coarse, self.fine(stem)], 1)))
         return out

@@ -128,13 +128,14 @@ class Decoder(nn.Module):
         size = maps[0].shape[-2:]
         # The first step of `mix` looks at single pixels, so what each map gives to it comes before the
         # enlargement, and nothing need be joined: the same sum, a quarter of the work.
+        mix: Any = self.mix
+        shares = mix[0].weight.chunk(len(maps), 1)
         whole, *rest = (
-            F.conv2d(p(m), w)
-            for p, m, w in zip(self.project, maps, self.mix[0].weight.chunk(4, 1), strict=True)
+            F.conv2d(p(m), w) for p, m, w in zip(self.project, maps, shares, strict=True)
         )
         for part in rest:
             whole = whole + F.interpolate(part, size, mode="bilinear")
-        coarse = self.coarse(self.mix[1:](whole))
+        coarse = self.coarse(mix[1:](whole))
         coarse = F.interpolate(coarse, stem.shape[-2:], mode="bilinear")
         out: Tensor = self.classify(self.refine(torch.cat([coarse, self.fine(stem)], 1)))
         return out

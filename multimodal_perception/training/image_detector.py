@@ -60,8 +60,8 @@ def begin(config: ImageDetectorTraining) -> RgbirDetection:
 
 def load_backbones(network: RgbirDetection, model: str) -> None:
     """Take the streams of a segmentation model. Raises UserError for one that has not both."""
-    for name, stream in enumerate(read_streams(model)):
-        load_stream(network.streams[str(name)], stream, model)
+    for part, stream in zip(network.streams, read_streams(model), strict=True):
+        load_stream(part, stream, model)
 
 
 def train_image_detector(

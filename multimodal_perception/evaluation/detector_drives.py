@@ -12,7 +12,7 @@ from multimodal_perception.evaluation.breakdown import breakdown, counting
 from multimodal_perception.evaluation.detections import percentiles
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
 from multimodal_perception.frame import Modality, SensorFrame
-from multimodal_perception.pipeline import Detector, Pipeline
+from multimodal_perception.pipeline import Detector, ImageDetector, Pipeline
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.recording import SimulationPlan
 from multimodal_perception.simulation.scenarios import load_scenario
@@ -82,10 +82,14 @@ def driven(chosen: Iterable[Drive], rig: Rig) -> Iterator[tuple[Drive, SensorFra
 
 @dataclass(frozen=True)
 class Contestant:
-    """A detector and the kinds of sensors that it is given."""
+    """A detector and the kinds of sensors that it is given.
+
+    image_detector: whose boxes are placed on the ground where there is no LiDAR, as the node does it.
+    """
 
     detector: Detector
     modalities: tuple[Modality, ...] = tuple(Modality)
+    image_detector: ImageDetector | None = None
 
 
 def compare(
@@ -98,7 +102,10 @@ def compare(
     latency_ms: p50 and p95 of the pipeline without occupancy, milliseconds, here and in by_condition.
     Frames are looked at once and not kept. Raises ValueError for a frame without labels.
     """
-    pipelines = {n: (Pipeline(c.detector), c.modalities) for n, c in contestants.items()}
+    pipelines = {
+        n: (Pipeline(c.detector, image_detector=c.image_detector), c.modalities)
+        for n, c in contestants.items()
+    }
     scored: dict[str, list[ScoredFrame]] = {name: [] for name in contestants}
     times: dict[str, dict[str, list[float]]] = {n: defaultdict(list) for n in contestants}
     for drive, frame in frames:

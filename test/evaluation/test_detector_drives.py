@@ -129,9 +129,26 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     capsys.readouterr()
 
 
+def test_without_lidar_boxes_in_images_are_placed_on_the_ground(tmp_path: Path) -> None:
+    rig, out = tmp_path / "rig.yaml", tmp_path / "r.json"
+    small = small_rig()
+    front = load_rig(rig_path("simulation")).sensors["camera_front"]
+    rig.write_text(dump_rig(replace(small, sensors={**small.sensors, "camera_front": front})))
+    common = ["--seeds", "10000..10000", "--frames-per-seed", "2", "--rig", str(rig)]
+    common += ["--json", str(out), "--max-range", "35", "--detector", "geometric"]
+    assert main(["evaluate", "subsets", *common]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert list(rows)[-1] == "cameras, boxes in images placed" and len(rows) == 7
+    assert rows["cameras"]["map"] == 0.0  # the geometric detector knows points alone
+    assert rows["cameras, boxes in images placed"]["by_class"]["car"]["ap"] > 0.02
+    assert main(["evaluate", "subsets", *common, "--image-detector", "none"]) == 0
+    assert len(json.loads(out.read_text())["rows"]) == 6
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["subsets", "--image-detector", "no_such_model"], "no_such_model"),
         (["ablation", "--seeds", "5..1"], "A..B"),
         (["ablation", "--frames-per-seed", "0"], "--frames-per-seed: allowed: 1 to 1000"),
         (["ablation", "--max-range", "0"], "--max-range"),

@@ -9,6 +9,7 @@ from multimodal_perception.tasks import drives
 
 HELP = "score one detector with every subset of the sensors on simulated drives"
 BESIDE = "beside: lidar only"
+PLACED = "{}, boxes in images placed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DETECTOR",
         help="one that is given the LiDAR alone, as a row to compare",
     )
+    parser.add_argument(
+        "--image-detector",
+        default="image_detector",
+        metavar="MODEL",
+        help="whose boxes are placed on the ground in further rows without LiDAR; none for no such rows",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    from multimodal_perception.detection.rgbir import RgbirConfig, RgbirDetector
     from multimodal_perception.evaluation.detector_drives import Contestant, seeing_subsets
     from multimodal_perception.frame import Modality
 
@@ -34,6 +42,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"rig {rig.name}: none of its sensors can see")
     detector = drives.opened(args.detector)
     contestants = {name: Contestant(detector, kinds) for name, kinds in subsets.items()}
+    if args.image_detector != "none":
+        image_detector = RgbirDetector(
+            RgbirConfig(model=args.image_detector, min_score=drives.LEAST_SCORE)
+        )
+        contestants |= {
+            PLACED.format(name): Contestant(detector, kinds, image_detector)
+            for name, kinds in subsets.items()
+            if not {Modality.LIDAR, Modality.ULTRASONIC} & set(kinds)
+        }
     if args.beside is not None:
         contestants[BESIDE] = Contestant(drives.opened(args.beside), (Modality.LIDAR,))
     result = drives.compared(args, rig, contestants)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,16 +32,22 @@ class CentreHead(nn.Module):
         return self.heat(shared), self.code(shared)
 
 
-def best_centres(heat: Tensor, code: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def best_centres(
+    heat: Tensor, code: Tensor, count: int, least: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The `count` highest peaks of all classes.
 
-    heat: logits (B, K, H, W); code (B, 10, H, W). Returns scores (B, R), labels (B, R) from 0, cells
-    (B, R) row * W + column, codes (B, R, 10).
+    heat: logits (B, K, H, W); code (B, 10, H, W). least: (K,), share of the highest score about a cell
+    that it needs to be a peak. Returns scores (B, R), labels (B, R) from 0, cells (B, R)
+    row * W + column, codes (B, R, 10).
     """
     batch, classes, height, width = heat.shape
     score = heat.sigmoid()
-    # A peak is no lower than its neighbours: NMS by max pooling (Zhou et al. 2019, section 3).
-    peak = (F.max_pool2d(score, 3, 1, 1) == score).to(score.dtype)
+    # A peak is no lower than its neighbours: NMS by max pooling (Zhou et al. 2019, section 3). People
+    # stand closer together than a cell and its neighbours are, so theirs may be (TransFusion, Bai et
+    # al. 2022, pools them not at all); the shoulder of a single one's Gaussian is 0.14 of it.
+    bar = F.max_pool2d(score, 3, 1, 1) * score.new_tensor(least)[:, None, None]
+    peak = (score >= bar).to(score.dtype)
     flat = (score * peak).reshape(batch, classes * height * width)
     best, index = flat.topk(count, dim=1)
     label, cell = index // (height * width), index % (height * width)

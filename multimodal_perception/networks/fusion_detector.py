@@ -30,6 +30,9 @@ from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_can
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
 
+# Share of the highest score about a cell that makes it a peak, by class.
+PEAKS = [0.5 if name in ("pedestrian", "cyclist") else 1.0 for name in CLASSES]
+
 
 class ProposalNetwork(nn.Module):
     """Pillars, images and echoes to proposals and the maps that the refinement looks into."""
@@ -138,7 +141,7 @@ class ProposalNetwork(nn.Module):
     def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B, R), labels (B, R) and boxes (B, R, 7) of the best centres."""
         c = self.config.pillars
-        scores, labels, cells, codes = best_centres(heat, code, self.config.proposals)
+        scores, labels, cells, codes = best_centres(heat, code, self.config.proposals, PEAKS)
         return scores, labels, boxes_of(cells, codes, heat.shape[-1], 2 * c.cell, c.extent)
 
 

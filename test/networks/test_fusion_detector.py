@@ -12,6 +12,7 @@ from multimodal_perception.networks.bev_backbone import FeaturePyramid, ReverseP
 from multimodal_perception.networks.centre_head import CODE, best_centres, boxes_of
 from multimodal_perception.networks.deformable import DeformableAttention
 from multimodal_perception.networks.fusion_detector import (
+    PEAKS,
     ProposalNetwork,
     RefinementNetwork,
     build_proposals,
@@ -116,11 +117,30 @@ def test_targets_and_decoding_go_both_ways() -> None:
     dense = torch.zeros(1, CODE, 32 * 32)
     for k in range(2):
         dense[0, :, cells[k]] = torch.from_numpy(codes[k])
-    scores, labels, at, found = best_centres(logits, dense.reshape(1, CODE, 32, 32), 2)
+    scores, labels, at, found = best_centres(logits, dense.reshape(1, CODE, 32, 32), 2, PEAKS)
     decoded = boxes_of(at, found, 32, 0.8, 12.8)[0].numpy()
     order = np.argsort(labels[0].numpy())
     np.testing.assert_allclose(decoded[order], boxes, atol=1e-4)
     assert (scores > 0.9).all() and labels[0, order].tolist() == [0, 4]
+
+
+def test_people_side_by_side_are_two_and_a_car_is_one() -> None:
+    # Two people and two cars whose centres lie in neighbouring cells; two cars cannot stand so.
+    places = np.array([[0.1, 0.1], [0.9, 0.1], [-8.0, 3.0], [-7.1, 3.0]])
+    sizes = np.array([[0.6, 0.6, 1.7], [0.6, 0.6, 1.7], [4.2, 1.8, 1.5], [4.2, 1.8, 1.5]])
+    boxes = np.column_stack([places, np.ones(4), sizes, np.zeros(4)]).astype(np.float32)
+    heat, *_ = centre_targets(boxes, np.array([4, 4, 0, 0]), 6, 32, 0.8, 12.8)
+    heat[:, :, :] = np.clip(heat, 1e-4, 0.9)
+    heat[4][heat[4] > 0.89] = [0.9, 0.6]  # one of them is seen less well
+    heat[0][heat[0] > 0.89] = [0.9, 0.6]
+    logits = torch.logit(torch.from_numpy(heat))[None]
+    scores, labels, cells, _ = best_centres(logits, torch.zeros(1, CODE, 32, 32), 6, PEAKS)
+    sure = scores[0] > 0.3
+    assert sorted(labels[0, sure].tolist()) == [0, 4, 4]
+    people = cells[0, sure & (labels[0] == 4)]
+    assert abs(int(people[0]) - int(people[1])) == 1
+    # The shoulders of either are no peaks.
+    assert not ((scores[0] > 0.01) & ~sure).any()
 
 
 @pytest.mark.parametrize("yaw", [0.0, 1.2, 1.5707, -2.9])

@@ -31,7 +31,7 @@ from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
 
 # Share of the highest score about a cell that makes it a peak, by class.
-PEAKS = [0.5 if name in ("pedestrian", "cyclist") else 1.0 for name in CLASSES]
+PEAKS = [0.5 if name == "pedestrian" else 1.0 for name in CLASSES]
 
 
 class ProposalNetwork(nn.Module):

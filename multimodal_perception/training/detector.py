@@ -116,6 +116,7 @@ def train_proposals(
     assert isinstance(trained, ProposalNetwork)
     if config.network.global_fusion and trained.camera_trunk is None:
         trained.camera_trunk, trained.infrared_trunk = trunks_of(config.trunks)
+        trained.to(loop.device)
     if loop.rank == 0:
         save_weights(trained, out / "proposals.safetensors")
     return trained

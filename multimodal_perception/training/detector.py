@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
 from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
+from multimodal_perception.networks.local_fusion import refined_boxes
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS, refinement_inputs
 from multimodal_perception.preprocess.pillars import RANGE
 from multimodal_perception.preprocess.proposals import PointIndex
@@ -49,7 +51,10 @@ from multimodal_perception.training.targets import (
 Batch = tuple[dict[str, Tensor], Sequence[Item]]
 # Of the proposals of a training frame, so many are refined, half of them on an object if there are.
 REFINED = 32
+# A proposal is refined to the label that it overlaps so much (IoU in 3D), or that so much of it lies in
+# while it overlaps a little: of a bus seen from behind, the end alone is proposed.
 MATCHED = 0.3
+WITHIN, LITTLE = 0.6, 0.1
 SUPPRESSED = 0.7
 
 
@@ -58,12 +63,12 @@ class DetectorTraining:
     """One stage of training.
 
     stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
-    loop: how long. segment_weight: of the images' auxiliary task. trunks: where the image trunks come
-    from, imagenet or a segmentation model (name or card). frozen_trunks: they stay so and their features
-    are stored beside the samples. repeat: share of frames that
-    every class is wanted in; frames with rarer ones are repeated. sampled: so many objects of each class
-    are pasted into every frame with a LiDAR, see ground_truth_sampling. calibration: of the
-    gradients of tasks and modalities, in the stage proposals.
+    loop: how long. segment_weight: of the images' auxiliary task. trunks: where the proposal network's
+    image trunks come from, imagenet or a segmentation model (name or card). frozen_trunks: they stay
+    so and their features are stored beside the samples. repeat: share of frames that every class is
+    wanted in; frames with rarer ones are repeated. sampled: so many objects of each class are pasted
+    into every frame with a LiDAR, see ground_truth_sampling. calibration: of the gradients of tasks and
+    modalities, in the stage proposals.
     """
 
     stage: Literal["proposals", "refinement"] = "proposals"
@@ -98,14 +103,16 @@ def train_proposals(
     """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit."""
     torch.manual_seed(config.loop.seed)
     network = ProposalNetwork(config.network, trunks=False)
-    if _takes_pixels(config):
-        network.camera_trunk, network.infrared_trunk = trunks_of(config.trunks)
+    trunks = trunks_of(config.trunks) if config.network.global_fusion else None
+    if trunks is not None and not config.frozen_trunks:
+        network.camera_trunk, network.infrared_trunk = trunks
     if start is not None:
         load_weights(network, start, strict=False)
     calibration = None
     if config.calibration.any:
         calibration = GradientCalibration(config.calibration, branches_of(network))
-    loop = Loop(network, _frames(config, data), collate, config.loop, out, calibration)
+    frames = _frames(config, data, trunks)
+    loop = Loop(network, frames, collate, config.loop, out, calibration)
 
     def losses_of(module: nn.Module, batch: Batch) -> Losses:
         if calibration is not None and calibration.due(loop.step):
@@ -114,8 +121,8 @@ def train_proposals(
 
     trained = loop.run(losses_of)
     assert isinstance(trained, ProposalNetwork)
-    if config.network.global_fusion and trained.camera_trunk is None:
-        trained.camera_trunk, trained.infrared_trunk = trunks_of(config.trunks)
+    if trunks is not None and config.frozen_trunks:
+        trained.camera_trunk, trained.infrared_trunk = trunks
         trained.to(loop.device)
     if loop.rank == 0:
         save_weights(trained, out / "proposals.safetensors")
@@ -125,16 +132,23 @@ def train_proposals(
 def train_refinement(
     config: DetectorTraining, data: Path, out: Path, proposals: Path, start: Path | None = None
 ) -> RefinementNetwork:
-    """Train the refinement on a trained proposal network (.safetensors), which stays as it is. start:
-    weights (.safetensors) to begin from, as far as they fit."""
+    """Train the refinement on a trained proposal network (.safetensors), which stays as it is, its image
+    trunks too. start: weights (.safetensors) to begin from, as far as they fit."""
     torch.manual_seed(config.loop.seed)
-    first = ProposalNetwork(config.network, trunks=_takes_pixels(config))
+    first = ProposalNetwork(config.network)
     load_weights(first, proposals)
     first.eval().requires_grad_(False)
+    trunks = None
+    if config.network.global_fusion:
+        assert first.camera_trunk is not None and first.infrared_trunk is not None
+        trunks = first.camera_trunk, first.infrared_trunk
+        if config.frozen_trunks:
+            first.camera_trunk = first.infrared_trunk = None
+    frames = _frames(config, data, trunks)
     network = RefinementNetwork(config.network)
     if start is not None:
         load_weights(network, start, strict=False)
-    loop = Loop(network, _frames(config, data), collate, config.loop, out)
+    loop = Loop(network, frames, collate, config.loop, out)
     first.to(loop.device)
     trained = loop.run(lambda n, b: refinement_losses(first, n, b))
     assert isinstance(trained, RefinementNetwork)
@@ -143,19 +157,15 @@ def train_refinement(
     return trained
 
 
-def _takes_pixels(config: DetectorTraining) -> bool:
-    """Whether the network runs the image trunks itself, rather than take their stored features."""
-    return config.network.global_fusion and not config.frozen_trunks
-
-
-def _frames(config: DetectorTraining, data: Path) -> DetectorData:
+def _frames(
+    config: DetectorTraining, data: Path, trunks: tuple[ImageTrunk, ImageTrunk] | None
+) -> DetectorData:
     """The training frames of a folder of samples, with the trunks' features where they are frozen."""
-    images = config.network.global_fusion
-    stored = config.frozen_trunks and images
+    stored = trunks is not None and config.frozen_trunks
     paths = sample_paths(data)
-    if stored:
+    if trunks is not None and config.frozen_trunks:
         rank, ranks = join()
-        store_features(paths[rank::ranks], *trunks_of(config.trunks))
+        store_features(paths[rank::ranks], *trunks)
         wait_for_all()
     sampling = sampling_of(paths, data, config.sampled)
     if config.repeat:
@@ -164,7 +174,9 @@ def _frames(config: DetectorTraining, data: Path) -> DetectorData:
         paths,
         config.network,
         config.augmentation,
-        config.dropout if images else DropoutConfig(1.0, 0.0, 0.0, 0.0, config.dropout.ultrasonics),
+        config.dropout
+        if trunks is not None
+        else DropoutConfig(1.0, 0.0, 0.0, 0.0, config.dropout.ultrasonics),
         config.loop.seed,
         stored,
         sampling,
@@ -305,7 +317,7 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
         inputs.append(
             refinement_inputs(*pick, len(CLASSES), index, item.views, extent, item.base_from_grid)
         )
-        target = refinement_targets(pick[0], item.boxes, item.labels)
+        target = refinement_targets(pick[0], item.boxes)
         target["judged"] = judged(pick[0], target["found"], item.labelled, extent)
         targets.append(target)
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
@@ -313,7 +325,9 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
     proposals = said.pop("boxes")
     logits, residuals = network.logits(bev, atlases, said)
     near, corner = residual_loss(proposals, residuals, goal["matched"], goal["found"])
-    sure = confidence_loss(logits, goal["confidence"], goal["judged"])
+    refined = refined_boxes(proposals, residuals.detach().float()).cpu().numpy()
+    right = [confidences(b, i.boxes, i.labels) for b, i in zip(refined, items, strict=True)]
+    sure = confidence_loss(logits, _stack(right, bev), goal["judged"])
     return {"confidence": sure, "residual": near, "corner": corner, "total": sure + near + corner}
 
 
@@ -335,8 +349,8 @@ def choose_proposals(
     """Which proposals of a frame to refine in training: those that suppression leaves, half of them
     on objects where there are enough; repeated where there are too few."""
     kept = non_maximum_suppression(boxes, scores, SUPPRESSED)
-    best = iou_3d(boxes[kept], labelled).max(axis=1) if len(labelled) else np.zeros(len(kept))
-    on, off = kept[best >= MATCHED], kept[best < MATCHED]
+    found = match(boxes[kept], labelled)[1]
+    on, off = kept[found], kept[~found]
     on = rng.permutation(on)[: REFINED // 2]
     # The surest mistakes teach the most; some of the rest as well.
     sure = off[: (REFINED - len(on)) * 2 // 3]
@@ -345,21 +359,40 @@ def choose_proposals(
     return np.resize(chosen, REFINED)
 
 
-def refinement_targets(
-    proposals: np.ndarray, boxes: np.ndarray, labels: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Matched boxes (R, 7), found (R,) and confidences (R, classes) of proposals (R, 7)."""
-    matched, found = proposals.copy(), np.zeros(len(proposals), np.float32)
-    confidence = np.zeros((len(proposals), len(CLASSES)), np.float32)
+def match(proposals: np.ndarray, boxes: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The label (R,) of boxes (K, 7) that each proposal (R, 7) overlaps most, and whether (R,) it is
+    to be refined to it."""
+    if not len(boxes):
+        return np.zeros(len(proposals), np.int64), np.zeros(len(proposals), bool)
+    overlap = iou_3d(proposals, boxes)
+    best = overlap.argmax(axis=1)
+    value = overlap[np.arange(len(proposals)), best]
+    own, theirs = proposals[:, 3:6].prod(axis=1), boxes[best, 3:6].prod(axis=1)
+    inside = value / (1.0 + value) * (own + theirs)
+    return best, (value >= MATCHED) | ((value >= LITTLE) & (inside >= WITHIN * own))
+
+
+def refinement_targets(proposals: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """Matched boxes (R, 7) of proposals (R, 7), themselves where there is none, and found (R,)."""
+    best, found = match(proposals, boxes)
+    matched = proposals.copy()
+    matched[found] = boxes[best[found]]
+    return {"matched": matched, "found": found.astype(np.float32)}
+
+
+def confidences(refined: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What the confidences (R, classes) of refined boxes (R, 7) should be: in the class of the label
+    that each overlaps most, how much (LoGoNet, section 3.5); elsewhere 0.
+
+    By the refined boxes, not the proposals: those are what is reported.
+    """
+    right = np.zeros((len(refined), len(CLASSES)), np.float32)
     if len(boxes):
-        overlap = iou_3d(proposals, boxes)
+        overlap = iou_3d(refined, boxes)
         best = overlap.argmax(axis=1)
-        value = overlap[np.arange(len(proposals)), best]
-        found = (value >= MATCHED).astype(np.float32)
-        matched[found > 0] = boxes[best[found > 0]]
-        sure = soft_target(torch.from_numpy(value)).numpy()
-        confidence[np.arange(len(proposals)), labels[best]] = sure
-    return {"matched": matched, "found": found, "confidence": confidence}
+        rows = np.arange(len(refined))
+        right[rows, labels[best]] = soft_target(torch.from_numpy(overlap[rows, best])).numpy()
+    return right
 
 
 def judged(

@@ -1,4 +1,4 @@
-"""Seeds of an image detector among the proposals that the fusion detector refines."""
+"""Which proposals the fusion detector refines, and what it makes of the answer."""
 
 from __future__ import annotations
 
@@ -51,3 +51,24 @@ def test_seeds_are_refined_where_the_switch_says_so(wanted: bool) -> None:
     # What the network has no class for is left out.
     assert not (np.abs(asked[0] - seeds().boxes[1]) < 1e-5).all(axis=1).any()
     assert detector.counts["seeds"] == int(wanted)
+
+
+def test_the_refinement_says_the_class() -> None:
+    detector = FusionDetector(FusionConfig(min_score=0.0), RUNTIME)
+    assert detector.refinement is not None
+    network = detector.refinement
+
+    class Sure:
+        inputs = network.inputs
+
+        def run(self, arrays):  # type: ignore[no-untyped-def]
+            said = network.run(arrays)
+            confidences = np.full_like(said["confidences"], 0.1)
+            confidences[..., 3] = 0.9  # a bus, whatever it was proposed as
+            return {**said, "confidences": confidences}
+
+    detector.refinement = Sure()
+    seen = frame()
+    found = detector.detect(seen, ground_cloud(seen))
+    first = found.labels[: detector.network.refined // 2]
+    assert len(first) and (first == CLASS_NAMES.index("bus")).all()

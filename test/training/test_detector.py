@@ -42,7 +42,10 @@ from multimodal_perception.training.augmentation import (
 from multimodal_perception.training.checkpoint import read_streams, read_weights
 from multimodal_perception.training.detector import (
     DetectorTraining,
+    confidences,
+    match,
     proposal_losses,
+    refinement_targets,
     train_proposals,
     train_refinement,
     trunks_of,
@@ -171,9 +174,10 @@ def test_trunks_of_a_segmentation_network_go_into_the_model(samples: Path, tmp_p
         assert own
         for name in own:
             torch.testing.assert_close(told[name], stream[name.removeprefix(f"{kind}_trunk.")])
-    # The refinement takes such weights, though it looks at stored features.
-    refining = dataclasses.replace(configured("refinement", 1), trunks="segmentation")
-    train_refinement(refining, samples, tmp_path / "r", weights)
+    # The refinement looks at features of these trunks, whatever was stored before.
+    store_features(sample_paths(samples), *trunks_of("imagenet"))
+    train_refinement(configured("refinement", 1), samples, tmp_path / "r", weights)
+    assert store_features(sample_paths(samples), *trunks_of("segmentation")) == 0
     training = Training("train detector", 0, 0.0, "test")
     (card,) = export_detector(SMALL, weights, None, tmp_path / "small", training)
     assert torch.equal(
@@ -339,3 +343,32 @@ def test_a_batch_larger_than_the_samples_is_refused(samples: Path, tmp_path: Pat
     config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, batch=50))
     with pytest.raises(UserError, match="fewer than a batch"):
         train_proposals(config, samples, tmp_path / "p")
+
+
+def test_the_seen_end_of_a_bus_is_refined_to_the_bus() -> None:
+    bus = [20.0, 1.0, 1.5, 12.0, 2.5, 3.0, 0.2]
+    along = np.array([np.cos(0.2), np.sin(0.2)])
+    end = [*(np.array(bus[:2]) - 3.6 * along), 1.5, 4.8, 2.4, 2.9, 0.2]  # 0.22 of the bus
+    beside = [20.0, 3.4, 1.5, 4.8, 2.4, 2.9, 0.2]
+    flat = [20.0, 1.0, 0.1, 1.0, 0.5, 0.2, 0.2]  # all within, next to nothing of it
+    proposals = np.array([bus, end, beside, flat], np.float32)
+    boxes = np.array([[-30, 0, 1, 4, 2, 2, 0], bus], np.float32)
+    best, found = match(proposals, boxes)
+    assert best[:2].tolist() == [1, 1] and found.tolist() == [True, True, False, False]
+    target = refinement_targets(proposals, boxes)
+    np.testing.assert_array_equal(target["matched"], [boxes[1], boxes[1], *proposals[2:]])
+    assert target["found"].tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert not match(proposals, boxes[:0])[1].any()
+
+
+def test_confidence_is_the_overlap_of_what_is_reported_in_the_class_of_its_label() -> None:
+    boxes = np.array([[10, 0, 1, 4, 2, 2, 0], [30, 5, 1.5, 12, 2.5, 3, 0]], np.float32)
+    refined = boxes[[1, 0, 0, 0]].copy()
+    refined[1, 0] += 4.0 / 3  # IoU 1/2, halfway from 0.25 to 0.75
+    refined[2, 0] += 4.0  # beside it
+    refined[3, 6] = np.pi  # the same box, the other way round
+    said = confidences(refined, boxes, np.array([0, 3]))
+    expected = np.zeros((4, 6))
+    expected[0, 3], expected[1, 0], expected[3, 0] = 1.0, 0.5, 1.0
+    np.testing.assert_allclose(said, expected, atol=1e-5)
+    assert not confidences(refined, boxes[:0], np.zeros(0, int)).any()

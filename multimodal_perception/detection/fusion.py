@@ -160,12 +160,12 @@ class FusionDetector:
         refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
         # Both networks have a say (Yin et al. 2021, section 4.2): the first one's peak, the second one's
-        # class and overlap. What it had no room for ranks below what it has confirmed.
+        # class and overlap. What it had no room for ranks below what it confirms.
         confidences = refined["confidences"][0, :count]
         sure = scores[kept] ** PEAK_SHARE * confidences.max(axis=1) ** (1.0 - PEAK_SHARE)
         return (
             np.concatenate([refined["refined"][0, :count], boxes[rest]]),
-            np.concatenate([sure, scores[rest] ** 2]).astype(np.float32),
+            np.concatenate([sure, scores[rest] ** UNREFINED]).astype(np.float32),
             np.concatenate([confidences.argmax(axis=1), labels[rest]]),
         )
 
@@ -192,7 +192,9 @@ class FusionDetector:
 # Proposals that overlap more from above are one object to the refinement.
 SUPPRESSED = 0.3
 # Weight of the peak in the geometric mean of peak and overlap.
-PEAK_SHARE = 0.7
+PEAK_SHARE = 0.5
+# Power of the peak alone, where there was no room for the refinement.
+UNREFINED = 1.3
 
 
 def network_of(card: ModelCard, architecture: str) -> DetectorConfig:

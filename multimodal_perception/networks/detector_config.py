@@ -43,7 +43,7 @@ class DetectorConfig:
     local_fusion: bool = True
     dynamic_aggregation: bool = True
     exchange: bool = False
-    segments: int = 6
+    segments: int = 9
 
     def __post_init__(self) -> None:
         if self.exchange and not self.global_fusion:

@@ -79,18 +79,24 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise UserError(f"{path}: not weights of {type(network).__name__}: {reason}") from error
 
 
+# How a model's weights name its two image backbones: a segmentation network's, a fusion detector's.
+STREAMS = (("streams.0.", "camera_trunk."), ("streams.1.", "infrared_trunk."))
+
+
 def read_streams(model: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The visible and the other EfficientNet-Lite0 of a segmentation model (name or card), float32.
+    """The visible and the other EfficientNet-Lite0, or what it has of them, of a segmentation model or a
+    fusion detector (name or card), float32.
 
     Raises UserError for a model that has not both.
     """
     card = load_card(model)
     streams: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
     for name, tensor in load(card.read_file("weights")).items():
-        for k, stream in enumerate(streams):
-            if name.startswith(f"streams.{k}."):
-                values = tensor.float() if tensor.is_floating_point() else tensor
-                stream[name.removeprefix(f"streams.{k}.")] = values
+        for prefixes, stream in zip(STREAMS, streams, strict=True):
+            for prefix in prefixes:
+                if name.startswith(prefix):
+                    values = tensor.float() if tensor.is_floating_point() else tensor
+                    stream[name.removeprefix(prefix)] = values
     if not all(streams):
         raise UserError(f"{card.source}: no two EfficientNet-Lite0 streams")
     return streams

@@ -64,11 +64,11 @@ class DetectorTraining:
 
     stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
     loop: how long. segment_weight: of the images' auxiliary task. trunks: where the proposal network's
-    image trunks come from, imagenet or a segmentation model (name or card). frozen_trunks: they stay
-    so and their features are stored beside the samples. repeat: share of frames that every class is
-    wanted in; frames with rarer ones are repeated. sampled: so many objects of each class are pasted
-    into every frame with a LiDAR, see ground_truth_sampling. calibration: of the gradients of tasks and
-    modalities, in the stage proposals.
+    image trunks come from, imagenet or a segmentation model or detector (name or card). frozen_trunks:
+    they stay so and their features are stored beside the samples. repeat: share of frames that every
+    class is wanted in; frames with rarer ones are repeated. sampled: so many objects of each class are
+    pasted into every frame with a LiDAR, see ground_truth_sampling. calibration: of the gradients of
+    tasks and modalities, in the stage proposals.
     """
 
     stage: Literal["proposals", "refinement"] = "proposals"
@@ -184,7 +184,7 @@ def _frames(
 
 
 def trunks_of(source: str) -> tuple[ImageTrunk, ImageTrunk]:
-    """The cameras' and the thermal trunk: of ImageNet, or of a segmentation model's two streams.
+    """The cameras' and the thermal trunk: of ImageNet, or of a segmentation model or another detector.
 
     Raises UserError for a model that has no such streams.
     """

@@ -41,7 +41,9 @@ LIDAR = (0.0, 0.0, 1.8)
 CAMERA_SIZE, INFRARED_SIZE = (288, 512), (256, 320)
 STRIDE = 8
 # What the images' auxiliary task tells apart.
-SEGMENT_NAMES = ("background", "vehicle", "pedestrian", "cyclist", "pole", "vegetation")
+SEGMENT_NAMES = (
+    "background", "car", "pedestrian", "cyclist", "pole", "vegetation", "van", "truck", "bus"
+)  # fmt: skip
 UNKNOWN_SEGMENT = 255
 Arrays = dict[str, NDArray[Any]]
 
@@ -126,7 +128,7 @@ def _coarse(
         for k in range(len(SEGMENT_NAMES))
     ]
     found = np.zeros((height, width), np.uint8)
-    for k in (5, 1, 4, 3, 2):
+    for k in (5, 1, 6, 7, 8, 4, 3, 2):
         found[shares[k] > 0.125] = k
     into[:height, :width] = found
     return into
@@ -189,14 +191,4 @@ def views_of(arrays: Mapping[str, NDArray[Any]], kind: str) -> list[ImageView]:
 
 def segment_table(names: Iterable[str]) -> NDArray[np.uint8]:
     """Class of SEGMENT_NAMES for each of the simulator's semantic names."""
-    groups = {
-        "car": 1,
-        "van": 1,
-        "truck": 1,
-        "bus": 1,
-        "pedestrian": 2,
-        "cyclist": 3,
-        "pole": 4,
-        "vegetation": 5,
-    }
-    return np.array([groups.get(n, 0) for n in names], np.uint8)
+    return np.array([SEGMENT_NAMES.index(n) if n in SEGMENT_NAMES else 0 for n in names], np.uint8)

@@ -86,6 +86,7 @@ def segment_loss(logits: Tensor, labels: Tensor) -> Tensor:
     weights = logits.new_ones(logits.shape[1], dtype=torch.float32)
     weights[0] = 0.3
     weights[2:4] = 3.0
+    weights[6:] = 2.0
     labels = labels.long()
     if not bool((labels != 255).any()):
         return logits.sum() * 0.0

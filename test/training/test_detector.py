@@ -184,6 +184,8 @@ def test_trunks_of_a_segmentation_network_go_into_the_model(samples: Path, tmp_p
         read_weights(card.path.parent / "model.safetensors")["camera_trunk.stem.0.weight"],
         told["camera_trunk.stem.0.weight"],
     )
+    # Another detector can have the same.
+    assert store_features(sample_paths(samples), *trunks_of(str(card.path))) == 0
     with pytest.raises(UserError, match="no two EfficientNet-Lite0 streams"):
         trunks_of("image_fusion")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from multimodal_perception.simulation.scenarios import load_scenario, movers
 from multimodal_perception.training.drives import MIX, Drive, drive_of
+from multimodal_perception.training.samples import SEGMENT_NAMES, segment_table
 
 
 def test_a_seed_always_means_the_same_drive_and_many_have_mixed_traffic() -> None:
@@ -27,3 +28,9 @@ def test_mixed_traffic_has_many_lorries_and_buses_and_the_same_people() -> None:
         share = after.count(kind) / sum(after.count(k) for k in MIX)
         assert 0.15 < share < 0.3
     assert after.count("pedestrian") == before.count("pedestrian")
+
+
+def test_segments_tell_vehicles_apart() -> None:
+    told = segment_table(["road", "bus", "car", "van", "truck", "pedestrian", "pole"])
+    expected = ["background", "bus", "car", "van", "truck", "pedestrian", "pole"]
+    assert [SEGMENT_NAMES[k] for k in told] == expected

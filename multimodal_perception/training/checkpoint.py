@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,10 +55,39 @@ def resume(path: Path, parts: Mapping[str, Stateful], device: torch.device | str
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """The network's weights as safetensors."""
-    state = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
+    write_weights(network.state_dict(), path)
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Tensors by name as safetensors. Raises UserError."""
+    state = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     partial = path.with_suffix(".partial")
-    partial.write_bytes(serialise(state))  # safetensors' own files are for their owner's eyes alone
-    os.replace(partial, path)
+    try:
+        # safetensors' own files are for their owner's eyes alone
+        partial.write_bytes(serialise(state))
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def mean_of(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """The mean of several files of weights, tensor by tensor (Wortsman et al. 2022).
+
+    Whole numbers are the last file's, and so is what has another shape there or is in it alone: a head
+    that was begun anew. Raises UserError for files that have nothing in common.
+    """
+    files = [read_weights(path) for path in paths]
+    last = files[-1]
+    mean = dict(last)
+    common = 0
+    for name, tensor in last.items():
+        same = [f[name] for f in files if name in f and f[name].shape == tensor.shape]
+        if tensor.is_floating_point() and len(same) == len(files):
+            mean[name] = torch.stack([t.float() for t in same]).mean(0).to(tensor.dtype)
+            common += 1
+    if not common:
+        raise UserError(f"{paths[-1]}: has no weights in common with the others")
+    return mean
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

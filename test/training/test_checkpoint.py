@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from multimodal_perception.cli import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.training import checkpoint
 
@@ -35,3 +36,21 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes((tmp_path / "w.safetensors").read_bytes()[:40])
     with pytest.raises(UserError, match="not weights"):
         checkpoint.load_weights(nn.Linear(3, 2), tmp_path / "cut")
+
+
+def test_the_mean_of_weights_keeps_what_the_last_has_alone(tmp_path: Path) -> None:
+    first = {"a": torch.tensor([1.0, 2.0]), "head": torch.ones(2), "count": torch.tensor(3)}
+    last = {"a": torch.tensor([3.0, 6.0]), "head": torch.zeros(3), "count": torch.tensor(5)}
+    paths = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    for weights, path in zip((first, last), paths, strict=True):
+        checkpoint.write_weights(weights, path)
+    out = tmp_path / "mean.safetensors"
+    assert main(["train", "average", *map(str, paths), "--out", str(out)]) == 0
+    mean = checkpoint.read_weights(out)
+    assert mean["a"].tolist() == [2.0, 4.0]
+    assert mean["head"].tolist() == [0.0, 0.0, 0.0] and mean["count"].item() == 5
+    checkpoint.write_weights({"b": torch.ones(1)}, paths[1])
+    with pytest.raises(UserError, match="no weights in common"):
+        checkpoint.mean_of(paths)
+    with pytest.raises(UserError, match="No such file"):
+        checkpoint.write_weights(mean, tmp_path / "absent" / "w.safetensors")

@@ -77,9 +77,7 @@ class RgbxSegmentation(nn.Module):
         networks: list[Any] = [self.streams[str(i)] for i in used]
         x = [net.stem(images[i]) for i, net in zip(used, networks, strict=True)]
         masks_at = [_shrunk(masks[i], 2) for i in used]
-        fine = torch.cat(
-            [t(f, m) for t, f, m in zip(self.stem_tokens, x, masks_at, strict=True)], 1
-        )
+        fine = list(zip(x, self.stem_tokens, masks_at, strict=True))
         maps = []
         for s, stride in enumerate(STRIDES):
             masks_at = [_shrunk(masks[i], stride) for i in used]
@@ -123,8 +121,9 @@ class Decoder(nn.Module):
         )
         self.classify = nn.Conv2d(FINE, classes, 1)
 
-    def forward(self, maps: list[Tensor], stem: Tensor) -> Tensor:
-        """Four maps, and the stems (B, C, H/2, W/2), to logits (B, classes, H/2, W/2)."""
+    def forward(self, maps: list[Tensor], stems: list[tuple[Tensor, nn.Module, Tensor]]) -> Tensor:
+        """Four maps, and the stems (B, C, H/2, W/2) with their tokens and masks, to logits (B, classes,
+        H/2, W/2)."""
         size = maps[0].shape[-2:]
         # The first step of `mix` looks at single pixels, so what each map gives to it comes before the
         # enlargement, and nothing need be joined: the same sum, a quarter of the work.
@@ -136,8 +135,19 @@ class Decoder(nn.Module):
         for part in rest:
             whole = whole + F.interpolate(part, size, mode="bilinear")
         coarse = self.coarse(mix[1:](whole))
-        coarse = F.interpolate(coarse, stem.shape[-2:], mode="bilinear")
-        out: Tensor = self.classify(self.refine(torch.cat([coarse, self.fine(stem)], 1)))
+        coarse = F.interpolate(coarse, stems[0][0].shape[-2:], mode="bilinear")
+        out: Tensor = self.classify(self.refine(torch.cat([coarse, self._fine(stems)], 1)))
+        return out
+
+    def _fine(self, stems: list[tuple[Tensor, nn.Module, Tensor]]) -> Tensor:
+        """What the stems give: they are masked after the first step, which leaves fewer channels."""
+        fine: Any = self.fine
+        total: Any = 0.0
+        shares = fine[0].weight.chunk(len(stems), 1)
+        for (stem, token, mask), share in zip(stems, shares, strict=True):
+            absent = F.conv2d(token.token.to(stem.dtype), share)  # type: ignore[arg-type]
+            total = total + (F.conv2d(stem, share) - absent) * mask + absent
+        out: Tensor = fine[1:](total)
         return out
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
@@ -79,10 +80,11 @@ class ConvUnit(nn.Module):
 
 
 class PReLU(nn.PReLU):
-    """The same values of two clamped halves: ONNX Runtime's own PRelu takes ten times as long."""
+    """The same by products and a ReLU: ONNX Runtime's own PRelu takes ten times as long."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x) + self.weight[:, None, None] * torch.clamp(x, max=0)
+        slope = self.weight[:, None, None]
+        return slope * x + (1.0 - slope) * torch.relu(x)
 
 
 class UpUnit(nn.Module):
@@ -95,7 +97,14 @@ class UpUnit(nn.Module):
         self.act = PReLU(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.norm(self.conv(x)))
+        norm = self.norm
+        if self.training:
+            return self.act(norm(self.conv(x)))
+        # ONNX Runtime folds a normalisation into a convolution before it, but not into a transposed one.
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        return self.act(F.conv_transpose2d(x, self.conv.weight * scale[:, None, None], shift, 2))
 
 
 class DilatedPyramid(nn.Module):

@@ -1,20 +1,24 @@
-"""TwinLiteNet's activation, that is written out for ONNX Runtime's sake, is torch's own."""
+"""TwinLiteNet's activation and folded normalisation, written out for ONNX Runtime, are torch's own."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from multimodal_perception.networks.twinlitenet import PReLU, UpUnit
 
 
-def test_the_activation_is_torchs_for_any_slope() -> None:
-    ours = PReLU(4)
-    with torch.no_grad():
-        ours.weight.copy_(torch.tensor([-0.5, 0.0, 0.25, 3.0]))
+@pytest.mark.parametrize("slopes", [[-0.5, 0.0, 0.25, 3.0], [-0.5, 0.0, 0.25, 1.0]])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_activation_is_torchs_for_any_slope(slopes: list[float], training: bool) -> None:
+    ours = PReLU(4).eval()  # its verdict on the slopes that it begins with must not outlive them
     theirs = torch.nn.PReLU(4)
-    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor(slopes))
+    ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.train(training)(x), theirs(x))
 
 
 def test_the_folded_normalisation_is_the_normalisation() -> None:

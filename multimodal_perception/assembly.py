@@ -91,6 +91,7 @@ class FrameAssembler:
             reference_from_base=motions,
             odom_from_base=odom_from_base,
             expected=frozenset(self._rig.sensors),
+            own_vehicle=self._rig.own_vehicle,
             **fields,  # type: ignore[arg-type]
         )
 

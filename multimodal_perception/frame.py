@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -297,6 +297,20 @@ class OccupancyGrid:
         return 0.5 * (1.0 + self.occupied - self.free)
 
 
+class OwnVehicle(NamedTuple):
+    """Where the vehicle itself stands: a rectangle in base_link, metres."""
+
+    rear: float
+    front: float
+    right: float
+    left: float
+
+    def holds(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Which of the points (N, 2 or more), x and y in base_link first, lie over or in it."""
+        x, y = xy[:, 0], xy[:, 1]
+        return (x > self.rear) & (x < self.front) & (y > self.right) & (y < self.left)
+
+
 @dataclass(frozen=True)
 class SensorFrame:
     """What the sensors of one vehicle say about one moment, with the calibration that goes with it.
@@ -308,6 +322,7 @@ class SensorFrame:
     reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to that at the
     frame's; absent where the motion is unknown (then taken as none).
     odom_from_base: pose (4, 4) at the frame's stamp, or None without odometry.
+    own_vehicle: returns from there are of the vehicle itself; None where that is unknown.
     """
 
     stamp_ns: int
@@ -322,6 +337,7 @@ class SensorFrame:
     odom_from_base: NDArray[np.float64] | None = None
     expected: frozenset[str] = frozenset()
     labels: Boxes3D | None = None
+    own_vehicle: OwnVehicle | None = None
 
     @property
     def readings(self) -> dict[str, Reading]:

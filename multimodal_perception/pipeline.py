@@ -148,6 +148,7 @@ class Pipeline:
         self.image_detector = image_detector
         self.placing = placing or PlacingConfig()
         self.tracker = tracker
+        self._own_vehicle = 0
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -164,6 +165,8 @@ class Pipeline:
         for name, stage in stages.items():
             found = getattr(stage, "counts", {})
             counts |= {f"{name}.{reason}": count for reason, count in sorted(found.items())}
+        if self._own_vehicle:
+            counts["detector.own_vehicle"] = self._own_vehicle
         mapper = self.occupancy
         if isinstance(mapper, EvidentialMapper):
             counts |= {f"occupancy.{name}": count for name, count in sorted(mapper.counts.items())}
@@ -206,6 +209,10 @@ class Pipeline:
                     boxes = self.detector.detect(frame, cloud.certain)
                 if not frame.lidars:
                     boxes = joined(boxes, placed)
+                if frame.own_vehicle is not None:
+                    own = frame.own_vehicle.holds(boxes.boxes)
+                    self._own_vehicle += int(own.sum())
+                    boxes = boxes.select(~own)
             if self.tracker is not None:
                 with _timed(stage_ms, "track"):
                     boxes = self.tracker.update(boxes, frame)

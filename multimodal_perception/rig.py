@@ -19,7 +19,7 @@ from multimodal_perception.configuration import (
     build,
     load_yaml,
 )
-from multimodal_perception.frame import Modality
+from multimodal_perception.frame import Modality, OwnVehicle
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel, Distortion
 from multimodal_perception.resources import share_path
@@ -158,7 +158,11 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Rig:
-    """The sensors of one vehicle, by name. footprint: length and width in metres."""
+    """The sensors of one vehicle, by name.
+
+    footprint: the vehicle's length and width in metres. footprint_middle: metres by which its middle
+    lies ahead of the base frame.
+    """
 
     name: str
     sensors: Mapping[str, Sensor]
@@ -167,6 +171,16 @@ class Rig:
     odometry_topic: str | None = None
     footprint: tuple[float, float] | None = None
     path: Path | None = None
+    footprint_middle: float = 0.0
+
+    @property
+    def own_vehicle(self) -> OwnVehicle | None:
+        """The footprint in the base frame, None where the rig tells none."""
+        if self.footprint is None:
+            return None
+        length, width = self.footprint
+        middle = self.footprint_middle
+        return OwnVehicle(middle - length / 2, middle + length / 2, -width / 2, width / 2)
 
     def of(self, modality: Modality) -> dict[str, Sensor]:
         """The sensors of one kind, in the file's order."""
@@ -181,6 +195,13 @@ class _RigFile:
     odom_frame: str = "odom"
     odometry_topic: str | None = None
     footprint: tuple[float, float] | None = None
+    footprint_middle: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.footprint is not None and not all(0.0 < side <= 50.0 for side in self.footprint):
+            raise ValueError(f"footprint: allowed: sides over 0, up to 50 m; got {self.footprint}")
+        if not abs(self.footprint_middle) <= 50.0:
+            raise ValueError(f"footprint_middle: allowed: -50 to 50 m; got {self.footprint_middle}")
 
 
 def load_rig(path: str | Path) -> Rig:
@@ -218,6 +239,7 @@ def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
         content.odometry_topic,
         content.footprint,
         path,
+        content.footprint_middle,
     )
 
 

@@ -19,6 +19,7 @@ from multimodal_perception.frame import (
     Boxes3D,
     Level,
     LidarSweep,
+    OwnVehicle,
     Perception,
     SegmentationMask,
     SensorFrame,
@@ -223,6 +224,34 @@ def test_what_was_dropped_is_counted_by_stage(frame: SensorFrame) -> None:
     backwards = UltrasonicReading("sonar", frame.stamp_ns, "sonar", 1.0, 5.0, 0.2, 1.0)
     pipeline.process(replace(frame, ultrasonics={"sonar": backwards}))
     assert pipeline.counts == {"occupancy.ultrasonic.bad_limits": 1}
+
+
+def test_the_own_vehicle_is_neither_an_obstacle_nor_a_box(frame: SensorFrame) -> None:
+    class Sees:
+        name = "all of it"
+
+        def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
+            assert not ((np.abs(cloud.points[:, 0]) < 2) & (np.abs(cloud.points[:, 1]) < 0.8)).any()
+            boxes = np.array([[0.5, 0.2, 0.8, 4, 1.8, 1.6, 0], [9, 0, 0.8, 4, 1.8, 1.6, 0]])
+            return Boxes3D(
+                frame.stamp_ns, frame.base_frame, boxes.astype(np.float32),
+                np.full(2, 0.9, np.float32), np.ones(2, np.int64),
+            )  # fmt: skip
+
+    roof = np.stack(np.meshgrid(np.arange(-1.5, 1.5, 0.1), np.arange(-0.7, 0.7, 0.1), [1.4]), -1)
+    roof = np.column_stack([roof.reshape(-1, 3), np.full(roof.size // 3, 0.2)]).astype(np.float32)
+    name, sweep = next(iter(frame.lidars.items()))
+    to_sensor = poses.inverse(frame.reference_from_sensor(name))
+    roof[:, :3] = poses.transform_points(to_sensor, roof[:, :3])
+    seen = LidarSweep(name, sweep.stamp_ns, sweep.frame_id, np.concatenate([sweep.points, roof]))
+    loaded = replace(frame, lidars={name: seen}, own_vehicle=OwnVehicle(-2.4, 2.4, -0.9, 0.9))
+    pipeline = Pipeline(Sees())
+    told = pipeline.process(loaded)
+    assert told.boxes.boxes[:, 0].tolist() == [9.0]
+    assert pipeline.counts["detector.own_vehicle"] == 1
+    assert len(ground_cloud(replace(loaded, own_vehicle=None)).points) > len(
+        ground_cloud(loaded).points
+    )
 
 
 def test_occupancy_can_be_left_out_and_a_typo_is_refused() -> None:

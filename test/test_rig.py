@@ -61,6 +61,17 @@ def changed(path, value):
     return values
 
 
+def test_the_own_vehicle_lies_about_its_middle():
+    ahead = parse_rig({**VALUES, "footprint": [4.0, 2.0], "footprint_middle": 1.5}, "truck.yaml")
+    assert ahead.own_vehicle == (-0.5, 3.5, -1.0, 1.0)
+    places = np.array(
+        [[3.4, 0.9], [-0.4, -0.9], [3.6, 0.0], [0.0, 1.1], [-0.6, 0.0], [np.nan, 0.0]]
+    )
+    assert ahead.own_vehicle.holds(places).tolist() == [True, True, False, False, False, False]
+    untold = {name: value for name, value in VALUES.items() if name != "footprint"}
+    assert parse_rig(untold, "truck.yaml").own_vehicle is None
+
+
 def error_of(path, value):
     with pytest.raises(ConfigurationError) as caught:
         parse_rig(changed(path, value), "truck.yaml")
@@ -143,7 +154,11 @@ def test_extrinsics_may_come_from_elsewhere():
 @pytest.mark.parametrize(
     ("path", "value", "hints"),
     [
-        ("nmae", "x", ("truck.yaml: nmae: unknown key", "base_frame, footprint, name")),
+        (
+            "nmae",
+            "x",
+            ("truck.yaml: nmae: unknown key", "base_frame, footprint, footprint_middle, name"),
+        ),
         ("name", ..., ("truck.yaml: name: missing",)),
         ("sensors", ..., ("truck.yaml: sensors: missing",)),
         ("sensors", {}, ("truck.yaml: sensors: a rig needs at least one",)),
@@ -183,6 +198,8 @@ def test_extrinsics_may_come_from_elsewhere():
         ("sensors.rear.limits.field_of_view", 4.0, ("field_of_view: allowed", "rad")),
         ("footprint", [1.0], ("footprint: expected 2 values",)),
         ("footprint", 4.0, ("footprint: expected a list",)),
+        ("footprint", [4.0, 0.0], ("footprint: allowed: sides over 0",)),
+        ("footprint_middle", 51.0, ("footprint_middle: allowed",)),
     ],
 )
 def test_a_wrong_rig_is_refused_with_its_place(path, value, hints):

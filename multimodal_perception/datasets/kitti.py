@@ -81,6 +81,7 @@ class Kitti(Dataset):
             lidars={"lidar": sweep},
             base_from_sensor={"lidar": BASE_FROM_LIDAR},
             expected=frozenset(self.rig.sensors),
+            own_vehicle=self.rig.own_vehicle,
         )
         calibration_file = self.root / "calib" / f"{stem}.txt"
         if not calibration_file.exists():

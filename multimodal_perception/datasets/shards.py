@@ -99,6 +99,7 @@ class ShardFolder(Dataset):
             odom_from_base=arrays["truth.odom_from_base"],
             expected=frozenset(self.rig.sensors),
             labels=self._boxes(arrays),
+            own_vehicle=self.rig.own_vehicle,
         )
 
     def _ultrasonics(

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import OwnVehicle, SensorFrame
 from multimodal_perception.occupancy.cells import FULL, azimuth
 
 # Over how many metres without ground the line may bend: behind longer shadows lie bonnets as low as a
@@ -21,6 +21,7 @@ from multimodal_perception.occupancy.cells import FULL, azimuth
 LONGEST = 4.0
 # What rises more steeply behind a doubtful piece of ground tells that it is a thing.
 STEEP = 0.25
+NOWHERE = OwnVehicle(0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,14 @@ class Cloud:
 def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Cloud:
     """Bring all points of a frame into base_link and measure each one's height over the ground.
 
-    Points beyond max_range are left out.
+    Points beyond max_range are left out, and those of the vehicle itself.
     """
     config = config or GroundConfig()
+    own = np.array(frame.own_vehicle or NOWHERE, np.float32)
     clouds, sources, origins = [], [], []
     for index, name in enumerate(frame.lidars):
         pose = frame.reference_from_sensor(name)
-        points = _move(frame.lidars[name].points, pose.astype(np.float32), config.max_range)
+        points = _move(frame.lidars[name].points, pose.astype(np.float32), config.max_range, own)
         clouds.append(points)
         sources.append(np.full(len(points), index, np.uint8))
         origins.append(pose[:3, 3])
@@ -123,7 +125,7 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
 
 
 @numba.njit(cache=True, nogil=True)
-def _move(points, pose, max_range):  # type: ignore[no-untyped-def]
+def _move(points, pose, max_range, own):  # type: ignore[no-untyped-def]
     result = np.empty((len(points), 4), np.float32)
     n = 0
     limit = np.float32(max_range) ** 2
@@ -132,6 +134,8 @@ def _move(points, pose, max_range):  # type: ignore[no-untyped-def]
         u = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]
         v = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]
         w = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
+        if own[0] < u < own[1] and own[2] < v < own[3]:
+            continue
         if u * u + v * v < limit and abs(w) < max_range:
             result[n, 0], result[n, 1], result[n, 2] = u, v, w
             result[n, 3] = points[i, 3]

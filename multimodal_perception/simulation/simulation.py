@@ -302,6 +302,7 @@ class Simulation:
             odom_from_base=m.odom_from_base,
             expected=frozenset(self.rig.sensors),
             labels=truth.boxes,
+            own_vehicle=self.rig.own_vehicle,
         )
 
     def _weather(self) -> Conditions:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Modality
+from multimodal_perception.frame import Modality, OwnVehicle
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.simulation import Simulation
@@ -93,7 +93,7 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
         motion.append(frame.odom_from_base)
         if with_images:
             images.append(np.stack([image.rgb() for image in frame.cameras.values()]))
-            labels.append(cell_labels(observation.truth, rig.footprint))
+            labels.append(cell_labels(observation.truth, rig.own_vehicle))
             hard.append(hard_cells(observation.truth))
             at.append(step)
     # Under another name until it is whole, so that an interrupted run leaves no broken shard.
@@ -113,10 +113,10 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
     partial.rename(path)
 
 
-def cell_labels(truth: FrameTruth, footprint: tuple[float, float] | None) -> NDArray[np.uint8]:
+def cell_labels(truth: FrameTruth, own_vehicle: OwnVehicle | None) -> NDArray[np.uint8]:
     """Labels (72, 72) uint8, index into CLASSES, of cells of 0.2 m; 255 where nobody looks.
 
-    truth: of a grid four times finer. Nothing is told of the vehicle's own footprint (length, width).
+    truth: of a grid four times finer. Nothing is told of where the vehicle itself stands.
     """
     kinds = np.zeros(len(SEMANTIC_NAMES), np.uint8)
     for number, name in enumerate(CLASSES[1:], 1):
@@ -125,10 +125,10 @@ def cell_labels(truth: FrameTruth, footprint: tuple[float, float] | None) -> NDA
     fine = np.where(known, kinds[truth.semantic_grid].astype(np.int16), -1)
     cells = fine.reshape(CELLS, FINER, CELLS, FINER).max(axis=(1, 3))
     result = np.where(cells < 0, UNSEEN, cells).astype(np.uint8)
-    if footprint is not None:
+    if own_vehicle is not None:
         middles = (np.arange(CELLS) + 0.5 - CELLS / 2) * RESOLUTION
-        x, y = np.meshgrid(middles, middles)
-        result[(np.abs(x) < footprint[0] / 2) & (np.abs(y) < footprint[1] / 2)] = UNSEEN
+        places = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
+        result[own_vehicle.holds(places).reshape(result.shape)] = UNSEEN
     return result
 
 

@@ -68,6 +68,8 @@ def sample_of(
         raise ValueError("the frame has no labels")
     points = frame.points_in_base()
     points = points[(np.abs(points[:, :3]) < REACH).all(axis=1)]
+    if frame.own_vehicle is not None:
+        points = points[~frame.own_vehicle.holds(points)]
     labels = frame.labels
     counts = labels.num_points
     if counts is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D, OccupancyGrid, OwnVehicle
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.truth import FrameTruth
@@ -42,7 +42,7 @@ def test_one_thin_post_makes_its_cell_a_pole_and_nobody_looking_is_told() -> Non
     semantic[8:12, 8:12] = SEMANTIC_NAMES.index("kerb")  # cell (2, 2), and a car beside it
     semantic[10, 10] = SEMANTIC_NAMES.index("car")
     free[20:24, 20:24] = 0  # cell (5, 5)
-    labels = cell_labels(truth_of(semantic, free, occupied), footprint=(4.0, 2.0))
+    labels = cell_labels(truth_of(semantic, free, occupied), OwnVehicle(-2.0, 2.0, -1.0, 1.0))
     assert CLASSES[labels[1, 2]] == "pole" and CLASSES[labels[2, 2]] == "vehicle"
     assert labels[5, 5] == UNSEEN and CLASSES[labels[0, 0]] == "free"
     middle = CELLS // 2

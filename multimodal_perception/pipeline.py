@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
 from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
@@ -24,6 +25,7 @@ from multimodal_perception.frame import (
     Level,
     LidarSweep,
     OccupancyGrid,
+    OwnVehicle,
     Perception,
     SegmentationMask,
     SensorFrame,
@@ -31,6 +33,7 @@ from multimodal_perception.frame import (
     UltrasonicReading,
 )
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.boxes import iou_bev
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFieldSource
@@ -44,6 +47,7 @@ from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
 from multimodal_perception.trust import TrustConfig, TrustMonitor
 
 log = logging.getLogger(__name__)
+INSIDE = 0.3
 
 
 class Detector(Protocol):
@@ -210,7 +214,7 @@ class Pipeline:
                 if not frame.lidars:
                     boxes = joined(boxes, placed)
                 if frame.own_vehicle is not None:
-                    own = frame.own_vehicle.holds(boxes.boxes)
+                    own = _is_in(frame.own_vehicle, boxes)
                     self._own_vehicle += int(own.sum())
                     boxes = boxes.select(~own)
             if self.tracker is not None:
@@ -246,6 +250,16 @@ class Pipeline:
             fused,
             boxes2d,
         )
+
+
+def _is_in(vehicle: OwnVehicle, boxes: Boxes3D) -> NDArray[np.bool_]:
+    """Which boxes share INSIDE of their or the vehicle's area with it: there is no room for both."""
+    rear, front, right, left = vehicle
+    own = np.array([(rear + front) / 2, (right + left) / 2, 0, front - rear, left - right, 1, 0])
+    overlap = iou_bev(boxes.boxes, own[None].astype(np.float32))[:, 0]
+    areas = boxes.boxes[:, 3] * boxes.boxes[:, 4], own[3] * own[4]
+    shared = overlap / (1.0 + overlap) * (areas[0] + areas[1])
+    return np.asarray(shared > INSIDE * np.minimum(*areas), np.bool_)
 
 
 def _with_trust(

@@ -232,11 +232,15 @@ def test_the_own_vehicle_is_neither_an_obstacle_nor_a_box(frame: SensorFrame) ->
 
         def detect(self, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
             assert not ((np.abs(cloud.points[:, 0]) < 2) & (np.abs(cloud.points[:, 1]) < 0.8)).any()
-            boxes = np.array([[0.5, 0.2, 0.8, 4, 1.8, 1.6, 0], [9, 0, 0.8, 4, 1.8, 1.6, 0]])
+            car = 0.8, 4, 1.8, 1.6
+            boxes = np.array([
+                [0.5, 0.2, *car, 0], [0.4, -1.3, *car, -2.3], [2.3, 0.0, 0.9, 0.6, 0.6, 1.7, 1.0],
+                [0.0, 1.9, *car, 0.1], [9, 0, *car, 0], [2.7, 0.0, 0.9, 0.6, 0.6, 1.7, 1.0],
+            ])  # fmt: skip
+            scores, labels = np.full(6, 0.9, np.float32), np.ones(6, np.int64)
             return Boxes3D(
-                frame.stamp_ns, frame.base_frame, boxes.astype(np.float32),
-                np.full(2, 0.9, np.float32), np.ones(2, np.int64),
-            )  # fmt: skip
+                frame.stamp_ns, frame.base_frame, boxes.astype(np.float32), scores, labels
+            )
 
     roof = np.stack(np.meshgrid(np.arange(-1.5, 1.5, 0.1), np.arange(-0.7, 0.7, 0.1), [1.4]), -1)
     roof = np.column_stack([roof.reshape(-1, 3), np.full(roof.size // 3, 0.2)]).astype(np.float32)
@@ -247,8 +251,8 @@ def test_the_own_vehicle_is_neither_an_obstacle_nor_a_box(frame: SensorFrame) ->
     loaded = replace(frame, lidars={name: seen}, own_vehicle=OwnVehicle(-2.4, 2.4, -0.9, 0.9))
     pipeline = Pipeline(Sees())
     told = pipeline.process(loaded)
-    assert told.boxes.boxes[:, 0].tolist() == [9.0]
-    assert pipeline.counts["detector.own_vehicle"] == 1
+    assert told.boxes.boxes[:, :2].tolist() == pytest.approx(np.array([[0, 1.9], [9, 0], [2.7, 0]]))
+    assert pipeline.counts["detector.own_vehicle"] == 3
     assert len(ground_cloud(replace(loaded, own_vehicle=None)).points) > len(
         ground_cloud(loaded).points
     )

@@ -111,6 +111,7 @@ class NuScenesSample(Dataset):
             intrinsics=models,
             odom_from_base=_rigid(sample["ego2global"], "ego2global"),
             expected=frozenset(self.rig.sensors),
+            own_vehicle=self.rig.own_vehicle,
         )
         return replace(frame, labels=self._labels(sample["instances"], frame, base_from_lidar))
 
@@ -189,7 +190,7 @@ def nuscenes_rig(cameras: list[str]) -> Rig:
             tolerance_s=0.1,
             camera_info_topic=f"/{name}/camera_info",
         )
-    return Rig("nuscenes", sensors, odom_frame="map", footprint=(4.1, 1.7))
+    return Rig("nuscenes", sensors, odom_frame="map", footprint=(4.1, 1.7), footprint_middle=1.4)
 
 
 def _rigid(values: Any, name: str) -> NDArray[np.float64]:

@@ -182,6 +182,7 @@ class NuScenes(Dataset):
             reference_from_base=motions,
             odom_from_base=map_from_base,
             expected=frozenset(self.rig.sensors),
+            own_vehicle=self.rig.own_vehicle,
         )
         if not self._tables["sample_annotation"]:  # a version without labels, such as v1.0-test
             return frame

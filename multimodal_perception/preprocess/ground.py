@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import OwnVehicle, SensorFrame
 from multimodal_perception.occupancy.cells import FULL, azimuth
+from multimodal_perception.preprocess.intensity import full_scale
 
 # Over how many metres without ground the line may bend: behind longer shadows lie bonnets as low as a
 # hill would be.
@@ -93,14 +94,17 @@ class Cloud:
 def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Cloud:
     """Bring all points of a frame into base_link and measure each one's height over the ground.
 
-    Points beyond max_range are left out, and those of the vehicle itself.
+    Points beyond max_range are left out, and those of the vehicle itself. Intensities become
+    reflectivity, 0 to 1.
     """
     config = config or GroundConfig()
     own = np.array(frame.own_vehicle or NOWHERE, np.float32)
     clouds, sources, origins = [], [], []
     for index, name in enumerate(frame.lidars):
         pose = frame.reference_from_sensor(name)
-        points = _move(frame.lidars[name].points, pose.astype(np.float32), config.max_range, own)
+        sweep = frame.lidars[name].points
+        share = np.float32(1.0 / full_scale(sweep[:, 3]))
+        points = _move(sweep, pose.astype(np.float32), config.max_range, own, share)
         clouds.append(points)
         sources.append(np.full(len(points), index, np.uint8))
         origins.append(pose[:3, 3])
@@ -125,7 +129,7 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
 
 
 @numba.njit(cache=True, nogil=True)
-def _move(points, pose, max_range, own):  # type: ignore[no-untyped-def]
+def _move(points, pose, max_range, own, share):  # type: ignore[no-untyped-def]
     result = np.empty((len(points), 4), np.float32)
     n = 0
     limit = np.float32(max_range) ** 2
@@ -138,7 +142,12 @@ def _move(points, pose, max_range, own):  # type: ignore[no-untyped-def]
             continue
         if u * u + v * v < limit and abs(w) < max_range:
             result[n, 0], result[n, 1], result[n, 2] = u, v, w
-            result[n, 3] = points[i, 3]
+            reflected = points[i, 3] * share
+            # Not so of what is not a number: that is 0.
+            if reflected > 0 and reflected != np.inf:
+                result[n, 3] = min(reflected, np.float32(1.0))
+            else:
+                result[n, 3] = 0.0
             n += 1
     return result[:n].copy()
 

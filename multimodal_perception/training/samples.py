@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.preprocess.detector_inputs import echo_rows
 from multimodal_perception.preprocess.image import fit_image, fitted_model
 from multimodal_perception.preprocess.infrared import InfraredNormaliser
+from multimodal_perception.preprocess.intensity import reflectivity
 from multimodal_perception.preprocess.projection import ImageView
 
 POINT_STEP = 0.0025
@@ -66,7 +68,7 @@ def sample_of(
     """
     if frame.labels is None:
         raise ValueError("the frame has no labels")
-    points = frame.points_in_base()
+    points = replace(frame, lidars=_reflecting(frame.lidars)).points_in_base()
     points = points[(np.abs(points[:, :3]) < REACH).all(axis=1)]
     if frame.own_vehicle is not None:
         points = points[~frame.own_vehicle.holds(points)]
@@ -76,7 +78,7 @@ def sample_of(
         counts = points_in_boxes(points, labels.boxes, 0.1)
     arrays: Arrays = {
         "points": np.rint(points[:, :3] / POINT_STEP).astype(np.int16),
-        "intensity": np.rint(255 * np.clip(points[:, 3], 0, 1)).astype(np.uint8),
+        "intensity": np.rint(255 * points[:, 3]).astype(np.uint8),
         "boxes": labels.boxes.astype(np.float32),
         "labels": labels.labels.astype(np.uint8),
         "num_points": np.asarray(counts).astype(np.int32),
@@ -95,6 +97,16 @@ def sample_of(
         pixels = np.rint(255 * even).astype(np.uint8)
         arrays |= _image(frame, f"infrared{k}", name, pixels, INFRARED_SIZE, semantics)
     return arrays
+
+
+def _reflecting(sweeps: Mapping[str, LidarSweep]) -> dict[str, LidarSweep]:
+    """Sweeps with reflectivity, 0 to 1, for intensity."""
+    return {
+        name: replace(
+            sweep, points=np.column_stack([sweep.points[:, :3], reflectivity(sweep.points[:, 3])])
+        )
+        for name, sweep in sweeps.items()
+    }
 
 
 def _image(

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Modality
+from multimodal_perception.frame import Modality, OwnVehicle
 from multimodal_perception.geometry import poses
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.visualization.canvas import Canvas, write_text
@@ -83,8 +83,8 @@ def draw_rig(rig: Rig, extent: float, size: int = 900) -> NDArray[np.uint8]:
             if outline is not None:
                 canvas.polygon(outline, COLOURS[kind], 1)
     canvas.rings(1.0 if extent <= 8 else 5.0 if extent <= 40 else 10.0)
-    if rig.footprint is not None:
-        _draw_footprint(canvas, rig)
+    if rig.own_vehicle is not None:
+        _draw_vehicle(canvas, rig.own_vehicle)
     _draw_places(canvas, rig)
     _write_legend(canvas, rig)
     return canvas.image
@@ -100,15 +100,9 @@ def _outline(sensor: Sensor, reach: dict[Modality, float]) -> NDArray[np.float64
     return arc if sensor.modality is Modality.LIDAR else np.vstack([pose[:2, 3], arc])
 
 
-def _draw_footprint(canvas: Canvas, rig: Rig) -> None:
-    """The vehicle's outline, around the middle of its sensors: base_link may be at one axle."""
-    assert rig.footprint is not None
-    length, width = rig.footprint
-    places = [p[0, 3] for s in rig.sensors.values() if (p := s.base_from_sensor()) is not None]
-    middle = (min(places) + max(places)) / 2 if places else 0.0
-    front, rear = middle + length / 2, middle - length / 2
-    side = width / 2
-    canvas.polygon(np.array([[front, side], [front, -side], [rear, -side], [rear, side]]), EGO, 2)
+def _draw_vehicle(canvas: Canvas, vehicle: OwnVehicle) -> None:
+    rear, front, right, left = vehicle
+    canvas.polygon(np.array([[front, left], [front, right], [rear, right], [rear, left]]), EGO, 2)
 
 
 def _draw_places(canvas: Canvas, rig: Rig) -> None:

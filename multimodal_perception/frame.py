@@ -38,8 +38,7 @@ class Modality(str, Enum):
 class LidarSweep:
     """One turn (or one message) of a LiDAR, in the sensor's own frame.
 
-    points: (N, 4) float32, x y z intensity, metres; every x y z finite, intensity in the driver's
-    own unit.
+    points: (N, 4) float32, x y z intensity, metres; every row finite, intensity in the driver's unit.
     time_offsets: (N,) float32, seconds to add to the stamp for each point, or None.
     rings: (N,) uint16, beam number, or None.
     """

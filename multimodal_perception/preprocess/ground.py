@@ -142,12 +142,7 @@ def _move(points, pose, max_range, own, share):  # type: ignore[no-untyped-def]
             continue
         if u * u + v * v < limit and abs(w) < max_range:
             result[n, 0], result[n, 1], result[n, 2] = u, v, w
-            reflected = points[i, 3] * share
-            # Not so of what is not a number: that is 0.
-            if reflected > 0 and reflected != np.inf:
-                result[n, 3] = min(reflected, np.float32(1.0))
-            else:
-                result[n, 3] = 0.0
+            result[n, 3] = min(max(points[i, 3] * share, np.float32(0.0)), np.float32(1.0))
             n += 1
     return result[:n].copy()
 

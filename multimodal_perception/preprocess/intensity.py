@@ -14,7 +14,6 @@ SHARE, BYTE = 2.0, 255.0
 def full_scale(intensities: NDArray[np.floating]) -> float:
     """What counts as 1 of a sweep's intensities (N,): 1, 255, or beyond that what 99 % do not exceed."""
     some = intensities[:: max(1, len(intensities) // LOOKED_AT)]
-    some = some[np.isfinite(some)]
     if not len(some):
         return 1.0
     high = float(np.quantile(some, QUANTILE))
@@ -22,6 +21,5 @@ def full_scale(intensities: NDArray[np.floating]) -> float:
 
 
 def reflectivity(intensities: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Intensities (N,) of one sweep from 0 to 1; what is not finite is 0."""
-    share = np.nan_to_num(intensities / np.float32(full_scale(intensities)), posinf=0.0, neginf=0.0)
-    return np.clip(share, 0.0, 1.0).astype(np.float32)
+    """Finite intensities (N,) of one sweep from 0 to 1."""
+    return np.clip(intensities / np.float32(full_scale(intensities)), 0.0, 1.0).astype(np.float32)

@@ -13,15 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TILE = 6  # rows of the output that come of one transform
-POINTS = (
-    0.0,
-    1.0,
-    -1.0,
-    2.0,
-    -2.0,
-    0.5,
-    -0.5,
-)  # where the polynomials are evaluated, beside infinity
+# Where the polynomials are evaluated, beside infinity.
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 ONE = POINTS.index(1.0)
 
 
@@ -33,7 +26,7 @@ def conv3x3_by_rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     batch, channels, height, width = x.shape
     outputs, terms, tiles = len(weight), len(POINTS) + 1, height // TILE
-    to_output, to_weight, to_input = (torch.from_numpy(part) for part in transforms())
+    to_output, to_weight, to_input = (torch.from_numpy(part).to(x) for part in transforms())
     weights = sum(
         to_weight[:, row, None, None, None] * weight[None, :, :, row] for row in range(3)
     )  # (8, O, C, 3)

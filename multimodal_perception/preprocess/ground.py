@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import OwnVehicle, SensorFrame
 from multimodal_perception.occupancy.cells import FULL, azimuth
-from multimodal_perception.preprocess.intensity import full_scale
+from multimodal_perception.preprocess.intensity import exposure, full_scale
 
 # Over how many metres without ground the line may bend: behind longer shadows lie bonnets as low as a
 # hill would be.
 LONGEST = 4.0
 # What rises more steeply behind a doubtful piece of ground tells that it is a thing.
 STEEP = 0.25
+# What stands about is seen up to so high and so far, metres.
+STREET_HIGH, STREET_FAR = 3.0, 40.0
 NOWHERE = OwnVehicle(0.0, 0.0, 0.0, 0.0)
 
 
@@ -95,7 +97,7 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     """Bring all points of a frame into base_link and measure each one's height over the ground.
 
     Points beyond max_range are left out, and those of the vehicle itself. Intensities become
-    reflectivity, 0 to 1.
+    reflectivity, 0 to 1, as bright for each LiDAR as streets usually are.
     """
     config = config or GroundConfig()
     own = np.array(frame.own_vehicle or NOWHERE, np.float32)
@@ -118,14 +120,27 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
         _follow(points, *places, heights, config.ring_m, *limits)
     ground = GroundModel(heights, config.ring_m)
     height = points[:, 2] - _sample(*places, heights)
+    is_ground = height < config.clearance
+    _expose(points, ~is_ground & (height < STREET_HIGH), source)
     return Cloud(
         points,
         height,
-        height < config.clearance,
+        is_ground,
         ground,
         np.array(origins, np.float32).reshape(-1, 3),
         source,
     )
+
+
+def _expose(
+    points: NDArray[np.float32], standing: NDArray[np.bool_], source: NDArray[np.uint8]
+) -> None:
+    """Make the points (N, 4) of each LiDAR as bright as what stands about on streets usually is."""
+    standing = standing & (np.abs(points[:, :2]) < STREET_FAR).all(axis=1)
+    for lidar in np.unique(source):
+        own = source == lidar
+        gain = np.float32(exposure(points[own & standing, 3]))
+        points[own, 3] = np.minimum(points[own, 3] * gain, 1.0)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -142,7 +157,7 @@ def _move(points, pose, max_range, own, share):  # type: ignore[no-untyped-def]
             continue
         if u * u + v * v < limit and abs(w) < max_range:
             result[n, 0], result[n, 1], result[n, 2] = u, v, w
-            result[n, 3] = min(max(points[i, 3] * share, np.float32(0.0)), np.float32(1.0))
+            result[n, 3] = max(points[i, 3] * share, np.float32(0.0))
             n += 1
     return result[:n].copy()
 

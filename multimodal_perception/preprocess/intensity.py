@@ -1,4 +1,8 @@
-"""LiDAR intensities as reflectivity: drivers say 0 to 1, 0 to 255, or counts without a scale."""
+"""LiDAR intensities as reflectivity: drivers say 0 to 1, 0 to 255, or counts without a scale.
+
+Nor do two models agree on how bright the same street is, so a sweep is exposed as a camera's image is:
+by what it shows.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from numpy.typing import NDArray
 LOOKED_AT, QUANTILE = 8192, 0.99
 # Up to so much it is a share of 1, of which mirrors return more; up to a byte it is one.
 SHARE, BYTE = 2.0, 255.0
+# One in ten returns of what stands about shall exceed this, as on simulated streets, where there are so
+# many of them, by no more than these gains.
+BRIGHT, BRIGHT_QUANTILE, LEAST, GAINS = 0.62, 0.9, 200, (0.5, 6.0)
 
 
 def full_scale(intensities: NDArray[np.floating]) -> float:
@@ -20,6 +27,9 @@ def full_scale(intensities: NDArray[np.floating]) -> float:
     return 1.0 if high <= SHARE else max(high, BYTE)
 
 
-def reflectivity(intensities: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Finite intensities (N,) of one sweep from 0 to 1."""
-    return np.clip(intensities / np.float32(full_scale(intensities)), 0.0, 1.0).astype(np.float32)
+def exposure(reflectivities: NDArray[np.floating]) -> float:
+    """The gain for a sweep of whose returns from what stands about these (N,), 0 to 1, are known."""
+    if len(reflectivities) < LEAST:
+        return 1.0
+    bright = float(np.quantile(reflectivities, BRIGHT_QUANTILE))
+    return float(np.clip(BRIGHT / bright, *GAINS)) if bright > 0 else 1.0

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import LidarSweep, SensorFrame
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.preprocess.detector_inputs import echo_rows
+from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.preprocess.image import fit_image, fitted_model
 from multimodal_perception.preprocess.infrared import InfraredNormaliser
-from multimodal_perception.preprocess.intensity import reflectivity
 from multimodal_perception.preprocess.projection import ImageView
 
 POINT_STEP = 0.0025
@@ -68,10 +67,8 @@ def sample_of(
     """
     if frame.labels is None:
         raise ValueError("the frame has no labels")
-    points = replace(frame, lidars=_reflecting(frame.lidars)).points_in_base()
+    points = ground_cloud(frame).points
     points = points[(np.abs(points[:, :3]) < REACH).all(axis=1)]
-    if frame.own_vehicle is not None:
-        points = points[~frame.own_vehicle.holds(points)]
     labels = frame.labels
     counts = labels.num_points
     if counts is None:
@@ -97,16 +94,6 @@ def sample_of(
         pixels = np.rint(255 * even).astype(np.uint8)
         arrays |= _image(frame, f"infrared{k}", name, pixels, INFRARED_SIZE, semantics)
     return arrays
-
-
-def _reflecting(sweeps: Mapping[str, LidarSweep]) -> dict[str, LidarSweep]:
-    """Sweeps with reflectivity, 0 to 1, for intensity."""
-    return {
-        name: replace(
-            sweep, points=np.column_stack([sweep.points[:, :3], reflectivity(sweep.points[:, 3])])
-        )
-        for name, sweep in sweeps.items()
-    }
 
 
 def _image(

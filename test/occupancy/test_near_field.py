@@ -48,7 +48,7 @@ def test_it_agrees_with_the_truth_of_a_drive_it_has_not_seen(
     grid = source.update(frame)
     assert grid is not None and grid.frame_id == "base_link" and grid.stamp_ns == frame.stamp_ns
     assert grid.origin == (-7.2, -7.2) and grid.free.shape == (CELLS, CELLS)
-    labels = cell_labels(drive.truth(50), (4.5, 1.8))
+    labels = cell_labels(drive.truth(50), drive.rig.own_vehicle)
     known = (labels != UNSEEN) & (grid.unknown() < 0.7)
     truth, call = labels[known] > 0, (grid.occupied > grid.free)[known]
     assert known.sum() > 2000

@@ -14,10 +14,14 @@ def fit_image(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.ui
     right of it zeros."""
     height, width = size
     scale = fit_scale(pixels.shape[:2], size)
+    # Channels that come in reverse, as a view, are turned round when there are fewer pixels.
+    turned = pixels.ndim == 3 and pixels.strides[2] < 0
+    pixels = pixels[..., ::-1] if turned else pixels
     fitted = round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)
     if fitted != pixels.shape[:2]:
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         pixels = cv2.resize(np.ascontiguousarray(pixels), fitted[::-1], interpolation=how)
+    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if turned else pixels
     if fitted == (height, width):
         return np.ascontiguousarray(pixels)
     result = np.zeros((height, width, *pixels.shape[2:]), np.uint8)

@@ -177,7 +177,7 @@ class RefinementNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Confidences (B, R, classes) and boxes (B, R, 7).
 
-        boxes (B, R, 7): proposals; told (B, R, classes + 5); roi_bev (B, R, 36, 2); roi_grid
+        boxes (B, R, 7): proposals; told (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid
         (B, R, 216, 7); roi_camera and roi_infrared (B, R, 216, 2), -1 to 1 in the atlas; *_seen
         (B, R, 216).
         """

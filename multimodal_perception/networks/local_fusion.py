@@ -12,6 +12,9 @@ GRID = 6
 POINTS = GRID**3
 # Of a grid point: its place in the box (3), log10(points in its cell + 0.5), their mean's place (3).
 POSITION = 7
+# Of a proposal beside its scores by class: log size (3), range, height, and how far returns reach in it
+# (6, see preprocess.proposals).
+PROPOSAL = 11
 
 
 class LocalFusion(nn.Module):
@@ -102,7 +105,7 @@ class RefinementHead(nn.Module):
         self.local = LocalFusion(channels, image_channels, samples) if local else None
         self.dynamic = DynamicAggregation(channels) if dynamic else None
         self.narrow = nn.Linear(channels, 16)
-        proposal = classes + 5
+        proposal = classes + PROPOSAL
         self.trunk = nn.Sequential(
             nn.Linear(POINTS * 16 + proposal, 192),
             nn.ReLU(),
@@ -114,6 +117,11 @@ class RefinementHead(nn.Module):
         self.residual = nn.Linear(192, 8)
         nn.init.normal_(self.residual.weight, std=0.001)
         nn.init.zeros_(self.residual.bias)
+        # What the reach in metres tells of the box, from nothing on.
+        ends = nn.Linear(64, 8)
+        nn.init.zeros_(ends.weight)
+        nn.init.zeros_(ends.bias)
+        self.ends = nn.Sequential(nn.Linear(proposal + 8, 64), nn.ReLU(), ends)
 
     def forward(
         self,
@@ -127,8 +135,8 @@ class RefinementHead(nn.Module):
         """Confidence logits (B, R, classes) and residuals (B, R, 8).
 
         bev (B, C, H, W); roi_bev (B, R, 36, 2): places of the grid's columns in it, -1 to 1;
-        roi_grid (B, R, 216, 7), heights innermost; proposals (B, R, classes + 5): score by class, log
-        size, range and height.
+        roi_grid (B, R, 216, 7), heights innermost; proposals (B, R, classes + 11): score by class and
+        PROPOSAL.
         """
         batch, rois = roi_grid.shape[:2]
         pooled = F.grid_sample(bev.float(), roi_bev, align_corners=False)  # (B, C, R, 36)
@@ -151,7 +159,11 @@ class RefinementHead(nn.Module):
             ).reshape(tokens.shape)
         x = self.narrow(tokens).reshape(batch, rois, -1)
         x = self.trunk(torch.cat([x, proposals], -1))
-        return self.confidence(x), self.residual(x)
+        length, width, height = proposals[..., self.classes :][..., :3].exp().split(1, -1)
+        along, across, up = proposals[..., self.classes + 5 :][..., :5].split((2, 2, 1), -1)
+        metres = [length, width, height, along * length, across * width, up * height]
+        ends = self.ends(torch.cat([proposals, *metres], -1))
+        return self.confidence(x), self.residual(x) + ends
 
 
 def refined_boxes(proposals: Tensor, residuals: Tensor) -> Tensor:

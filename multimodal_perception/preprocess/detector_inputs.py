@@ -25,7 +25,7 @@ from multimodal_perception.preprocess.pillars import (
     pillarise,
 )
 from multimodal_perception.preprocess.projection import ImageView, atlas_places, atlas_rays
-from multimodal_perception.preprocess.proposals import GRID, PointIndex, proposal_grid
+from multimodal_perception.preprocess.proposals import GRID, REACH, PointIndex, proposal_grid
 
 Arrays = dict[str, NDArray]
 # Without LiDAR, cells up to so far are looked up in the images, at the height of a car's bonnet.
@@ -144,17 +144,18 @@ def refinement_inputs(
     base_from_grid: NDArray[np.float64] | None = None,
 ) -> Arrays:
     """The arrays of proposals (R, 7), scores (R,), labels (R,) from 0 that the refinement takes."""
-    grid, places = proposal_grid(boxes, index)
+    grid, places, reach = proposal_grid(boxes, index)
     at: NDArray[np.floating] = places.reshape(-1, 3).astype(np.float64)
     if base_from_grid is not None:
         at = poses.transform_points(base_from_grid, at)
     seen = views.look_up(at, "roi_")
     count = len(boxes)
-    told = np.zeros((count, classes + 5), np.float32)
+    told = np.zeros((count, classes + 5 + REACH), np.float32)
     told[np.arange(count), labels] = scores
     told[:, classes : classes + 3] = np.log(np.maximum(boxes[:, 3:6], 0.05))
     told[:, classes + 3] = np.hypot(boxes[:, 0], boxes[:, 1]) / extent
     told[:, classes + 4] = boxes[:, 2]
+    told[:, classes + 5 :] = reach
     return {
         "boxes": boxes.astype(np.float32),
         "told": told,

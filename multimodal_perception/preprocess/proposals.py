@@ -12,6 +12,10 @@ GRID = 6
 # The grid reaches a little over the box: proposals are not exact.
 GROWTH, MARGIN = 1.1, 0.15
 CELL = 0.8
+# How far returns reach in a proposal: to both ends along, both ends across, up; and how many there are.
+REACH = 6
+# What is lower in a proposal may be the ground or a kerb, metres.
+LOW = 0.4
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,23 @@ class PointIndex:
 
 def proposal_grid(
     boxes: NDArray[np.float32], index: PointIndex
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of proposals (R, 7): grid points' features (R, 216, 7), and their places (R, 216, 3) in metres.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Of proposals (R, 7): grid points' features (R, 216, 7), their places (R, 216, 3) in metres, and
+    how far returns reach (R, 6).
 
     Features: the point's place in the box's frame, log10(n + 0.5) of the n returns in its cell, and
     their mean in the box's frame, zeros where there is none. Order: along, across, height innermost.
+    Reach: least and greatest along, least and greatest across, greatest height, in the box's frame as
+    shares of its size, of returns over LOW in the grid, no more than MARGIN beside the box (along) or
+    before and behind it (across); zeros where there is none; log10(n + 0.5) of those in the grid.
     """
     boxes = np.ascontiguousarray(boxes, np.float32)
     features = np.zeros((len(boxes), GRID**3, 7), np.float32)
     places = np.empty((len(boxes), GRID**3, 3), np.float32)
-    _fill(boxes, index.points, index.starts, np.float32(index.extent), index.size, features, places)
-    return features, places
+    reach = np.zeros((len(boxes), REACH), np.float32)
+    extent = np.float32(index.extent)
+    _fill(boxes, index.points, index.starts, extent, index.size, features, places, reach)
+    return features, places, reach
 
 
 @numba.njit(cache=True, nogil=True)
@@ -72,9 +82,11 @@ def _sort(points, extent, size, starts, ordered):  # type: ignore[no-untyped-def
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(boxes, points, starts, extent, size, features, places):  # type: ignore[no-untyped-def]
+def _fill(boxes, points, starts, extent, size, features, places, reach):  # type: ignore[no-untyped-def]
     for r in range(len(boxes)):
-        b, f = boxes[r], features[r]
+        b, f, ends = boxes[r], features[r], reach[r]
+        ends[0::2], ends[1::2] = 1.0, -1.0  # nothing yet
+        ends[4], within = -1.0, 0
         c, s = np.cos(b[6]), np.sin(b[6])
         side = np.empty(3, np.float32)
         for k in range(3):
@@ -110,9 +122,29 @@ def _fill(boxes, points, starts, extent, size, features, places):  # type: ignor
                 f[q, 4] += x
                 f[q, 5] += y
                 f[q, 6] += dz
+                if dz > LOW - 0.5 * b[5]:
+                    within += 1
+                    _stretch(ends, x, y, dz, b)
         for q in range(GRID**3):
             n = f[q, 3]
             if n > 0:
                 for k in range(4, 7):
                     f[q, k] /= n
             f[q, 3] = np.log10(n + 0.5)
+        for k in range(0, 4, 2):
+            if ends[k] > ends[k + 1]:
+                ends[k] = ends[k + 1] = 0.0
+        ends[4] = ends[4] if within else 0.0
+        ends[5] = np.log10(within + 0.5)
+
+
+@numba.njit(cache=True, nogil=True)
+def _stretch(ends, x, y, z, box):  # type: ignore[no-untyped-def]
+    """Reach of a proposal's returns with one more. What lies beside it or before it does not tell where
+    it ends."""
+    along, across = x / box[3], y / box[4]
+    if abs(y) < 0.5 * box[4] + MARGIN:
+        ends[0], ends[1] = min(ends[0], along), max(ends[1], along)
+    if abs(x) < 0.5 * box[3] + MARGIN:
+        ends[2], ends[3] = min(ends[2], across), max(ends[3], across)
+    ends[4] = max(ends[4], z / box[5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +21,9 @@ class AugmentationConfig:
 
     turn: largest rotation about z. mirror: share of frames mirrored, along each axis. scale: largest
     change of size. lift: largest change of height. thin: share of frames that lose up to half of their
-    points; fade: largest change of intensities, as a factor. beams: share of frames whose LiDAR has
-    fewer rings, BEAM_STEPS apart, as with cheaper units.
+    points; fade: largest change of intensities, as a factor; contrast: largest logarithm of the power
+    that they are raised to; paint: largest change of the intensities of one object, as a factor. beams:
+    share of frames whose LiDAR has fewer rings, BEAM_STEPS apart, as with cheaper units.
     """
 
     turn: float = field(default=0.8, metadata={"min": 0.0, "max": 3.1416, "unit": "rad"})
@@ -30,6 +32,8 @@ class AugmentationConfig:
     lift: float = field(default=0.12, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
     thin: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     fade: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    contrast: float = field(default=0.0, metadata={"min": 0.0, "max": 2.0})
+    paint: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     beams: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
 
 
@@ -143,9 +147,40 @@ def fewer_beams(
 def thinned(
     points: NDArray[np.float32], config: AugmentationConfig, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Points (N, 4), sometimes fewer, their intensities brighter or darker."""
+    """Points (N, 4), sometimes fewer, their intensities brighter or darker, of more contrast or less."""
     if rng.random() < config.thin:
         points = points[rng.random(len(points)) < rng.uniform(0.5, 1.0)]
     points = points.copy()
-    points[:, 3] = np.clip(points[:, 3] * (1.0 + rng.uniform(-config.fade, config.fade)), 0.0, 1.0)
+    gain = 1.0 + rng.uniform(-config.fade, config.fade)
+    power = np.exp(rng.uniform(-config.contrast, config.contrast)) if config.contrast else 1.0
+    points[:, 3] = np.clip(points[:, 3] ** np.float32(power) * np.float32(gain), 0.0, 1.0)
     return points
+
+
+def painted(
+    points: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    config: AugmentationConfig,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Points (N, 4), those in each of the boxes (K, 7) brighter or darker than they were."""
+    if not config.paint or not len(boxes):
+        return points
+    points = points.copy()
+    gains = (1.0 + rng.uniform(-config.paint, config.paint, len(boxes))).astype(np.float32)
+    _paint(points, boxes.astype(np.float32), gains)
+    return points
+
+
+@numba.njit(cache=True)
+def _paint(points, boxes, gains):  # type: ignore[no-untyped-def]
+    for k in range(len(boxes)):
+        b = boxes[k]
+        c, s = np.cos(b[6]), np.sin(b[6])
+        away = 0.5 * np.sqrt(b[3] ** 2 + b[4] ** 2)
+        for i in range(len(points)):
+            x, y = points[i, 0] - b[0], points[i, 1] - b[1]
+            if abs(x) > away or abs(y) > away or abs(points[i, 2] - b[2]) > b[5] / 2:
+                continue
+            if abs(c * x + s * y) < b[3] / 2 and abs(c * y - s * x) < b[4] / 2:
+                points[i, 3] = min(points[i, 3] * gains[k], np.float32(1.0))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from safetensors.torch import save as serialise
@@ -106,6 +107,27 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not weights of {type(network).__name__}: {reason}") from error
+
+
+def begin_from(network: nn.Module, path: Path) -> None:
+    """Put what fits of a safetensors file's weights in place; the rest stays as it is.
+
+    A linear layer that takes more inputs now keeps its weights; the new ones are zero. Raises UserError
+    where nothing fits.
+    """
+    own = network.state_dict()
+    found = {n: _widened(t, own[n]) for n, t in read_weights(path).items() if n in own}
+    found = {n: t for n, t in found.items() if t.shape == own[n].shape}
+    if not found:
+        raise UserError(f"{path}: no weights of {type(network).__name__}")
+    network.load_state_dict(found, strict=False)
+
+
+def _widened(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Weights (O, I) with columns of zeros up to like's, where only those are lacking."""
+    if weights.ndim != 2 or like.ndim != 2 or len(weights) != len(like):
+        return weights
+    return F.pad(weights, (0, max(0, like.shape[1] - weights.shape[1])))
 
 
 # How a model's weights name its two image backbones: a segmentation network's, a fusion detector's.

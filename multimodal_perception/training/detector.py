@@ -10,10 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from multimodal_perception.configuration import UserError
 from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
@@ -23,7 +21,13 @@ from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS, refine
 from multimodal_perception.preprocess.pillars import RANGE
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
-from multimodal_perception.training.checkpoint import load_stream, read_streams, save_weights
+from multimodal_perception.training.checkpoint import (
+    begin_from,
+    load_stream,
+    load_weights,
+    read_streams,
+    save_weights,
+)
 from multimodal_perception.training.detector_data import (
     SCALES,
     DetectorData,
@@ -107,7 +111,7 @@ def train_proposals(
     if trunks is not None and not config.frozen_trunks:
         network.camera_trunk, network.infrared_trunk = trunks
     if start is not None:
-        load_weights(network, start, strict=False)
+        begin_from(network, start)
     calibration = None
     if config.calibration.any:
         calibration = GradientCalibration(config.calibration, branches_of(network))
@@ -147,7 +151,7 @@ def train_refinement(
     frames = _frames(config, data, trunks)
     network = RefinementNetwork(config.network)
     if start is not None:
-        load_weights(network, start, strict=False)
+        begin_from(network, start)
     loop = Loop(network, frames, collate, config.loop, out)
     first.to(loop.device)
     trained = loop.run(lambda n, b: refinement_losses(first, n, b))
@@ -310,7 +314,7 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
         atlases = _no_atlases(first.config, bev)
     inputs, targets = [], []
     for k, item in enumerate(items):
-        chosen = choose_proposals(boxes[k], scores[k], item.boxes, rng)
+        chosen = choose_proposals(boxes[k], scores[k], item.boxes, item.labels, rng)
         pick = (boxes[k][chosen], scores[k][chosen], labels[k][chosen].astype(np.int64))
         index = PointIndex.of(item.points, first.config.pillars.extent)
         extent = first.config.pillars.extent
@@ -344,14 +348,22 @@ def _no_atlases(config: DetectorConfig, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choose_proposals(
-    boxes: np.ndarray, scores: np.ndarray, labelled: np.ndarray, rng: np.random.Generator
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labelled: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Which proposals of a frame to refine in training: those that suppression leaves, half of them
-    on objects where there are enough; repeated where there are too few."""
+    on objects where there are enough, rare classes more often; repeated where there are too few."""
     kept = non_maximum_suppression(boxes, scores, SUPPRESSED)
-    found = match(boxes[kept], labelled)[1]
+    best, found = match(boxes[kept], labelled)
     on, off = kept[found], kept[~found]
-    on = rng.permutation(on)[: REFINED // 2]
+    if len(on):
+        classes = labels[best[found]]
+        share = np.bincount(classes)[classes] ** -0.5
+        count = min(REFINED // 2, len(on))
+        on = rng.choice(on, count, replace=False, p=share / share.sum())
     # The surest mistakes teach the most; some of the rest as well.
     sure = off[: (REFINED - len(on)) * 2 // 3]
     rest = rng.permutation(off[len(sure) :])[: REFINED - len(on) - len(sure)]
@@ -413,20 +425,3 @@ def _stack(arrays: Sequence[np.ndarray], like: Tensor) -> Tensor:
 def _placed(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     device = next(network.parameters()).device
     return {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
-
-
-def load_weights(network: nn.Module, path: Path, strict: bool = True) -> None:
-    """Read weights. Not strict: keys of other shapes or names stay as they are. Raises UserError."""
-    try:
-        state = load_file(path)
-        own = network.state_dict()
-        if not strict:
-            state = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-        missing, unknown = network.load_state_dict(state, strict=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
-    # A network on stored features has no trunks, and old weights lack those of ImageNet.
-    lacking = [k for k in missing if "_trunk." not in k]
-    unknown = [k for k in unknown if "_trunk." not in k]
-    if strict and (lacking or unknown):
-        raise UserError(f"{path}: keys missing {lacking[:3]}, unknown {unknown[:3]}")

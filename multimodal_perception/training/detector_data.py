@@ -133,6 +133,8 @@ class DetectorData(Dataset[Item]):
                 sample["num_points"] = points_in_boxes(points, sample["boxes"], 0.1)
                 pasted = None if pasted is None else _still_seen(pasted, points)
             points = augmentation.thinned(points, self.augment, rng)
+            known = [sample["boxes"]] if pasted is None else [sample["boxes"], pasted.boxes]
+            points = augmentation.painted(points, np.concatenate(known), self.augment, rng)
         points = augmentation.moved_points(points, motion)
         views = self._views(sample, present)
         boxes, labels = self._labels(sample, present, views)

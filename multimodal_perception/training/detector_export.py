@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
-from multimodal_perception.networks.local_fusion import GRID, POINTS, POSITION
+from multimodal_perception.networks.local_fusion import GRID, POINTS, POSITION, PROPOSAL
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import BIN, BINS, CHANNELS, LOW
 from multimodal_perception.preprocess.projection import RAY_PLACES
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
 from multimodal_perception.runtime.onnx_export import export_onnx
-from multimodal_perception.training.checkpoint import save_weights
-from multimodal_perception.training.detector import load_weights
+from multimodal_perception.training.checkpoint import load_weights, save_weights
 
 LICENCE = "Apache-2.0"
 PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev", "camera_atlas", "infrared_atlas")
@@ -130,7 +129,7 @@ def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
             1, c.channels, c.infrareds * (ih // CELL_PIXELS), iw // CELL_PIXELS
         ),
         "boxes": torch.ones(1, rois, 7),
-        "told": torch.zeros(1, rois, len(CLASSES) + 5),
+        "told": torch.zeros(1, rois, len(CLASSES) + PROPOSAL),
         "roi_bev": torch.zeros(1, rois, GRID**2, 2),
         "roi_grid": torch.zeros(1, rois, POINTS, POSITION),
         "roi_camera": torch.zeros(1, rois, POINTS, 2),

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from multimodal_perception.preprocess.proposals import GROWTH, MARGIN, PointIndex, proposal_grid
+from multimodal_perception.preprocess.proposals import (
+    GROWTH,
+    LOW,
+    MARGIN,
+    PointIndex,
+    proposal_grid,
+)
 
 
 def test_grid_of_a_turned_box() -> None:
@@ -12,7 +18,7 @@ def test_grid_of_a_turned_box() -> None:
     points = rng.uniform(-12, 12, (20_000, 4)).astype(np.float32)
     points[:, 2] = rng.uniform(-1, 3, len(points))
     box = np.array([4.0, -3.0, 0.8, 4.4, 1.8, 1.6, 0.7], np.float32)
-    features, places = proposal_grid(box[None], PointIndex.of(points, 10.0))
+    features, places, _ = proposal_grid(box[None], PointIndex.of(points, 10.0))
     c, s = np.cos(box[6]), np.sin(box[6])
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     np.testing.assert_allclose(places[0], features[0, :, :3] @ turn.T + box[:3], atol=1e-5)
@@ -31,6 +37,30 @@ def test_grid_of_a_turned_box() -> None:
 
 def test_no_points_and_boxes_off_the_square() -> None:
     boxes = np.array([[0, 0, 0, 4, 2, 1.5, 0], [500, -500, 0, 4, 2, 1.5, 1]], np.float32)
-    features, _ = proposal_grid(boxes, PointIndex.of(np.zeros((0, 4), np.float32), 10.0))
+    features, _, reach = proposal_grid(boxes, PointIndex.of(np.zeros((0, 4), np.float32), 10.0))
     np.testing.assert_allclose(features[..., 3], np.log10(0.5), atol=1e-6)
     assert (features[..., 4:] == 0).all()
+    np.testing.assert_allclose(reach, [[0, 0, 0, 0, 0, np.log10(0.5)]] * 2, atol=1e-6)
+
+
+def test_reach_tells_where_returns_end_and_leaves_out_the_ground_and_what_stands_beside() -> None:
+    rng = np.random.default_rng(5)
+    box = np.array([5.0, 2.0, 1.5, 10.0, 2.5, 3.0, 0.6], np.float32)
+    # The bus goes from -5.2 to 3.9 m along, its near side is seen; on it, before it and beside it, in
+    # the box's frame.
+    wall = np.column_stack(
+        [rng.uniform(-5.2, 3.9, 4000), np.full(4000, -1.2), rng.uniform(-1, 1.3, 4000)]
+    )
+    wall[:2, 0] = -5.2, 3.9
+    wall[2, 2] = 1.3
+    ground = np.column_stack([rng.uniform(-5.5, 5.5, (4000, 2)), np.full(4000, -1.49 + LOW / 2)])
+    beside = np.array([[5.4, 1.41, 0.0], [0.0, 1.36, 0.0], [5.3, -1.41, 0.5]])
+    c, s = np.cos(box[6]), np.sin(box[6])
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    local = np.concatenate([wall, ground, beside])
+    points = np.zeros((len(local), 4), np.float32)
+    points[:, :3] = local @ turn.T + box[:3]
+    reach = proposal_grid(box[None], PointIndex.of(points, 20.0))[2][0]
+    ends = [-5.2 / 10, 3.9 / 10, -1.2 / 2.5, 1.36 / 2.5, 1.3 / 3]
+    np.testing.assert_allclose(reach[:5], ends, atol=1e-4)
+    assert reach[5] == np.float32(np.log10(4003.5))

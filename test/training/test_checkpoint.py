@@ -54,3 +54,15 @@ def test_the_mean_of_weights_keeps_what_the_last_has_alone(tmp_path: Path) -> No
         checkpoint.mean_of(paths)
     with pytest.raises(UserError, match="No such file"):
         checkpoint.write_weights(mean, tmp_path / "absent" / "w.safetensors")
+
+
+def test_a_layer_that_takes_more_than_its_weights_knew_begins_as_it_was(tmp_path: Path) -> None:
+    before, after = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4)), nn.Sequential(nn.Linear(5, 2))
+    checkpoint.save_weights(before, tmp_path / "w.safetensors")
+    checkpoint.begin_from(after, tmp_path / "w.safetensors")
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(after(x), before[0](x[:, :3]))
+    with pytest.raises(UserError, match="no weights of Conv2d"):
+        checkpoint.begin_from(nn.Conv2d(1, 1, 1), tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="not weights"):
+        checkpoint.begin_from(after, tmp_path / "missing")

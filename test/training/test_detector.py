@@ -22,7 +22,7 @@ from multimodal_perception.frame import (
     SensorFrame,
 )
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import points_in_boxes
+from multimodal_perception.geometry.boxes import inside, points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
 from multimodal_perception.preprocess.ground import ground_cloud
@@ -38,10 +38,13 @@ from multimodal_perception.training.augmentation import (
     fewer_beams,
     moved_boxes,
     moved_points,
+    painted,
+    thinned,
 )
 from multimodal_perception.training.checkpoint import read_streams, read_weights
 from multimodal_perception.training.detector import (
     DetectorTraining,
+    choose_proposals,
     confidences,
     match,
     proposal_losses,
@@ -263,6 +266,37 @@ def test_fewer_beams_are_as_far_apart_as_those_of_cheaper_units() -> None:
     assert fewer_beams(points, lidar, AugmentationConfig(), np.random.default_rng(0)) is points
 
 
+def test_paint_changes_each_object_alone() -> None:
+    rng = np.random.default_rng(1)
+    boxes = np.array([[4, 2, 1, 4, 2, 2, 0.7], [-6, 1, 1, 10, 2.5, 3, -2.0]], np.float32)
+    points = rng.uniform(-12, 12, (20_000, 4)).astype(np.float32)
+    points[:, 2], points[:, 3] = points[:, 2] / 6 + 1, 0.5
+    before = points.copy()
+    after = painted(points, boxes, AugmentationConfig(paint=0.6), rng)
+    assert (points == before).all() and (after[:, :3] == before[:, :3]).all()
+    gains = []
+    for box in boxes:
+        held = inside(points, box)
+        gains.append(after[held, 3].mean() / 0.5)
+        np.testing.assert_allclose(after[held, 3], 0.5 * gains[-1], rtol=1e-5)
+    assert abs(gains[0] - gains[1]) > 0.01 and all(0.4 <= g <= 1.6 for g in gains)
+    elsewhere = ~(inside(points, boxes[0]) | inside(points, boxes[1]))
+    assert (after[elsewhere, 3] == 0.5).all()
+    assert painted(points, boxes, AugmentationConfig(), rng) is points
+
+
+def test_contrast_keeps_the_order_of_intensities_and_their_bounds() -> None:
+    points = np.zeros((256, 4), np.float32)
+    points[:, 3] = np.linspace(0, 1, 256)
+    config = AugmentationConfig(thin=0.0, fade=0.0, contrast=0.7)
+    middles = []
+    for seed in range(30):
+        after = thinned(points, config, np.random.default_rng(seed))[:, 3]
+        assert after[0] == 0 and after[-1] == 1 and (np.diff(after) > 0).all()
+        middles.append(float(np.log(after[128]) / np.log(points[128, 3])))
+    assert 0.49 < min(middles) < 0.7 and 1.4 < max(middles) < 2.02
+
+
 def test_labels_that_no_ring_meets_are_not_learnt(samples: Path) -> None:
     alone = DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0)
     paths = sample_paths(samples)
@@ -361,6 +395,22 @@ def test_the_seen_end_of_a_bus_is_refined_to_the_bus() -> None:
     np.testing.assert_array_equal(target["matched"], [boxes[1], boxes[1], *proposals[2:]])
     assert target["found"].tolist() == [1.0, 1.0, 0.0, 0.0]
     assert not match(proposals, boxes[:0])[1].any()
+
+
+def test_rare_classes_are_refined_more_often_than_their_share() -> None:
+    labelled = np.tile(np.array([0, 0, 0, 4, 2, 1.5, 0], np.float32), (40, 1))
+    labelled[:, 0], labelled[:, 1] = 8 * np.arange(40) % 80 - 40, 6 * (np.arange(40) // 10)
+    labels = np.array([0] * 36 + [3] * 4)
+    away = labelled + np.array([0, -40, 0, 0, 0, 0, 0], np.float32)
+    boxes, scores = np.concatenate([labelled, away]), np.linspace(0.9, 0.1, 80)
+    rng, times = np.random.default_rng(0), np.zeros(80)
+    for _ in range(200):
+        chosen = choose_proposals(boxes, scores, labelled, labels, rng)
+        assert len(chosen) == len(set(chosen.tolist())) == 32 and (chosen < 40).sum() == 16
+        times[chosen] += 1
+    assert times[36:40].mean() > 1.8 * times[:36].mean() > 0
+    alone = choose_proposals(boxes[40:], scores[40:], labelled[:0], labels[:0], rng)
+    assert len(alone) == 32
 
 
 def test_confidence_is_the_overlap_of_what_is_reported_in_the_class_of_its_label() -> None:

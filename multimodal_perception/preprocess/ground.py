@@ -113,8 +113,10 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
         clouds.append(points)
         sources.append(np.full(len(points), index, np.uint8))
         origins.append(pose[:3, 3])
-    points = np.concatenate(clouds) if clouds else np.zeros((0, 4), np.float32)
-    source = np.concatenate(sources) if sources else np.zeros(0, np.uint8)
+    points, source = np.zeros((0, 4), np.float32), np.zeros(0, np.uint8)
+    if clouds:
+        points = clouds[0] if len(clouds) == 1 else np.concatenate(clouds)
+        source = np.concatenate(sources)
     rings = int(np.ceil(config.max_range / config.ring_m))
     heights = np.zeros((config.sectors, rings), np.float32)
     places = _places(points, *heights.shape, np.float32(config.ring_m))
@@ -124,8 +126,7 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     ground = GroundModel(heights, config.ring_m)
     height = points[:, 2] - _sample(*places, heights)
     is_ground = height < config.clearance
-    near = (np.abs(points[:, 0]) < STREET_FAR) & (np.abs(points[:, 1]) < STREET_FAR)
-    _expose(points, ~is_ground & (height < STREET_HIGH) & near, map(len, clouds))
+    _expose(points, height, config.clearance, map(len, clouds))
     return Cloud(
         points,
         height,
@@ -137,17 +138,38 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
 
 
 def _expose(
-    points: NDArray[np.float32], standing: NDArray[np.bool_], counts: Iterable[int]
+    points: NDArray[np.float32],
+    height: NDArray[np.float32],
+    clearance: float,
+    counts: Iterable[int],
 ) -> None:
     """Make the points (N, 4) of each LiDAR, so many of each in turn, as bright as what stands about on
-    streets usually is."""
+    streets usually is. height: (N,) over the ground."""
     start = 0
     for count in counts:
-        shares, shown = points[start : start + count, 3], standing[start : start + count]
-        step = max(1, count // EXPOSED)
-        gain = np.float32(exposure(shares[::step][shown[::step]]))
-        np.minimum(shares * gain, np.float32(1.0), out=shares)
+        mine = slice(start, start + count)
+        standing = _standing(points[mine], height[mine], clearance, max(1, count // EXPOSED))
+        _brighten(points[mine], np.float32(exposure(standing)))
         start += count
+
+
+@numba.njit(cache=True, nogil=True)
+def _standing(points, height, clearance, step):  # type: ignore[no-untyped-def]
+    """Intensities of what stands about, of every so manyth point."""
+    shares = np.empty(len(points) // step + 1, np.float32)
+    n = 0
+    for i in range(0, len(points), step):
+        near = abs(points[i, 0]) < STREET_FAR and abs(points[i, 1]) < STREET_FAR
+        if near and clearance <= height[i] < STREET_HIGH:
+            shares[n] = points[i, 3]
+            n += 1
+    return shares[:n]
+
+
+@numba.njit(cache=True, nogil=True)
+def _brighten(points, gain):  # type: ignore[no-untyped-def]
+    for i in range(len(points)):
+        points[i, 3] = min(points[i, 3] * gain, np.float32(1.0))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -166,7 +188,7 @@ def _move(points, pose, max_range, own, share):  # type: ignore[no-untyped-def]
             result[n, 0], result[n, 1], result[n, 2] = u, v, w
             result[n, 3] = max(points[i, 3] * share, np.float32(0.0))
             n += 1
-    return result[:n].copy()
+    return result[:n]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -17,6 +17,8 @@ LOW, BIN, BINS = -0.8, 0.4, 12
 MOMENTS = 14
 CHANNELS = MOMENTS + BINS
 RANGE = 10  # the channel that is known of a pillar without points as well
+# log1p of counts, looked up: of so many points in a pillar, and in a bin of its histogram, it is told.
+LOGS = np.log1p(np.arange(4096, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,13 @@ class Pillars:
 def pillarise(points: NDArray[np.float32], config: PillarConfig) -> Pillars:
     """Pillars of points (N, 4) float32, x y z intensity, in base_link; none of points off the grid."""
     size = config.size
-    slots = np.full(size * size, -1, np.int32)
-    count = _assign(points, slots, np.float32(config.extent), np.float32(1 / config.cell), size)
+    slots, cells = np.full(size * size, -1, np.int32), np.empty(len(points), np.int32)
+    extent, per_cell = np.float32(config.extent), np.float32(1 / config.cell)
+    count = _assign(points, slots, cells, extent, per_cell, size)
     sums = np.zeros((count, 12 + BINS), np.float32)
     sums[:, 8], sums[:, 9], sums[:, 10] = 1e9, -1e9, 0.0
-    _gather(points, slots, sums, np.float32(config.extent), np.float32(1 / config.cell), size)
-    cells = np.flatnonzero(slots >= 0).astype(np.int32)
-    order = slots[cells]
     by_slot = np.empty(count, np.int32)
-    by_slot[order] = cells
+    _gather(points, cells, slots, sums, by_slot, extent, per_cell, size)
     features, centroids = np.empty((count, CHANNELS), np.float32), np.empty((count, 3), np.float32)
     _describe(sums, by_slot, features, centroids, config.extent, config.cell, size)
     if count <= config.most:
@@ -99,12 +99,14 @@ def _in_height(z):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _assign(points, slots, extent, per_cell, size):  # type: ignore[no-untyped-def]
+def _assign(points, slots, cells, extent, per_cell, size):  # type: ignore[no-untyped-def]
+    """Number the cells that hold points; cells (N,) of the points, -1 for none."""
     count = 0
     for i in range(len(points)):
-        if not _in_height(points[i, 2]):
-            continue
-        cell = _cell_of(points[i, 0], points[i, 1], extent, per_cell, size)
+        cell = -1
+        if _in_height(points[i, 2]):
+            cell = _cell_of(points[i, 0], points[i, 1], extent, per_cell, size)
+        cells[i] = cell
         if cell >= 0 and slots[cell] < 0:
             slots[cell] = count
             count += 1
@@ -112,15 +114,13 @@ def _assign(points, slots, extent, per_cell, size):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(points, slots, sums, extent, per_cell, size):  # type: ignore[no-untyped-def]
+def _gather(points, cells, slots, sums, by_slot, extent, per_cell, size):  # type: ignore[no-untyped-def]
     cell_m = np.float32(1.0) / per_cell
     for i in range(len(points)):
-        z = points[i, 2]
-        if not _in_height(z):
-            continue
-        cell = _cell_of(points[i, 0], points[i, 1], extent, per_cell, size)
+        z, cell = points[i, 2], cells[i]
         if cell < 0:
             continue
+        by_slot[slots[cell]] = cell
         s = sums[slots[cell]]
         # Offsets from the cell's middle, so that squares of them keep their digits.
         x = points[i, 0] + extent - (cell % size + np.float32(0.5)) * cell_m
@@ -148,7 +148,7 @@ def _describe(sums, cells, features, centroids, extent, cell, size):  # type: ig
         x, y, z = s[1] / n, s[2] / n, s[3] / n
         middle_x = (cells[i] % size + 0.5) * cell - extent
         middle_y = (cells[i] // size + 0.5) * cell - extent
-        f[0] = np.log1p(n) / 4.0
+        f[0] = LOGS[min(int(n), len(LOGS) - 1)] / 4.0
         f[1], f[2], f[3] = x / cell, y / cell, z
         f[4] = np.sqrt(max(s[4] / n - x * x, 0.0)) / cell * 3.0
         f[5] = np.sqrt(max(s[5] / n - y * y, 0.0)) / cell * 3.0
@@ -160,4 +160,4 @@ def _describe(sums, cells, features, centroids, extent, cell, size):  # type: ig
         f[11], f[12] = s[10], s[11] / n
         f[13] = 1.0
         for k in range(BINS):
-            f[MOMENTS + k] = np.log1p(s[12 + k]) / 3.0
+            f[MOMENTS + k] = LOGS[min(int(s[12 + k]), len(LOGS) - 1)] / 3.0

@@ -162,11 +162,14 @@ class FusionDetector:
         # Both networks have a say (Yin et al. 2021, section 4.2): the first one's peak, the second one's
         # class and overlap. What it had no room for ranks below what it confirms.
         confidences = refined["confidences"][0, :count]
-        sure = scores[kept] ** PEAK_SHARE * confidences.max(axis=1) ** (1.0 - PEAK_SHARE)
+        classes = confidences.argmax(axis=1)
+        person = self._labels[classes] == CLASS_NAMES.index("pedestrian")
+        share = np.where(person, PERSON_PEAK_SHARE, PEAK_SHARE)
+        sure = scores[kept] ** share * confidences.max(axis=1) ** (1.0 - share)
         return (
             np.concatenate([refined["refined"][0, :count], boxes[rest]]),
             np.concatenate([sure, scores[rest] ** UNREFINED]).astype(np.float32),
-            np.concatenate([confidences.argmax(axis=1), labels[rest]]),
+            np.concatenate([classes, labels[rest]]),
         )
 
     def _with_seeds(
@@ -191,8 +194,9 @@ class FusionDetector:
 
 # Proposals that overlap more from above are one object to the refinement.
 SUPPRESSED = 0.3
-# Weight of the peak in the geometric mean of peak and overlap.
-PEAK_SHARE = 0.5
+# Weight of the peak in the geometric mean of peak and overlap. A person is as small as the error of a
+# place, so that the overlap says less.
+PEAK_SHARE, PERSON_PEAK_SHARE = 0.5, 0.8
 # Power of the peak alone, where there was no room for the refinement.
 UNREFINED = 1.3
 

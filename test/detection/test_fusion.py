@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion import FusionConfig, FusionDetector, Network
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, LidarSweep, SensorFrame
 from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 RUNTIME = RuntimeConfig(order=("onnxruntime",), device="cpu")
@@ -72,3 +73,29 @@ def test_the_refinement_says_the_class() -> None:
     found = detector.detect(seen, ground_cloud(seen))
     first = found.labels[: detector.network.refined // 2]
     assert len(first) and (first == CLASS_NAMES.index("bus")).all()
+
+
+@pytest.mark.parametrize(("name", "share"), [("pedestrian", 0.8), ("bus", 0.5)])
+def test_of_people_the_peak_says_more_than_the_overlap(name: str, share: float) -> None:
+    detector = FusionDetector(FusionConfig(min_score=0.0), RUNTIME)
+    assert detector.refinement is not None
+    label = load_card("detector").classes.index(name)
+
+    class Said:
+        def __init__(self, network: Network, values: dict[str, float]) -> None:
+            self.network, self.inputs, self.device = network, network.inputs, network.device
+            self.values = values
+
+        def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            said = self.network.run(arrays)
+            for key, value in self.values.items():
+                said[key] = np.full_like(said[key], 0.01)
+                said[key][..., label if key == "confidences" else slice(None)] = value
+            return said
+
+    detector.proposals = Said(detector.proposals, {"scores": 0.5})
+    detector.refinement = Said(detector.refinement, {"confidences": 0.2})
+    seen = frame()
+    found = detector.detect(seen, ground_cloud(seen))
+    refined = np.isclose(found.scores, 0.5**share * 0.2 ** (1 - share), atol=1e-4)
+    assert refined.any() and (found.labels[refined] == CLASS_NAMES.index(name)).all()

@@ -25,7 +25,13 @@ from multimodal_perception.preprocess.pillars import (
     pillarise,
 )
 from multimodal_perception.preprocess.projection import ImageView, atlas_places, atlas_rays
-from multimodal_perception.preprocess.proposals import GRID, REACH, PointIndex, proposal_grid
+from multimodal_perception.preprocess.proposals import (
+    GRID,
+    LEAST,
+    REACH,
+    PointIndex,
+    proposal_grid,
+)
 
 Arrays = dict[str, NDArray]
 # Without LiDAR, cells up to so far are looked up in the images, at the height of a car's bonnet.
@@ -152,7 +158,7 @@ def refinement_inputs(
     count = len(boxes)
     told = np.zeros((count, classes + 5 + REACH), np.float32)
     told[np.arange(count), labels] = scores
-    told[:, classes : classes + 3] = np.log(np.maximum(boxes[:, 3:6], 0.05))
+    told[:, classes : classes + 3] = np.log(np.maximum(boxes[:, 3:6], LEAST))
     told[:, classes + 3] = np.hypot(boxes[:, 0], boxes[:, 1]) / extent
     told[:, classes + 4] = boxes[:, 2]
     told[:, classes + 5 :] = reach

@@ -16,6 +16,8 @@ CELL = 0.8
 REACH = 6
 # What is lower in a proposal may be the ground or a kerb, metres.
 LOW = 0.4
+# No side of a proposal counts as shorter, metres.
+LEAST = 0.05
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ def _fill(boxes, points, starts, extent, size, features, places, reach):  # type
 def _stretch(ends, x, y, z, box):  # type: ignore[no-untyped-def]
     """Reach of a proposal's returns with one more. What lies beside it or before it does not tell where
     it ends."""
-    along, across = x / box[3], y / box[4]
+    along, across = x / max(box[3], LEAST), y / max(box[4], LEAST)
     if abs(y) < 0.5 * box[4] + MARGIN:
         ends[0], ends[1] = min(ends[0], along), max(ends[1], along)
     if abs(x) < 0.5 * box[3] + MARGIN:
         ends[2], ends[3] = min(ends[2], across), max(ends[3], across)
-    ends[4] = max(ends[4], z / box[5])
+    ends[4] = max(ends[4], z / max(box[5], LEAST))

@@ -64,3 +64,9 @@ def test_reach_tells_where_returns_end_and_leaves_out_the_ground_and_what_stands
     ends = [-5.2 / 10, 3.9 / 10, -1.2 / 2.5, 1.36 / 2.5, 1.3 / 3]
     np.testing.assert_allclose(reach[:5], ends, atol=1e-4)
     assert reach[5] == np.float32(np.log10(4003.5))
+
+
+def test_a_box_without_size_has_a_finite_reach() -> None:
+    points = np.array([[0.1, 0.0, 0.5, 1.0]], np.float32)
+    box = np.zeros((1, 7), np.float32)
+    assert all(np.isfinite(a).all() for a in proposal_grid(box, PointIndex.of(points, 10.0)))

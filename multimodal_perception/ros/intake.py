@@ -58,11 +58,13 @@ class Intake:
             STATIC_TOPIC: lambda msg, _: self._on_transforms(msg, True),
             MOVING_TOPIC: lambda msg, _: self._on_transforms(msg, False),
         }
+        # Of what has arrived at once, topics are taken in this order: an image needs its own CameraInfo.
         for sensor in rig.sensors.values():
-            self._listen(sensor.topic, sensor.message, self._sensor_handler(sensor))
             if sensor.camera_info_topic is not None:
                 topic = sensor.camera_info_topic
                 self._listen(topic, "sensor_msgs/msg/CameraInfo", self._info_handler(sensor))
+        for sensor in rig.sensors.values():
+            self._listen(sensor.topic, sensor.message, self._sensor_handler(sensor))
         if rig.odometry_topic is not None:
             self._listen(rig.odometry_topic, "nav_msgs/msg/Odometry", self._on_odometry)
 

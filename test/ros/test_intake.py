@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,17 @@ def test_a_bag_that_starts_again_gives_frames_again() -> None:
     again = play(intake, 2, start_ns=50 * SECOND)
     assert len([f for f in again if not f.missing]) >= 18
     assert intake.synchronizer.clock_jumps == 1
+
+
+def test_of_what_arrives_at_once_the_camera_infos_are_taken_first() -> None:
+    known = rig().sensors
+    sensors = {
+        n: replace(s, camera_info_topic=f"/{n}_info") for n, s in known.items() if s.intrinsics
+    }
+    topics = list(Intake(replace(rig(), sensors={**known, **sensors})).topics)
+    assert sensors and len(topics) == len(set(topics))
+    last = max(topics.index(str(s.camera_info_topic)) for s in sensors.values())
+    assert last < min(topics.index(s.topic) for s in known.values())
 
 
 def test_a_topic_that_is_not_the_rigs_is_a_mistake() -> None:

@@ -31,13 +31,29 @@ class BevBackbone(nn.Module):
             inputs = width
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, canvas: Tensor) -> list[Tensor]:
-        """(B, C, S, S) -> [(B, C1, S/2, S/2), (B, C2, S/4, S/4), (B, C3, S/8, S/8)]."""
+    def forward(self, canvas: Tensor, beside: Tensor) -> list[Tensor]:
+        """(B, C, S, S) and (B, D, S, S), C + D as inputs -> scales of a half, a quarter and an eighth.
+
+        [(B, C1, S/2, S/2), (B, C2, S/4, S/4), (B, C3, S/8, S/8)].
+        """
         features = []
-        for stage in self.stages:
-            canvas = stage(canvas)
+        for k, stage in enumerate(self.stages):
+            canvas = stage(canvas) if k else stage[1:](_both(stage[0], canvas, beside))
             features.append(canvas)
         return features
+
+
+def _both(layer: nn.Sequential, x: Tensor, beside: Tensor) -> Tensor:
+    """A `convolution` of x and what lies beside it. Run, not trained: as a sum of two, because ONNX
+    Runtime has no fast convolution of a number of channels that its blocks do not divide."""
+    convolve, norm, activate = layer
+    if layer.training:
+        return layer(torch.cat([x, beside], 1))
+    own, other = convolve.weight[:, : x.shape[1]], convolve.weight[:, x.shape[1] :]
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
+    how = convolve.stride, convolve.padding
+    added = F.conv2d(beside, other * scale, None, *how)
+    return activate(norm(F.conv2d(x, own, None, *how)) + added)
 
 
 class FeaturePyramid(nn.Module):

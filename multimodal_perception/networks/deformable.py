@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Beyond every image: where the side of an image is no bound.
+FAR = 1e4
+
 
 class DeformableAttention(nn.Module):
     """Each query looks at `points` places a head about its own place in an atlas of images.
@@ -41,21 +44,27 @@ class DeformableAttention(nn.Module):
         places: x and y in the atlas, -1 to 1 from edge to edge, as grid_sample takes them.
         """
         batch, count, _ = query.shape
+        looks = self.heads * self.points
         # Places are not known finely enough in half precision.
         value = self.value(atlas).float()
         _, channels, height, width = value.shape
         value = value.reshape(batch * self.heads, channels // self.heads, height, width)
-        shape = batch, count, self.heads, self.points
-        cell = places.new_tensor([2.0 / width, 2.0 / height])
-        grid = places[:, :, None, None] + self.offsets(query).float().reshape(*shape, 2) * cell
+        # Looks before queries, so that what follows works on whole rows: ONNX Runtime is slow with sums
+        # over two numbers, or with the same two for many.
+        cell = places.new_tensor([2.0 / width, 2.0 / height]).repeat(looks)
+        offsets = (self.offsets(query).float() * cell).reshape(batch, count, looks, 2)
+        grid = places[:, None] + offsets.transpose(1, 2)  # (B, looks, Q, 2)
         top = torch.floor((places[..., 1] + 1) * (images / 2)).clamp(0, images - 1)
-        top = (top * (2 / images) - 1)[:, :, None, None]
-        rows = torch.minimum(torch.maximum(grid[..., 1], top), top + 2 / images)
-        grid = torch.stack([grid[..., 0], rows], -1)
-        grid = grid.transpose(1, 2).reshape(batch * self.heads, count, self.points, 2)
-        # (B * heads, C / heads, Q, points)
+        top = (top * (2 / images) - 1)[:, None]
+        low = torch.stack([torch.full_like(top, -FAR), top], -1)
+        high = torch.stack([torch.full_like(top, FAR), top + 2 / images], -1)
+        grid = torch.minimum(torch.maximum(grid, low), high)
+        grid = grid.reshape(batch * self.heads, self.points, count, 2)
+        # (B * heads, C / heads, points, Q)
         sampled = F.grid_sample(value, grid, align_corners=False)
-        weights = self.weights(query).reshape(shape).softmax(-1)
-        weights = weights.transpose(1, 2).reshape(batch * self.heads, 1, count, self.points)
-        mixed = (sampled * weights).sum(-1).reshape(batch, channels, count)
+        weights = self.weights(query).transpose(1, 2)
+        weights = weights.reshape(batch * self.heads, 1, self.points, count)
+        weights = (weights - weights.amax(2, keepdim=True)).exp()
+        weights = weights / weights.sum(2, keepdim=True)
+        mixed = (sampled * weights).sum(2).reshape(batch, channels, count)
         return self.out(mixed.transpose(1, 2))

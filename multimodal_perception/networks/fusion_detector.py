@@ -88,7 +88,7 @@ class ProposalNetwork(nn.Module):
             x = self.camera_fusion(x, cameras, camera_places, camera_seen, c.cameras)
             x = self.infrared_fusion(x, infrareds, infrared_places, infrared_seen, c.infrareds)
         canvas = scatter_to_canvas(x, cells, c.pillars.size)
-        bev = self.neck(self.backbone(torch.cat([canvas, ultrasonic.to(canvas.dtype)], 1)))
+        bev = self.neck(self.backbone(canvas, ultrasonic.to(canvas.dtype)))
         heat, code = self.head(bev)
         return bev, heat, code
 
@@ -174,12 +174,13 @@ class RefinementNetwork(nn.Module):
         roi_camera_seen: Tensor,
         roi_infrared: Tensor,
         roi_infrared_seen: Tensor,
+        roi_outline: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Confidences (B, R, classes) and boxes (B, R, 7).
 
         boxes (B, R, 7): proposals; told (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid
         (B, R, 216, 7); roi_camera and roi_infrared (B, R, 216, 2), -1 to 1 in the atlas; *_seen
-        (B, R, 216).
+        (B, R, 216); roi_outline (B, R, 102), see preprocess.proposals.
         """
         rois = {
             "told": told,
@@ -189,6 +190,7 @@ class RefinementNetwork(nn.Module):
             "roi_camera_seen": roi_camera_seen,
             "roi_infrared": roi_infrared,
             "roi_infrared_seen": roi_infrared_seen,
+            "roi_outline": roi_outline,
         }
         logits, residuals = self.logits(bev, (camera_atlas, infrared_atlas), rois)
         return logits.sigmoid(), refined_boxes(boxes, residuals)
@@ -204,7 +206,8 @@ class RefinementNetwork(nn.Module):
                 atlases, ("camera", "infrared"), (c.cameras, c.infrareds), strict=True
             )
         ]
-        return self.head(bev, rois["roi_bev"], rois["roi_grid"], rois["told"], *images)
+        own = (rois[name] for name in ("roi_bev", "roi_grid", "told", "roi_outline"))
+        return self.head(bev, *own, *images)
 
 
 def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:

@@ -33,5 +33,5 @@ class GlobalFusion(nn.Module):
         """pillars (B, M, C), atlas (B, D, images * h, w), places (B, M, 2), seen (B, M) -> (B, M, C)."""
         query = self.query(pillars)
         attended = self.norm(query + self.drop(self.attention(query, atlas, places, images)))
-        fused = pillars + self.scale * self.merge(torch.cat([self.own(pillars), attended], -1))
-        return torch.where(seen[..., None] > 0.5, fused, pillars)
+        added = self.merge(torch.cat([self.own(pillars), attended], -1))
+        return pillars + seen[..., None] * self.scale * added

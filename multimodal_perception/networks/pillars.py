@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,7 +34,12 @@ def scatter_to_canvas(pillars: Tensor, cells: Tensor, size: int) -> Tensor:
 
     cells: row * size + column; size * size for rows that only fill up.
     """
-    batch, _, channels = pillars.shape
-    canvas = pillars.new_zeros(batch, size * size + 1, channels)
-    canvas = canvas.scatter(1, cells[..., None].expand(-1, -1, channels), pillars)
-    return canvas[:, :-1].transpose(1, 2).reshape(batch, channels, size, size)
+    batch, count, channels = pillars.shape
+    # Which pillar each cell has, the last one for none: ONNX Runtime gathers rows faster than it
+    # scatters them.
+    rows = torch.arange(count, device=cells.device).expand(batch, -1)
+    index = cells.new_full((batch, size * size + 1), count).scatter(1, cells, rows)[:, :-1]
+    index = index + (count + 1) * torch.arange(batch, device=cells.device)[:, None]
+    rows_of = torch.cat([pillars, pillars.new_zeros(batch, 1, channels)], 1).flatten(0, 1)
+    canvas = rows_of[index.flatten()].reshape(batch, size * size, channels)
+    return canvas.transpose(1, 2).reshape(batch, channels, size, size)

@@ -150,7 +150,7 @@ def refinement_inputs(
     base_from_grid: NDArray[np.float64] | None = None,
 ) -> Arrays:
     """The arrays of proposals (R, 7), scores (R,), labels (R,) from 0 that the refinement takes."""
-    grid, places, reach = proposal_grid(boxes, index)
+    grid, places, reach, outline = proposal_grid(boxes, index)
     at: NDArray[np.floating] = places.reshape(-1, 3).astype(np.float64)
     if base_from_grid is not None:
         at = poses.transform_points(base_from_grid, at)
@@ -172,6 +172,7 @@ def refinement_inputs(
         "roi_camera_seen": seen["roi_camera_seen"].reshape(count, -1),
         "roi_infrared": seen["roi_infrared_places"].reshape(count, -1, 2),
         "roi_infrared_seen": seen["roi_infrared_seen"].reshape(count, -1),
+        "roi_outline": outline,
     }
 
 

@@ -14,6 +14,14 @@ GROWTH, MARGIN = 1.1, 0.15
 CELL = 0.8
 # How far returns reach in a proposal: to both ends along, both ends across, up; and how many there are.
 REACH = 6
+# The outline of a proposal: where the sensor is, and returns along, across and up by cells in metres,
+# from the proposal's middle, for heights from the ground.
+ALONG_CELL, ALONG = 0.5, 32
+ACROSS_CELL, ACROSS = 0.08, 40
+UP_CELL, UP, UP_LOW = 0.1, 28, 1.2
+OUTLINE = 2 + ALONG + ACROSS + UP
+# What is longer than a car may be longer than its proposal at either end by so much, metres.
+LONGER, CAR = 3.0, 5.0
 # What is lower in a proposal may be the ground or a kerb, metres.
 LOW = 0.4
 # No side of a proposal counts as shorter, metres.
@@ -42,25 +50,27 @@ class PointIndex:
         return cls(ordered[:count], starts, extent, size)
 
 
-def proposal_grid(
-    boxes: NDArray[np.float32], index: PointIndex
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Of proposals (R, 7): grid points' features (R, 216, 7), their places (R, 216, 3) in metres, and
-    how far returns reach (R, 6).
+def proposal_grid(boxes: NDArray[np.float32], index: PointIndex) -> tuple[NDArray[np.float32], ...]:
+    """Of proposals (R, 7): grid points' features (R, 216, 7), their places (R, 216, 3) in metres, how
+    far returns reach (R, 6), and their outlines (R, 102).
 
     Features: the point's place in the box's frame, log10(n + 0.5) of the n returns in its cell, and
     their mean in the box's frame, zeros where there is none. Order: along, across, height innermost.
     Reach: least and greatest along, least and greatest across, greatest height, in the box's frame as
     shares of its size, of returns over LOW in the grid, no more than MARGIN beside the box (along) or
     before and behind it (across); zeros where there is none; log10(n + 0.5) of those in the grid.
+    Outline: cosine and sine of the direction to the grid's origin in the box's frame; log10(n + 1) of
+    the same returns by ALONG cells along, to LONGER beyond a large vehicle's ends, by ACROSS cells
+    across, and by UP cells above the ground plane z = 0.
     """
     boxes = np.ascontiguousarray(boxes, np.float32)
     features = np.zeros((len(boxes), GRID**3, 7), np.float32)
     places = np.empty((len(boxes), GRID**3, 3), np.float32)
     reach = np.zeros((len(boxes), REACH), np.float32)
+    outline = np.zeros((len(boxes), OUTLINE), np.float32)
     extent = np.float32(index.extent)
-    _fill(boxes, index.points, index.starts, extent, index.size, features, places, reach)
-    return features, places, reach
+    _fill(boxes, index.points, index.starts, extent, index.size, features, places, reach, outline)
+    return features, places, reach, outline
 
 
 @numba.njit(cache=True, nogil=True)
@@ -84,9 +94,9 @@ def _sort(points, extent, size, starts, ordered):  # type: ignore[no-untyped-def
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(boxes, points, starts, extent, size, features, places, reach):  # type: ignore[no-untyped-def]
+def _fill(boxes, points, starts, extent, size, features, places, reach, outline):  # type: ignore[no-untyped-def]
     for r in range(len(boxes)):
-        b, f, ends = boxes[r], features[r], reach[r]
+        b, f, ends, line = boxes[r], features[r], reach[r], outline[r]
         ends[0::2], ends[1::2] = 1.0, -1.0  # nothing yet
         ends[4], within = -1.0, 0
         c, s = np.cos(b[6]), np.sin(b[6])
@@ -102,8 +112,11 @@ def _fill(boxes, points, starts, extent, size, features, places, reach):  # type
             places[r, q, 0] = b[0] + c * x - s * y
             places[r, q, 1] = b[1] + s * x + c * y
             places[r, q, 2] = b[2] + z
-        reach_x = 0.5 * (abs(c) * side[0] + abs(s) * side[1])
-        reach_y = 0.5 * (abs(s) * side[0] + abs(c) * side[1])
+        away = max(np.hypot(b[0], b[1]), LEAST)
+        line[0], line[1] = -(c * b[0] + s * b[1]) / away, (s * b[0] - c * b[1]) / away
+        half = 0.5 * side[0] + (LONGER if b[3] > CAR else 0.0)
+        reach_x = abs(c) * half + 0.5 * abs(s) * side[1]
+        reach_y = abs(s) * half + 0.5 * abs(c) * side[1]
         first_row = max(int(np.floor((b[1] - reach_y + extent) / CELL)), 0)
         last_row = min(int(np.floor((b[1] + reach_y + extent) / CELL)), size - 1)
         first = max(int(np.floor((b[0] - reach_x + extent) / CELL)), 0)
@@ -114,6 +127,11 @@ def _fill(boxes, points, starts, extent, size, features, places, reach):  # type
             for i in range(starts[row * size + first], starts[row * size + last + 1]):
                 dx, dy, dz = points[i, 0] - b[0], points[i, 1] - b[1], points[i, 2] - b[2]
                 x, y = c * dx + s * dy, c * dy - s * dx
+                if abs(x) > half or abs(y) > 0.5 * side[1]:
+                    continue
+                over = dz > LOW - 0.5 * b[5]
+                if over:
+                    _draw(line, x, y, points[i, 2], b)
                 column = int(np.floor((x / side[0] + 0.5) * GRID))
                 across = int(np.floor((y / side[1] + 0.5) * GRID))
                 level = int(np.floor((dz / side[2] + 0.5) * GRID))
@@ -124,9 +142,11 @@ def _fill(boxes, points, starts, extent, size, features, places, reach):  # type
                 f[q, 4] += x
                 f[q, 5] += y
                 f[q, 6] += dz
-                if dz > LOW - 0.5 * b[5]:
+                if over:
                     within += 1
                     _stretch(ends, x, y, dz, b)
+        for k in range(2, OUTLINE):
+            line[k] = np.log10(line[k] + 1.0)
         for q in range(GRID**3):
             n = f[q, 3]
             if n > 0:
@@ -150,3 +170,18 @@ def _stretch(ends, x, y, z, box):  # type: ignore[no-untyped-def]
     if abs(x) < 0.5 * box[3] + MARGIN:
         ends[2], ends[3] = min(ends[2], across), max(ends[3], across)
     ends[4] = max(ends[4], z / max(box[5], LEAST))
+
+
+@numba.njit(cache=True, nogil=True)
+def _draw(line, x, y, height, box):  # type: ignore[no-untyped-def]
+    """Outline of a proposal with one more return."""
+    within_x, within_y = abs(x) < 0.5 * box[3] + MARGIN, abs(y) < 0.5 * box[4] + MARGIN
+    k = int(np.floor(x / ALONG_CELL)) + ALONG // 2
+    if within_y and 0 <= k < ALONG:
+        line[2 + k] += 1.0
+    k = int(np.floor(y / ACROSS_CELL)) + ACROSS // 2
+    if within_x and 0 <= k < ACROSS:
+        line[2 + ALONG + k] += 1.0
+    k = int(np.floor((height - UP_LOW) / UP_CELL))
+    if within_x and within_y and 0 <= k < UP:
+        line[2 + ALONG + ACROSS + k] += 1.0

@@ -15,6 +15,8 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import ModelCard, hash_file, write_card
 
 OPSET = 18
+# Elements of a constant from which another one is made at export.
+FOLDED = 1 << 16
 # By how much ONNX Runtime may differ from torch on the same input, as a share of values beyond 1.
 TOLERANCE = 1e-4
 
@@ -47,6 +49,8 @@ def export_onnx(
     network: nn.Module, examples: Mapping[str, torch.Tensor], outputs: tuple[str, ...], path: Path
 ) -> None:
     """Write a network as ONNX of its examples' shapes, whole or not at all. examples: inputs by name."""
+    from onnxscript.optimizer import fold_constants
+
     program = torch.onnx.export(
         network,
         tuple(examples.values()),
@@ -57,6 +61,8 @@ def export_onnx(
         verbose=False,
     )
     assert program is not None
+    # Parts of weights become weights of their own: engines and quantisation look for such.
+    fold_constants(program.model, input_size_limit=FOLDED)
     partial = path.with_suffix(".partial")
     program.save(str(partial), external_data=False)
     os.replace(partial, path)

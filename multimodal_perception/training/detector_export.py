@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
-from multimodal_perception.networks.local_fusion import GRID, POINTS, POSITION, PROPOSAL
+from multimodal_perception.networks.local_fusion import GRID, OUTLINE, POINTS, POSITION, PROPOSAL
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import BIN, BINS, CHANNELS, LOW
 from multimodal_perception.preprocess.projection import RAY_PLACES
@@ -136,6 +136,7 @@ def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
         "roi_camera_seen": torch.zeros(1, rois, POINTS),
         "roi_infrared": torch.zeros(1, rois, POINTS, 2),
         "roi_infrared_seen": torch.zeros(1, rois, POINTS),
+        "roi_outline": torch.zeros(1, rois, OUTLINE),
     }
 
 

@@ -30,8 +30,8 @@ WEATHERS = (
 # a network that saw lorries and buses as seldom as the streets have them would know few of them.
 MIXED = 0.6
 MIX = {"car": 0.34, "van": 0.16, "truck": 0.22, "bus": 0.22, "cyclist": 0.06}
-# From this seed on nearly half of the mixed traffic rides bicycles.
-CYCLING_SEED = 700
+# Of these seeds nearly half of the mixed traffic rides bicycles.
+CYCLING_SEEDS = range(700, 800)
 CYCLING_MIX = {"car": 0.2, "van": 0.1, "truck": 0.12, "bus": 0.13, "cyclist": 0.45}
 
 
@@ -49,7 +49,7 @@ class Drive:
         scenario = load_scenario(self.scenario)
         if not self.mixed:
             return scenario
-        shares = MIX if self.seed < CYCLING_SEED else CYCLING_MIX
+        shares = CYCLING_MIX if self.seed in CYCLING_SEEDS else MIX
         lanes = [replace(v, shares=shares) if "car" in v.shares else v for v in scenario.lanes]
         return replace(scenario, lanes=tuple(lanes))
 

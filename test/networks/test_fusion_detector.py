@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from multimodal_perception.networks.bev_backbone import FeaturePyramid, ReversePyramid
+from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
 from multimodal_perception.networks.centre_head import CODE, best_centres, boxes_of
 from multimodal_perception.networks.deformable import DeformableAttention
 from multimodal_perception.networks.fusion_detector import (
@@ -53,6 +53,32 @@ def test_scatter_puts_each_pillar_in_its_cell_and_fillers_nowhere() -> None:
     assert canvas.shape == (1, 2, 4, 4)
     assert canvas[0, :, 1, 1].tolist() == [1, 2] and canvas[0, :, 0, 0].tolist() == [3, 4]
     assert float(canvas.sum()) == 10.0
+    # Each frame of a batch has its own.
+    both = scatter_to_canvas(
+        torch.cat([pillars, -pillars]), torch.tensor([[5, 0, 16], [16, 16, 2]]), 4
+    )
+    assert torch.equal(both[:1], canvas)
+    assert both[1, :, 0, 2].tolist() == [-5, -6] and float(both[1].sum()) == -11.0
+
+
+def test_scattered_pillars_learn() -> None:
+    pillars = torch.randn(1, 3, 2, requires_grad=True)
+    scatter_to_canvas(pillars, torch.tensor([[5, 0, 16]]), 4).sum().backward()
+    assert pillars.grad is not None
+    assert pillars.grad.tolist() == [[[1, 1], [1, 1], [0, 0]]]
+
+
+def test_backbone_runs_as_it_was_trained() -> None:
+    torch.manual_seed(0)
+    backbone = BevBackbone(6, (8, 8, 8), (1, 1, 1)).eval()
+    norm = backbone.stages[0][0][1]
+    with torch.no_grad():
+        for values in (norm.weight, norm.bias, norm.running_mean):
+            values.normal_()
+        norm.running_var.uniform_(0.1, 3.0)
+    canvas, beside = torch.randn(2, 4, 16, 16), torch.randn(2, 2, 16, 16)
+    whole = backbone.stages[0](torch.cat([canvas, beside], 1))
+    np.testing.assert_allclose(backbone(canvas, beside)[0].detach(), whole.detach(), atol=1e-5)
 
 
 def test_images_that_nothing_sees_change_nothing(network: ProposalNetwork) -> None:
@@ -105,6 +131,32 @@ def test_deformable_attention_reads_the_place_and_never_the_next_image() -> None
         attention.offsets.bias.fill_(100.0)  # far down and right
     down = attention(torch.randn(1, 2, 4), atlas, places, 2)
     assert torch.isfinite(down).all()
+
+
+def test_deformable_attention_is_its_equation() -> None:
+    torch.manual_seed(0)
+    heads, points, images = 2, 3, 2
+    attention = DeformableAttention(5, 3, 4, heads, points).eval()
+    with torch.no_grad():
+        for layer in (attention.offsets, attention.weights):
+            layer.weight.normal_(std=0.5)
+    query, atlas = torch.randn(2, 7, 5), torch.randn(2, 3, 8, 6)
+    places = torch.rand(2, 7, 2) * 2 - 1
+    out = attention(query, atlas, places, images)
+    value = attention.value(atlas)
+    offsets = attention.offsets(query).reshape(2, 7, heads, points, 2)
+    weights = attention.weights(query).reshape(2, 7, heads, points).softmax(-1)
+    for b, q in ((0, 0), (0, 6), (1, 3)):
+        top = -1.0 if places[b, q, 1] < 0 else 0.0  # of its image of the two
+        seen = []
+        for h in range(heads):
+            at = places[b, q] + offsets[b, q, h] * torch.tensor([2 / 6, 2 / 8])
+            at[:, 1] = at[:, 1].clamp(top, top + 1.0)
+            own = value[b : b + 1, 2 * h : 2 * h + 2]
+            found = torch.nn.functional.grid_sample(own, at[None, None], align_corners=False)
+            seen.append((found[0, :, 0] * weights[b, q, h]).sum(-1))
+        expected = attention.out(torch.cat(seen))
+        np.testing.assert_allclose(out[b, q].detach(), expected.detach(), atol=1e-5)
 
 
 def test_targets_and_decoding_go_both_ways() -> None:

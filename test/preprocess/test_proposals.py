@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from multimodal_perception.preprocess.proposals import (
+    ACROSS,
+    ALONG,
     GROWTH,
     LOW,
     MARGIN,
@@ -18,7 +20,7 @@ def test_grid_of_a_turned_box() -> None:
     points = rng.uniform(-12, 12, (20_000, 4)).astype(np.float32)
     points[:, 2] = rng.uniform(-1, 3, len(points))
     box = np.array([4.0, -3.0, 0.8, 4.4, 1.8, 1.6, 0.7], np.float32)
-    features, places, _ = proposal_grid(box[None], PointIndex.of(points, 10.0))
+    features, places, _, _ = proposal_grid(box[None], PointIndex.of(points, 10.0))
     c, s = np.cos(box[6]), np.sin(box[6])
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     np.testing.assert_allclose(places[0], features[0, :, :3] @ turn.T + box[:3], atol=1e-5)
@@ -37,10 +39,13 @@ def test_grid_of_a_turned_box() -> None:
 
 def test_no_points_and_boxes_off_the_square() -> None:
     boxes = np.array([[0, 0, 0, 4, 2, 1.5, 0], [500, -500, 0, 4, 2, 1.5, 1]], np.float32)
-    features, _, reach = proposal_grid(boxes, PointIndex.of(np.zeros((0, 4), np.float32), 10.0))
+    features, _, reach, outline = proposal_grid(
+        boxes, PointIndex.of(np.zeros((0, 4), np.float32), 10.0)
+    )
     np.testing.assert_allclose(features[..., 3], np.log10(0.5), atol=1e-6)
     assert (features[..., 4:] == 0).all()
     np.testing.assert_allclose(reach, [[0, 0, 0, 0, 0, np.log10(0.5)]] * 2, atol=1e-6)
+    assert (outline[:, 2:] == 0).all()
 
 
 def test_reach_tells_where_returns_end_and_leaves_out_the_ground_and_what_stands_beside() -> None:
@@ -70,3 +75,40 @@ def test_a_box_without_size_has_a_finite_reach() -> None:
     points = np.array([[0.1, 0.0, 0.5, 1.0]], np.float32)
     box = np.zeros((1, 7), np.float32)
     assert all(np.isfinite(a).all() for a in proposal_grid(box, PointIndex.of(points, 10.0)))
+
+
+def test_outline_counts_by_half_metres_along_eight_centimetres_across_and_ten_up() -> None:
+    # A bus on the left that drives as we do: its rear, its side, and its front end beyond the proposal.
+    box = np.array([10.0, 4.0, 1.5, 9.0, 2.5, 3.0, 0.0], np.float32)
+    local = np.array(
+        [
+            *[[-4.4, y, 0.0] for y in (-1.18, -0.7, 0.0, 0.7, 1.18)],  # the rear
+            *[[x, -1.18, 0.5] for x in (-2.1, 0.1, 2.3, 6.9)],  # the side, 2.4 m beyond the front
+            [-4.4, 0.0, 1.44],  # the roof's edge, 2.94 m above the ground
+            [-4.4, 0.0, -1.4],  # the ground: too low
+            [0.0, 1.7, 0.0],  # beside it
+            [8.5, 0.0, 0.0],  # too far before it
+        ]
+    )
+    points = np.zeros((len(local), 4), np.float32)
+    points[:, :3] = local + box[:3]
+    outline = proposal_grid(box[None], PointIndex.of(points, 30.0))[3][0]
+    away = np.hypot(10.0, 4.0)
+    np.testing.assert_allclose(outline[:2], [-10.0 / away, -4.0 / away], atol=1e-6)
+    counts = np.rint(10 ** outline[2:] - 1).astype(int)
+    along, across, up = np.split(counts, [ALONG, ALONG + ACROSS])
+    # Cells by their lower ends, metres.
+    assert {k / 2 - 8: n for k, n in enumerate(along) if n} == {
+        -4.5: 6, -2.5: 1, 0.0: 1, 2.0: 1, 6.5: 1
+    }  # fmt: skip
+    assert {round(k * 0.08 - 1.6, 2): n for k, n in enumerate(across) if n} == {
+        -1.2: 4, -0.72: 1, 0.0: 2, 0.64: 1, 1.12: 1
+    }  # fmt: skip
+    assert {round(1.2 + k / 10, 1): n for k, n in enumerate(up) if n} == {1.5: 5, 2.0: 3, 2.9: 1}
+
+
+def test_the_outline_of_a_person_is_not_what_stands_before_it() -> None:
+    box = np.array([5.0, 0.0, 0.9, 0.8, 0.7, 1.8, 0.0], np.float32)
+    points = np.array([[5.1, 0.1, 1.0, 0.0], [6.5, 0.1, 1.0, 0.0]], np.float32)
+    outline = proposal_grid(box[None], PointIndex.of(points, 20.0))[3][0]
+    assert np.rint(10 ** outline[2 : 2 + ALONG] - 1).sum() == 1

@@ -38,22 +38,25 @@ class BevBackbone(nn.Module):
         """
         features = []
         for k, stage in enumerate(self.stages):
+            assert isinstance(stage, nn.Sequential)
             canvas = stage(canvas) if k else stage[1:](_both(stage[0], canvas, beside))
             features.append(canvas)
         return features
 
 
-def _both(layer: nn.Sequential, x: Tensor, beside: Tensor) -> Tensor:
+def _both(layer: nn.Module, x: Tensor, beside: Tensor) -> Tensor:
     """A `convolution` of x and what lies beside it. Run, not trained: as a sum of two, because ONNX
     Runtime has no fast convolution of a number of channels that its blocks do not divide."""
-    convolve, norm, activate = layer
     if layer.training:
         return layer(torch.cat([x, beside], 1))
+    convolve, norm, activate = layer.children()
+    assert isinstance(convolve, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
     own, other = convolve.weight[:, : x.shape[1]], convolve.weight[:, x.shape[1] :]
-    scale = (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
-    how = convolve.stride, convolve.padding
-    added = F.conv2d(beside, other * scale, None, *how)
-    return activate(norm(F.conv2d(x, own, None, *how)) + added)
+    other = other * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
+    stride, padding = convolve.stride[0], convolve.kernel_size[0] // 2
+    added = F.conv2d(beside, other, None, stride, padding)
+    return activate(norm(F.conv2d(x, own, None, stride, padding)) + added)
 
 
 class FeaturePyramid(nn.Module):

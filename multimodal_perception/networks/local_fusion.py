@@ -173,12 +173,18 @@ class RefinementHead(nn.Module):
             ).reshape(tokens.shape)
         x = self.narrow(tokens).reshape(batch, rois, -1)
         x = self.trunk(torch.cat([x, proposals], -1))
+        sure, ends = self.measured(proposals, outlines)
+        return self.confidence(x) + sure, self.residual(x) + ends
+
+    def measured(self, proposals: Tensor, outlines: Tensor) -> tuple[Tensor, Tensor]:
+        """What reach and outline tell: added to confidence logits (..., classes) and residuals (..., 8)
+        of proposals (..., classes + 11) and outlines (..., OUTLINE)."""
         length, width, height = proposals[..., self.classes :][..., :3].exp().split(1, -1)
         along, across, up = proposals[..., self.classes + 5 :][..., :5].split((2, 2, 1), -1)
         metres = [length, width, height, along * length, across * width, up * height]
         told = torch.cat([proposals, *metres], -1)
         sure, ends = self.outline(torch.cat([told, outlines], -1)).split((self.classes, 8), -1)
-        return self.confidence(x) + sure, self.residual(x) + self.ends(told) + ends
+        return sure, self.ends(told) + ends
 
 
 def refined_boxes(proposals: Tensor, residuals: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
 from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
@@ -66,16 +67,18 @@ SUPPRESSED = 0.7
 class DetectorTraining:
     """One stage of training.
 
-    stage: which network. network: sizes and switches. data: augmentation; dropout: missing sensors.
-    loop: how long. segment_weight: of the images' auxiliary task. trunks: where the proposal network's
-    image trunks come from, imagenet or a segmentation model or detector (name or card). frozen_trunks:
-    they stay so and their features are stored beside the samples. repeat: share of frames that every
-    class is wanted in; frames with rarer ones are repeated. sampled: so many objects of each class are
-    pasted into every frame with a LiDAR, see ground_truth_sampling. calibration: of the gradients of
-    tasks and modalities, in the stage proposals.
+    stage: which network; measures: RefinementHead.measured alone. network: sizes and switches. data:
+    augmentation; dropout: missing sensors. loop: how long. segment_weight: of the images' auxiliary
+    task. trunks: where the proposal network's image trunks come from, imagenet or a segmentation model
+    or detector (name or card). frozen_trunks: they stay so and their features are stored beside the
+    samples. repeat: share of frames that every class is wanted in; frames with rarer ones are repeated.
+    sampled: so many objects of each class are pasted into every frame with a LiDAR, see
+    ground_truth_sampling. frozen: modules of the network that stay as they were begun with, their batch
+    norm too. looks: times that each frame is seen in the stage measures, where loop.batch counts
+    proposals. calibration: of the gradients of tasks and modalities, in the stage proposals.
     """
 
-    stage: Literal["proposals", "refinement"] = "proposals"
+    stage: Literal["proposals", "refinement", "measures"] = "proposals"
     network: DetectorConfig = field(default_factory=DetectorConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
@@ -85,6 +88,8 @@ class DetectorTraining:
     frozen_trunks: bool = True
     repeat: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
     sampled: dict[str, int] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    looks: int = field(default=1, metadata={"min": 1, "max": 1000})
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
 
     def __post_init__(self) -> None:
@@ -102,23 +107,24 @@ class DetectorTraining:
 
 
 def train_proposals(
-    config: DetectorTraining, data: Path, out: Path, start: Path | None = None
+    config: DetectorTraining, data: Path, out: Path, start: Sequence[Path] = ()
 ) -> ProposalNetwork:
-    """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit."""
+    """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit; of
+    what several have, the last one's."""
     torch.manual_seed(config.loop.seed)
     network = ProposalNetwork(config.network, trunks=False)
     trunks = trunks_of(config.trunks) if config.network.global_fusion else None
     if trunks is not None and not config.frozen_trunks:
         network.camera_trunk, network.infrared_trunk = trunks
-    if start is not None:
-        begin_from(network, start)
+    frozen = begin(network, config, start)
     calibration = None
     if config.calibration.any:
         calibration = GradientCalibration(config.calibration, branches_of(network))
-    frames = _frames(config, data, trunks)
+    frames = frames_of(config, data, trunks)
     loop = Loop(network, frames, collate, config.loop, out, calibration)
 
     def losses_of(module: nn.Module, batch: Batch) -> Losses:
+        frozen.eval()
         if calibration is not None and calibration.due(loop.step):
             calibration.measure(lambda names: masked_loss(module, batch, names))
         return proposal_losses(module, batch, config.segment_weight, calibration)
@@ -134,34 +140,62 @@ def train_proposals(
 
 
 def train_refinement(
-    config: DetectorTraining, data: Path, out: Path, proposals: Path, start: Path | None = None
+    config: DetectorTraining, data: Path, out: Path, proposals: Path, start: Sequence[Path] = ()
 ) -> RefinementNetwork:
     """Train the refinement on a trained proposal network (.safetensors), which stays as it is, its image
-    trunks too. start: weights (.safetensors) to begin from, as far as they fit."""
+    trunks too. start: as train_proposals has it."""
     torch.manual_seed(config.loop.seed)
-    first = ProposalNetwork(config.network)
-    load_weights(first, proposals)
-    first.eval().requires_grad_(False)
-    trunks = None
-    if config.network.global_fusion:
-        assert first.camera_trunk is not None and first.infrared_trunk is not None
-        trunks = first.camera_trunk, first.infrared_trunk
-        if config.frozen_trunks:
-            first.camera_trunk = first.infrared_trunk = None
-    frames = _frames(config, data, trunks)
+    first, trunks = read_proposals(config, proposals)
+    frames = frames_of(config, data, trunks)
     network = RefinementNetwork(config.network)
-    if start is not None:
-        begin_from(network, start)
+    frozen = begin(network, config, start)
     loop = Loop(network, frames, collate, config.loop, out)
     first.to(loop.device)
-    trained = loop.run(lambda n, b: refinement_losses(first, n, b))
+
+    def losses_of(module: nn.Module, batch: Batch) -> Losses:
+        frozen.eval()
+        return refinement_losses(first, module, batch)
+
+    trained = loop.run(losses_of)
     assert isinstance(trained, RefinementNetwork)
     if loop.rank == 0:
         save_weights(trained, out / "refinement.safetensors")
     return trained
 
 
-def _frames(
+def read_proposals(
+    config: DetectorTraining, weights: Path
+) -> tuple[ProposalNetwork, tuple[ImageTrunk, ImageTrunk] | None]:
+    """A trained proposal network, which stays as it is, and its image trunks, if it has any; not in it
+    where they are frozen and their features stored."""
+    first = ProposalNetwork(config.network)
+    load_weights(first, weights)
+    first.eval().requires_grad_(False)
+    if not config.network.global_fusion:
+        return first, None
+    assert first.camera_trunk is not None and first.infrared_trunk is not None
+    trunks = first.camera_trunk, first.infrared_trunk
+    if config.frozen_trunks:
+        first.camera_trunk = first.infrared_trunk = None
+    return first, trunks
+
+
+def begin(network: nn.Module, config: DetectorTraining, start: Sequence[Path]) -> nn.ModuleList:
+    """Give a network the weights that it begins with. Returns its modules that are not to be trained.
+
+    Raises UserError for a module to freeze that the network has not.
+    """
+    for path in start:
+        begin_from(network, path)
+    modules = dict(network.named_modules())
+    unknown = [name for name in config.frozen if name not in modules]
+    if unknown:
+        raise UserError(f"frozen: {type(network).__name__} has no module {unknown[0]!r}")
+    frozen = nn.ModuleList([modules[name] for name in config.frozen])
+    return frozen.requires_grad_(False)
+
+
+def frames_of(
     config: DetectorTraining, data: Path, trunks: tuple[ImageTrunk, ImageTrunk] | None
 ) -> DetectorData:
     """The training frames of a folder of samples, with the trunks' features where they are frozen."""
@@ -231,7 +265,7 @@ def proposal_losses(
     calibration: GradientCalibration | None = None,
 ) -> Losses:
     """Losses of the proposal network on a batch."""
-    tensors = _placed(network, batch[0])
+    tensors = _placed(_device_of(network), batch[0])
     assert isinstance(network, ProposalNetwork)
     atlases, segments = image_atlases(network, tensors)
     _, heat, code = network.maps(**map_inputs(tensors, atlases))
@@ -299,10 +333,35 @@ def image_atlases(
     return (atlases[0], atlases[1]), loss
 
 
-def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) -> Losses:
-    """Losses of the refinement on a batch, on proposals of the first network."""
-    tensors, items = _placed(network, batch[0]), batch[1]
-    assert isinstance(network, RefinementNetwork)
+@dataclass(frozen=True)
+class Refinable:
+    """Proposals of a batch as the refinement takes them, and what it should make of them.
+
+    maps: BEV map and atlases. proposals: (B, R, 7). said: the other inputs by the refinement's names.
+    matched: (B, R, 7) labels, proposals where there is none; found: (B, R), 1 where there is one;
+    judged: (B, R), see `judged`. items: the frames.
+    """
+
+    maps: tuple[Tensor, tuple[Tensor, Tensor]]
+    proposals: Tensor
+    said: dict[str, Tensor]
+    matched: Tensor
+    found: Tensor
+    judged: Tensor
+    items: Sequence[Item]
+
+    def confidences(self, residuals: Tensor) -> Tensor:
+        """What the confidences (B, R, classes) of boxes refined by residuals (B, R, 8) should be."""
+        refined = refined_boxes(self.proposals, residuals.detach().float()).cpu().numpy()
+        right = [
+            confidences(b, i.boxes, i.labels) for b, i in zip(refined, self.items, strict=True)
+        ]
+        return _stack(right, self.proposals)
+
+
+def refinable(first: ProposalNetwork, device: torch.device, batch: Batch) -> Refinable:
+    """What the refinement is trained on: proposals of the first network for a batch."""
+    tensors, items = _placed(device, batch[0]), batch[1]
     rng = np.random.default_rng(torch.initial_seed())  # the loop seeds each step
     with torch.no_grad():
         atlases, _ = image_atlases(first, tensors)
@@ -326,12 +385,33 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
         targets.append(target)
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
     goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
-    proposals = said.pop("boxes")
-    logits, residuals = network.logits(bev, atlases, said)
-    near, corner = residual_loss(proposals, residuals, goal["matched"], goal["found"])
-    refined = refined_boxes(proposals, residuals.detach().float()).cpu().numpy()
-    right = [confidences(b, i.boxes, i.labels) for b, i in zip(refined, items, strict=True)]
-    sure = confidence_loss(logits, _stack(right, bev), goal["judged"])
+    return Refinable((bev, atlases), said.pop("boxes"), said, items=items, **goal)
+
+
+def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) -> Losses:
+    """Losses of the refinement on a batch, on proposals of the first network."""
+    assert isinstance(network, RefinementNetwork)
+    made = refinable(first, _device_of(network), batch)
+    logits, residuals = network.logits(*made.maps, made.said)
+    return losses_of_refined(
+        logits, residuals, made.proposals, made.matched, made.found,
+        made.confidences(residuals), made.judged,
+    )  # fmt: skip
+
+
+def losses_of_refined(
+    logits: Tensor,
+    residuals: Tensor,
+    proposals: Tensor,
+    matched: Tensor,
+    found: Tensor,
+    right: Tensor,
+    judged: Tensor,
+) -> Losses:
+    """Losses of confidence logits (B, R, classes) against right ones and of residuals (B, R, 8); the
+    rest as Refinable has it."""
+    near, corner = residual_loss(proposals, residuals, matched, found)
+    sure = confidence_loss(logits, right, judged)
     return {"confidence": sure, "residual": near, "corner": corner, "total": sure + near + corner}
 
 
@@ -422,6 +502,9 @@ def _stack(arrays: Sequence[np.ndarray], like: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).to(like.device, torch.float32)
 
 
-def _placed(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    device = next(network.parameters()).device
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _placed(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.to(device, non_blocking=True) for n, t in tensors.items()}

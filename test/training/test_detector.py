@@ -61,6 +61,7 @@ from multimodal_perception.training.detector_data import (
     store_features,
 )
 from multimodal_perception.training.detector_export import export_detector
+from multimodal_perception.training.detector_measures import balanced, train_measures
 from multimodal_perception.training.loop import Loop, LoopConfig
 from multimodal_perception.training.samples import (
     SampleError,
@@ -115,6 +116,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def configured(stage: str, steps: int) -> DetectorTraining:
     loop = LoopConfig(steps=steps, batch=2, workers=0, save_every=2, precision="fp32")
+    if stage == "lidar":
+        alone = dataclasses.replace(SMALL, global_fusion=False)
+        return DetectorTraining("proposals", alone, loop=loop)
     return DetectorTraining(stage, SMALL, loop=loop)  # type: ignore[arg-type]
 
 
@@ -165,6 +169,57 @@ def test_from_samples_to_boxes(samples: Path, tmp_path: Path) -> None:
     for name in ("scores", "boxes", "bev"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
     assert isinstance(first, torch.nn.Module)
+
+
+def test_frozen_modules_stay_and_the_rest_is_trained(samples: Path, tmp_path: Path) -> None:
+    train_proposals(configured("proposals", 1), samples, tmp_path / "a")
+    train_proposals(configured("lidar", 1), samples, tmp_path / "b")
+    starts = [tmp_path / k / "proposals.safetensors" for k in "ab"]
+    frozen = ("encoder", "backbone", "neck", "head", "camera_neck")
+    config = dataclasses.replace(configured("proposals", 3), frozen=frozen)
+    train_proposals(config, samples, tmp_path / "p", starts)
+    images, lidar = (read_weights(s) for s in starts)
+    trained = read_weights(tmp_path / "p" / "proposals.safetensors")
+    for name, value in trained.items():
+        part = name.split(".")[0]
+        # What both starts have is the last one's, and running means of batch norms stand still.
+        before = lidar.get(name, images[name])
+        if part in frozen or "trunk" in part:
+            assert torch.equal(value, before), name
+        elif name == "camera_fusion.scale":
+            assert not torch.equal(value, before)
+    assert not torch.equal(images["head.heat.weight"], lidar["head.heat.weight"])
+
+
+def test_a_module_to_freeze_that_is_not_there(samples: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(configured("proposals", 1), frozen=("tail",))
+    with pytest.raises(UserError, match="frozen: ProposalNetwork has no module 'tail'"):
+        train_proposals(config, samples, tmp_path / "p")
+
+
+def test_measures_alone_are_trained_on_stored_proposals(samples: Path, tmp_path: Path) -> None:
+    train_proposals(configured("proposals", 2), samples, tmp_path / "p")
+    first = tmp_path / "p" / "proposals.safetensors"
+    train_refinement(configured("refinement", 1), samples, tmp_path / "r", first)
+    start = tmp_path / "r" / "refinement.safetensors"
+    config = configured("measures", 150)
+    loop = dataclasses.replace(config.loop, batch=64, save_every=1000)
+    config = dataclasses.replace(config, loop=loop, looks=2)
+    train_measures(config, samples, tmp_path / "m", first, [start])
+    before, after = read_weights(start), read_weights(tmp_path / "m" / "refinement.safetensors")
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "head.outline.2.weight" in changed
+    assert all(name.startswith(("head.ends.", "head.outline.")) for name in changed)
+    rows = (tmp_path / "m" / "curves.csv").read_text().split()
+    losses = [float(r.split(",")[2]) for r in rows if "loss/total" in r]
+    assert len(losses) == 150 and losses[-1] < 0.5 * losses[0]
+
+
+def test_rows_of_rare_classes_are_repeated() -> None:
+    classes = np.array([0] * 16 + [3] * 4 + [4, 0, 0])
+    found = np.arange(23) < 21
+    times = np.bincount(balanced(classes, found), minlength=23)
+    assert times.tolist() == [1] * 16 + [2] * 4 + [4, 1, 1]
 
 
 def test_trunks_of_a_segmentation_network_go_into_the_model(samples: Path, tmp_path: Path) -> None:

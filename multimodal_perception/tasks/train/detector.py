@@ -15,8 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of samples")
     parser.add_argument("--config", type=Path, required=True, help="config/training/*.yaml")
     parser.add_argument("--out", type=Path, required=True, help="folder; a run in it goes on")
-    parser.add_argument("--start", type=Path, help="weights to begin from")
-    parser.add_argument("--proposals", type=Path, help="refinement: the trained proposal network")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="weights to begin from; the last one's win",
+    )
+    parser.add_argument(
+        "--proposals", type=Path, help="refinement, measures: the trained proposal network"
+    )
     parser.add_argument("--threads", type=int, help="of each operation on the CPU")
 
 
@@ -29,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         train_proposals,
         train_refinement,
     )
+    from multimodal_perception.training.detector_measures import train_measures
 
     config = load(DetectorTraining, args.config)
     if args.threads is not None:
@@ -40,8 +49,13 @@ def run(args: argparse.Namespace) -> int:
         network = train_proposals(config, args.data, args.out, args.start)
     else:
         if args.proposals is None:
-            raise UserError("the stage refinement needs --proposals")
-        network = train_refinement(config, args.data, args.out, args.proposals, args.start)
+            raise UserError(f"the stage {config.stage} needs --proposals")
+        if config.stage == "measures" and not args.start:
+            raise UserError(
+                "the stage measures needs --start: the refinement that is trained so far"
+            )
+        train = train_refinement if config.stage == "refinement" else train_measures
+        network = train(config, args.data, args.out, args.proposals, args.start)
     if int(os.environ.get("RANK", "0")):  # under torchrun the first one tells
         return 0
     size = sum(p.numel() for p in network.parameters())

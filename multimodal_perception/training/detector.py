@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -333,6 +333,22 @@ def image_atlases(
     return (atlases[0], atlases[1]), loss
 
 
+Guess = Callable[[Item, np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which proposals of a training frame are refined.
+
+    count: so many. suppressed: those that overlap more from above (IoU) are one. guess: boxes (G, 7),
+    scores (G,) and labels (G,) to choose from beside the network's own.
+    """
+
+    count: int = REFINED
+    suppressed: float = SUPPRESSED
+    guess: Guess | None = None
+
+
 @dataclass(frozen=True)
 class Refinable:
     """Proposals of a batch as the refinement takes them, and what it should make of them.
@@ -359,7 +375,9 @@ class Refinable:
         return _stack(right, self.proposals)
 
 
-def refinable(first: ProposalNetwork, device: torch.device, batch: Batch) -> Refinable:
+def refinable(
+    first: ProposalNetwork, device: torch.device, batch: Batch, choice: Choice = Choice()
+) -> Refinable:
     """What the refinement is trained on: proposals of the first network for a batch."""
     tensors, items = _placed(device, batch[0]), batch[1]
     rng = np.random.default_rng(torch.initial_seed())  # the loop seeds each step
@@ -373,8 +391,12 @@ def refinable(first: ProposalNetwork, device: torch.device, batch: Batch) -> Ref
         atlases = _no_atlases(first.config, bev)
     inputs, targets = [], []
     for k, item in enumerate(items):
-        chosen = choose_proposals(boxes[k], scores[k], item.boxes, item.labels, rng)
-        pick = (boxes[k][chosen], scores[k][chosen], labels[k][chosen].astype(np.int64))
+        pool = boxes[k], scores[k], labels[k].astype(np.int64)
+        if choice.guess is not None:
+            guessed = choice.guess(item, rng)
+            pool = tuple(np.concatenate(both) for both in zip(pool, guessed, strict=True))
+        chosen = choose_proposals(*pool[:2], item.boxes, item.labels, rng, choice)
+        pick = tuple(values[chosen] for values in pool)
         index = PointIndex.of(item.points, first.config.pillars.extent)
         extent = first.config.pillars.extent
         inputs.append(
@@ -433,22 +455,23 @@ def choose_proposals(
     labelled: np.ndarray,
     labels: np.ndarray,
     rng: np.random.Generator,
+    choice: Choice = Choice(),
 ) -> np.ndarray:
     """Which proposals of a frame to refine in training: those that suppression leaves, half of them
     on objects where there are enough, rare classes more often; repeated where there are too few."""
-    kept = non_maximum_suppression(boxes, scores, SUPPRESSED)
+    kept = non_maximum_suppression(boxes, scores, choice.suppressed)
     best, found = match(boxes[kept], labelled)
     on, off = kept[found], kept[~found]
     if len(on):
         classes = labels[best[found]]
         share = np.bincount(classes)[classes] ** -0.5
-        count = min(REFINED // 2, len(on))
+        count = min(choice.count // 2, len(on))
         on = rng.choice(on, count, replace=False, p=share / share.sum())
     # The surest mistakes teach the most; some of the rest as well.
-    sure = off[: (REFINED - len(on)) * 2 // 3]
-    rest = rng.permutation(off[len(sure) :])[: REFINED - len(on) - len(sure)]
+    sure = off[: (choice.count - len(on)) * 2 // 3]
+    rest = rng.permutation(off[len(sure) :])[: choice.count - len(on) - len(sure)]
     chosen = np.concatenate([on, sure, rest])
-    return np.resize(chosen, REFINED)
+    return np.resize(chosen, choice.count)
 
 
 def match(proposals: np.ndarray, boxes: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -25,6 +25,7 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import inside, points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
+from multimodal_perception.preprocess.detector_inputs import Views
 from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.rig import OPTICAL
 from multimodal_perception.runtime.card import Training, load_card
@@ -55,13 +56,14 @@ from multimodal_perception.training.detector import (
 )
 from multimodal_perception.training.detector_data import (
     DetectorData,
+    Item,
     collate,
     feature_path,
     repeated,
     store_features,
 )
 from multimodal_perception.training.detector_export import export_detector
-from multimodal_perception.training.detector_measures import balanced, train_measures
+from multimodal_perception.training.detector_measures import guesses, train_measures
 from multimodal_perception.training.loop import Loop, LoopConfig
 from multimodal_perception.training.samples import (
     SampleError,
@@ -215,11 +217,30 @@ def test_measures_alone_are_trained_on_stored_proposals(samples: Path, tmp_path:
     assert len(losses) == 150 and losses[-1] < 0.5 * losses[0]
 
 
-def test_rows_of_rare_classes_are_repeated() -> None:
-    classes = np.array([0] * 16 + [3] * 4 + [4, 0, 0])
-    found = np.arange(23) < 21
-    times = np.bincount(balanced(classes, found), minlength=23)
-    assert times.tolist() == [1] * 16 + [2] * 4 + [4, 1, 1]
+def test_guesses_keep_the_near_end() -> None:
+    labels = np.array([0, 3, 2, 4])
+    boxes = np.array(
+        [
+            [5, 0, 1, 4, 2, 1.5, 0],
+            [20, 1, 1.5, 12, 2.5, 3, 0],
+            [-30, 9, 1.6, 7, 2.3, 3, 3.1],
+            [8] * 7,
+        ],
+        np.float32,
+    )
+    nothing = np.zeros((0, 4), np.float32)
+    item = Item({}, nothing, boxes, labels, None, Views([], [], (8, 8), (8, 8)), None)
+    many = [guesses(item, np.random.default_rng(k)) for k in range(50)]
+    guessed, scores, classes = (np.concatenate(parts) for parts in zip(*many, strict=True))
+    assert set(classes) == {2, 3} and ((scores > 0) & (scores < 1)).all()
+    bus = guessed[classes == 3]
+    near, far = bus[:, 0] - bus[:, 3] / 2, bus[:, 0] + bus[:, 3] / 2
+    assert abs(near.mean() - 14.0) < 0.05 and 0.15 < near.std() < 0.25
+    assert abs(np.median(far) - 26.0) < 0.3 and far.std() > 1.0
+    truck = guessed[classes == 2]  # it looks away, and stands behind: its rear is the near end
+    assert abs((truck[:, 0] + truck[:, 3] / 2).mean() + 26.5) < 0.05
+    few = dataclasses.replace(item, boxes=boxes[:1], labels=labels[:1])
+    assert [len(v) for v in guesses(few, np.random.default_rng(0))] == [0, 0, 0]
 
 
 def test_trunks_of_a_segmentation_network_go_into_the_model(samples: Path, tmp_path: Path) -> None:

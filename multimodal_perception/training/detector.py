@@ -391,12 +391,12 @@ def refinable(
         atlases = _no_atlases(first.config, bev)
     inputs, targets = [], []
     for k, item in enumerate(items):
-        pool = boxes[k], scores[k], labels[k].astype(np.int64)
+        pool = [boxes[k], scores[k], labels[k].astype(np.int64)]
         if choice.guess is not None:
             guessed = choice.guess(item, rng)
-            pool = tuple(np.concatenate(both) for both in zip(pool, guessed, strict=True))
-        chosen = choose_proposals(*pool[:2], item.boxes, item.labels, rng, choice)
-        pick = tuple(values[chosen] for values in pool)
+            pool = [np.concatenate(both) for both in zip(pool, guessed, strict=True)]
+        chosen = choose_proposals(pool[0], pool[1], item.boxes, item.labels, rng, choice)
+        pick = [values[chosen] for values in pool]
         index = PointIndex.of(item.points, first.config.pillars.extent)
         extent = first.config.pillars.extent
         inputs.append(

@@ -396,14 +396,16 @@ def refinable(
             guessed = choice.guess(item, rng)
             pool = [np.concatenate(both) for both in zip(pool, guessed, strict=True)]
         chosen = choose_proposals(pool[0], pool[1], item.boxes, item.labels, rng, choice)
-        pick = [values[chosen] for values in pool]
+        own, sure, kinds = (values[chosen] for values in pool)
         index = PointIndex.of(item.points, first.config.pillars.extent)
         extent = first.config.pillars.extent
         inputs.append(
-            refinement_inputs(*pick, len(CLASSES), index, item.views, extent, item.base_from_grid)
+            refinement_inputs(
+                own, sure, kinds, len(CLASSES), index, item.views, extent, item.base_from_grid
+            )
         )
-        target = refinement_targets(pick[0], item.boxes)
-        target["judged"] = judged(pick[0], target["found"], item.labelled, extent)
+        target = refinement_targets(own, item.boxes)
+        target["judged"] = judged(own, target["found"], item.labelled, extent)
         targets.append(target)
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
     goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}

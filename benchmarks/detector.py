@@ -82,40 +82,48 @@ def frames_of(root: Path | None) -> tuple[str, list[SensorFrame]]:
 
 
 class Watched:
-    """An engine whose last run's begin and end are known."""
+    """An engine whose last run's begin and end are known, and how long all runs took together."""
 
     def __init__(self, engine: Network) -> None:
-        self.engine, self.inputs = engine, engine.inputs
-        self.begin = self.end = 0.0
+        self.engine, self.inputs, self.device = engine, engine.inputs, engine.device
+        self.begin = self.end = self.took = 0.0
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         self.begin = time.perf_counter()
         results = self.engine.run(arrays)
         self.end = time.perf_counter()
+        self.took += self.end - self.begin
         return results
 
 
 def our_step(model: str, engine: EngineName, threads: int) -> Step:
-    """One frame through the detector: before, between and after the networks, and these."""
+    """One frame through the detector: before (images' networks apart), between and after the networks,
+    and these."""
     config = RuntimeConfig(order=(engine,), device="cpu", threads=threads)
     detector = FusionDetector(FusionConfig(model), config)
     detector.proposals = first = Watched(detector.proposals)
     second = None if detector.refinement is None else Watched(detector.refinement)
     detector.refinement = second
+    images = {kind: Watched(network) for kind, network in detector.images.items()}
+    detector.images.update(images)
 
     def step(frame: SensorFrame) -> dict[str, float]:
+        for network in images.values():
+            network.took = 0.0
         start = time.perf_counter()
         detector.detect(frame, ground_cloud(frame))
         end = time.perf_counter()
         last = first if second is None else second
+        seen = sum(network.took for network in images.values())
         parts = {
-            "before": first.begin - start,
+            "before": first.begin - start - seen,
+            "images": seen,
             "proposals": first.end - first.begin,
             "between": last.begin - first.end if second is not None else 0.0,
             "refinement": last.end - last.begin if second is not None else 0.0,
             "after": end - last.end,
         }
-        if detector.counts["geometric_instead"]:
+        if detector.failures:
             raise UserError(f"bench detector: {engine} could not run a frame")
         return parts
 

@@ -16,8 +16,9 @@ from multimodal_perception.configuration import UserError, build
 from multimodal_perception.detection.geometric import GeometricDetector
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
-from multimodal_perception.networks.detector_config import DetectorConfig
+from multimodal_perception.networks.detector_config import IMAGE_KINDS, DetectorConfig
 from multimodal_perception.preprocess.detector_inputs import (
+    CELL_PIXELS,
     FrameImages,
     Views,
     echo_rows,
@@ -25,6 +26,7 @@ from multimodal_perception.preprocess.detector_inputs import (
     refinement_inputs,
 )
 from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.preprocess.projection import ImageView
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays, EngineError
@@ -32,7 +34,7 @@ from multimodal_perception.runtime.opening import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 log = logging.getLogger(__name__)
-PROPOSALS, REFINEMENT = "detector_proposals", "detector_refinement"
+IMAGE, PROPOSALS, REFINEMENT = "detector_image", "detector_proposals", "detector_refinement"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class FusionConfig:
 
 
 class Network(Protocol):
-    """What runs one of the two networks: arrays by name in, arrays by name out. Raises EngineError."""
+    """What runs one of the networks: arrays by name in, arrays by name out. Raises EngineError."""
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
@@ -65,10 +67,11 @@ class Network(Protocol):
 
 
 class FusionDetector:
-    """Proposals, suppression, refinement, suppression.
+    """Features of the images that are there, proposals, suppression, refinement, suppression.
 
-    When no engine can run a frame, the geometric detector does. proposals, refinement: what runs the
-    networks; the latter None where there is none. counts: what happened, by reason.
+    When no engine can run a frame, the geometric detector does. images, by kind, proposals, refinement:
+    what runs the networks; the first empty, the last None where there is none. counts: what happened, by
+    reason.
     """
 
     name = "fusion"
@@ -85,15 +88,23 @@ class FusionDetector:
         self.network = network_of(card, PROPOSALS)
         self._labels = _labels_of(card)
         self.proposals: Network = open_model(card, runtime)
+        self.images: dict[str, Network] = {
+            kind: open_model(its, runtime) for kind, its in _images_of(card, self.network).items()
+        }
         self.refinement: Network | None = None
         second = _refinement_of(card, self.config.refinement)
         if second is not None:
             self.network = _joined(self.network, network_of(second, REFINEMENT), second, card)
             self.refinement = open_model(second, runtime)
         n = self.network
-        self._images = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
+        self._frames = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
         self._fallback = fallback or GeometricDetector()
         self.counts: Counter[str] = Counter()
+
+    @property
+    def failures(self) -> int:
+        """Frames and images so far that no engine could run."""
+        return self.counts["geometric_instead"] + self.counts["images_left_out"]
 
     def detect(self, frame: SensorFrame, cloud: Cloud, seeds: Boxes3D | None = None) -> Boxes3D:
         """Boxes in base_link at the frame's stamp, best score first.
@@ -101,12 +112,12 @@ class FusionDetector:
         seeds: proposals of another detector in base_link, which count only where FusionConfig.seeds
         says so and there is a refinement to judge them.
         """
-        views, pixels = self._images.of(frame)
+        views, atlases = self._seen(*self._frames.of(frame))
         if not len(cloud.points) and not views.any:
             self.counts["nothing_that_sees"] += 1
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
         try:
-            boxes, scores, labels = self._found(frame, cloud, views, pixels, seeds)
+            boxes, scores, labels = self._found(frame, cloud, views, atlases, seeds)
         except EngineError as error:
             self.counts["geometric_instead"] += 1
             log.warning("fusion detector: %s; the geometric detector takes this frame", error)
@@ -127,7 +138,7 @@ class FusionDetector:
         frame: SensorFrame,
         cloud: Cloud,
         views: Views,
-        pixels: dict[str, NDArray],
+        atlases: dict[str, NDArray[np.float32]],
         seeds: Boxes3D | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         """Boxes (N, 7), scores (N,) and labels (N,) of the network. Raises EngineError."""
@@ -136,7 +147,7 @@ class FusionDetector:
             cloud.points, views, echo_rows(frame), n.pillars, exchange=n.exchange
         )
         self.counts["pillars_left_out"] += overflow
-        inputs = {name: values[None] for name, values in arrays.items()} | pixels
+        inputs = {name: values[None] for name, values in arrays.items()} | atlases
         out = self.proposals.run({k: inputs[k] for k in self.proposals.inputs})
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
         if self.refinement is None:
@@ -155,8 +166,8 @@ class FusionDetector:
             views,
             n.pillars.extent,
         )
-        maps = {k: out[k] for k in ("bev", "camera_atlas", "infrared_atlas")}
-        inputs = {name: values[None] for name, values in roi.items()} | maps
+        inputs = {name: values[None] for name, values in roi.items()} | atlases
+        inputs["bev"] = out["bev"]
         refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
         count = len(kept)
         # Both networks have a say (Yin et al. 2021, section 4.2): the first one's peak, the second one's
@@ -171,6 +182,31 @@ class FusionDetector:
             np.concatenate([sure, scores[rest] ** UNREFINED]).astype(np.float32),
             np.concatenate([classes, labels[rest]]),
         )
+
+    def _seen(
+        self, views: Views, pixels: dict[str, NDArray]
+    ) -> tuple[Views, dict[str, NDArray[np.float32]]]:
+        """Views of the images whose features are known, and these, by kind one below the other; zeros
+        where there is no image. An image that no engine could run is as good as missing."""
+        known: dict[str, list[ImageView | None]] = {}
+        atlases = {}
+        for kind, seen in (("camera", views.cameras), ("infrared", views.infrareds)):
+            height, width = (n // CELL_PIXELS for n in pixels[f"{kind}s"].shape[1:3])
+            atlas = np.zeros((1, self.network.channels, len(seen), height, width), np.float32)
+            known[kind] = [None] * len(seen)
+            for k, view in enumerate(seen):
+                if view is None or kind not in self.images:
+                    continue
+                try:
+                    run = self.images[kind].run({"pixels": pixels[f"{kind}s"][k : k + 1]})
+                except EngineError as error:
+                    self.counts["images_left_out"] += 1
+                    log.warning("fusion detector: %s; goes on without the image", error)
+                    continue
+                atlas[:, :, k], known[kind][k] = run["features"], view
+            atlases[f"{kind}_atlas"] = atlas.reshape(1, self.network.channels, -1, width)
+        views = dataclasses.replace(views, cameras=known["camera"], infrareds=known["infrared"])
+        return views, atlases
 
     def _with_seeds(
         self,
@@ -219,8 +255,21 @@ def _refinement_of(card: ModelCard, named: str) -> ModelCard | None:
     beside = str(card.settings.get("refinement", ""))
     if not beside:
         return None
-    assert card.path is not None
-    return load_card(card.path.parent.parent / beside)
+    return card.beside(beside)
+
+
+def _images_of(card: ModelCard, network: DetectorConfig) -> dict[str, ModelCard]:
+    """The cards of the image networks that a proposal network needs, by kind. Raises UserError."""
+    if not network.global_fusion:
+        return {}
+    named = card.named("images")
+    if sorted(named) != sorted(IMAGE_KINDS):
+        raise UserError(f"{card.source}: settings.images: needed: {', '.join(IMAGE_KINDS)}")
+    cards = {kind: card.beside(name) for kind, name in named.items()}
+    for kind, its in cards.items():
+        if network_of(its, IMAGE) != network or its.settings.get("image") != kind:
+            raise UserError(f"{its.source}: settings: not those of {card.source}")
+    return cards
 
 
 def _joined(

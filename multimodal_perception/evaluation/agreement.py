@@ -69,6 +69,8 @@ class BothEngines:
         if "labels" in said:
             found = [tuple(r[k][0] for k in ("boxes", "scores", "labels")) for r in (said, other)]
             compare_found(found[0], found[1], LEAST_SCORE, self.agreement)
+        elif "features" in said:
+            self.agreement.note("features", relative(said["features"], other["features"], 1.0))
         else:
             self.agreement.compared += said["refined"].shape[1]
             for name, floor in (("confidences", SCORE_FLOOR), ("refined", 1.0)):
@@ -112,13 +114,15 @@ def compare_engines(
     """Run the detector on frames by both engines. Raises UserError where one of them does not work."""
     first, second = (_detector(model, name) for name in engines)
     agreement = Agreement()
+    for kind, network in first.images.items():
+        first.images[kind] = BothEngines(network, second.images[kind], agreement)
     first.proposals = BothEngines(first.proposals, second.proposals, agreement)
     if first.refinement is not None and second.refinement is not None:
         first.refinement = BothEngines(first.refinement, second.refinement, agreement)
     for frame in frames:
         first.detect(frame, ground_cloud(frame))
-    if first.counts["geometric_instead"]:
-        raise UserError(f"{model}: {first.counts['geometric_instead']} frames could not be run")
+    if first.failures:
+        raise UserError(f"{model}: {first.failures} frames or images could not be run")
     return agreement
 
 
@@ -179,7 +183,7 @@ def compare_with_golden(model: str, engine: EngineName, path: Path) -> Agreement
 def _told(model: str, engine: EngineName) -> list[Boxes3D]:
     detector = _detector(model, engine)
     told = [detector.detect(frame, ground_cloud(frame)) for frame in golden_frames()]
-    if detector.counts["geometric_instead"]:
+    if detector.failures:
         raise UserError(f"{model}: {engine} could not run a frame")
     return told
 
@@ -190,10 +194,8 @@ def _detector(model: str, engine: EngineName) -> FusionDetector:
 
 
 def _hash(model: str) -> str:
-    """Of both networks' ONNX."""
+    """Of all networks' ONNX."""
     card = load_card(model)
-    hashes = [card.onnx]
-    beside = str(card.settings.get("refinement", ""))
-    if beside and card.path is not None:
-        hashes.append(load_card(card.path.parent.parent / beside).onnx)
-    return " ".join(h.sha256 for h in hashes if h is not None)
+    others = [*card.named("images").values(), str(card.settings.get("refinement", ""))]
+    cards = [card, *(card.beside(name) for name in others if name)]
+    return " ".join(c.onnx.sha256 for c in cards if c.onnx is not None)

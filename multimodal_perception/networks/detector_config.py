@@ -9,11 +9,13 @@ from multimodal_perception.preprocess.pillars import PillarConfig
 
 CLASSES = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
 ULTRASONIC_CHANNELS = 2
+# Images of one kind share a network and an atlas.
+IMAGE_KINDS = ("camera", "infrared")
 
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Sizes and switches of both networks.
+    """Sizes and switches of the networks.
 
     pillars: grid. cameras, infrareds: places for images; a frame may fill fewer. camera_size,
     infrared_size: height and width, pixels. channels: of pillars and images. widths, depths: of the

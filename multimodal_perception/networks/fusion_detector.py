@@ -1,54 +1,80 @@
 """The local-to-global fusion detector after LoGoNet (Li et al. 2023), for any subset of sensors.
 
-Two networks of static shapes. The proposal network: pillars, Global Fusion with cameras and thermal
-images, ultrasonic channels, BEV backbone, centre heads. The refinement network: Local Fusion and Feature
-Dynamic Aggregation in each proposal. What lies between them (suppression, the points in each proposal,
-exact projection into each camera) depends on numbers that only the first one tells.
+Networks of static shapes. The image networks, one for cameras and one for thermal images: an image to
+its features, for the images that are there alone. The proposal network: pillars, Global Fusion with the
+images' features, ultrasonic channels, BEV backbone, centre heads. The refinement network: Local Fusion
+and Feature Dynamic Aggregation in each proposal. What lies between the last two (suppression, the points
+in each proposal, exact projection into each camera) depends on numbers that only the first one tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from multimodal_perception.configuration import build
+from multimodal_perception.configuration import UserError, build
 from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
 from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
 from multimodal_perception.networks.deep_interaction import ImageExchange
 from multimodal_perception.networks.detector_config import (
     CLASSES,
+    IMAGE_KINDS,
     ULTRASONIC_CHANNELS,
     DetectorConfig,
 )
 from multimodal_perception.networks.global_fusion import GlobalFusion
-from multimodal_perception.networks.image_encoder import ImageNeck, ImageTrunk, atlas_of
+from multimodal_perception.networks.image_encoder import ImageNeck, ImageNetwork, ImageTrunk
 from multimodal_perception.networks.local_fusion import RefinementHead, refined_boxes
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
-from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
 
 # Share of the highest score about a cell that makes it a peak, by class.
 PEAKS = [0.5 if name == "pedestrian" else 1.0 for name in CLASSES]
 
 
+class Images(NamedTuple):
+    """Images of one kind as pillars look into them, see ProposalNetwork.forward."""
+
+    atlas: Tensor
+    places: Tensor
+    seen: Tensor
+    rays: Tensor | None = None
+
+    @staticmethod
+    def of(
+        atlas: Tensor | None, places: Tensor | None, seen: Tensor | None, rays: Tensor | None
+    ) -> Images:
+        """Of inputs that a network without images would not have."""
+        assert atlas is not None and places is not None and seen is not None
+        return Images(atlas, places, seen, rays)
+
+
 class ProposalNetwork(nn.Module):
-    """Pillars, images and echoes to proposals and the maps that the refinement looks into."""
+    """Pillars, images' features and echoes to proposals and the BEV map that the refinement looks into.
+
+    Trained together with the image networks' necks, and trunks where they are not frozen.
+    """
 
     def __init__(
-        self, config: DetectorConfig, pretrained: bool = True, trunks: bool = True
+        self,
+        config: DetectorConfig,
+        pretrained: bool = True,
+        trunks: bool = True,
+        necks: bool = True,
     ) -> None:
-        """trunks: whether images come as pixels; without, as the trunks' stored features."""
+        """trunks, necks: whether it holds these parts of the image networks, to train them or because
+        weights of the whole are read. pretrained: ImageNet's weights for the trunks."""
         super().__init__()
         self.config = c = config
         self.encoder = PillarEncoder(PILLAR_CHANNELS, c.channels)
         if c.global_fusion:
             self.camera_trunk = ImageTrunk(3, pretrained) if trunks else None
             self.infrared_trunk = ImageTrunk(1, pretrained) if trunks else None
-            self.camera_neck = ImageNeck(c.channels, c.segments)
-            self.infrared_neck = ImageNeck(c.channels, c.segments)
+            self.camera_neck = ImageNeck(c.channels, c.segments) if necks else None
+            self.infrared_neck = ImageNeck(c.channels, c.segments) if necks else None
             self.camera_fusion = GlobalFusion(c.channels, c.channels)
             self.infrared_fusion = GlobalFusion(c.channels, c.channels)
         if c.exchange:
@@ -64,29 +90,24 @@ class ProposalNetwork(nn.Module):
         pillars: Tensor,
         cells: Tensor,
         ultrasonic: Tensor,
-        cameras: Tensor | None,
-        camera_places: Tensor,
-        camera_seen: Tensor,
-        infrareds: Tensor | None,
-        infrared_places: Tensor,
-        infrared_seen: Tensor,
-        camera_rays: Tensor | None = None,
-        infrared_rays: Tensor | None = None,
+        camera: Images | None = None,
+        infrared: Images | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """BEV map, heat logits and codes; cameras and infrareds are atlases of necks' maps."""
+        """BEV map, heat logits and codes. camera, infrared: None without global_fusion."""
         c = self.config
         x = self.encoder(pillars)
         if c.global_fusion:
-            assert cameras is not None and infrareds is not None
+            assert camera is not None and infrared is not None
+            cameras, infrareds = camera.atlas, infrared.atlas
             if c.exchange:
-                assert camera_rays is not None and infrared_rays is not None
+                assert camera.rays is not None and infrared.rays is not None
                 seen = x.new_ones(*x.shape[:2], 1)
                 both = scatter_to_canvas(torch.cat([x, seen], -1), cells, c.pillars.size)
                 plane = both[:, :-1], both[:, -1:]
-                cameras = self.camera_exchange(cameras, *plane, camera_rays, c.cameras)
-                infrareds = self.infrared_exchange(infrareds, *plane, infrared_rays, c.infrareds)
-            x = self.camera_fusion(x, cameras, camera_places, camera_seen, c.cameras)
-            x = self.infrared_fusion(x, infrareds, infrared_places, infrared_seen, c.infrareds)
+                cameras = self.camera_exchange(cameras, *plane, camera.rays, c.cameras)
+                infrareds = self.infrared_exchange(infrareds, *plane, infrared.rays, c.infrareds)
+            x = self.camera_fusion(x, cameras, camera.places, camera.seen, c.cameras)
+            x = self.infrared_fusion(x, infrareds, infrared.places, infrared.seen, c.infrareds)
         canvas = scatter_to_canvas(x, cells, c.pillars.size)
         bev = self.neck(self.backbone(canvas, ultrasonic.to(canvas.dtype)))
         heat, code = self.head(bev)
@@ -97,46 +118,29 @@ class ProposalNetwork(nn.Module):
         pillars: Tensor,
         cells: Tensor,
         ultrasonic: Tensor,
-        cameras: Tensor,
-        camera_places: Tensor,
-        camera_seen: Tensor,
-        infrareds: Tensor,
-        infrared_places: Tensor,
-        infrared_seen: Tensor,
+        camera_atlas: Tensor | None = None,
+        camera_places: Tensor | None = None,
+        camera_seen: Tensor | None = None,
+        infrared_atlas: Tensor | None = None,
+        infrared_places: Tensor | None = None,
+        infrared_seen: Tensor | None = None,
         camera_rays: Tensor | None = None,
         infrared_rays: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
-        """One frame, as it is exported.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One frame, as it is exported; without global_fusion, of the first three alone.
 
-        pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; cameras
-        (N, H, W, 3) uint8; *_places (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32,
-        0 or 1; infrareds (N, H, W) uint8; with `exchange`, *_rays (1, N * H/4 * W/4, D, 2), -1 to 1 in
-        the BEV. Returns scores (1, R), labels (1, R) int64, boxes
-        (1, R, 7), the BEV map (1, C, S/2, S/2), and the atlases of cameras and infrareds.
+        pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; *_atlas
+        (1, C, N * H/4, W/4) float32, the image networks' features one below the other; *_places
+        (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32, 0 or 1; with `exchange`, *_rays
+        (1, N * H/4 * W/4, D, 2), -1 to 1 in the BEV. Returns scores (1, R), labels (1, R) int64, boxes
+        (1, R, 7) and the BEV map (1, C, S/2, S/2).
         """
-        atlases = self.atlases(cameras, infrareds)
-        bev, heat, code = self.maps(
-            pillars, cells, ultrasonic, atlases[0], camera_places, camera_seen, atlases[1],
-            infrared_places, infrared_seen, camera_rays, infrared_rays,
-        )  # fmt: skip
-        scores, labels, boxes = self.proposals(heat, code)
-        return scores, labels, boxes, bev, *atlases
-
-    def atlases(self, cameras: Tensor, infrareds: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of all images of one frame, one below the other."""
-        if not self.config.global_fusion:
-            return self._empty(cameras), self._empty(infrareds)
-        assert self.camera_trunk is not None and self.infrared_trunk is not None
-        seen = self.camera_neck(*self.camera_trunk(cameras))
-        felt = self.infrared_neck(*self.infrared_trunk(infrareds))
-        return atlas_of(seen, 1), atlas_of(felt, 1)
-
-    def _empty(self, images: Tensor) -> Tensor:
-        """The atlas of a network that takes no images."""
-        count, height, width = images.shape[:3]
-        return torch.zeros(
-            1, self.config.channels, count * (height // CELL_PIXELS), width // CELL_PIXELS
-        )
+        camera = infrared = None
+        if self.config.global_fusion:
+            camera = Images.of(camera_atlas, camera_places, camera_seen, camera_rays)
+            infrared = Images.of(infrared_atlas, infrared_places, infrared_seen, infrared_rays)
+        bev, heat, code = self.maps(pillars, cells, ultrasonic, camera, infrared)
+        return *self.proposals(heat, code), bev
 
     def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B, R), labels (B, R) and boxes (B, R, 7) of the best centres."""
@@ -212,7 +216,15 @@ class RefinementNetwork(nn.Module):
 
 def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:
     """The proposal network that a model card's settings mean, without weights."""
-    return ProposalNetwork(_config(settings), pretrained=False)
+    return ProposalNetwork(_config(settings), trunks=False, necks=False)
+
+
+def build_image(settings: Mapping[str, Any]) -> ImageNetwork:
+    """The image network that a model card's settings mean, without weights."""
+    c, kind = _config(settings), settings.get("image")
+    if kind not in IMAGE_KINDS:
+        raise UserError(f"model card: settings.image: allowed: {', '.join(IMAGE_KINDS)}")
+    return ImageNetwork(3 if kind == "camera" else 1, c.channels, c.segments, pretrained=False)
 
 
 def build_refinement(settings: Mapping[str, Any]) -> RefinementNetwork:

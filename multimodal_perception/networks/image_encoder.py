@@ -71,6 +71,21 @@ class ImageNeck(nn.Module):
         return F.interpolate(mixed, scale_factor=2.0, mode="nearest") + self.finest(finest)
 
 
+class ImageNetwork(nn.Module):
+    """An image to its features, as it is run: trunk and neck, without what only training needs."""
+
+    def __init__(
+        self, channels: int, features: int, segments: int, pretrained: bool = True
+    ) -> None:
+        super().__init__()
+        self.trunk = ImageTrunk(channels, pretrained)
+        self.neck = ImageNeck(features, segments)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(1, H, W, 3) or, thermal, (1, H, W) uint8 -> (1, C, H/4, W/4) float32."""
+        return self.neck(*self.trunk(pixels))
+
+
 def atlas_of(maps: Tensor, batch: int) -> Tensor:
     """Feature maps (B * images, C, h, w) one below the other: (B, C, images * h, w)."""
     _, channels, height, width = maps.shape

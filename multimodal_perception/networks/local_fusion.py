@@ -59,7 +59,8 @@ class LocalFusion(nn.Module):
 class DynamicAggregation(nn.Module):
     """Self-attention over a proposal's grid between globally and locally fused features (eq. 6 to 8).
 
-    Cells with nothing in them, by points or images, are not looked at.
+    Cells with nothing in them, by points or images, are not looked at. What it adds begins at nothing:
+    it can go on from what was trained without it.
     """
 
     def __init__(self, channels: int) -> None:
@@ -73,6 +74,7 @@ class DynamicAggregation(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels)
         )
+        nn.init.zeros_(self.norms[1].weight)  # type: ignore[arg-type]
 
     def forward(self, tokens: Tensor, grid: Tensor, told: Tensor) -> Tensor:
         """tokens (R, 216, C), grid (R, 216, 7), told (R, 216): 1 where something is -> (R, 216, C)."""
@@ -124,17 +126,19 @@ class RefinementHead(nn.Module):
         self.residual = nn.Linear(192, 8)
         nn.init.normal_(self.residual.weight, std=0.001)
         nn.init.zeros_(self.residual.bias)
-        # What the reach in metres tells of the box, from nothing on.
+        # What the reach in metres tells of the box, from nothing on. It knows what has been said so far:
+        # a length guessed is to be put right, one that was seen to be left.
+        told = proposal + 8 + classes + 8
         ends = nn.Linear(64, 8)
         nn.init.zeros_(ends.weight)
         nn.init.zeros_(ends.bias)
-        self.ends = nn.Sequential(nn.Linear(proposal + 8, 64), nn.ReLU(), ends)
+        self.ends = nn.Sequential(nn.Linear(told, 64), nn.ReLU(), ends)
         # Centimetres of the outline tell a bus of 9 m from one of 12: counts by cells say so to a layer
         # more sharply than lengths do. From nothing on as well.
         last = nn.Linear(128, classes + 8)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.outline = nn.Sequential(nn.Linear(proposal + 8 + OUTLINE, 128), nn.ReLU(), last)
+        self.outline = nn.Sequential(nn.Linear(told + OUTLINE, 128), nn.ReLU(), last)
 
     def forward(
         self,
@@ -173,18 +177,24 @@ class RefinementHead(nn.Module):
             ).reshape(tokens.shape)
         x = self.narrow(tokens).reshape(batch, rois, -1)
         x = self.trunk(torch.cat([x, proposals], -1))
-        sure, ends = self.measured(proposals, outlines)
-        return self.confidence(x) + sure, self.residual(x) + ends
+        logits, residuals = self.confidence(x), self.residual(x)
+        sure, ends = self.measured(proposals, outlines, logits.detach(), residuals.detach())
+        return logits + sure, residuals + ends
 
-    def measured(self, proposals: Tensor, outlines: Tensor) -> tuple[Tensor, Tensor]:
+    def measured(
+        self, proposals: Tensor, outlines: Tensor, logits: Tensor, residuals: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What reach and outline tell: added to confidence logits (..., classes) and residuals (..., 8)
         of proposals (..., classes + 11) and outlines (..., OUTLINE)."""
         length, width, height = proposals[..., self.classes :][..., :3].exp().split(1, -1)
         along, across, up = proposals[..., self.classes + 5 :][..., :5].split((2, 2, 1), -1)
         metres = [length, width, height, along * length, across * width, up * height]
         told = torch.cat([proposals, *metres], -1)
-        sure, ends = self.outline(torch.cat([told, outlines], -1)).split((self.classes, 8), -1)
-        return sure, self.ends(told) + ends
+        said = torch.cat([logits, residuals], -1)
+        sure, ends = self.outline(torch.cat([told, outlines, said], -1)).split(
+            (self.classes, 8), -1
+        )
+        return sure, self.ends(torch.cat([told, said], -1)) + ends
 
 
 def refined_boxes(proposals: Tensor, residuals: Tensor) -> Tensor:

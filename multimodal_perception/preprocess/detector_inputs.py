@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import inside
@@ -32,6 +33,7 @@ from multimodal_perception.preprocess.proposals import (
     PointIndex,
     proposal_grid,
 )
+from multimodal_perception.runtime.card import ModelCard
 
 Arrays = dict[str, NDArray]
 # Without LiDAR, cells up to so far are looked up in the images, at the height of a car's bonnet.
@@ -210,6 +212,21 @@ class FrameImages:
     def _view(frame: SensorFrame, name: str, size: tuple[int, int]) -> ImageView:
         model = fitted_model(frame.intrinsics[name], size)
         return ImageView(model, frame.reference_from_sensor(name))
+
+
+def image_inputs(card: ModelCard) -> Callable[[SensorFrame], Arrays]:
+    """What calibration feeds an image network of recorded frames. The callable may raise UserError."""
+    kind, (height, width) = str(card.settings.get("image")), card.inputs["pixels"].shape[1:3]
+    frames = FrameImages(1, 1, (height, width), (height, width))
+
+    def of(frame: SensorFrame) -> Arrays:
+        views, pixels = frames.of(frame)
+        seen = {"camera": views.cameras, "infrared": views.infrareds}.get(kind, ())
+        if not any(seen):
+            raise UserError(f"the frame has no {kind} image")
+        return {"pixels": pixels[f"{kind}s"]}
+
+    return of
 
 
 def _known(frame: SensorFrame, images: Mapping, most: int) -> list[tuple]:

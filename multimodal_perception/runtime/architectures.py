@@ -27,6 +27,10 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "twinlitenet": Architecture("multimodal_perception.networks.twinlitenet:build"),
+    "detector_image": Architecture(
+        "multimodal_perception.networks.fusion_detector:build_image",
+        "multimodal_perception.preprocess.detector_inputs:image_inputs",
+    ),
     "detector_proposals": Architecture(
         "multimodal_perception.networks.fusion_detector:build_proposals"
     ),

@@ -110,6 +110,21 @@ class ModelCard:
         """What names this card in messages."""
         return str(self.path) if self.path is not None else self.name
 
+    def named(self, setting: str) -> dict[str, str]:
+        """Other models by their part in this one, as settings[setting] names them."""
+        said = self.settings.get(setting, {})
+        if not isinstance(said, Mapping):
+            raise UserError(f"{self.source}: settings.{setting}: a model's name by each part")
+        return {str(part): str(name) for part, name in said.items()}
+
+    def beside(self, name: str) -> ModelCard:
+        """The card of the model of this name whose folder lies beside this one's. Raises UserError."""
+        if self.path is None or Path(name).name != name:
+            raise UserError(
+                f"{self.source}: {name!r}: must be the name of a folder beside the card's"
+            )
+        return load_card(self.path.parent.parent / name)
+
     def read_file(self, kind: Literal["onnx", "weights"]) -> bytes:
         """Bytes of the ONNX or the weights, their hash checked.
 

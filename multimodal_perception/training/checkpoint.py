@@ -15,7 +15,7 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.runtime.card import load_card
+from multimodal_perception.runtime.card import ModelCard, load_card
 
 
 class Stateful(Protocol):
@@ -92,15 +92,29 @@ def mean_of(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, by name. Raises UserError."""
+    """The tensors by name of a safetensors file or a model (name, folder or card). Raises UserError."""
+    if path.suffix == ".yaml" or path.is_dir() or not (path.suffix or path.exists()):
+        return weights_of(load_card(path))
     try:
         return load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not weights: {error}") from error
 
 
+def weights_of(card: ModelCard) -> dict[str, torch.Tensor]:
+    """The tensors of a model by name, a detector's with its image networks'. Raises UserError."""
+    parts = {"": card}
+    for kind, name in card.named("images").items():
+        parts[f"{kind}_"] = card.beside(name)
+    return {
+        prefix + name: tensor
+        for prefix, part in parts.items()
+        for name, tensor in load(part.read_file("weights")).items()
+    }
+
+
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Put weights of a safetensors file in place, every key accounted for. Raises UserError."""
+    """Put weights (as read_weights takes them) in place, every key accounted for. Raises UserError."""
     weights = read_weights(path)
     try:
         network.load_state_dict(weights, strict=True)
@@ -110,7 +124,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def begin_from(network: nn.Module, path: Path) -> None:
-    """Put what fits of a safetensors file's weights in place; the rest stays as it is.
+    """Put what fits of weights (as read_weights takes them) in place; the rest stays as it is.
 
     A linear layer that takes more inputs now keeps its weights; the new ones are zero. Raises UserError
     where nothing fits.
@@ -142,7 +156,7 @@ def read_streams(model: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
     """
     card = load_card(model)
     streams: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
-    for name, tensor in load(card.read_file("weights")).items():
+    for name, tensor in weights_of(card).items():
         for prefixes, stream in zip(STREAMS, streams, strict=True):
             for prefix in prefixes:
                 if name.startswith(prefix):

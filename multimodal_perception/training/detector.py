@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
-from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
-from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
+from multimodal_perception.networks.detector_config import CLASSES, IMAGE_KINDS, DetectorConfig
+from multimodal_perception.networks.fusion_detector import (
+    Images,
+    ProposalNetwork,
+    RefinementNetwork,
+)
 from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
 from multimodal_perception.networks.local_fusion import refined_boxes
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS, refinement_inputs
@@ -288,17 +292,11 @@ def proposal_losses(
 
 def map_inputs(tensors: dict[str, Tensor], atlases: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
     """What ProposalNetwork.maps takes, of a batch."""
-    names = ("camera_places", "camera_seen", "infrared_places", "infrared_seen")
-    cameras, infrareds = (None, None) if atlases is None else atlases
-    return {
-        "pillars": tensors["pillars"],
-        "cells": tensors["cells"],
-        "ultrasonic": tensors["ultrasonic"],
-        "cameras": cameras,
-        "infrareds": infrareds,
-        **{n: tensors[n] for n in names},
-        **{n: tensors[n] for n in ("camera_rays", "infrared_rays") if n in tensors},
-    }
+    inputs: dict[str, Any] = {n: tensors[n] for n in ("pillars", "cells", "ultrasonic")}
+    for kind, atlas in zip(IMAGE_KINDS, atlases or (), strict=bool(atlases)):
+        places, seen = tensors[f"{kind}_places"], tensors[f"{kind}_seen"]
+        inputs[kind] = Images(atlas, places, seen, tensors.get(f"{kind}_rays"))
+    return inputs
 
 
 def image_atlases(
@@ -316,6 +314,7 @@ def image_atlases(
         present = tensors[f"{kind}_present"]
         batch, count = present.shape
         segments = tensors[f"{kind}_segments"]
+        assert neck is not None
         maps = None
         if bool(present.any()):
             if trunk is None:
@@ -333,15 +332,16 @@ def image_atlases(
     return (atlases[0], atlases[1]), loss
 
 
-Guess = Callable[[Item, np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (N, 7), scores (N,), labels (N,)
+Guess = Callable[[Item, Found, np.random.Generator], Found]
 
 
 @dataclass(frozen=True)
 class Choice:
     """Which proposals of a training frame are refined.
 
-    count: so many. suppressed: those that overlap more from above (IoU) are one. guess: boxes (G, 7),
-    scores (G,) and labels (G,) to choose from beside the network's own.
+    count: so many. suppressed: those that overlap more from above (IoU) are one. guess: what to choose
+    from beside the network's own.
     """
 
     count: int = REFINED
@@ -391,10 +391,11 @@ def refinable(
         atlases = _no_atlases(first.config, bev)
     inputs, targets = [], []
     for k, item in enumerate(items):
-        pool = [boxes[k], scores[k], labels[k].astype(np.int64)]
+        pool: Found = boxes[k], scores[k], labels[k].astype(np.int64)
         if choice.guess is not None:
-            guessed = choice.guess(item, rng)
-            pool = [np.concatenate(both) for both in zip(pool, guessed, strict=True)]
+            guessed = choice.guess(item, pool, rng)
+            boxes_, scores_, labels_ = map(np.concatenate, zip(pool, guessed, strict=True))
+            pool = boxes_, scores_, labels_
         chosen = choose_proposals(pool[0], pool[1], item.boxes, item.labels, rng, choice)
         own, sure, kinds = (values[chosen] for values in pool)
         index = PointIndex.of(item.points, first.config.pillars.extent)

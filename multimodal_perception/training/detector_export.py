@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multimodal_perception.networks.detector_config import CLASSES, DetectorConfig
-from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
+from multimodal_perception.networks.detector_config import CLASSES, IMAGE_KINDS, DetectorConfig
+from multimodal_perception.networks.fusion_detector import (
+    ProposalNetwork,
+    RefinementNetwork,
+    build_image,
+)
+from multimodal_perception.networks.image_encoder import ImageNetwork
 from multimodal_perception.networks.local_fusion import GRID, OUTLINE, POINTS, POSITION, PROPOSAL
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS
 from multimodal_perception.preprocess.pillars import BIN, BINS, CHANNELS, LOW
@@ -21,7 +26,7 @@ from multimodal_perception.runtime.onnx_export import export_onnx
 from multimodal_perception.training.checkpoint import load_weights, save_weights
 
 LICENCE = "Apache-2.0"
-PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev", "camera_atlas", "infrared_atlas")
+PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev")
 
 
 def export_detector(
@@ -32,15 +37,22 @@ def export_detector(
     training: Training,
     figures: Mapping[str, Any] | None = None,
 ) -> list[ModelCard]:
-    """Write out (the proposal network) and, beside it, <out>_refinement. Returns their cards.
+    """Write out (the proposal network) and, beside it, <out>_camera and <out>_infrared (the image
+    networks) and <out>_refinement, as far as there are such. Returns their cards, out's first.
 
     proposals, refinement: weights (.safetensors) as the training wrote them.
     """
     network = {"network": _plain(config)}
-    first = ProposalNetwork(config).eval()
-    load_weights(first, proposals)
+    whole = ProposalNetwork(config, pretrained=False)
+    load_weights(whole, proposals)
+    kinds = IMAGE_KINDS if config.global_fusion else ()
+    images = {kind: out.with_name(f"{out.name}_{kind}") for kind in kinds}
     beside = out.with_name(f"{out.name}_refinement")
-    settings = network if refinement is None else {**network, "refinement": beside.name}
+    settings: dict[str, Any] = dict(network)
+    if images:
+        settings["images"] = {kind: folder.name for kind, folder in images.items()}
+    if refinement is not None:
+        settings["refinement"] = beside.name
     extent = config.pillars.extent
     card = ModelCard(
         out.name,
@@ -54,7 +66,21 @@ def export_detector(
         training=training,
         figures=dict(figures or {}),
     )
+    first, seen = parts_of(whole)
     cards = [write_model(out, card, first, proposal_examples(config), PROPOSAL_OUTPUTS)]
+    for kind, folder in images.items():
+        examples = image_examples(config, kind)
+        its = dataclasses.replace(
+            card,
+            name=folder.name,
+            architecture="detector_image",
+            settings={**network, "image": kind},
+            inputs=_specs(examples),
+            range=(),
+            classes=(),
+            figures={},
+        )
+        cards.append(write_model(folder, its, seen[kind], examples, ("features",)))
     if refinement is not None:
         second = RefinementNetwork(config).eval()
         load_weights(second, refinement)
@@ -71,6 +97,19 @@ def export_detector(
     return cards
 
 
+def parts_of(whole: ProposalNetwork) -> tuple[ProposalNetwork, dict[str, ImageNetwork]]:
+    """A trained network as it is run: the proposal network alone, and the image networks by kind."""
+    first = ProposalNetwork(whole.config, trunks=False, necks=False)
+    first.load_state_dict({k: v for k, v in whole.state_dict().items() if k in first.state_dict()})
+    images = {}
+    for kind in IMAGE_KINDS if whole.config.global_fusion else ():
+        part = build_image({"network": _plain(whole.config), "image": kind})
+        part.trunk = getattr(whole, f"{kind}_trunk")
+        part.neck = getattr(whole, f"{kind}_neck")
+        images[kind] = part.eval()
+    return first.eval(), images
+
+
 def write_model(
     folder: Path,
     card: ModelCard,
@@ -82,6 +121,7 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         results = network(*examples.values())
+    results = (results,) if isinstance(results, Tensor) else results
     specs = {n: _spec(t) for n, t in zip(outputs, results, strict=True)}
     export_onnx(network, examples, outputs, folder / "model.onnx")
     save_weights(network, folder / "model.safetensors")
@@ -98,13 +138,13 @@ def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
         # Each row its own cell: what fills up goes to the one beyond the last.
         "cells": torch.arange(most)[None].clamp(max=c.pillars.size**2),
         "ultrasonic": torch.zeros(1, 2, c.pillars.size, c.pillars.size),
-        "cameras": torch.zeros(c.cameras, *c.camera_size, 3, dtype=torch.uint8),
-        "camera_places": places,
-        "camera_seen": seen,
-        "infrareds": torch.zeros(c.infrareds, *c.infrared_size, dtype=torch.uint8),
-        "infrared_places": places.clone(),
-        "infrared_seen": seen.clone(),
     }
+    if not c.global_fusion:
+        return examples
+    for kind, atlas in _atlases(config).items():
+        examples[f"{kind}_atlas"] = atlas
+        examples[f"{kind}_places"] = places.clone()
+        examples[f"{kind}_seen"] = seen.clone()
     if c.exchange:
         for kind, count, (height, width) in (
             ("camera", c.cameras, c.camera_size),
@@ -115,19 +155,29 @@ def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
     return examples
 
 
+def image_examples(config: DetectorConfig, kind: str) -> dict[str, Tensor]:
+    """Inputs of an image network, of the right shapes."""
+    shape = (1, *config.camera_size, 3) if kind == "camera" else (1, *config.infrared_size)
+    return {"pixels": torch.zeros(shape, dtype=torch.uint8)}
+
+
+def _atlases(config: DetectorConfig) -> dict[str, Tensor]:
+    """Empty atlases by kind."""
+    c = config
+    sizes = (c.cameras, *c.camera_size), (c.infrareds, *c.infrared_size)
+    return {
+        kind: torch.zeros(1, c.channels, count * (height // CELL_PIXELS), width // CELL_PIXELS)
+        for kind, (count, height, width) in zip(IMAGE_KINDS, sizes, strict=True)
+    }
+
+
 def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
     """Inputs of the refinement, of the right shapes."""
     c, rois = config, config.refined
     half = c.pillars.size // 2
-    (ch, cw), (ih, iw) = c.camera_size, c.infrared_size
     return {
         "bev": torch.zeros(1, c.neck_channels, half, half),
-        "camera_atlas": torch.zeros(
-            1, c.channels, c.cameras * (ch // CELL_PIXELS), cw // CELL_PIXELS
-        ),
-        "infrared_atlas": torch.zeros(
-            1, c.channels, c.infrareds * (ih // CELL_PIXELS), iw // CELL_PIXELS
-        ),
+        **{f"{kind}_atlas": atlas for kind, atlas in _atlases(config).items()},
         "boxes": torch.ones(1, rois, 7),
         "told": torch.zeros(1, rois, len(CLASSES) + PROPOSAL),
         "roi_bev": torch.zeros(1, rois, GRID**2, 2),

@@ -2,19 +2,19 @@
 
 Centimetres of its width tell a bus of 9 m from one of 12, which takes far more looks at buses than the
 training of the whole has steps for. Neither images nor maps have a part in it: so proposals of all
-frames, and guesses at what is large in them, are stored once, with what the rest of the refinement says
-of them, and go by in large batches.
+frames, and guesses about those of large vehicles, are stored once, with what the rest of the refinement
+says of them, and go by in large batches.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -25,9 +25,11 @@ from multimodal_perception.training.checkpoint import save_weights
 from multimodal_perception.training.detector import (
     Choice,
     DetectorTraining,
+    Found,
     begin,
     frames_of,
     losses_of_refined,
+    match,
     read_proposals,
     refinable,
 )
@@ -38,9 +40,11 @@ from multimodal_perception.training.loop import Loop, Losses
 FRAMES = 4
 # So many proposals of a frame are stored, and so many guesses are among those that they are chosen from.
 STORED, GUESSES, SUPPRESSED = 48, 16, 0.97
-# How wrong guesses are (standard deviations): logarithm of the size; metres along, from where the near
-# end would be, across, and up; radians.
-SIZE_OFF, PLACE_OFF, YAW_OFF = (0.12, 0.025, 0.03), (0.2, 0.1, 0.05), 0.035
+# How far guesses are from proposals (standard deviations): logarithm of the size; metres along, from
+# where the near end would be, across, and up; radians.
+SIZE_OFF, PLACE_OFF, YAW_OFF = (0.06, 0.02, 0.02), (0.15, 0.08, 0.04), 0.025
+# Proposals at what is longer, metres, go by so many more times.
+LONG, REPEATED = 6.0, 3
 LARGE = [CLASSES.index("truck"), CLASSES.index("bus")]
 Rows = dict[str, Tensor]
 
@@ -60,12 +64,15 @@ def train_measures(
     network.head.outline.requires_grad_(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = look(config, frames, first.to(device), network.to(device))
-    loop = Loop(network, Numbers(len(rows["found"])), torch.tensor, config.loop, out)
+    large = (rows["found"] > 0) & (rows["matched"][:, 3] > LONG)
+    order = torch.cat([torch.arange(len(large)), large.nonzero()[:, 0].repeat(REPEATED)])
+    loop = Loop(network, Numbers(len(order)), torch.tensor, config.loop, out)
 
     def losses_of(module: nn.Module, batch: Tensor) -> Losses:
         assert isinstance(module, RefinementNetwork)
-        row = {name: values[batch].to(loop.device) for name, values in rows.items()}
-        sure, ends = module.head.measured(row["told"], row["outlines"])
+        row = {name: values[order[batch]].to(loop.device) for name, values in rows.items()}
+        said = row["logits"], row["residuals"]
+        sure, ends = module.head.measured(row["told"], row["outlines"], *said)
         return losses_of_refined(
             row["logits"] + sure, row["residuals"] + ends, row["proposals"], row["matched"],
             row["found"], row["right"], row["judged"],
@@ -85,8 +92,13 @@ def look(
     network: RefinementNetwork,
 ) -> Rows:
     """Proposals of all frames, one a row: what losses_of_refined takes, with logits and residuals as
-    they are without what is measured."""
-    network.eval()
+    they are without what is measured. The frames should be new to the network: on those that it was
+    trained on, it has nothing left to put right."""
+    rest = copy.deepcopy(network).eval()
+    for last in (rest.head.ends[-1], rest.head.outline[-1]):
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
     device = next(network.parameters()).device
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for epoch in range(config.looks):
@@ -96,8 +108,9 @@ def look(
             torch.manual_seed(1_000_003 * config.loop.seed + epoch * len(loader) + step)
             with torch.no_grad():
                 made = refinable(first, device, batch, Choice(STORED, SUPPRESSED, guesses))
-                logits, residuals = network.logits(*made.maps, made.said)
-                sure, ends = network.head.measured(made.said["told"], made.said["roi_outline"])
+                logits, residuals = rest.logits(*made.maps, made.said)
+                told = made.said["told"], made.said["roi_outline"]
+                _, ends = network.head.measured(*told, logits, residuals)
             row = {
                 "told": made.said["told"],
                 "outlines": made.said["roi_outline"],
@@ -105,37 +118,39 @@ def look(
                 "matched": made.matched,
                 "found": made.found,
                 "judged": made.judged,
-                "right": made.confidences(residuals),
-                "logits": logits - sure,
-                "residuals": residuals - ends,
+                "right": made.confidences(residuals + ends),
+                "logits": logits,
+                "residuals": residuals,
             }
             for name, values in row.items():
                 parts[name].append(values.flatten(0, 1).cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def guesses(
-    item: Item, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-    """GUESSES boxes (G, 7) at large vehicles of a frame, scores (G,) and labels (G,), rarer ones more
-    often; none where there is none. The near end, which the sensor sees, is guessed better than the far
-    one."""
-    large = np.flatnonzero(np.isin(item.labels, LARGE))
+def guesses(item: Item, pool: Found, rng: np.random.Generator) -> Found:
+    """GUESSES more proposals about those of a pool that lie on large vehicles, rarer ones more often;
+    none where there is none. The near end, which the sensor sees, is moved less than the far one.
+
+    About proposals, not labels: a guess must tell no more of the truth than a proposal does.
+    """
+    boxes, scores, labels = pool
+    best, found = match(boxes, item.boxes)
+    large = np.flatnonzero(found & np.isin(item.labels[best] if len(item.labels) else best, LARGE))
     if not len(large):
-        return np.zeros((0, 7), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-    share = np.bincount(item.labels[large])[item.labels[large]] ** -0.5
+        return boxes[:0], scores[:0], labels[:0]
+    kinds = item.labels[best[large]]
+    share = np.bincount(kinds)[kinds] ** -0.5
     picked = rng.choice(large, GUESSES, p=share / share.sum())
-    boxes = item.boxes[picked].astype(np.float64)
-    c, s = np.cos(boxes[:, 6]), np.sin(boxes[:, 6])
-    towards = -np.sign(c * boxes[:, 0] + s * boxes[:, 1])
-    size = boxes[:, 3:6] * np.exp(rng.normal(0.0, SIZE_OFF, (GUESSES, 3)))
+    made = boxes[picked].astype(np.float64)
+    c, s = np.cos(made[:, 6]), np.sin(made[:, 6])
+    towards = -np.sign(c * made[:, 0] + s * made[:, 1])
+    size = made[:, 3:6] * np.exp(rng.normal(0.0, SIZE_OFF, (GUESSES, 3)))
     along, across, up = rng.normal(0.0, PLACE_OFF, (GUESSES, 3)).T
-    along = towards * ((boxes[:, 3] - size[:, 0]) / 2 + along)
-    boxes[:, :3] += np.column_stack([c * along - s * across, s * along + c * across, up])
-    boxes[:, 3:6] = size
-    boxes[:, 6] += rng.normal(0.0, YAW_OFF, GUESSES)
-    scores = rng.uniform(0.1, 0.9, GUESSES).astype(np.float32)
-    return boxes.astype(np.float32), scores, item.labels[picked].astype(np.int64)
+    along = towards * ((made[:, 3] - size[:, 0]) / 2 + along)
+    made[:, :3] += np.column_stack([c * along - s * across, s * along + c * across, up])
+    made[:, 3:6] = size
+    made[:, 6] += rng.normal(0.0, YAW_OFF, GUESSES)
+    return made.astype(np.float32), scores[picked], labels[picked]
 
 
 class Numbers(Dataset[int]):

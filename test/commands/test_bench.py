@@ -126,7 +126,7 @@ def test_the_detector_is_timed_by_parts_and_beside_its_peer(
         for name in [n for n in sys.modules if n.startswith("pointpillars")]:
             del sys.modules[name]
     result = json.loads(path.read_text())
-    parts = ("before", "proposals", "between", "refinement", "after")
+    parts = ("before", "images", "proposals", "between", "refinement", "after")
     for engine in ("onnxruntime", "torch"):
         ms = result["ms"][engine]
         assert all(ms[p]["p50"] > 0 for p in parts)

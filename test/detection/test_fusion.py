@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion import FusionConfig, FusionDetector, Network
+from multimodal_perception.evaluation.agreement import golden_frames
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, LidarSweep, SensorFrame
 from multimodal_perception.preprocess.ground import ground_cloud
-from multimodal_perception.runtime.card import load_card
+from multimodal_perception.runtime.card import load_card, write_card
+from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 RUNTIME = RuntimeConfig(order=("onnxruntime",), device="cpu")
@@ -28,6 +35,82 @@ def seeds() -> Boxes3D:
     rows = np.array([[13, 2, 0.8, 4.5, 1.8, 1.6, 0], [9, -7, 0.8, 0.6, 0.6, 1.7, 0]], np.float32)
     labels = np.array([CLASS_NAMES.index("pedestrian"), CLASS_NAMES.index("unknown")])
     return Boxes3D(0, "base_link", rows, np.array([0.9, 0.9], np.float32), labels)
+
+
+class Counted:
+    """An image network that counts its runs."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.runs = network, 0
+        self.inputs, self.device = network.inputs, network.device
+
+    def run(self, arrays):  # type: ignore[no-untyped-def]
+        self.runs += 1
+        return self.network.run(arrays)
+
+
+def test_only_images_that_are_there_are_looked_at() -> None:
+    detector = FusionDetector(FusionConfig(), RUNTIME)
+    counted = {kind: Counted(network) for kind, network in detector.images.items()}
+    detector.images.update(counted)
+    both = golden_frames()[0]
+    for frame_, runs in (
+        (both, {"camera": 1, "infrared": 1}),
+        (dataclasses.replace(both, infrareds={}), {"camera": 1, "infrared": 0}),
+        (frame(), {"camera": 0, "infrared": 0}),
+    ):
+        for network in counted.values():
+            network.runs = 0
+        detector.detect(frame_, ground_cloud(frame_))
+        assert {kind: network.runs for kind, network in counted.items()} == runs
+    assert not detector.counts["geometric_instead"]
+
+
+def test_an_image_that_cannot_be_run_is_as_good_as_missing() -> None:
+    class Broken(Counted):
+        def run(self, arrays):  # type: ignore[no-untyped-def]
+            raise EngineError("out of memory")
+
+    detector = FusionDetector(FusionConfig(), RUNTIME)
+    detector.images["camera"] = Broken(detector.images["camera"])
+    both = golden_frames()[0]
+    found = detector.detect(both, ground_cloud(both))
+    assert detector.counts["images_left_out"] == 1 and not detector.counts["geometric_instead"]
+    without = dataclasses.replace(both, cameras={})
+    other = FusionDetector(FusionConfig(), RUNTIME).detect(without, ground_cloud(without))
+    assert len(found)
+    np.testing.assert_array_equal(found.boxes, other.boxes)
+    blind = dataclasses.replace(both, lidars={}, infrareds={})
+    assert not len(detector.detect(blind, ground_cloud(blind)))
+    assert detector.counts["nothing_that_sees"] == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "wrong"),
+    [
+        ({}, "settings.images: needed: camera, infrared"),
+        ("detector_camera", "settings.images: a model's name by each part"),
+        ({"camera": "../detector_camera", "infrared": "detector_infrared"}, "name of a folder"),
+        (
+            {"camera": "detector_infrared", "infrared": "detector_infrared"},
+            "settings: not those of",
+        ),
+        ({"camera": "detector_refinement", "infrared": "detector_infrared"}, "architecture"),
+        ({"camera": "gone", "infrared": "detector_infrared"}, "gone"),
+    ],
+)
+def test_image_networks_are_the_cards_own(images: object, wrong: str, tmp_path: Path) -> None:
+    for name in ("detector", "detector_camera", "detector_infrared", "detector_refinement"):
+        source = load_card(name).path
+        assert source is not None
+        shutil.copytree(source.parent, tmp_path / name)
+    card = load_card(tmp_path / "detector")
+    write_card(
+        tmp_path / "detector",
+        dataclasses.replace(card, settings={**card.settings, "images": images}),
+    )
+    with pytest.raises(UserError, match=wrong):
+        FusionDetector(FusionConfig(str(tmp_path / "detector")), RUNTIME)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -153,7 +153,7 @@ def test_from_training_to_boxes_and_tensorrt(samples: Path, tmp_path: Path) -> N
     assert trained.camera_exchange.outer[-1].weight.any()  # it has learnt something
     weights = tmp_path / "p" / "proposals.safetensors"
     training = Training("train detector", 0, 0.0, "test")
-    (card,) = export_detector(EXCHANGE, weights, None, tmp_path / "small", training)
+    card, *_ = export_detector(EXCHANGE, weights, None, tmp_path / "small", training)
     assert card.inputs["camera_rays"].shape == (1, 2 * 16 * 24, RAY_PLACES, 2)
     runtime = RuntimeConfig(order=("onnxruntime",), threads=1)
     detector = FusionDetector(FusionConfig(str(tmp_path / "small"), min_score=0.0), runtime)

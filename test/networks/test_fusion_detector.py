@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 import torch
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
 from multimodal_perception.networks.centre_head import CODE, best_centres, boxes_of
 from multimodal_perception.networks.deformable import DeformableAttention
+from multimodal_perception.networks.detector_config import IMAGE_KINDS
 from multimodal_perception.networks.fusion_detector import (
     PEAKS,
     ProposalNetwork,
     RefinementNetwork,
+    build_image,
     build_proposals,
 )
 from multimodal_perception.networks.global_fusion import GlobalFusion
 from multimodal_perception.networks.local_fusion import refined_boxes
 from multimodal_perception.networks.pillars import scatter_to_canvas
 from multimodal_perception.training.detector_export import (
+    image_examples,
+    parts_of,
     proposal_examples,
     refinement_examples,
 )
@@ -41,8 +46,7 @@ def random_inputs() -> dict[str, torch.Tensor]:
     inputs["pillars"] = torch.randn(inputs["pillars"].shape)
     inputs["cells"] = torch.randperm(SMALL.pillars.size**2)[None, :most]
     for kind in ("camera", "infrared"):
-        pixels = inputs[f"{kind}s"]
-        inputs[f"{kind}s"] = torch.randint(0, 255, pixels.shape, dtype=torch.uint8)
+        inputs[f"{kind}_atlas"] = torch.randn(inputs[f"{kind}_atlas"].shape)
         inputs[f"{kind}_places"] = torch.rand(1, most, 2) * 2 - 1
     return inputs
 
@@ -85,10 +89,10 @@ def test_images_that_nothing_sees_change_nothing(network: ProposalNetwork) -> No
     inputs = random_inputs()
     with torch.inference_mode():
         dark = network(*inputs.values())
-        inputs["cameras"] = 255 - inputs["cameras"]
-        inputs["infrareds"] = 255 - inputs["infrareds"]
+        inputs["camera_atlas"] += 1.0
+        inputs["infrared_atlas"] += 1.0
         bright = network(*inputs.values())
-        for a, b in zip(dark[:4], bright[:4], strict=True):
+        for a, b in zip(dark, bright, strict=True):
             assert torch.equal(a, b)
         inputs["camera_seen"][:, :300] = 1.0
         seen = network(*inputs.values())
@@ -226,6 +230,31 @@ def test_refinement_starts_from_the_proposals(local: bool, dynamic: bool) -> Non
     np.testing.assert_allclose(boxes.detach(), 1.0, atol=0.1)
 
 
+def test_what_is_added_to_the_refinement_begins_at_nothing() -> None:
+    torch.manual_seed(0)
+    inputs = refinement_examples(SMALL)
+    for name in ("bev", "told", "roi_grid", "roi_outline"):
+        inputs[name] = torch.randn(inputs[name].shape)
+    local = RefinementNetwork(dataclasses.replace(SMALL, dynamic_aggregation=False)).eval()
+    # It may have been trained for long.
+    torch.nn.init.normal_(local.head.residual.weight, std=0.1)
+    whole = RefinementNetwork(SMALL).eval()
+    whole.load_state_dict(local.state_dict(), strict=False)
+    with torch.no_grad():
+        for a, b in zip(local(*inputs.values()), whole(*inputs.values()), strict=True):
+            assert torch.equal(a, b)
+        torch.nn.init.ones_(whole.head.dynamic.norms[1].weight)  # type: ignore[union-attr, arg-type]
+        assert not torch.equal(whole(*inputs.values())[1], local(*inputs.values())[1])
+    # What metres tell depends on what has been said.
+    head = local.head
+    torch.nn.init.normal_(head.ends[-1].weight)  # type: ignore[arg-type]
+    said = torch.zeros(1, 8, 6), torch.zeros(1, 8, 8)
+    told = inputs["told"], inputs["roi_outline"]
+    assert not torch.equal(
+        head.measured(*told, *said)[1], head.measured(*told, said[0], said[1] + 1)[1]
+    )
+
+
 @pytest.mark.parametrize("pyramid", [FeaturePyramid, ReversePyramid])
 def test_necks_bring_three_scales_to_the_finest(pyramid: type) -> None:
     neck = pyramid((8, 12, 16), 8).eval()
@@ -241,4 +270,27 @@ def test_a_network_without_images_takes_none() -> None:
     network = build_proposals({"network": {"global_fusion": False}})
     assert not any("camera" in name for name, _ in network.named_parameters())
     alone = ProposalNetwork(config).eval()
-    assert len(alone(*proposal_examples(config).values())) == 6
+    assert list(proposal_examples(config)) == ["pillars", "cells", "ultrasonic"]
+    assert len(alone(*proposal_examples(config).values())) == 4
+
+
+@pytest.mark.parametrize("kind", IMAGE_KINDS)
+def test_parts_say_what_the_whole_was_trained_to(kind: str, network: ProposalNetwork) -> None:
+    first, images = parts_of(network)
+    (pixels,) = image_examples(SMALL, kind).values()
+    pixels = torch.randint(0, 255, pixels.shape, dtype=torch.uint8)
+    neck, trunk = getattr(network, f"{kind}_neck"), getattr(network, f"{kind}_trunk")
+    with torch.inference_mode():
+        features = images[kind](pixels)
+        assert torch.equal(features, neck(*trunk(pixels)))
+        inputs = random_inputs()
+        inputs[f"{kind}_seen"][:] = 1.0
+        for a, b in zip(first(*inputs.values()), network(*inputs.values()), strict=True):
+            assert torch.equal(a, b)
+    assert features.shape[:2] == (1, SMALL.channels)
+    assert not any(n.startswith((f"{kind}_trunk", f"{kind}_neck")) for n in first.state_dict())
+
+
+def test_an_image_network_is_of_a_known_kind() -> None:
+    with pytest.raises(UserError, match=r"settings\.image: allowed: camera, infrared"):
+        build_image({"image": "radar"})

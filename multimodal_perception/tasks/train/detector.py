@@ -20,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         default=[],
-        help="weights to begin from; the last one's win",
+        help="weights to begin from, or a model's name; the last one's win",
     )
     parser.add_argument(
-        "--proposals", type=Path, help="refinement, measures: the trained proposal network"
+        "--proposals",
+        type=Path,
+        help="refinement, measures: the trained proposal network, or a model's name",
     )
     parser.add_argument("--threads", type=int, help="of each operation on the CPU")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multimodal_perception.simulation.scenarios import load_scenario, movers
-from multimodal_perception.training.drives import CYCLING_SEEDS, MIX, Drive, drive_of
+from multimodal_perception.training.drives import CYCLING_SEEDS, HEAVY_SEEDS, MIX, Drive, drive_of
 from multimodal_perception.training.samples import SEGMENT_NAMES, segment_table
 
 
@@ -30,6 +30,9 @@ def test_mixed_traffic_has_many_lorries_and_buses_and_the_same_people() -> None:
         assert 0.15 < share < 0.3
     assert after.count("pedestrian") == before.count("pedestrian")
     assert kinds(cycling).count("cyclist") > 2 * after.count("cyclist")
+    assert all(drive_of(seed).mixed for seed in HEAVY_SEEDS)
+    heavy = kinds(Drive(HEAVY_SEEDS[0], "urban_street", (), True).place())
+    assert heavy.count("bus") > 1.5 * after.count("bus")
 
 
 def test_segments_tell_vehicles_apart() -> None:

@@ -69,9 +69,9 @@ class Network(Protocol):
 class FusionDetector:
     """Features of the images that are there, proposals, suppression, refinement, suppression.
 
-    When no engine can run a frame, the geometric detector does. images, by kind, proposals, refinement:
-    what runs the networks; the first empty, the last None where there is none. counts: what happened, by
-    reason.
+    When no engine can run a frame, the geometric detector does. images, by kind, proposals, blind,
+    refinement: what runs the networks; the first empty, the last two None where there is none. blind
+    proposes in the place of proposals where there are no LiDAR points. counts: what happened, by reason.
     """
 
     name = "fusion"
@@ -91,6 +91,8 @@ class FusionDetector:
         self.images: dict[str, Network] = {
             kind: open_model(its, runtime) for kind, its in _images_of(card, self.network).items()
         }
+        blind = _blind_of(card, self.network)
+        self.blind: Network | None = None if blind is None else open_model(blind, runtime)
         self.refinement: Network | None = None
         second = _refinement_of(card, self.config.refinement)
         if second is not None:
@@ -148,7 +150,8 @@ class FusionDetector:
         )
         self.counts["pillars_left_out"] += overflow
         inputs = {name: values[None] for name, values in arrays.items()} | atlases
-        out = self.proposals.run({k: inputs[k] for k in self.proposals.inputs})
+        first = self.proposals if len(cloud.points) or self.blind is None else self.blind
+        out = first.run({k: inputs[k] for k in first.inputs})
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
         if self.refinement is None:
             return boxes, scores, labels
@@ -270,6 +273,17 @@ def _images_of(card: ModelCard, network: DetectorConfig) -> dict[str, ModelCard]
         if network_of(its, IMAGE) != network or its.settings.get("image") != kind:
             raise UserError(f"{its.source}: settings: not those of {card.source}")
     return cards
+
+
+def _blind_of(card: ModelCard, network: DetectorConfig) -> ModelCard | None:
+    """The card of the proposal network for frames without LiDAR points, if a card names one."""
+    name = str(card.settings.get("blind", ""))
+    if not name:
+        return None
+    blind = card.beside(name)
+    if network_of(blind, PROPOSALS) != network or blind.classes != card.classes:
+        raise UserError(f"{blind.source}: settings, classes: not those of {card.source}")
+    return blind
 
 
 def _joined(

@@ -116,6 +116,8 @@ def compare_engines(
     agreement = Agreement()
     for kind, network in first.images.items():
         first.images[kind] = BothEngines(network, second.images[kind], agreement)
+    if first.blind is not None and second.blind is not None:
+        first.blind = BothEngines(first.blind, second.blind, agreement)
     first.proposals = BothEngines(first.proposals, second.proposals, agreement)
     if first.refinement is not None and second.refinement is not None:
         first.refinement = BothEngines(first.refinement, second.refinement, agreement)
@@ -196,6 +198,7 @@ def _detector(model: str, engine: EngineName) -> FusionDetector:
 def _hash(model: str) -> str:
     """Of all networks' ONNX."""
     card = load_card(model)
-    others = [*card.named("images").values(), str(card.settings.get("refinement", ""))]
+    others = [str(card.settings.get(part, "")) for part in ("blind", "refinement")]
+    others = [*card.named("images").values(), *others]
     cards = [card, *(card.beside(name) for name in others if name)]
     return " ".join(c.onnx.sha256 for c in cards if c.onnx is not None)

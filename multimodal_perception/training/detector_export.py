@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multimodal_perception.configuration import UserError
 from multimodal_perception.networks.detector_config import CLASSES, IMAGE_KINDS, DetectorConfig
 from multimodal_perception.networks.fusion_detector import (
     ProposalNetwork,
@@ -36,9 +37,12 @@ def export_detector(
     out: Path,
     training: Training,
     figures: Mapping[str, Any] | None = None,
+    blind: Path | None = None,
 ) -> list[ModelCard]:
     """Write out (the proposal network) and, beside it, <out>_camera and <out>_infrared (the image
-    networks) and <out>_refinement, as far as there are such. Returns their cards, out's first.
+    networks), <out>_blind and <out>_refinement, as far as there are such. Returns their cards, out's
+    first. blind: weights of the proposal network for frames without LiDAR, on the same image networks;
+    raises UserError for others.
 
     proposals, refinement: weights (.safetensors) as the training wrote them.
     """
@@ -51,6 +55,9 @@ def export_detector(
     settings: dict[str, Any] = dict(network)
     if images:
         settings["images"] = {kind: folder.name for kind, folder in images.items()}
+    unseen = out.with_name(f"{out.name}_blind")
+    if blind is not None:
+        settings["blind"] = unseen.name
     if refinement is not None:
         settings["refinement"] = beside.name
     extent = config.pillars.extent
@@ -68,6 +75,16 @@ def export_detector(
     )
     first, seen = parts_of(whole)
     cards = [write_model(out, card, first, proposal_examples(config), PROPOSAL_OUTPUTS)]
+    if blind is not None:
+        other = ProposalNetwork(config, pretrained=False)
+        load_weights(other, blind)
+        second, looks = parts_of(other)
+        if not all(same_weights(looks[kind], seen[kind]) for kind in kinds):
+            raise UserError(f"{blind}: other image networks than {proposals}'s")
+        card_ = dataclasses.replace(card, name=unseen.name, settings=dict(network), figures={})
+        cards.append(
+            write_model(unseen, card_, second, proposal_examples(config), PROPOSAL_OUTPUTS)
+        )
     for kind, folder in images.items():
         examples = image_examples(config, kind)
         its = dataclasses.replace(
@@ -82,8 +99,8 @@ def export_detector(
         )
         cards.append(write_model(folder, its, seen[kind], examples, ("features",)))
     if refinement is not None:
-        second = RefinementNetwork(config).eval()
-        load_weights(second, refinement)
+        last = RefinementNetwork(config).eval()
+        load_weights(last, refinement)
         examples = refinement_examples(config)
         card = dataclasses.replace(
             card,
@@ -93,7 +110,7 @@ def export_detector(
             inputs=_specs(examples),
             figures={},
         )
-        cards.append(write_model(beside, card, second, examples, ("confidences", "refined")))
+        cards.append(write_model(beside, card, last, examples, ("confidences", "refined")))
     return cards
 
 
@@ -108,6 +125,12 @@ def parts_of(whole: ProposalNetwork) -> tuple[ProposalNetwork, dict[str, ImageNe
         part.neck = getattr(whole, f"{kind}_neck")
         images[kind] = part.eval()
     return first.eval(), images
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks of one kind are the same."""
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
 
 
 def write_model(

@@ -113,6 +113,17 @@ def test_image_networks_are_the_cards_own(images: object, wrong: str, tmp_path: 
         FusionDetector(FusionConfig(str(tmp_path / "detector")), RUNTIME)
 
 
+def test_frames_without_lidar_have_a_proposal_network_of_their_own() -> None:
+    detector = FusionDetector(FusionConfig(), RUNTIME)
+    assert detector.blind is not None
+    detector.proposals, detector.blind = Counted(detector.proposals), Counted(detector.blind)
+    both = golden_frames()[0]
+    for frame_, runs in ((both, (1, 0)), (dataclasses.replace(both, lidars={}), (1, 1))):
+        detector.detect(frame_, ground_cloud(frame_))
+        assert (detector.proposals.runs, detector.blind.runs) == runs
+    assert not detector.failures
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_seeds_are_refined_where_the_switch_says_so(wanted: bool) -> None:
     detector = FusionDetector(FusionConfig(seeds=wanted), RUNTIME)

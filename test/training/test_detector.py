@@ -25,6 +25,7 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import inside, points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
+from multimodal_perception.pipeline import PipelineConfig
 from multimodal_perception.preprocess.detector_inputs import Views
 from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.rig import OPTICAL
@@ -42,7 +43,7 @@ from multimodal_perception.training.augmentation import (
     painted,
     thinned,
 )
-from multimodal_perception.training.checkpoint import read_streams, read_weights
+from multimodal_perception.training.checkpoint import read_streams, read_weights, write_weights
 from multimodal_perception.training.detector import (
     DetectorTraining,
     choose_proposals,
@@ -138,6 +139,25 @@ def test_from_samples_to_boxes(samples: Path, tmp_path: Path) -> None:
     )
     names = ["small", "small_camera", "small_infrared", "small_refinement"]
     assert [c.name for c in cards] == names
+    # Without LiDAR another proposal network can look, at the same images' features.
+    other = read_weights(weights)
+    other["head.heat.bias"] = other["head.heat.bias"] + 2.0
+    write_weights(other, tmp_path / "blind.safetensors")
+    training, out = Training("train detector", 0, 0.0, "test"), tmp_path / "both"
+    export_detector(SMALL, weights, None, out, training, blind=tmp_path / "blind.safetensors")
+    both = FusionDetector(
+        FusionConfig(str(out), min_score=0.0), RuntimeConfig(order=("onnxruntime",))
+    )
+    unlit = dataclasses.replace(frame_of(9), lidars={})
+    plain = open_detector(
+        f"{tmp_path / 'small'}+none", PipelineConfig(fusion=FusionConfig(min_score=0.0))
+    )
+    found, less = (d.detect(unlit, ground_cloud(unlit)) for d in (both, plain))
+    assert len(found) and found.scores.max() > less.scores.max()
+    other["camera_neck.fine.bias"] = other["camera_neck.fine.bias"] + 1.0
+    write_weights(other, tmp_path / "blind.safetensors")
+    with pytest.raises(UserError, match="other image networks than"):
+        export_detector(SMALL, weights, None, out, training, blind=tmp_path / "blind.safetensors")
     # The folders together have the weights of the whole.
     whole, joined = read_weights(weights), read_weights(tmp_path / "small")
     assert set(whole) == set(joined) and all(torch.equal(whole[n], joined[n]) for n in whole)

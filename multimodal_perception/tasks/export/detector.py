@@ -13,6 +13,9 @@ HELP = "write a trained fusion detector as ONNX, weights and card"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="that it was trained by")
     parser.add_argument("--proposals", type=Path, required=True, help="proposals.safetensors")
+    parser.add_argument(
+        "--blind", type=Path, help="proposals.safetensors for frames without LiDAR, if another one"
+    )
     parser.add_argument("--refinement", type=Path, help="refinement.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
     parser.add_argument("--command", required=True, help="that trained it, for the card")
@@ -31,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--hours: 0 to 1e6")
     config = load(DetectorTraining, args.config)
     training = Training(args.command, config.loop.seed, args.hours, args.device, args.data)
-    cards = export_detector(config.network, args.proposals, args.refinement, args.out, training)
+    cards = export_detector(
+        config.network, args.proposals, args.refinement, args.out, training, blind=args.blind
+    )
     for card in cards:
         print(f"{card.path}: {card.architecture}, inputs {', '.join(card.inputs)}")
     return 0

@@ -93,7 +93,8 @@ def mean_of(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors by name of a safetensors file or a model (name, folder or card). Raises UserError."""
-    if path.suffix == ".yaml" or path.is_dir() or not (path.suffix or path.exists()):
+    bare = len(path.parts) == 1 and not path.suffix and not path.exists()
+    if path.suffix == ".yaml" or path.is_dir() or bare:
         return weights_of(load_card(path))
     try:
         return load_file(str(path))

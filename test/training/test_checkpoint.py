@@ -66,3 +66,13 @@ def test_a_layer_that_takes_more_than_its_weights_knew_begins_as_it_was(tmp_path
         checkpoint.begin_from(nn.Conv2d(1, 1, 1), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="not weights"):
         checkpoint.begin_from(after, tmp_path / "missing")
+
+
+def test_a_models_name_stands_for_its_weights_and_those_of_its_image_networks() -> None:
+    whole = checkpoint.read_weights(Path("detector"))
+    parts = {k: checkpoint.read_weights(Path(f"detector_{k}")) for k in ("camera", "infrared")}
+    for kind, part in parts.items():
+        assert part and all(torch.equal(whole[f"{kind}_{n}"], t) for n, t in part.items())
+    assert "head.heat.bias" in whole
+    with pytest.raises(UserError, match="no such model; shipped: detector"):
+        checkpoint.read_weights(Path("detectr"))

@@ -74,17 +74,30 @@ def iou_3d(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
     return _iou(*_pair(a, b), True)
 
 
+def iou_3d_each(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Intersection over union (N,) of the volumes of each box of (N, 7) and its partner of (N, 7)."""
+    return _iou_each(*_pair(a, b))
+
+
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float
 ) -> NDArray[np.int64]:
     """Indices of the boxes (N, 7) kept, best score first: none overlaps a better by more in BEV."""
     order = np.argsort(-np.asarray(scores), kind="stable")
-    overlap = iou_bev(boxes, boxes)
-    kept: list[int] = []
+    return _apart(iou_bev(boxes, boxes), order, threshold)
+
+
+@numba.njit(cache=True, nogil=True)
+def _apart(overlap, order, threshold):  # type: ignore[no-untyped-def]
+    kept, n = np.empty(len(order), np.int64), 0
     for i in order:
-        if not any(overlap[i, j] > threshold for j in kept):
-            kept.append(int(i))
-    return np.array(kept, np.int64)
+        apart = True
+        for k in range(n):
+            apart &= not overlap[i, kept[k]] > threshold
+        if apart:
+            kept[n] = i
+            n += 1
+    return kept[:n]
 
 
 def _pair(
@@ -174,4 +187,12 @@ def _iou(a, b, volume):  # type: ignore[no-untyped-def]
             union = size_a + size_b - common
             if union > 0:
                 result[i, j] = common / union
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def _iou_each(a, b):  # type: ignore[no-untyped-def]
+    result = np.empty(len(a))
+    for i in range(len(a)):
+        result[i] = _iou(a[i : i + 1], b[i : i + 1], True)[0, 0]
     return result

@@ -27,7 +27,7 @@ from multimodal_perception.networks.detector_config import (
 )
 from multimodal_perception.networks.global_fusion import GlobalFusion
 from multimodal_perception.networks.image_encoder import ImageNeck, ImageNetwork, ImageTrunk
-from multimodal_perception.networks.local_fusion import RefinementHead, refined_boxes
+from multimodal_perception.networks.local_fusion import Refined, RefinementHead, refined_boxes
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
 from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
 
@@ -184,7 +184,7 @@ class RefinementNetwork(nn.Module):
 
         boxes (B, R, 7): proposals; told (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid
         (B, R, 216, 7); roi_camera and roi_infrared (B, R, 216, 2), -1 to 1 in the atlas; *_seen
-        (B, R, 216); roi_outline (B, R, 102), see preprocess.proposals.
+        (B, R, 216); roi_outline (B, R, 107), see preprocess.proposals.
         """
         rois = {
             "told": told,
@@ -196,13 +196,20 @@ class RefinementNetwork(nn.Module):
             "roi_infrared_seen": roi_infrared_seen,
             "roi_outline": roi_outline,
         }
-        logits, residuals = self.logits(bev, (camera_atlas, infrared_atlas), rois)
-        return logits.sigmoid(), refined_boxes(boxes, residuals)
+        refined = self.refined(bev, (camera_atlas, infrared_atlas), rois)
+        return refined.logits.sigmoid(), refined_boxes(boxes, refined.residuals)
 
-    def logits(
+    def refined(
+        self, bev: Tensor, atlases: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
+    ) -> Refined:
+        """Proposals refined. rois: by the names of forward."""
+        said = self.said(bev, atlases, rois)
+        return self.head.measured(rois["told"], rois["roi_outline"], *said)
+
+    def said(
         self, bev: Tensor, atlases: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Confidence logits (B, R, classes) and residuals (B, R, 8). rois: by the names of forward."""
+        """What RefinementHead's fused features say of them, before anything is measured."""
         c = self.config
         images = [
             (atlas, rois[f"roi_{kind}"], rois[f"roi_{kind}_seen"], count)
@@ -210,8 +217,9 @@ class RefinementNetwork(nn.Module):
                 atlases, ("camera", "infrared"), (c.cameras, c.infrareds), strict=True
             )
         ]
-        own = (rois[name] for name in ("roi_bev", "roi_grid", "told", "roi_outline"))
-        return self.head(bev, *own, *images)
+        own = (rois[name] for name in ("roi_bev", "roi_grid", "told"))
+        said: tuple[Tensor, Tensor] = self.head(bev, *own, *images)
+        return said
 
 
 def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +18,15 @@ POSITION = 7
 # (6, see preprocess.proposals).
 PROPOSAL = 11
 # Numbers of a proposal's outline, see there too.
-OUTLINE = 102
+OUTLINE = 107
+# Its last: what the end towards the sensor measures. The network is shown the width and height of it by
+# marks so far apart, metres: centimetres of them, which tell a bus of 9 m from one of 12, else drown.
+FACE, WIDTHS, TOPS, MARKS = 5, (1.5, 2.7), (1.3, 3.9), 41
+# What is longer than a car, metres, has its far end chosen among places to LONGER before or behind where
+# it else would be.
+CAR, LONGER, ENDS = 5.0, 4.0, 33
+# The likeliest of them weighs as if it were so many times as sure: between two lengths there is none.
+SHARPER = 3.0
 
 
 class LocalFusion(nn.Module):
@@ -91,8 +101,18 @@ class DynamicAggregation(nn.Module):
         return tokens + self.norms[1](x + self.feed_forward(x))
 
 
+class Refined(NamedTuple):
+    """Refined proposals: confidence logits (..., classes) and residuals (..., 8); nearer: these before
+    the far end was chosen; ends: logits (..., ENDS) of its places."""
+
+    logits: Tensor
+    residuals: Tensor
+    nearer: Tensor
+    ends: Tensor
+
+
 class RefinementHead(nn.Module):
-    """Proposals refined: class-wise confidences and box residuals.
+    """Proposals refined: class-wise confidences and box residuals, put right by what is measured.
 
     global_fusion features are RoI-pooled from the BEV map. local: add Local Fusion. dynamic: weigh both
     by Feature Dynamic Aggregation.
@@ -126,19 +146,15 @@ class RefinementHead(nn.Module):
         self.residual = nn.Linear(192, 8)
         nn.init.normal_(self.residual.weight, std=0.001)
         nn.init.zeros_(self.residual.bias)
-        # What the reach in metres tells of the box, from nothing on. It knows what has been said so far:
-        # a length guessed is to be put right, one that was seen to be left.
-        told = proposal + 8 + classes + 8
-        ends = nn.Linear(64, 8)
-        nn.init.zeros_(ends.weight)
-        nn.init.zeros_(ends.bias)
-        self.ends = nn.Sequential(nn.Linear(told, 64), nn.ReLU(), ends)
-        # Centimetres of the outline tell a bus of 9 m from one of 12: counts by cells say so to a layer
-        # more sharply than lengths do. From nothing on as well.
-        last = nn.Linear(128, classes + 8)
+        # What reach and outline of a large vehicle tell in metres, from nothing on. It knows what has
+        # been said so far: a length guessed is to be put right, one that was seen to be left. Of what is
+        # small it would learn the simulator's shapes by heart, which costs real people and cars.
+        told = proposal + 8 + OUTLINE + classes + 8 + 1 + 2 * MARKS
+        last = nn.Linear(128, classes + 8 + ENDS)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.outline = nn.Sequential(nn.Linear(told + OUTLINE, 128), nn.ReLU(), last)
+        layers = nn.Linear(told, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()
+        self.outline = nn.Sequential(*layers, last)
 
     def forward(
         self,
@@ -146,15 +162,14 @@ class RefinementHead(nn.Module):
         roi_bev: Tensor,
         roi_grid: Tensor,
         proposals: Tensor,
-        outlines: Tensor,
         camera: tuple[Tensor, Tensor, Tensor, int],
         infrared: tuple[Tensor, Tensor, Tensor, int],
     ) -> tuple[Tensor, Tensor]:
-        """Confidence logits (B, R, classes) and residuals (B, R, 8).
+        """What fused features say: confidence logits (B, R, classes) and residuals (B, R, 8).
 
         bev (B, C, H, W); roi_bev (B, R, 36, 2): places of the grid's columns in it, -1 to 1;
         roi_grid (B, R, 216, 7), heights innermost; proposals (B, R, classes + 11): score by class and
-        PROPOSAL; outlines (B, R, OUTLINE).
+        PROPOSAL.
         """
         batch, rois = roi_grid.shape[:2]
         pooled = F.grid_sample(bev.float(), roi_bev, align_corners=False)  # (B, C, R, 36)
@@ -177,24 +192,62 @@ class RefinementHead(nn.Module):
             ).reshape(tokens.shape)
         x = self.narrow(tokens).reshape(batch, rois, -1)
         x = self.trunk(torch.cat([x, proposals], -1))
-        logits, residuals = self.confidence(x), self.residual(x)
-        sure, ends = self.measured(proposals, outlines, logits.detach(), residuals.detach())
-        return logits + sure, residuals + ends
+        return self.confidence(x), self.residual(x)
 
     def measured(
         self, proposals: Tensor, outlines: Tensor, logits: Tensor, residuals: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What reach and outline tell: added to confidence logits (..., classes) and residuals (..., 8)
-        of proposals (..., classes + 11) and outlines (..., OUTLINE)."""
+    ) -> Refined:
+        """What was said, logits (..., classes) and residuals (..., 8), put right by what is measured of
+        proposals (..., classes + 11) longer than a car: reach and outlines (..., OUTLINE)."""
         length, width, height = proposals[..., self.classes :][..., :3].exp().split(1, -1)
         along, across, up = proposals[..., self.classes + 5 :][..., :5].split((2, 2, 1), -1)
         metres = [length, width, height, along * length, across * width, up * height]
-        told = torch.cat([proposals, *metres], -1)
-        said = torch.cat([logits, residuals], -1)
-        sure, ends = self.outline(torch.cat([told, outlines, said], -1)).split(
-            (self.classes, 8), -1
-        )
-        return sure, self.ends(torch.cat([told, said], -1)) + ends
+        cells, face = outlines.split((OUTLINE - FACE, FACE), -1)
+        said = logits.detach(), residuals.detach()
+        shown = torch.cat([proposals, *metres, cells, *said, face, *_marks(face)], -1)
+        sure, more, ends = self.outline(shown).split((self.classes, 8, ENDS), -1)
+        large = (length > CAR).to(length.dtype)
+        nearer = residuals + more * large
+        longer = _place(ends) * large
+        moved = _longer(nearer, longer, length, outlines)
+        return Refined(logits + sure * large, moved, nearer, ends)
+
+
+def far_side(towards: Tensor) -> Tensor:
+    """1 where the far end of a box is the one ahead, else -1. towards: cosine of the direction to the
+    sensor in the box's frame."""
+    return torch.where(towards < 0.0, 1.0, -1.0).to(towards.dtype)
+
+
+def end_places(like: Tensor) -> Tensor:
+    """How much farther than else the places (ENDS,) are that the far end is chosen among, metres."""
+    return torch.linspace(-LONGER, LONGER, ENDS, device=like.device, dtype=like.dtype)
+
+
+def _place(ends: Tensor) -> Tensor:
+    """The likeliest place (..., 1) of logits (..., ENDS), metres; not the mean, where two are likely."""
+    return ((SHARPER * ends).softmax(-1) * end_places(ends)).sum(-1, keepdim=True)
+
+
+def _longer(residuals: Tensor, longer: Tensor, length: Tensor, outlines: Tensor) -> Tensor:
+    """Residuals (..., 8) of proposals so long (..., 1) with the far end farther (..., 1), metres."""
+    x, between, size, rest = residuals.split((1, 2, 1, 4), -1)
+    was = length * size.clamp(-1.0, 1.0).exp()
+    share = (longer / was).clamp(min=-0.5)
+    x = x + far_side(outlines[..., :1]) * share * was / (2.0 * length)
+    # Nothing changes, not by rounding either, where nothing is longer.
+    return torch.cat([x, between, size + (1.0 + share).log(), rest], -1)
+
+
+def _marks(face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Width (..., 1) of a face (..., FACE), and how near it and the height are to each mark."""
+    width, top = face[..., 3:4] - face[..., 2:3], face[..., 4:5]
+    near = []
+    for value, (low, high) in ((width, WIDTHS), (top, TOPS)):
+        step = (high - low) / (MARKS - 1)
+        marks = torch.linspace(low, high, MARKS, device=face.device)
+        near.append((-(((value - marks) / step) ** 2)).exp())
+    return width, near[0], near[1]
 
 
 def refined_boxes(proposals: Tensor, residuals: Tensor) -> Tensor:

@@ -95,14 +95,15 @@ def proposal_inputs(
     config: PillarConfig,
     base_from_grid: NDArray[np.float64] | None = None,
     exchange: bool = False,
+    pillars: Pillars | None = None,
 ) -> tuple[Arrays, int]:
     """The arrays without pixels, and how many pillars had no room.
 
     points: (N, 4) float32 in the grid's frame; echoes: (U, 8) as draw_echoes takes them, in it too.
     base_from_grid: (4, 4), where the grid was turned by augmentation (may mirror and scale).
-    exchange: with the rays of the images' cells.
+    exchange: with the rays of the images' cells. pillars: of the points, where they are there already.
     """
-    pillars = pillarise(points, config)
+    pillars = pillarise(points, config) if pillars is None else pillars
     if not len(pillars.cells) and views.any:
         pillars = _blind_pillars(config)
     places: NDArray[np.floating] = pillars.centroids.astype(np.float64)

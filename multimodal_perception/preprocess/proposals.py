@@ -19,7 +19,11 @@ REACH = 6
 ALONG_CELL, ALONG = 0.5, 32
 ACROSS_CELL, ACROSS = 0.08, 40
 UP_CELL, UP, UP_LOW = 0.1, 28, 1.2
-OUTLINE = 2 + ALONG + ACROSS + UP
+# The face of a proposal, its end towards the sensor: so many of its returns are nearer, for what juts
+# out; it is so deep, ahead of that and behind; so far it may be before the proposal's end. Metres.
+JUTTING, FACE_AHEAD, FACE_DEEP, FACE_OUT = 0.1, 0.3, 0.5, 0.75
+FACE_CELL, FACE = 0.05, 5
+OUTLINE = 2 + ALONG + ACROSS + UP + FACE
 # What is longer than a car may be longer than its proposal at either end by so much, metres.
 LONGER, CAR = 3.0, 5.0
 # What is lower in a proposal may be the ground or a kerb, metres.
@@ -52,7 +56,7 @@ class PointIndex:
 
 def proposal_grid(boxes: NDArray[np.float32], index: PointIndex) -> tuple[NDArray[np.float32], ...]:
     """Of proposals (R, 7): grid points' features (R, 216, 7), their places (R, 216, 3) in metres, how
-    far returns reach (R, 6), and their outlines (R, 102).
+    far returns reach (R, 6), and their outlines (R, 107).
 
     Features: the point's place in the box's frame, log10(n + 0.5) of the n returns in its cell, and
     their mean in the box's frame, zeros where there is none. Order: along, across, height innermost.
@@ -61,7 +65,9 @@ def proposal_grid(boxes: NDArray[np.float32], index: PointIndex) -> tuple[NDArra
     before and behind it (across); zeros where there is none; log10(n + 0.5) of those in the grid.
     Outline: cosine and sine of the direction to the grid's origin in the box's frame; log10(n + 1) of
     the same returns by ALONG cells along, to LONGER beyond a large vehicle's ends, by ACROSS cells
-    across, and by UP cells above the ground plane z = 0.
+    across, and by UP cells above the ground plane z = 0; last the face: log10(n + 1) of its returns, how
+    far it is before the proposal's end, least and greatest across, metres, and greatest z above the
+    ground plane; zeros where there is none.
     """
     boxes = np.ascontiguousarray(boxes, np.float32)
     features = np.zeros((len(boxes), GRID**3, 7), np.float32)
@@ -95,6 +101,7 @@ def _sort(points, extent, size, starts, ordered):  # type: ignore[no-untyped-def
 
 @numba.njit(cache=True, nogil=True)
 def _fill(boxes, points, starts, extent, size, features, places, reach, outline):  # type: ignore[no-untyped-def]
+    stack = np.empty((256, 3), np.float32)
     for r in range(len(boxes)):
         b, f, ends, line = boxes[r], features[r], reach[r], outline[r]
         ends[0::2], ends[1::2] = 1.0, -1.0  # nothing yet
@@ -117,6 +124,8 @@ def _fill(boxes, points, starts, extent, size, features, places, reach, outline)
         half = 0.5 * side[0] + (LONGER if b[3] > CAR else 0.0)
         reach_x = abs(c) * half + 0.5 * abs(s) * side[1]
         reach_y = abs(s) * half + 0.5 * abs(c) * side[1]
+        # Along towards the sensor, of the returns that its face is looked for in.
+        towards, kept = np.float32(1.0 if line[0] >= 0.0 else -1.0), 0
         first_row = max(int(np.floor((b[1] - reach_y + extent) / CELL)), 0)
         last_row = min(int(np.floor((b[1] + reach_y + extent) / CELL)), size - 1)
         first = max(int(np.floor((b[0] - reach_x + extent) / CELL)), 0)
@@ -132,6 +141,12 @@ def _fill(boxes, points, starts, extent, size, features, places, reach, outline)
                 over = dz > LOW - 0.5 * b[5]
                 if over:
                     _draw(line, x, y, points[i, 2], b)
+                    if towards * x < 0.5 * b[3] + FACE_OUT:
+                        if kept == len(stack):
+                            stack = np.concatenate((stack, np.empty_like(stack)))
+                        stack[kept, 0], stack[kept, 1] = towards * x - 0.5 * b[3], y
+                        stack[kept, 2] = points[i, 2]
+                        kept += 1
                 column = int(np.floor((x / side[0] + 0.5) * GRID))
                 across = int(np.floor((y / side[1] + 0.5) * GRID))
                 level = int(np.floor((dz / side[2] + 0.5) * GRID))
@@ -145,8 +160,9 @@ def _fill(boxes, points, starts, extent, size, features, places, reach, outline)
                 if over:
                     within += 1
                     _stretch(ends, x, y, dz, b)
-        for k in range(2, OUTLINE):
+        for k in range(2, OUTLINE - FACE):
             line[k] = np.log10(line[k] + 1.0)
+        _face(stack[:kept], line[OUTLINE - FACE :])
         for q in range(GRID**3):
             n = f[q, 3]
             if n > 0:
@@ -185,3 +201,27 @@ def _draw(line, x, y, height, box):  # type: ignore[no-untyped-def]
     k = int(np.floor((height - UP_LOW) / UP_CELL))
     if within_x and within_y and 0 <= k < UP:
         line[2 + ALONG + ACROSS + k] += 1.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _face(returns, face):  # type: ignore[no-untyped-def]
+    """What the FACE of a proposal is, by returns (n, 3): along from its end on, outwards, across, z."""
+    if not len(returns):
+        return
+    far = returns[:, 0].min()
+    counts = np.zeros(int((returns[:, 0].max() - far) / FACE_CELL) + 1, np.int32)
+    for i in range(len(returns)):
+        counts[int((returns[i, 0] - far) / FACE_CELL)] += 1
+    cell, nearer = len(counts) - 1, counts[-1]
+    while nearer <= JUTTING * len(returns):
+        cell -= 1
+        nearer += counts[cell]
+    front = far + (cell + 0.5) * FACE_CELL
+    face[1], n = front, 0
+    for i in range(len(returns)):
+        if front - FACE_DEEP < returns[i, 0] < front + FACE_AHEAD:
+            face[2] = min(face[2], returns[i, 1]) if n else returns[i, 1]
+            face[3] = max(face[3], returns[i, 1]) if n else returns[i, 1]
+            face[4] = max(face[4], returns[i, 2]) if n else returns[i, 2]
+            n += 1
+    face[0] = np.log10(n + 1.0)

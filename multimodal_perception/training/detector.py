@@ -21,7 +21,7 @@ from multimodal_perception.networks.fusion_detector import (
     RefinementNetwork,
 )
 from multimodal_perception.networks.image_encoder import ImageTrunk, atlas_of
-from multimodal_perception.networks.local_fusion import refined_boxes
+from multimodal_perception.networks.local_fusion import Refined, refined_boxes
 from multimodal_perception.preprocess.detector_inputs import CELL_PIXELS, refinement_inputs
 from multimodal_perception.preprocess.pillars import RANGE
 from multimodal_perception.preprocess.proposals import PointIndex
@@ -51,6 +51,7 @@ from multimodal_perception.training.samples import sample_paths
 from multimodal_perception.training.targets import (
     code_loss,
     confidence_loss,
+    ends_loss,
     heat_loss,
     residual_loss,
     segment_loss,
@@ -354,14 +355,15 @@ class Refinable:
     """Proposals of a batch as the refinement takes them, and what it should make of them.
 
     maps: BEV map and atlases. proposals: (B, R, 7). said: the other inputs by the refinement's names.
-    matched: (B, R, 7) labels, proposals where there is none; found: (B, R), 1 where there is one;
-    judged: (B, R), see `judged`. items: the frames.
+    matched: (B, R, 7) labels, proposals where there is none; kinds: (B, R), their classes from 0; found:
+    (B, R), 1 where there is one; judged: (B, R), see `judged`. items: the frames.
     """
 
     maps: tuple[Tensor, tuple[Tensor, Tensor]]
     proposals: Tensor
     said: dict[str, Tensor]
     matched: Tensor
+    kinds: Tensor
     found: Tensor
     judged: Tensor
     items: Sequence[Item]
@@ -405,7 +407,7 @@ def refinable(
                 own, sure, kinds, len(CLASSES), index, item.views, extent, item.base_from_grid
             )
         )
-        target = refinement_targets(own, item.boxes)
+        target = refinement_targets(own, item.boxes, item.labels)
         target["judged"] = judged(own, target["found"], item.labelled, extent)
         targets.append(target)
     said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
@@ -417,27 +419,26 @@ def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) 
     """Losses of the refinement on a batch, on proposals of the first network."""
     assert isinstance(network, RefinementNetwork)
     made = refinable(first, _device_of(network), batch)
-    logits, residuals = network.logits(*made.maps, made.said)
-    return losses_of_refined(
-        logits, residuals, made.proposals, made.matched, made.found,
-        made.confidences(residuals), made.judged,
-    )  # fmt: skip
+    refined = network.refined(*made.maps, made.said)
+    right = made.confidences(refined.residuals)
+    return losses_of_refined(refined, made.proposals, made.matched, made.found, right, made.judged)
 
 
 def losses_of_refined(
-    logits: Tensor,
-    residuals: Tensor,
+    refined: Refined,
     proposals: Tensor,
     matched: Tensor,
     found: Tensor,
     right: Tensor,
     judged: Tensor,
 ) -> Losses:
-    """Losses of confidence logits (B, R, classes) against right ones and of residuals (B, R, 8); the
-    rest as Refinable has it."""
-    near, corner = residual_loss(proposals, residuals, matched, found)
-    sure = confidence_loss(logits, right, judged)
-    return {"confidence": sure, "residual": near, "corner": corner, "total": sure + near + corner}
+    """Losses of what is refined, its confidences against right ones (B, R, classes); the rest as
+    Refinable has it."""
+    near, corner = residual_loss(proposals, refined.residuals, matched, found)
+    sure = confidence_loss(refined.logits, right, judged)
+    ends = ends_loss(refined, proposals, matched, found)
+    losses = {"confidence": sure, "residual": near, "corner": corner, "ends": ends}
+    return losses | {"total": sure + near + corner + 0.5 * ends}
 
 
 def _no_atlases(config: DetectorConfig, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -490,12 +491,15 @@ def match(proposals: np.ndarray, boxes: np.ndarray) -> tuple[NDArray[np.int64], 
     return best, (value >= MATCHED) | ((value >= LITTLE) & (inside >= WITHIN * own))
 
 
-def refinement_targets(proposals: np.ndarray, boxes: np.ndarray) -> dict[str, np.ndarray]:
-    """Matched boxes (R, 7) of proposals (R, 7), themselves where there is none, and found (R,)."""
+def refinement_targets(
+    proposals: np.ndarray, boxes: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Matched boxes (R, 7) of proposals (R, 7), themselves where there is none, their kinds (R,), and
+    found (R,)."""
     best, found = match(proposals, boxes)
-    matched = proposals.copy()
-    matched[found] = boxes[best[found]]
-    return {"matched": matched, "found": found.astype(np.float32)}
+    matched, kinds = proposals.copy(), np.zeros(len(proposals), np.float32)
+    matched[found], kinds[found] = boxes[best[found]], labels[best[found]]
+    return {"matched": matched, "kinds": kinds, "found": found.astype(np.float32)}
 
 
 def confidences(refined: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:

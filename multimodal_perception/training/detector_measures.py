@@ -1,14 +1,13 @@
 """Training of what the refinement makes of metres alone: its rest, and the proposal network, stay.
 
 Centimetres of its width tell a bus of 9 m from one of 12, which takes far more looks at buses than the
-training of the whole has steps for. Neither images nor maps have a part in it: so proposals of all
-frames, and guesses about those of large vehicles, are stored once, with what the rest of the refinement
-says of them, and go by in large batches.
+training of the whole has steps for. Neither images nor maps have a part in it: so proposals of large
+vehicles, and guesses about them, are stored once, with what the rest of the refinement says of them, and
+go by in large batches.
 """
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from multimodal_perception.geometry.boxes import iou_3d_each
 from multimodal_perception.networks.detector_config import CLASSES
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
+from multimodal_perception.networks.local_fusion import CAR, Refined, refined_boxes
 from multimodal_perception.training.checkpoint import save_weights
 from multimodal_perception.training.detector import (
     Choice,
@@ -35,6 +36,7 @@ from multimodal_perception.training.detector import (
 )
 from multimodal_perception.training.detector_data import DetectorData, Item, collate
 from multimodal_perception.training.loop import Loop, Losses
+from multimodal_perception.training.targets import soft_target
 
 # Frames of a batch while proposals are made.
 FRAMES = 4
@@ -43,8 +45,6 @@ STORED, GUESSES, SUPPRESSED = 48, 16, 0.97
 # How far guesses are from proposals (standard deviations): logarithm of the size; metres along, from
 # where the near end would be, across, and up; radians.
 SIZE_OFF, PLACE_OFF, YAW_OFF = (0.06, 0.02, 0.02), (0.15, 0.08, 0.04), 0.025
-# Proposals at what is longer, metres, go by so many more times.
-LONG, REPEATED = 6.0, 3
 LARGE = [CLASSES.index("truck"), CLASSES.index("bus")]
 Rows = dict[str, Tensor]
 
@@ -60,23 +60,24 @@ def train_measures(
     network = RefinementNetwork(config.network)
     begin(network, config, start)
     network.requires_grad_(False)
-    network.head.ends.requires_grad_(True)
     network.head.outline.requires_grad_(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = look(config, frames, first.to(device), network.to(device))
-    large = (rows["found"] > 0) & (rows["matched"][:, 3] > LONG)
-    order = torch.cat([torch.arange(len(large)), large.nonzero()[:, 0].repeat(REPEATED)])
-    loop = Loop(network, Numbers(len(order)), torch.tensor, config.loop, out)
+    loop = Loop(network, Numbers(len(rows["found"])), torch.tensor, config.loop, out)
 
     def losses_of(module: nn.Module, batch: Tensor) -> Losses:
         assert isinstance(module, RefinementNetwork)
-        row = {name: values[order[batch]].to(loop.device) for name, values in rows.items()}
-        said = row["logits"], row["residuals"]
-        sure, ends = module.head.measured(row["told"], row["outlines"], *said)
+        row = {name: values[batch].to(loop.device) for name, values in rows.items()}
+        told = row["told"], row["outlines"], row["logits"], row["residuals"]
+        refined = module.head.measured(*told)
         return losses_of_refined(
-            row["logits"] + sure, row["residuals"] + ends, row["proposals"], row["matched"],
-            row["found"], row["right"], row["judged"],
-        )  # fmt: skip
+            refined,
+            row["proposals"],
+            row["matched"],
+            row["found"],
+            right(row, refined),
+            row["judged"],
+        )
 
     trained = loop.run(losses_of)
     assert isinstance(trained, RefinementNetwork)
@@ -85,20 +86,26 @@ def train_measures(
     return trained
 
 
+def right(row: Rows, refined: Refined) -> Tensor:
+    """What the confidences (N, classes) should be: of a matched box by how much of it is met now, of
+    others as it was without what is measured."""
+    boxes = refined_boxes(row["proposals"], refined.residuals.detach().float()).cpu().numpy()
+    overlap = torch.from_numpy(iou_3d_each(boxes, row["matched"].cpu().numpy())).float()
+    met = soft_target(overlap).to(row["right"].device)
+    own = nn.functional.one_hot(row["kinds"].long(), len(CLASSES)) * met[:, None]
+    return torch.where(row["found"][:, None] > 0, own, row["right"])
+
+
 def look(
     config: DetectorTraining,
     frames: DetectorData,
     first: ProposalNetwork,
     network: RefinementNetwork,
 ) -> Rows:
-    """Proposals of all frames, one a row: what losses_of_refined takes, with logits and residuals as
-    they are without what is measured. The frames should be new to the network: on those that it was
-    trained on, it has nothing left to put right."""
-    rest = copy.deepcopy(network).eval()
-    for last in (rest.head.ends[-1], rest.head.outline[-1]):
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+    """Proposals of all frames that are longer than a car, one a row: what losses_of_refined takes, with
+    logits and residuals as they are without what is measured. The frames should be new to the network:
+    on those that it was trained on, it has nothing left to put right."""
+    network.eval()
     device = next(network.parameters()).device
     parts: dict[str, list[Tensor]] = defaultdict(list)
     for epoch in range(config.looks):
@@ -108,22 +115,22 @@ def look(
             torch.manual_seed(1_000_003 * config.loop.seed + epoch * len(loader) + step)
             with torch.no_grad():
                 made = refinable(first, device, batch, Choice(STORED, SUPPRESSED, guesses))
-                logits, residuals = rest.logits(*made.maps, made.said)
-                told = made.said["told"], made.said["roi_outline"]
-                _, ends = network.head.measured(*told, logits, residuals)
+                logits, residuals = network.said(*made.maps, made.said)
             row = {
                 "told": made.said["told"],
                 "outlines": made.said["roi_outline"],
                 "proposals": made.proposals,
                 "matched": made.matched,
+                "kinds": made.kinds,
                 "found": made.found,
                 "judged": made.judged,
-                "right": made.confidences(residuals + ends),
+                "right": made.confidences(residuals),
                 "logits": logits,
                 "residuals": residuals,
             }
+            large = made.proposals[..., 3] > CAR
             for name, values in row.items():
-                parts[name].append(values.flatten(0, 1).cpu())
+                parts[name].append(values[large].cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 
 

@@ -34,7 +34,7 @@ MIX = {"car": 0.34, "van": 0.16, "truck": 0.22, "bus": 0.22, "cyclist": 0.06}
 CYCLING_SEEDS = range(700, 800)
 CYCLING_MIX = {"car": 0.2, "van": 0.1, "truck": 0.12, "bus": 0.13, "cyclist": 0.45}
 # And of these most is lorries and buses, in all drives, whose lengths are hard to tell from behind.
-HEAVY_SEEDS = range(1100, 1200)
+HEAVY_SEEDS = range(1100, 1400)
 HEAVY_MIX = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
 
 

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multimodal_perception.networks.centre_head import CODE
-from multimodal_perception.networks.local_fusion import refined_boxes
+from multimodal_perception.networks.local_fusion import (
+    CAR,
+    LONGER,
+    Refined,
+    end_places,
+    far_side,
+    refined_boxes,
+)
 
 # Heat where nobody has said what is there: no centre, and as little wrong as anything can be.
 UNLABELLED = 0.999
@@ -131,6 +138,24 @@ def residual_loss(
     ]
     corner = (torch.minimum(away[0], away[1]) * found).sum() / count
     return loss, corner
+
+
+def ends_loss(refined: Refined, proposals: Tensor, matched: Tensor, found: Tensor) -> Tensor:
+    """Cross entropy of where the far ends of proposals (B, R, 7) longer than a car are, for those whose
+    box is matched (B, R, 7). found: (B, R), 1 where there is a match."""
+    yaw, length = proposals[..., 6], proposals[..., 3]
+    side = far_side(-(yaw.cos() * proposals[..., 0] + yaw.sin() * proposals[..., 1]))
+    target, said = residual_target(proposals, matched), refined.nearer.detach().float()
+    size = length * said[..., 3].clamp(-1.0, 1.0).exp()
+    farther = side * (target[..., 0] - said[..., 0]) * length + (matched[..., 3] - size) / 2
+    logits = refined.ends.float()
+    places = end_places(logits)
+    # A place between two is both, and a little of their neighbours.
+    away = (places - farther.clamp(-LONGER, LONGER)[..., None]) / (places[1] - places[0])
+    wanted = (-0.5 * away**2).softmax(-1)
+    each = -(wanted * logits.log_softmax(-1)).sum(-1)
+    counted = found * (length > CAR)
+    return (each * counted).sum() / counted.sum().clamp(min=1.0)
 
 
 def residual_target(proposals: Tensor, matched: Tensor) -> Tensor:

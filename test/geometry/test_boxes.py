@@ -200,6 +200,9 @@ def test_pairs_are_rows_against_columns():
     expected = [[1, 0], [1 / 3, 0], [0, 1]]
     np.testing.assert_allclose(boxes.iou_bev(a, b), expected, atol=1e-9)
     np.testing.assert_allclose(boxes.iou_3d(a.astype(np.float32), b), expected, atol=1e-6)
+    each = boxes.iou_3d_each(a[: len(b)], b[: len(a)])
+    np.testing.assert_allclose(each, np.diagonal(boxes.iou_3d(a, b)), atol=1e-12)
+    assert boxes.iou_3d_each(a[:0], b[:0]).shape == (0,)
 
 
 @settings(max_examples=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -21,7 +22,12 @@ from multimodal_perception.networks.fusion_detector import (
     build_proposals,
 )
 from multimodal_perception.networks.global_fusion import GlobalFusion
-from multimodal_perception.networks.local_fusion import refined_boxes
+from multimodal_perception.networks.local_fusion import (
+    ENDS,
+    OUTLINE,
+    end_places,
+    refined_boxes,
+)
 from multimodal_perception.networks.pillars import scatter_to_canvas
 from multimodal_perception.training.detector_export import (
     image_examples,
@@ -247,12 +253,42 @@ def test_what_is_added_to_the_refinement_begins_at_nothing() -> None:
         assert not torch.equal(whole(*inputs.values())[1], local(*inputs.values())[1])
     # What metres tell depends on what has been said.
     head = local.head
-    torch.nn.init.normal_(head.ends[-1].weight)  # type: ignore[arg-type]
+    torch.nn.init.normal_(head.outline[-1].weight)  # type: ignore[arg-type]
     said = torch.zeros(1, 8, 6), torch.zeros(1, 8, 8)
     told = inputs["told"], inputs["roi_outline"]
-    assert not torch.equal(
-        head.measured(*told, *said)[1], head.measured(*told, said[0], said[1] + 1)[1]
-    )
+    first, second = (head.measured(*told, said[0], said[1] + k).nearer for k in (0, 1))
+    assert not torch.equal(first, second - 1)
+
+
+def told_of(length: float, towards: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is told of one proposal, and its outline."""
+    told, outlines = torch.zeros(1, 1, 17), torch.zeros(1, 1, OUTLINE)
+    told[..., 6] = math.log(length)
+    outlines[..., 0] = towards
+    return told, outlines
+
+
+@pytest.mark.parametrize("towards", [1.0, -1.0])
+def test_of_two_likely_far_ends_one_is_chosen_and_the_near_end_stays(towards: float) -> None:
+    head = RefinementNetwork(SMALL).head
+    places = end_places(torch.zeros(1))
+    bias = head.outline[-1].bias
+    assert isinstance(bias, torch.Tensor)
+    with torch.no_grad():  # as far as it was, or 3 m farther; the latter likelier
+        bias[-ENDS:] = -20.0
+        bias[-ENDS:][places == 0.0] = 3.0
+        bias[-ENDS:][places == 3.0] = 5.0
+    said = torch.zeros(1, 1, 6), torch.zeros(1, 1, 8)
+    box = torch.tensor([[[20.0, 1.0, 1.5, 9.0, 2.5, 3.0, 0.0]]])
+    refined = head.measured(*told_of(9.0, towards), *said)
+    found = refined_boxes(box, refined.residuals)[0, 0].detach().numpy()
+    # The sensor is ahead of it or behind: the end there is where it was.
+    x = 20.0 - towards * 1.5
+    np.testing.assert_allclose(found, [x, 1.0, 1.5, 12.0, 2.5, 3.0, 0.0], atol=0.02)
+    # Cars and people keep both.
+    for length in (4.5, 0.5):
+        refined = head.measured(*told_of(length, towards), *said)
+        assert torch.equal(refined.residuals, torch.zeros(1, 1, 8))
 
 
 @pytest.mark.parametrize("pyramid", [FeaturePyramid, ReversePyramid])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from multimodal_perception.preprocess.proposals import (
     ACROSS,
     ALONG,
+    FACE,
+    FACE_CELL,
     GROWTH,
     LOW,
     MARGIN,
@@ -95,7 +98,7 @@ def test_outline_counts_by_half_metres_along_eight_centimetres_across_and_ten_up
     outline = proposal_grid(box[None], PointIndex.of(points, 30.0))[3][0]
     away = np.hypot(10.0, 4.0)
     np.testing.assert_allclose(outline[:2], [-10.0 / away, -4.0 / away], atol=1e-6)
-    counts = np.rint(10 ** outline[2:] - 1).astype(int)
+    counts = np.rint(10 ** outline[2:-FACE] - 1).astype(int)
     along, across, up = np.split(counts, [ALONG, ALONG + ACROSS])
     # Cells by their lower ends, metres.
     assert {k / 2 - 8: n for k, n in enumerate(along) if n} == {
@@ -112,3 +115,39 @@ def test_the_outline_of_a_person_is_not_what_stands_before_it() -> None:
     points = np.array([[5.1, 0.1, 1.0, 0.0], [6.5, 0.1, 1.0, 0.0]], np.float32)
     outline = proposal_grid(box[None], PointIndex.of(points, 20.0))[3][0]
     assert np.rint(10 ** outline[2 : 2 + ALONG] - 1).sum() == 1
+
+
+@pytest.mark.parametrize("heading", [0.0, np.pi])
+def test_the_face_is_the_end_towards_the_sensor_whatever_juts_out_of_it(heading: float) -> None:
+    # A bus before the vehicle, proposed 1 m too short at its far end and 0.4 m at its near one.
+    box = np.array([16.0, 1.0, 1.5, 8.0, 2.6, 3.0, heading], np.float32)
+    rng = np.random.default_rng(4)
+    rear = np.column_stack(
+        [rng.uniform(11.58, 11.62, 80), rng.uniform(-0.2, 2.2, 80), rng.uniform(0.5, 2.9, 80)]
+    )
+    rear[:3, 1:] = (-0.24, 2.0), (2.25, 2.0), (1.0, 3.02)  # its edges
+    others = np.array(
+        [
+            *[[11.2, 0.5, 1.0 + k / 10] for k in range(5)],  # what juts out behind it
+            *[[x, -0.3, 1.5] for x in (13.0, 15.0, 17.0)],  # its side
+            [10.9, 1.0, 3.4],  # of what comes behind it
+            [11.6, 1.0, 0.1],  # the ground
+        ]
+    )
+    points = np.zeros((len(rear) + len(others), 4), np.float32)
+    points[:, :3] = np.concatenate([rear, others])
+    face = proposal_grid(box[None], PointIndex.of(points, 30.0))[3][0, -FACE:]
+    assert np.rint(10 ** face[0] - 1) == 80
+    assert abs(face[1] - 0.4) <= 0.02 + FACE_CELL
+    across = [-1.24, 1.25] if heading == 0.0 else [-1.25, 1.24]
+    np.testing.assert_allclose(face[2:], [*across, 3.02], atol=1e-5)
+
+
+def test_a_thousand_returns_of_a_face_all_count() -> None:
+    box = np.array([8.0, 0.0, 1.5, 9.0, 2.5, 3.0, 0.0], np.float32)
+    points = np.zeros((1000, 4), np.float32)
+    points[:, 0], points[:, 1] = 3.5, np.linspace(-1.2, 1.2, 1000)
+    points[:, 2] = np.linspace(0.5, 2.9, 1000)
+    face = proposal_grid(box[None], PointIndex.of(points, 30.0))[3][0, -FACE:]
+    expected = [np.log10(1001.0), 0.0, -1.2, 1.2, 2.9]
+    np.testing.assert_allclose(face, expected, atol=FACE_CELL)

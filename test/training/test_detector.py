@@ -226,6 +226,9 @@ def test_a_module_to_freeze_that_is_not_there(samples: Path, tmp_path: Path) -> 
 def test_measures_alone_are_trained_on_stored_proposals(samples: Path, tmp_path: Path) -> None:
     train_proposals(configured("proposals", 2), samples, tmp_path / "p")
     first = tmp_path / "p" / "proposals.safetensors"
+    weights = read_weights(first)
+    weights["head.code.bias"][3:6] = torch.tensor([8.0, 2.5, 3.0]).log()  # all as large as lorries
+    write_weights(weights, first)
     train_refinement(configured("refinement", 1), samples, tmp_path / "r", first)
     start = tmp_path / "r" / "refinement.safetensors"
     config = configured("measures", 150)
@@ -234,8 +237,8 @@ def test_measures_alone_are_trained_on_stored_proposals(samples: Path, tmp_path:
     train_measures(config, samples, tmp_path / "m", first, [start])
     before, after = read_weights(start), read_weights(tmp_path / "m" / "refinement.safetensors")
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert "head.outline.2.weight" in changed
-    assert all(name.startswith(("head.ends.", "head.outline.")) for name in changed)
+    assert "head.outline.4.weight" in changed
+    assert all(name.startswith("head.outline.") for name in changed)
     rows = (tmp_path / "m" / "curves.csv").read_text().split()
     losses = [float(r.split(",")[2]) for r in rows if "loss/total" in r]
     assert len(losses) == 150 and losses[-1] < 0.5 * losses[0]
@@ -491,7 +494,8 @@ def test_the_seen_end_of_a_bus_is_refined_to_the_bus() -> None:
     boxes = np.array([[-30, 0, 1, 4, 2, 2, 0], bus], np.float32)
     best, found = match(proposals, boxes)
     assert best[:2].tolist() == [1, 1] and found.tolist() == [True, True, False, False]
-    target = refinement_targets(proposals, boxes)
+    target = refinement_targets(proposals, boxes, np.array([1, 3]))
+    assert target["kinds"].tolist() == [3.0, 3.0, 0.0, 0.0]
     np.testing.assert_array_equal(target["matched"], [boxes[1], boxes[1], *proposals[2:]])
     assert target["found"].tolist() == [1.0, 1.0, 0.0, 0.0]
     assert not match(proposals, boxes[:0])[1].any()

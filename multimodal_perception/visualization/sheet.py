@@ -82,7 +82,8 @@ def _heading(frame: SensorFrame, boxes: Boxes3D, title: str) -> NDArray[np.uint8
     if frame.missing:
         text += f"   missing: {', '.join(sorted(frame.missing))}"
     write_text(bar, text, (GAP, 30), TEXT, 0.65)
-    entries = [(n, class_colour(n)) for n in ("car", "van", "truck", "pedestrian", "cyclist")]
+    named = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
+    entries = [(n, class_colour(n)) for n in named]
     if frame.labels is not None:
         entries.append(("label", LABEL))
     column = WIDTH - GAP - 118 * len(entries)

@@ -26,7 +26,7 @@ from multimodal_perception.preprocess.detector_inputs import (
     proposal_inputs,
     refinement_inputs,
 )
-from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.preprocess.ground import Cloud, GroundModel
 from multimodal_perception.preprocess.pillars import Pillars, pillarise
 from multimodal_perception.preprocess.projection import ImageView
 from multimodal_perception.preprocess.proposals import PointIndex
@@ -118,14 +118,17 @@ class FusionDetector:
         seeds: proposals of another detector in base_link, which count only where FusionConfig.seeds
         says so and there is a refinement to judge them.
         """
-        pillars = self._beside.submit(pillarise, cloud.points, self.network.pillars)
+        # What stands on a slope looks as it would on level ground.
+        points = cloud.levelled
+        pillars = self._beside.submit(pillarise, points, self.network.pillars)
         views, atlases = self._seen(*self._frames.of(frame))
+        views = dataclasses.replace(views, ground=cloud.ground)
         if not len(cloud.points) and not views.any:
             self.counts["nothing_that_sees"] += 1
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
         try:
             boxes, scores, labels = self._found(
-                frame, cloud, pillars.result(), views, atlases, seeds
+                frame, points, pillars.result(), views, cloud.ground, atlases, seeds
             )
         except EngineError as error:
             self.counts["geometric_instead"] += 1
@@ -137,7 +140,7 @@ class FusionDetector:
         return Boxes3D(
             frame.stamp_ns,
             frame.base_frame,
-            boxes[kept],
+            _over(boxes[kept], cloud.ground, 1.0),
             scores[kept],
             self._labels[labels[kept]],
         )
@@ -145,16 +148,18 @@ class FusionDetector:
     def _found(
         self,
         frame: SensorFrame,
-        cloud: Cloud,
+        points: NDArray[np.float32],
         pillars: Pillars,
         views: Views,
+        ground: GroundModel,
         atlases: dict[str, NDArray[np.float32]],
         seeds: Boxes3D | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes (N, 7), scores (N,) and labels (N,) of the network. Raises EngineError."""
+        """Boxes (N, 7), scores (N,) and labels (N,) of the network; z above the ground as that of the
+        points (P, 4). Raises EngineError."""
         n = self.network
         arrays, overflow = proposal_inputs(
-            cloud.points,
+            points,
             views,
             echo_rows(frame),
             n.pillars,
@@ -163,13 +168,13 @@ class FusionDetector:
         )
         self.counts["pillars_left_out"] += overflow
         inputs = {name: values[None] for name, values in arrays.items()} | atlases
-        first = self.proposals if len(cloud.points) or self.blind is None else self.blind
+        first = self.proposals if len(points) or self.blind is None else self.blind
         out = first.run({k: inputs[k] for k in first.inputs})
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
         if self.refinement is None:
             return boxes, scores, labels
         if seeds is not None and self.config.seeds:
-            boxes, scores, labels = self._with_seeds(boxes, scores, labels, seeds)
+            boxes, scores, labels = self._with_seeds(boxes, scores, labels, seeds, ground)
         apart = non_maximum_suppression(boxes, scores, SUPPRESSED)
         kept, rest = apart[: n.refined], apart[n.refined :]
         chosen = np.resize(kept, n.refined)  # a static shape: repeats are cut off again below
@@ -178,7 +183,7 @@ class FusionDetector:
             scores[chosen],
             labels[chosen],
             len(self._labels),
-            PointIndex.of(cloud.points, n.pillars.extent),
+            PointIndex.of(points, n.pillars.extent),
             views,
             n.pillars.extent,
         )
@@ -230,18 +235,26 @@ class FusionDetector:
         scores: NDArray[np.float32],
         labels: NDArray[np.int64],
         seeds: Boxes3D,
+        ground: GroundModel,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Proposals and seeds of the classes that the network knows, as one list."""
+        """Proposals and seeds of the classes that the network knows, as one list, above the ground."""
         known = np.isin(seeds.labels, self._labels)
         chosen = seeds.select(known)
         self.counts["seeds"] += len(chosen)
         order = np.argsort(self._labels)
         own = order[np.searchsorted(self._labels, chosen.labels, sorter=order)]
         return (
-            np.concatenate([boxes, chosen.boxes]),
+            np.concatenate([boxes, _over(chosen.boxes, ground, -1.0)]),
             np.concatenate([scores, chosen.scores]),
             np.concatenate([labels, own]),
         )
+
+
+def _over(boxes: NDArray[np.float32], ground: GroundModel, sign: float) -> NDArray[np.float32]:
+    """Boxes (N, 7) of level ground set onto the ground; the other way round with sign -1."""
+    moved = boxes.copy()
+    moved[:, 2] += np.float32(sign) * ground.at(boxes[:, 0], boxes[:, 1])
+    return moved
 
 
 # Proposals that overlap more from above are one object to the refinement.

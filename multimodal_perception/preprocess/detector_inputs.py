@@ -13,6 +13,7 @@ from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import inside
 from multimodal_perception.preprocess.echoes import draw_echoes
+from multimodal_perception.preprocess.ground import GroundModel
 from multimodal_perception.preprocess.image import fit_image, fitted_model
 from multimodal_perception.preprocess.infrared import InfraredNormaliser
 from multimodal_perception.preprocess.pillars import (
@@ -46,7 +47,8 @@ CELL_PIXELS, HEIGHTS = 4, (LOW, LOW + BIN * BINS)
 class Views:
     """The images of one frame by their places in the atlases; None where one is missing.
 
-    hidden: (H, 7) boxes in base_link that no image sees into: what training put there, no image shows.
+    hidden: (H, 7) boxes that no image sees into: what training put there, no image shows. ground: what
+    the heights of points and boxes are measured from; None for base_link's own plane.
     """
 
     cameras: Sequence[ImageView | None]
@@ -54,6 +56,7 @@ class Views:
     camera_size: tuple[int, int]
     infrared_size: tuple[int, int]
     hidden: NDArray[np.float32] | None = None
+    ground: GroundModel | None = None
 
     @property
     def any(self) -> bool:
@@ -61,9 +64,14 @@ class Views:
         return any(v is not None for v in (*self.cameras, *self.infrareds))
 
     def look_up(self, points: NDArray[np.floating], prefix: str = "") -> Arrays:
-        """Places and sight of points (N, 3) in base_link in both atlases, by the network's names."""
-        camera, camera_seen = atlas_places(points, self.cameras, self.camera_size)
-        infrared, infrared_seen = atlas_places(points, self.infrareds, self.infrared_size)
+        """Places and sight of points (N, 3), x y height above the ground, in both atlases, by the
+        network's names."""
+        at = points
+        if self.ground is not None:
+            at = points.copy()
+            at[:, 2] += self.ground.at(points[:, 0], points[:, 1])
+        camera, camera_seen = atlas_places(at, self.cameras, self.camera_size)
+        infrared, infrared_seen = atlas_places(at, self.infrareds, self.infrared_size)
         for box in () if self.hidden is None else self.hidden:
             rows = inside(points, box)
             camera_seen[rows], infrared_seen[rows] = 0.0, 0.0
@@ -80,7 +88,9 @@ class Views:
         if base_from_grid is not None:
             turned = np.linalg.inv(base_from_grid).astype(np.float64)
         return {
-            f"{kind}_rays": atlas_rays(views, size, CELL_PIXELS, extent, HEIGHTS, turned)
+            f"{kind}_rays": atlas_rays(
+                views, size, CELL_PIXELS, extent, HEIGHTS, turned, self.ground
+            )
             for kind, views, size in (
                 ("camera", self.cameras, self.camera_size),
                 ("infrared", self.infrareds, self.infrared_size),
@@ -99,7 +109,8 @@ def proposal_inputs(
 ) -> tuple[Arrays, int]:
     """The arrays without pixels, and how many pillars had no room.
 
-    points: (N, 4) float32 in the grid's frame; echoes: (U, 8) as draw_echoes takes them, in it too.
+    points: (N, 4) float32 in the grid's frame, z above the ground; echoes: (U, 8) as draw_echoes takes
+    them, in it too.
     base_from_grid: (4, 4), where the grid was turned by augmentation (may mirror and scale).
     exchange: with the rays of the images' cells. pillars: of the points, where they are there already.
     """

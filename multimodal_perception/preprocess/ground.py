@@ -27,6 +27,8 @@ STEEP = 0.25
 STREET_HIGH, STREET_FAR = 3.0, 40.0
 # Of a sweep so many points are looked at for its exposure.
 EXPOSED = 16384
+# What is further away is no place.
+NOWHERE_M = 1e8
 NOWHERE = OwnVehicle(0.0, 0.0, 0.0, 0.0)
 
 
@@ -57,8 +59,9 @@ class GroundModel:
     ring_m: float
 
     def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Ground z in metres at points (N,), (N,) of base_link."""
+        """Ground z in metres at points (N,), (N,) of base_link; no place counts as its origin."""
         xy = np.column_stack([x, y]).astype(np.float32)
+        xy[~(np.abs(xy) < NOWHERE_M).all(axis=1)] = 0.0
         return _sample(*_places(xy, *self.heights.shape, np.float32(self.ring_m)), self.heights)
 
 
@@ -78,6 +81,13 @@ class Cloud:
     origins: NDArray[np.float32]
     source: NDArray[np.uint8]
     doubtful: NDArray[np.bool_] | None = None
+
+    @property
+    def levelled(self) -> NDArray[np.float32]:
+        """Points (N, 4) as they would lie on level ground: z is the height above it."""
+        points = self.points.copy()
+        points[:, 2] = self.height
+        return points
 
     def select(self, kept: NDArray[np.bool_]) -> Cloud:
         """The points of a mask (N,), over the same ground."""
@@ -117,14 +127,7 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     if clouds:
         points = clouds[0] if len(clouds) == 1 else np.concatenate(clouds)
         source = np.concatenate(sources)
-    rings = int(np.ceil(config.max_range / config.ring_m))
-    heights = np.zeros((config.sectors, rings), np.float32)
-    places = _places(points, *heights.shape, np.float32(config.ring_m))
-    if len(points):
-        limits = config.step, config.bend, config.max_slope
-        _follow(points, *places, heights, config.ring_m, *limits)
-    ground = GroundModel(heights, config.ring_m)
-    height = points[:, 2] - _sample(*places, heights)
+    ground, height = follow_ground(points, config)
     is_ground = height < config.clearance
     _expose(points, height, config.clearance, map(len, clouds))
     return Cloud(
@@ -135,6 +138,20 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
         np.array(origins, np.float32).reshape(-1, 3),
         source,
     )
+
+
+def follow_ground(
+    points: NDArray[np.float32], config: GroundConfig | None = None
+) -> tuple[GroundModel, NDArray[np.float32]]:
+    """The ground below points (N, 4) of base_link, and the height (N,) of each above it, metres."""
+    config = config or GroundConfig()
+    rings = int(np.ceil(config.max_range / config.ring_m))
+    heights = np.zeros((config.sectors, rings), np.float32)
+    places = _places(points, *heights.shape, np.float32(config.ring_m))
+    if len(points):
+        limits = config.step, config.bend, config.max_slope
+        _follow(points, *places, heights, config.ring_m, *limits)
+    return GroundModel(heights, config.ring_m), points[:, 2] - _sample(*places, heights)
 
 
 def _expose(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.preprocess.ground import GroundModel
 
 # Places along the ray of an image's cell: so many, from the nearest to the furthest, metres.
 RAY_PLACES, NEAREST, FURTHEST = 12, 2.0, 70.0
@@ -60,12 +61,14 @@ def atlas_rays(
     extent: float,
     heights: tuple[float, float],
     grid_from_base: NDArray[np.float64] | None = None,
+    ground: GroundModel | None = None,
 ) -> NDArray[np.float32]:
     """What lies in the BEV along the ray of each cell of an atlas: places (N * h * w, RAY_PLACES, 2).
 
     -1 to 1 from edge to edge of a square of half side `extent`, x then y; 2, beyond it, where the ray is
     outside of `heights`, where the cell has no ray and where an image is missing. Cells are `stride`
     pixels wide, row after row, image after image. grid_from_base: (4, 4), where the grid was turned.
+    ground: what heights are measured from; None for base_link's own plane.
     """
     rows, columns = size[0] // stride, size[1] // stride
     places = np.full((len(views), rows * columns, RAY_PLACES, 2), 2.0, np.float32)
@@ -79,7 +82,11 @@ def atlas_rays(
         with np.errstate(invalid="ignore", divide="ignore"):
             rays /= np.hypot(rays[:, 0], rays[:, 1])[:, None]
             points = view.base_from_optical[:3, 3] + away[:, None] * rays[:, None]
-            usable = (points[..., 2] >= heights[0]) & (points[..., 2] < heights[1])
+            height = points[..., 2]
+            if ground is not None:
+                x, y = points[..., :2].reshape(-1, 2).T
+                height = height - ground.at(x, y).reshape(height.shape)
+            usable = (height >= heights[0]) & (height < heights[1])
         within = (pixels < [view.model.width, view.model.height]).all(axis=1)
         usable &= np.asarray(within)[:, None]
         inside: NDArray[np.floating] = points[usable]

@@ -27,11 +27,13 @@ from multimodal_perception.preprocess.detector_inputs import (
     Views,
     proposal_inputs,
 )
+from multimodal_perception.preprocess.ground import GroundModel, follow_ground
 from multimodal_perception.preprocess.projection import atlas_places
 from multimodal_perception.training import augmentation
 from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig, Present
 from multimodal_perception.training.ground_truth_sampling import GroundTruthSampling, Pasted
 from multimodal_perception.training.samples import (
+    POINT_STEP,
     UNKNOWN_SEGMENT,
     lidar_of,
     points_of,
@@ -119,6 +121,7 @@ class DetectorData(Dataset[Item]):
         )
         motion = np.eye(4) if self.augment is None else augmentation.draw_motion(self.augment, rng)
         base_from_grid = np.linalg.inv(motion).astype(np.float64)
+        ground = _level(sample) if present.lidar else None
         pasted = None
         if self.sampling is not None and present.lidar:
             pasted = self.sampling.paste(sample, rng)
@@ -136,7 +139,7 @@ class DetectorData(Dataset[Item]):
             known = [sample["boxes"]] if pasted is None else [sample["boxes"], pasted.boxes]
             points = augmentation.painted(points, np.concatenate(known), self.augment, rng)
         points = augmentation.moved_points(points, motion)
-        views = self._views(sample, present)
+        views = dataclasses.replace(self._views(sample, present), ground=ground)
         boxes, labels = self._labels(sample, present, views)
         if pasted is not None:
             views = dataclasses.replace(views, hidden=pasted.hidden)
@@ -245,6 +248,16 @@ class DetectorData(Dataset[Item]):
             else:
                 arrays[f"{kind}_pixels"] = pixels
         return arrays
+
+
+def _level(sample: dict[str, NDArray[Any]]) -> GroundModel:
+    """Bring a sample's points and boxes onto level ground, as the detector does."""
+    points, boxes = sample["points"].copy(), sample["boxes"].copy()
+    ground, height = follow_ground(points_of(sample))
+    points[:, 2] = np.rint(height / POINT_STEP).astype(np.int16)
+    boxes[:, 2] -= ground.at(boxes[:, 0], boxes[:, 1])
+    sample["points"], sample["boxes"] = points, boxes
+    return ground
 
 
 def _still_seen(pasted: Pasted, points: NDArray[np.float32]) -> Pasted:

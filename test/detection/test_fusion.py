@@ -12,7 +12,13 @@ import pytest
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion import FusionConfig, FusionDetector, Network
 from multimodal_perception.evaluation.agreement import golden_frames
-from multimodal_perception.frame import CLASS_NAMES, Boxes3D, LidarSweep, SensorFrame
+from multimodal_perception.frame import (
+    CLASS_NAMES,
+    Boxes3D,
+    LidarSweep,
+    Modality,
+    SensorFrame,
+)
 from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.runtime.card import load_card, write_card
 from multimodal_perception.runtime.engine import EngineError
@@ -193,3 +199,27 @@ def test_of_people_the_peak_says_more_than_the_overlap(name: str, share: float) 
     found = detector.detect(seen, ground_cloud(seen))
     refined = np.isclose(found.scores, 0.5**share * 0.2 ** (1 - share), atol=1e-4)
     assert refined.any() and (found.labels[refined] == CLASS_NAMES.index(name)).all()
+
+
+def test_a_hill_changes_nothing_but_heights() -> None:
+    """A street that rises 6 in 100 from 5 m ahead on, as the LiDAR alone sees it."""
+
+    def rise(x):  # type: ignore[no-untyped-def]
+        return 0.06 * np.maximum(x - 5.0, 0.0)
+
+    plain = next(iter(golden_frames())).only((Modality.LIDAR,))
+    (name, sweep), *_ = plain.lidars.items()
+    points = sweep.points.copy()
+    points[:, 2] += rise(points[:, 0] + plain.reference_from_sensor(name)[0, 3])
+    hill = dataclasses.replace(
+        plain, lidars={name: dataclasses.replace(sweep, points=points)}, labels=None
+    )
+    detector = FusionDetector(FusionConfig(min_score=0.3), RUNTIME)
+    before, after = (detector.detect(f, ground_cloud(f)) for f in (plain, hill))
+    sure = before.select(before.scores > 0.6)
+    assert (sure.boxes[:, 0] > 10).any()
+    for box, label in zip(sure.boxes, sure.labels, strict=True):
+        away = np.hypot(*(after.boxes[:, :2] - box[:2]).T)
+        k = int(np.argmin(away))
+        assert away[k] < 0.3 and after.labels[k] == label
+        assert abs(after.boxes[k, 2] - box[2] - rise(box[0])) < 0.2

@@ -58,6 +58,26 @@ def test_a_slope_is_ground(a, b):
     assert cloud.is_ground.mean() > 0.999
 
 
+@settings(max_examples=10)
+@given(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
+def test_a_post_on_a_slope_is_as_high_on_level_ground(a, b):
+    x, y = scatter()
+    post = np.column_stack([np.full(30, 12.0), np.full(30, 3.0), np.linspace(0.3, 1.8, 30)])
+    post[:, 2] += a * 12.0 + b * 3.0
+    cloud = cloud_of(np.vstack([np.column_stack([x, y, a * x + b * y]), post]))
+    np.testing.assert_allclose(cloud.levelled[-30:, 2], np.linspace(0.3, 1.8, 30), atol=0.12)
+    np.testing.assert_array_equal(cloud.levelled[:, [0, 1, 3]], cloud.points[:, [0, 1, 3]])
+    assert cloud.points[-30:, 2] == pytest.approx(post[:, 2], abs=1e-5)
+
+
+@pytest.mark.parametrize("place", [np.nan, np.inf, -np.inf, 1e30])
+def test_what_is_no_place_has_the_ground_below_the_vehicle(place):
+    x, y = scatter()
+    ground = cloud_of(np.column_stack([x, y, 0.05 * x])).ground
+    at = ground.at(np.array([place, 10.0, 0.0]), np.array([0.0, 0.0, place]))
+    np.testing.assert_allclose(at, [0.0, 0.5, 0.0], atol=0.1)
+
+
 def test_a_noisy_plane_is_ground():
     x, y = scatter()
     z = np.random.default_rng(1).normal(0, 0.02, len(x))

@@ -410,6 +410,28 @@ def test_labels_that_no_ring_meets_are_not_learnt(samples: Path) -> None:
         assert (points_in_boxes(item.points, item.boxes, 0.1) > 0).all()
 
 
+def test_what_stands_on_a_slope_is_learnt_as_on_level_ground(samples: Path, tmp_path: Path) -> None:
+    """As the detector sees it, though images show it where it is."""
+    plain = read_sample(sample_paths(samples)[0])
+    sloped = dict(plain)
+    sloped["points"], sloped["boxes"] = plain["points"].copy(), plain["boxes"].copy()
+    sloped["points"][:, 2] += np.rint(0.05 * plain["points"][:, 0]).astype(np.int16)
+    sloped["boxes"][:, 2] += 0.05 * plain["boxes"][:, 0]
+    items = []
+    for name, arrays in (("plain", plain), ("sloped", sloped)):
+        write_sample(tmp_path / f"{name}.npz", arrays)
+        items.append(DetectorData([tmp_path / f"{name}.npz"], SMALL, None, None, stored=False)[0])
+    level, slope = items
+    np.testing.assert_allclose(slope.boxes, level.boxes, atol=0.12)
+    np.testing.assert_allclose(
+        slope.boxes[:, [0, 1, 3, 4, 5, 6]], level.boxes[:, [0, 1, 3, 4, 5, 6]]
+    )
+    assert np.median(np.abs(slope.points[:, 2] - level.points[:, 2])) < 0.03
+    assert np.abs(sloped["boxes"][:, 2] - plain["boxes"][:, 2]).max() > 0.3
+    lifted = slope.boxes[:, 2] + slope.views.ground.at(*slope.boxes[:, :2].T)
+    np.testing.assert_allclose(np.sort(lifted), np.sort(sloped["boxes"][:, 2]), atol=1e-3)
+
+
 def test_the_same_item_whoever_asks(samples: Path) -> None:
     made = [
         DetectorData(

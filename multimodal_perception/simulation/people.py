@@ -15,15 +15,23 @@ from multimodal_perception.simulation.materials import Material
 from multimodal_perception.simulation.meshes import Mesh, at, ellipsoid, merge, tube
 
 HEIGHTS = (1.76, 1.64, 1.84, 1.70, 1.20)
+# What is worn and carried, how stout somebody is, and so how many people differ.
+WEARS = ("tight", "wide", "skirt", "coat", "rucksack", "bag")
+BUILDS = (1.0, 1.15, 1.3)
+PEOPLE = len(HEIGHTS) * len(WEARS) * len(BUILDS)
 # A step's movement is drawn in so many pictures.
 PHASES = 8
 STEP_LENGTH = 1.4  # metres that a whole cycle of two steps covers
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2 * PEOPLE * PHASES)
 def pedestrian(variant: int, phase: int, walks: bool = True) -> Mesh:
-    """A person, walking at one of PHASES moments of the step, or standing."""
+    """A person of PEOPLE, walking at one of PHASES moments of the step, or standing."""
     h = HEIGHTS[variant % len(HEIGHTS)]
+    wear = WEARS[variant // len(HEIGHTS) % len(WEARS)]
+    stout = BUILDS[variant // (len(HEIGHTS) * len(WEARS)) % len(BUILDS)]
+    leg = h * stout * (1.0 if wear == "tight" else 1.35)
+    arm = h * stout * (1.0 if wear == "tight" else 1.25)
     swing = np.sin(2 * np.pi * phase / PHASES) if walks else 0.05
     hip, shoulder = 0.53 * h, 0.81 * h
     parts = []
@@ -33,34 +41,58 @@ def pedestrian(variant: int, phase: int, walks: bool = True) -> Mesh:
         knee = top + at(0.12 * h * lead, 0, -0.245 * h)
         foot = knee + at(0.10 * h * lead - 0.05 * h * max(-lead, 0), 0, -0.235 * h)
         foot[2] = max(foot[2], 0.05)
-        parts.append(tube(top, knee, 0.050 * h, Material.TROUSERS, 0.036 * h, ends=False))
-        parts.append(tube(knee, foot, 0.036 * h, Material.TROUSERS, 0.026 * h, ends=False))
+        parts.append(tube(top, knee, 0.050 * leg, Material.TROUSERS, 0.036 * leg, ends=False))
+        parts.append(tube(knee, foot, 0.036 * leg, Material.TROUSERS, 0.026 * leg, ends=False))
         parts.append(
             ellipsoid(foot + at(0.05, 0, -0.01), (0.13, 0.045, 0.045), Material.SHOE, 3, 6)
         )
         top = np.array([0.0, s * 0.125 * h, shoulder - 0.01 * h])
         elbow = top + at(-0.09 * h * lead, s * 0.02 * h, -0.17 * h)
         hand = elbow + at(0.03 * h - 0.08 * h * lead, 0, -0.14 * h)
-        parts.append(tube(top, elbow, 0.032 * h, Material.CLOTH, 0.027 * h, ends=False))
-        parts.append(tube(elbow, hand, 0.026 * h, Material.CLOTH, 0.020 * h, ends=False))
+        parts.append(tube(top, elbow, 0.032 * arm, Material.CLOTH, 0.027 * arm, ends=False))
+        parts.append(tube(elbow, hand, 0.026 * arm, Material.CLOTH, 0.020 * arm, ends=False))
         parts.append(ellipsoid(hand, (0.04, 0.03, 0.05), Material.SKIN, 3, 6))
-    parts += _trunk((0.0, 0.0, hip), (0.0, 0.0, shoulder), h)
+        if wear == "bag" and s > 0:
+            parts.append(ellipsoid(hand - at(0, 0, 0.2), (0.20, 0.06, 0.17), Material.CLOTH, 4, 6))
+    parts += _trunk((0.0, 0.0, hip), (0.0, 0.0, shoulder), h, stout)
+    parts += _worn(wear, h, stout, abs(swing))
     return merge(parts)
 
 
+def _worn(wear: str, h: float, stout: float, stride: float) -> list[Mesh]:
+    """What hangs about the body: wider the longer the step is."""
+    if wear == "skirt":
+        hem = h * stout * (0.11 + 0.05 * stride)
+        waist = 0.085 * h * stout
+        return [tube((0, 0, 0.60 * h), (0, 0, 0.27 * h), waist, Material.CLOTH, hem, 8, False)]
+    if wear == "coat":
+        hem, chest = h * stout * (0.12 + 0.04 * stride), 0.115 * h * stout
+        return [tube((0, 0, 0.78 * h), (0, 0, 0.35 * h), chest, Material.CLOTH, hem, 8, False)]
+    if wear == "rucksack":
+        radii = (0.07 * h, 0.10 * h, 0.14 * h)
+        return [ellipsoid((-0.13 * h * stout, 0, 0.68 * h), radii, Material.CLOTH, 4, 8)]
+    return []
+
+
 def _trunk(
-    hip: tuple[float, float, float], neck: tuple[float, float, float], h: float
+    hip: tuple[float, float, float],
+    neck: tuple[float, float, float],
+    h: float,
+    stout: float,
 ) -> list[Mesh]:
     """Torso from hip to shoulders, and the head above them; the top is at h above the ground or less."""
+    wide = h * stout
     low, high = np.array(hip), np.array(neck)
     up = (high - low) / np.linalg.norm(high - low)
     middle = low + 0.55 * (high - low)
     span = float(np.linalg.norm(high - low))
     head = high + up * 0.115 * h
     parts = [
-        ellipsoid(middle, (0.075 * h, 0.125 * h, 0.60 * span), Material.CLOTH, 5, 8),
-        ellipsoid(high - up * 0.03 * h, (0.060 * h, 0.140 * h, 0.045 * h), Material.CLOTH, 3, 8),
-        ellipsoid(low, (0.07 * h, 0.105 * h, 0.07 * h), Material.TROUSERS, 3, 8),
+        ellipsoid(middle, (0.075 * wide, 0.125 * wide, 0.60 * span), Material.CLOTH, 5, 8),
+        ellipsoid(
+            high - up * 0.03 * h, (0.060 * wide, 0.140 * wide, 0.045 * h), Material.CLOTH, 3, 8
+        ),
+        ellipsoid(low, (0.07 * wide, 0.105 * wide, 0.07 * h), Material.TROUSERS, 3, 8),
         tube(high - up * 0.02 * h, head, 0.032 * h, Material.SKIN),
         ellipsoid(head, (0.055 * h, 0.045 * h, 0.070 * h), Material.SKIN, 5, 8),
     ]

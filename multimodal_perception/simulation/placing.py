@@ -42,7 +42,7 @@ def scenic(mesh: Mesh, name: str, paint: Colour = GREY, cloth: Colour = GREY) ->
 def kind_mesh(kind: str, variant: int, phase: int, walks: bool = True) -> Mesh:
     """The mesh of a mover's kind, standing on z = 0."""
     if kind == "pedestrian":
-        return people.pedestrian(variant % len(people.HEIGHTS), phase % people.PHASES, walks)
+        return people.pedestrian(variant % people.PEOPLE, phase % people.PHASES, walks)
     if kind == "cyclist":
         return people.cyclist(variant % 4, phase % people.PHASES)
     if kind == "forklift":

@@ -43,6 +43,15 @@ def test_a_walker_has_its_height_at_every_step(variant, phase):
     assert high[1] - low[1] < 0.8
 
 
+def test_people_differ_in_what_they_wear_and_how_stout_they_are():
+    boxes = [np.ptp(people.pedestrian(v, 0, False).bounds(), axis=0) for v in range(people.PEOPLE)]
+    assert len(np.unique(np.round(boxes, 3), axis=0)) > 60
+    length, width, height = np.transpose(boxes)
+    assert length.min() > 0.2 and 0.5 < length.max() < 0.9  # a rucksack makes somebody deeper
+    assert width.min() > 0.4 and width.max() < 0.85
+    assert np.ptp(height) == pytest.approx(max(people.HEIGHTS) - min(people.HEIGHTS), abs=0.05)
+
+
 def test_a_cyclist_is_as_long_as_a_bicycle():
     low, high = people.cyclist(0, 3).bounds()
     assert 1.6 < high[0] - low[0] < 1.9

@@ -36,6 +36,18 @@ CYCLING_MIX = {"car": 0.2, "van": 0.1, "truck": 0.12, "bus": 0.13, "cyclist": 0.
 # And of these most is lorries and buses, in all drives, whose lengths are hard to tell from behind.
 HEAVY_SEEDS = range(1100, 1400)
 HEAVY_MIX = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
+# In these people walk on the carriageway and ride on the pavement as well, or a network takes the place
+# for the person: it had called real people who walked on the carriageway cyclists.
+MINGLED_SEEDS = range(1400, 1600)
+MINGLED_MIX = {
+    "car": 0.3,
+    "van": 0.1,
+    "truck": 0.06,
+    "bus": 0.06,
+    "pedestrian": 0.3,
+    "cyclist": 0.18,
+}
+MINGLED_PAVEMENT = {"pedestrian": 0.6, "cyclist": 0.4}
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,28 @@ class Drive:
     def place(self) -> Scenario:
         """The scenario with the drive's traffic."""
         scenario = load_scenario(self.scenario)
+        if self.seed in MINGLED_SEEDS:
+            return _mingled(scenario, self.seed)
         if not self.mixed:
             return scenario
         shares = CYCLING_MIX if self.seed in CYCLING_SEEDS else MIX
         shares = HEAVY_MIX if self.seed in HEAVY_SEEDS else shares
         lanes = [replace(v, shares=shares) if "car" in v.shares else v for v in scenario.lanes]
         return replace(scenario, lanes=tuple(lanes))
+
+
+def _mingled(scenario: Scenario, seed: int) -> Scenario:
+    """All kinds in all lanes, these a little beside where they are."""
+    rng = np.random.default_rng((9, seed))
+    lanes = [
+        replace(
+            lane,
+            y=lane.y + rng.uniform(-0.5, 0.5),
+            shares=MINGLED_MIX if "car" in lane.shares else MINGLED_PAVEMENT,
+        )
+        for lane in scenario.lanes
+    ]
+    return replace(scenario, lanes=tuple(lanes))
 
 
 def drive_of(seed: int) -> Drive:

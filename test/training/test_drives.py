@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from multimodal_perception.simulation.scenarios import load_scenario, movers
-from multimodal_perception.training.drives import CYCLING_SEEDS, HEAVY_SEEDS, MIX, Drive, drive_of
+from multimodal_perception.training.drives import (
+    CYCLING_SEEDS,
+    HEAVY_SEEDS,
+    MINGLED_SEEDS,
+    MIX,
+    Drive,
+    drive_of,
+)
 from multimodal_perception.training.samples import SEGMENT_NAMES, segment_table
+
+PEOPLE = ("pedestrian", "cyclist")
 
 
 def test_a_seed_always_means_the_same_drive_and_many_have_mixed_traffic() -> None:
@@ -33,6 +42,18 @@ def test_mixed_traffic_has_many_lorries_and_buses_and_the_same_people() -> None:
     assert all(drive_of(seed).mixed for seed in HEAVY_SEEDS)
     heavy = kinds(Drive(HEAVY_SEEDS[0], "urban_street", (), True).place())
     assert heavy.count("bus") > 1.5 * after.count("bus")
+
+
+def test_people_of_mingled_drives_are_where_others_are_not() -> None:
+    mingled = Drive(MINGLED_SEEDS[0], "urban_street", (), False).place()
+    found = [(m.kind, abs(m.y)) for _, _, m, _ in movers(mingled, 3, 0.0, -2000.0, 2000.0)]
+    for road in (True, False):
+        people = [k for k, y in found if (y < mingled.half_width) == road and k in PEOPLE]
+        assert len(people) > 40 and 0.4 < people.count("pedestrian") / len(people) < 0.8
+    assert {"car", "van", "truck", "bus"} < {k for k, _ in found}
+    plain = load_scenario("urban_street")
+    walkers = [m for _, _, m, _ in movers(plain, 3, 0.0, -500.0, 500.0) if m.kind == "pedestrian"]
+    assert all(abs(m.y) > plain.half_width for m in walkers)
 
 
 def test_segments_tell_vehicles_apart() -> None:

@@ -254,7 +254,8 @@ def _level(sample: dict[str, NDArray[Any]]) -> GroundModel:
     """Bring a sample's points and boxes onto level ground, as the detector does."""
     points, boxes = sample["points"].copy(), sample["boxes"].copy()
     ground, height = follow_ground(points_of(sample))
-    points[:, 2] = np.rint(height / POINT_STEP).astype(np.int16)
+    limits = np.iinfo(points.dtype)
+    points[:, 2] = np.clip(np.rint(height / POINT_STEP), limits.min, limits.max)
     boxes[:, 2] -= ground.at(boxes[:, 0], boxes[:, 1])
     sample["points"], sample["boxes"] = points, boxes
     return ground

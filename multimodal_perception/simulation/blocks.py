@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multimodal_perception.simulation import scenery
+from multimodal_perception.simulation.clutter import draw_clutter
 from multimodal_perception.simulation.furniture import KINDS, VARIANTS, draw_kind, furniture
 from multimodal_perception.simulation.materials import Material
 from multimodal_perception.simulation.meshes import Mesh, block, merge, patch
@@ -32,6 +34,8 @@ class Builder:
     rng: np.random.Generator
     things: list[Thing] = field(default_factory=list)
     lamps: list[tuple[float, float, float]] = field(default_factory=list)
+    # Where clutter may stand: x, y, z of the ground, and how wide it may be.
+    free: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def add(self, name: str, *meshes: Mesh) -> None:
         """Scenery of one class."""
@@ -72,7 +76,24 @@ def build_block(scenario: Scenario, seed: int, number: int) -> Builder:
         # Of its own chance: the rest of the block stays as it is without.
         builder.rng = np.random.default_rng((seed, 3, number + 1_000_000))
         _furnish(builder, makers[scenario.kind] is _crossing)
+    if scenario.clutter > 0:
+        builder.rng = np.random.default_rng((seed, 4, number + 1_000_000))
+        _clutter(builder)
     return builder
+
+
+def _clutter(b: Builder) -> None:
+    """Pieces like no others in the free places, and thin ones on an island in the middle of a street."""
+    for x, y, z, room in b.free:
+        if b.rng.random() < b.scenario.clutter:
+            mesh, name = draw_clutter(b.rng, room)
+            thing = mesh.placed((x, y, z), float(b.rng.uniform(-np.pi, np.pi)))
+            cloth = CLOTHS[int(b.rng.integers(len(CLOTHS)))]
+            b.things.append(scenic(thing, name, draw_paint(b.rng), cloth))
+    if b.scenario.kind in ("street", "intersection") and b.rng.random() < 0.5 * b.scenario.clutter:
+        for x in b.rng.uniform(1.0, 11.0, int(b.rng.integers(1, 5))):
+            mesh, name = draw_clutter(b.rng, 0.7)
+            b.things.append(scenic(mesh.placed((x, 0.0, 0.0)), name, draw_paint(b.rng)))
 
 
 def _furnish(b: Builder, crossing: bool) -> None:
@@ -95,10 +116,12 @@ def _furnish(b: Builder, crossing: bool) -> None:
                     kind = draw_kind(b.rng)
                     # What is long stands along the street.
                     yaw = float(b.rng.integers(2)) * np.pi + 0.05 * yaw
-                    mesh = furniture(kind, int(b.rng.integers(VARIANTS)))
+                    mesh, name = furniture(kind, int(b.rng.integers(VARIANTS))), KINDS[kind][0]
+                    if scenario.clutter > 0 and b.rng.random() < scenario.clutter:
+                        mesh, name = draw_clutter(b.rng, 1.2)
                     thing = mesh.placed((float(x), y, KERB_HEIGHT), yaw)
                     cloth = CLOTHS[int(b.rng.integers(len(CLOTHS)))]
-                    b.things.append(scenic(thing, KINDS[kind][0], draw_paint(b.rng), cloth))
+                    b.things.append(scenic(thing, name, draw_paint(b.rng), cloth))
                 elif draw < scenario.furniture + 0.12 * scenario.people:
                     b.put("pedestrian", float(x), y, yaw, KERB_HEIGHT)
 
@@ -143,6 +166,9 @@ def _street(b: Builder) -> None:
                 b.put(kind, along, side, yaw + float(b.rng.normal(0, 0.012)))
             elif b.rng.random() < 0.2:
                 _road_works(b, float(x), s * (w - 1.1))
+            else:
+                for along in (-1.5, 1.5):
+                    b.free.append((float(x) + along, s * (w - 1.1 + 0.2 * along), 0.0, 2.0))
         if b.rng.random() < b.scenario.people:
             x = float(b.rng.uniform(3, 37))
             for k in range(int(b.rng.integers(1, 4))):
@@ -180,7 +206,7 @@ def _houses(b: Builder, s: int, x0: float, x1: float) -> None:
         depth = float(b.rng.uniform(8.0, 12.0))
         storeys = int(b.rng.integers(b.scenario.storeys[0], b.scenario.storeys[1] + 1))
         brick, gable = b.rng.random() < 0.45, b.rng.random() < 0.55
-        if b.rng.random() < 0.16:
+        if b.rng.random() < b.scenario.gardens:
             _garden(b, s, x, length, front)
         else:
             house = scenery.building(length - 0.02, depth, storeys, bool(brick), bool(gable))
@@ -191,10 +217,22 @@ def _houses(b: Builder, s: int, x0: float, x1: float) -> None:
 
 
 def _garden(b: Builder, s: int, x: float, length: float, front: float) -> None:
-    if b.rng.random() < 0.5:
+    border = b.rng.random()
+    if b.scenario.clutter > 0:
+        # Open to the street more often than not, a house behind.
+        for away in (0.6, 3.0, 6.0):
+            for along in np.arange(0.8, length, 1.9):
+                dx, dy = b.rng.uniform(-0.4, 0.4), b.rng.uniform(-0.4, 1.2)
+                b.free.append((x + along + dx, s * (front + away + dy), KERB_HEIGHT - 0.02, 10.0))
+        border *= 2.5
+        house = scenery.building(length - 0.02, 9.0, 2, bool(b.rng.random() < 0.5), True)
+        back = front + 9.5
+        place = (x, back, 0.0) if s > 0 else (x + length, -back, 0.0)
+        b.add("building", house.placed(place, 0.0 if s > 0 else np.pi))
+    if border < 0.5:
         low, high = sorted((s * front, s * (front + 0.25)))
         b.add("wall", block((x, low, 0), (x + length, high, 1.5), Material.BRICK))
-    else:
+    elif border < 1.0:
         b.add("fence", scenery.fence(length).placed((x, s * front, KERB_HEIGHT)))
     for _ in range(3):
         at = (x + b.rng.uniform(1, length - 1), s * (front + b.rng.uniform(2, 9)), 0.05)
@@ -271,6 +309,7 @@ def _highway(b: Builder) -> None:
         rail = scenery.guard_rail(BLOCK)
         b.add("barrier", rail.placed((0, s * 0.8, 0)))
         b.add("barrier", rail.placed((0, s * (w + 0.6), 0)))
+        b.free += [(x, s * (w + away), -0.02, 10.0) for x, away in _verge(b)]
         if b.rng.random() < 0.35:
             low, high = sorted((s * (w + 4.0), s * (w + 4.3)))
             b.add("wall", block((0, low, 0), (BLOCK, high, 3.5), Material.SHEET))
@@ -289,6 +328,13 @@ def _highway(b: Builder) -> None:
         gantry.append(block((19.8, -w - 1.2, 6.4), (20.2, w + 1.2, 7.0), Material.STEEL))
         gantry.append(block((19.5, -11.5, 5.6), (19.7, -4.5, 8.2), Material.SIGN))
         b.add("pole", *gantry)
+
+
+def _verge(b: Builder) -> NDArray[np.float64]:
+    """Free places (N, 2) along a highway: x, and metres beyond the carriageway."""
+    if b.scenario.clutter == 0:
+        return np.zeros((0, 2))
+    return np.column_stack([b.rng.uniform(0, BLOCK, 14), 1.4 + b.rng.gamma(1.5, 3.0, 14)])
 
 
 def _parking(b: Builder) -> None:
@@ -329,7 +375,9 @@ def _parking(b: Builder) -> None:
         place = (0.0, 36.0, 0.0) if s > 0 else (BLOCK, -36.0, 0.0)
         b.add("building", house.placed(place, 0.0 if s > 0 else np.pi))
     for x, s in free:
-        if b.rng.random() < 0.7:
+        if b.scenario.clutter > 0 and b.rng.random() < 0.6:
+            b.free.append((x + 1.25, s * (w + 2.6 + float(b.rng.uniform(-1.5, 1.5))), 0.0, 2.2))
+        elif b.rng.random() < 0.7:
             _low_obstacle(b, x + 0.15, s * (w + float(b.rng.uniform(-0.25, 0.2))), 2.2)
 
 

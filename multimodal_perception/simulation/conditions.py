@@ -22,7 +22,8 @@ class Conditions:
     air_kelvin: temperature of the air. fog_visibility: meteorological visibility in metres, 0 clear.
     rain: mm/h. dirt: share of each camera's lens that dirt covers. patch: side in metres of a loud
     print on all that has a box, that only cameras see, as physical attacks on detectors wear (Thys et
-    al. 2019); it is aimed at no network in particular.
+    al. 2019); it is aimed at no network in particular. foliage: metres that a LiDAR's pulse goes into
+    leaves on average before it comes back, 0 for leaves as closed as walls.
     """
 
     sun_elevation: float = field(default=42.0, metadata={"min": -90.0, "max": 90.0, "unit": "deg"})
@@ -33,6 +34,7 @@ class Conditions:
     rain: float = field(default=0.0, metadata={"min": 0.0, "max": 150.0, "unit": "mm/h"})
     dirt: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     patch: float = field(default=0.0, metadata={"min": 0.0, "max": 3.0, "unit": "m"})
+    foliage: float = field(default=0.0, metadata={"min": 0.0, "max": 2.0, "unit": "m"})
 
     def __post_init__(self) -> None:
         if 0.0 < self.fog_visibility < 5.0:
@@ -59,7 +61,7 @@ class Conditions:
         return fog + rain + 1.0 / 2500.0
 
 
-CONDITION_HELP = "night, unlit, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES]"
+CONDITION_HELP = "night, unlit, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES], foliage[=METRES]"
 
 
 def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions:
@@ -89,6 +91,8 @@ def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions
             changes = {"dirt": 0.12 if value is None else value}
         elif name == "patch":
             changes = {"patch": 0.8 if value is None else value}
+        elif name == "foliage":
+            changes = {"foliage": 0.2 if value is None else value}
         else:
             raise UserError(f"condition {word!r}: unknown; allowed: {CONDITION_HELP}")
         values = {**dataclasses.asdict(conditions), **changes}

@@ -14,7 +14,7 @@ from multimodal_perception.configuration import build
 from multimodal_perception.frame import LidarSweep
 from multimodal_perception.rig import Sensor
 from multimodal_perception.simulation.conditions import Conditions
-from multimodal_perception.simulation.materials import TABLE, Column
+from multimodal_perception.simulation.materials import TABLE, Column, Material
 from multimodal_perception.simulation.scene import Hits, Scene
 from multimodal_perception.simulation.shading import face_normal
 
@@ -109,6 +109,8 @@ class SimulatedLidar:
         p = self.physics
         rays = self._rays(scene, base_from_sensor, odom_from_base)
         hits = scene.cast(rays)
+        if conditions.foliage > 0:
+            _enter_leaves(scene, rays, hits, conditions.foliage, rng)
         power, intensity = np.empty(len(rays), np.float32), np.empty(len(rays), np.float32)
         soup = scene.soup
         _echo(rays, hits.distance, hits.triangle, soup.corners, soup.materials, soup.object_of,
@@ -194,6 +196,25 @@ class SimulatedLidar:
         distance[scattered] = drawn[scattered]
         kept |= scattered
         return scattered
+
+
+def _enter_leaves(
+    scene: Scene, rays: NDArray[np.float32], hits: Hits, depth: float, rng: np.random.Generator
+) -> None:
+    """Move hits on leaves to where the pulse comes back: leaves fill their volume evenly, so the way in
+    is exponential (Beer and Lambert), and ends at what stands behind or on the far side."""
+    triangle = hits.triangle
+    leaves = np.flatnonzero(
+        (triangle >= 0) & (scene.soup.materials[np.maximum(triangle, 0)] == Material.LEAVES)
+    )
+    way = rng.exponential(depth, len(leaves)).astype(np.float32)
+    within = rays[leaves]  # a copy
+    start = hits.distance[leaves] + np.float32(1e-3)
+    within[:, :3] += start[:, None] * within[:, 3:]
+    behind = scene.cast(within)
+    reached = behind.distance < way
+    hits.distance[leaves] = start + np.where(reached, behind.distance, way)
+    hits.triangle[leaves] = np.where(reached, behind.triangle, triangle[leaves])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -105,6 +105,15 @@ def smoothed(mesh: Mesh, crease: float = CREASE) -> Mesh:
     return Mesh(mesh.corners, result.reshape(-1, 3, 3), mesh.materials)
 
 
+def ruffled(mesh: Mesh, rng: np.random.Generator, amount: float) -> Mesh:
+    """Corners moved at random by so many metres, those that touch together."""
+    flat = mesh.corners.reshape(-1, 3)
+    _, place = np.unique(np.round(flat * 1000).astype(np.int64), axis=0, return_inverse=True)
+    moves = rng.normal(0.0, amount, (int(place.max()) + 1, 3))
+    moved = faceted((flat + moves[place.ravel()]).reshape(-1, 3, 3), mesh.materials)
+    return smoothed(moved, -1.0)
+
+
 def quad(corners: ArrayLike, material: Material) -> Mesh:
     """A flat face of four corners (4, 3) in turn."""
     c = np.asarray(corners, np.float64)

@@ -84,7 +84,9 @@ class Scenario:
     """One kind of place, who moves in it, and the weather.
 
     half_width: of the carriageway or aisle, metres. parked, trees, people, furniture: shares of the
-    places that are taken. storeys: least and most. indoor: lamps above, no sky.
+    places that are taken. gardens: share of houses' places. clutter: share of free places, on the
+    carriageway's sides and in gardens too, where something stands that is like nothing else.
+    storeys: least and most. indoor: lamps above, no sky.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Scenario:
     trees: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
     people: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     furniture: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    gardens: float = field(default=0.16, metadata={"min": 0.0, "max": 1.0})
+    clutter: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     storeys: tuple[int, int] = (2, 5)
     indoor: bool = False
     conditions: Conditions = field(default_factory=Conditions)

@@ -19,7 +19,7 @@ from multimodal_perception.simulation.meshes import (
     merge,
     patch,
     quad,
-    smoothed,
+    ruffled,
     tube,
 )
 
@@ -42,17 +42,8 @@ def tree(variant: int) -> Mesh:
         radii = crown * rng.uniform(0.55, 0.7, 3)
         centre[2] = min(centre[2], height - radii[2])
         ball = ellipsoid(centre, radii, Material.LEAVES, 5, 7)
-        parts.append(_ruffled(ball, rng, 0.10 * crown))
+        parts.append(ruffled(ball, rng, 0.10 * crown))
     return merge(parts)
-
-
-def _ruffled(mesh: Mesh, rng: np.random.Generator, amount: float) -> Mesh:
-    """Corners moved at random, those that touch together."""
-    flat = mesh.corners.reshape(-1, 3)
-    _, place = np.unique(np.round(flat * 1000).astype(np.int64), axis=0, return_inverse=True)
-    moves = rng.normal(0.0, amount, (int(place.max()) + 1, 3))
-    moved = faceted((flat + moves[place.ravel()]).reshape(-1, 3, 3), mesh.materials)
-    return smoothed(moved, -1.0)
 
 
 @lru_cache(maxsize=16)
@@ -63,7 +54,7 @@ def bush(variant: int) -> Mesh:
     for _ in range(3):
         at = rng.uniform(-0.35, 0.35, 2)
         ball = ellipsoid((*at, 0.5), rng.uniform(0.4, 0.6, 3), Material.LEAVES, 5, 8)
-        parts.append(_ruffled(ball, rng, 0.05))
+        parts.append(ruffled(ball, rng, 0.05))
     return merge(parts)
 
 

@@ -38,7 +38,7 @@ HEAVY_SEEDS = range(1100, 1400)
 HEAVY_MIX = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
 # In these people walk on the carriageway and ride on the pavement as well, or a network takes the place
 # for the person: it had called real people who walked on the carriageway cyclists.
-MINGLED_SEEDS = range(1400, 1600)
+MINGLED_SEEDS = range(1400, 1800)
 MINGLED_MIX = {
     "car": 0.3,
     "van": 0.1,
@@ -48,6 +48,8 @@ MINGLED_MIX = {
     "cyclist": 0.18,
 }
 MINGLED_PAVEMENT = {"pedestrian": 0.6, "cyclist": 0.4}
+# And in these of them what is no one stands anywhere too, gardens are open, and leaves let pulses in.
+CLUTTERED_SEEDS = range(1600, 1800)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,16 @@ def _mingled(scenario: Scenario, seed: int) -> Scenario:
         )
         for lane in scenario.lanes
     ]
-    return replace(scenario, lanes=tuple(lanes))
+    scenario = replace(scenario, lanes=tuple(lanes))
+    if seed not in CLUTTERED_SEEDS:
+        return scenario
+    return replace(
+        scenario,
+        clutter=rng.uniform(0.3, 0.9),
+        gardens=rng.uniform(0.1, 0.9),
+        parked=scenario.parked * rng.uniform(0.4, 1.0),
+        conditions=replace(scenario.conditions, foliage=rng.uniform(0.05, 0.35)),
+    )
 
 
 def drive_of(seed: int) -> Drive:

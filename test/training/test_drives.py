@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from multimodal_perception.simulation.scenarios import load_scenario, movers
 from multimodal_perception.training.drives import (
+    CLUTTERED_SEEDS,
     CYCLING_SEEDS,
     HEAVY_SEEDS,
     MINGLED_SEEDS,
@@ -54,6 +55,15 @@ def test_people_of_mingled_drives_are_where_others_are_not() -> None:
     plain = load_scenario("urban_street")
     walkers = [m for _, _, m, _ in movers(plain, 3, 0.0, -500.0, 500.0) if m.kind == "pedestrian"]
     assert all(abs(m.y) > plain.half_width for m in walkers)
+
+
+def test_cluttered_drives_differ_in_clutter_gardens_and_leaves() -> None:
+    places = [Drive(seed, "urban_street", (), False).place() for seed in CLUTTERED_SEEDS[:40]]
+    assert all(p.clutter >= 0.3 and p.conditions.foliage >= 0.05 for p in places)
+    assert max(p.gardens for p in places) > 0.7 > 0.3 > min(p.gardens for p in places)
+    assert {"pedestrian", "cyclist"} < set(places[0].lanes[0].shares)
+    mingled = Drive(MINGLED_SEEDS[0], "urban_street", (), False).place()
+    assert mingled.clutter == 0.0 == mingled.conditions.foliage
 
 
 def test_segments_tell_vehicles_apart() -> None:

@@ -13,6 +13,7 @@ from multimodal_perception.frame import CLASS_NAMES, Modality
 from multimodal_perception.preprocess.ground import ground_cloud
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.simulation.conditions import Conditions
 from multimodal_perception.simulation.recording import SimulationPlan
 from multimodal_perception.simulation.scenarios import Lane, load_scenario
 
@@ -42,3 +43,28 @@ def test_people_are_known_where_the_others_usually_are(kind: str, place: float) 
                 said[CLASS_NAMES[boxes.labels[away.argmin()]] if found else "nothing"] += 1
     assert said.total() > 15
     assert said[kind] >= 0.8 * said.total(), said
+
+
+def test_what_stands_about_is_seldom_taken_for_anybody() -> None:
+    """Shrubs, hedges, stems, posts and bicycles without riders, in a street with nobody in it."""
+    street = replace(
+        load_scenario("urban_street"),
+        lanes=(),
+        people=0.0,
+        parked=0.0,
+        clutter=0.8,
+        gardens=0.8,
+        conditions=Conditions(foliage=0.2),
+    )
+    simulation = SimulationPlan(
+        street, load_rig(rig_path("simulation")), 10_007, 80, ()
+    ).simulation()
+    detector = FusionDetector(FusionConfig(), RuntimeConfig(order=("onnxruntime",), device="cpu"))
+    said: Counter[str] = Counter()
+    for index in (0, 25, 50, 75):
+        frame = simulation[index]
+        boxes = detector.detect(frame, ground_cloud(frame))
+        near = np.hypot(*boxes.boxes[:, :2].T) < 40.0
+        said.update(CLASS_NAMES[label] for label in boxes.labels[near])
+    print(said)
+    assert said["pedestrian"] + said["cyclist"] <= 4, said

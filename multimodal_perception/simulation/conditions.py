@@ -61,7 +61,10 @@ class Conditions:
         return fog + rain + 1.0 / 2500.0
 
 
-CONDITION_HELP = "night, unlit, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES], foliage[=METRES]"
+CONDITION_HELP = (
+    "night, unlit, low_sun, fog[=METRES], rain[=MM_H], dirt[=SHARE], patch[=METRES], "
+    "foliage[=METRES]"
+)
 
 
 def apply_conditions(conditions: Conditions, words: Iterable[str]) -> Conditions:

@@ -219,11 +219,11 @@ def _houses(b: Builder, s: int, x0: float, x1: float) -> None:
 def _garden(b: Builder, s: int, x: float, length: float, front: float) -> None:
     border = b.rng.random()
     if b.scenario.clutter > 0:
-        # Open to the street more often than not, a house behind.
-        for away in (0.6, 3.0, 6.0):
+        # Open to the street more often than not, a house behind; nothing grows over the pavement.
+        for away, room in ((0.8, 1.2), (3.2, 4.5), (6.0, 6.0)):
             for along in np.arange(0.8, length, 1.9):
-                dx, dy = b.rng.uniform(-0.4, 0.4), b.rng.uniform(-0.4, 1.2)
-                b.free.append((x + along + dx, s * (front + away + dy), KERB_HEIGHT - 0.02, 10.0))
+                dx, dy = b.rng.uniform(-0.4, 0.4), b.rng.uniform(-0.2, 1.2)
+                b.free.append((x + along + dx, s * (front + away + dy), KERB_HEIGHT - 0.02, room))
         border *= 2.5
         house = scenery.building(length - 0.02, 9.0, 2, bool(b.rng.random() < 0.5), True)
         back = front + 9.5

@@ -66,5 +66,5 @@ def test_what_stands_about_is_seldom_taken_for_anybody() -> None:
         boxes = detector.detect(frame, ground_cloud(frame))
         near = np.hypot(*boxes.boxes[:, :2].T) < 40.0
         said.update(CLASS_NAMES[label] for label in boxes.labels[near])
-    # Earlier weights, trained where furniture stands on pavements alone, said 26, 9 of them cyclists.
-    assert said["cyclist"] <= 4 and said.total() <= 18, said
+    # Earlier weights, trained where furniture stands on pavements alone, said 36, 8 of them cyclists.
+    assert said["cyclist"] <= 3 and said.total() <= 26, said

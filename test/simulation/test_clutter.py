@@ -70,15 +70,19 @@ def test_clutter_has_no_box_and_keeps_the_lanes_free(name: str) -> None:
 
 def test_an_open_garden_has_a_house_behind_and_much_in_it() -> None:
     scenario = replace(load_scenario("urban_street"), clutter=0.8, gardens=1.0)
-    plants, houses = 0, []
+    plants, houses, inner = 0, [], scenario.half_width + 3.0
     for k in range(6):
         for thing in build_block(scenario, 3, k).things:
             low, high = thing.mesh.bounds()
-            beyond = min(abs(low[1]), abs(high[1])) > scenario.half_width + 3.0
+            beyond = min(abs(low[1]), abs(high[1])) > inner
             plants += beyond and thing.semantic == SEMANTIC_NAMES.index("vegetation")
             if thing.semantic == SEMANTIC_NAMES.index("building"):
                 houses.append(min(abs(low[1]), abs(high[1])))
     assert plants > 60
+    # Nothing of a garden stands on the pavement, with a hand's breadth for what is turned.
+    places = [free for k in range(6) for free in build_block(scenario, 3, k).free]
+    gardens = [free for free in places if abs(free[1]) > inner]
+    assert all(abs(y) - room / np.sqrt(2) > inner - 0.1 for _, y, _, room in gardens)
     assert min(houses) > scenario.half_width + 10.0
 
 

@@ -58,8 +58,13 @@ def run(args: argparse.Namespace) -> int:
         table = Table(title=f"{len(answers)} frames through DDS and perception_node")
         for column in ("frame", "points", "boxes", "latency ms", "picture"):
             table.add_column(column, justify="right")
-        latest = {a.index: a for a in answers if a.arrived_s is not None}
-        for index, answer in sorted(latest.items()):
+        # The quickest answer of each: one that waited for a late reading may lack it.
+        slowest = sorted(
+            (answer for answer in answers if answer.arrived_s is not None),
+            key=lambda answer: answer.published_s - (answer.arrived_s or 0.0),
+        )
+        shown = {answer.index: answer for answer in slowest}
+        for index, answer in sorted(shown.items()):
             frame, boxes = bag[index], answer.boxes()
             picture = args.out / f"frame_{index:02d}.png"
             title = f"{dataset.name}, frame {index}, as it came back over ROS 2"

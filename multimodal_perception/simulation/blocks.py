@@ -90,7 +90,7 @@ def _clutter(b: Builder) -> None:
             thing = mesh.placed((x, y, z), float(b.rng.uniform(-np.pi, np.pi)))
             cloth = CLOTHS[int(b.rng.integers(len(CLOTHS)))]
             b.things.append(scenic(thing, name, draw_paint(b.rng), cloth))
-    if b.scenario.kind in ("street", "intersection") and b.rng.random() < 0.5 * b.scenario.clutter:
+    if b.scenario.kind in ("street", "intersection") and b.rng.random() < b.scenario.clutter:
         for x in b.rng.uniform(1.0, 11.0, int(b.rng.integers(1, 5))):
             mesh, name = draw_clutter(b.rng, 0.7)
             b.things.append(scenic(mesh.placed((x, 0.0, 0.0)), name, draw_paint(b.rng)))

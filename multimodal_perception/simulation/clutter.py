@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -243,13 +244,41 @@ def _skip(rng: Rng) -> Mesh:
     return loft(rings, np.full((1, 4), material, np.uint8))
 
 
+def _beacon(rng: Rng) -> Mesh:
+    """A guide beacon: a panel or cylinder of red and white bands, 0.2 m wide and 1 m high, on a foot."""
+    half, foot, tall = rng.uniform(0.08, 0.15), rng.uniform(0.1, 0.4), rng.uniform(0.6, 1.1)
+    round_one = rng.random() < 0.3
+    parts = [block((-0.25, -0.2, 0), (0.25, 0.2, min(foot, 0.15)), Material.TRIM)]
+    parts.append(tube((0, 0, 0), (0, 0, foot + 0.05), 0.03, Material.STEEL))
+    levels = foot + np.linspace(0.0, tall, int(rng.integers(4, 7)))
+    for k, (low, high) in enumerate(pairwise(levels)):
+        material = Material.REFLECTOR if k % 2 else Material.CONE
+        if round_one:
+            parts.append(tube((0, 0, low), (0, 0, high), half, material, sides=8))
+        else:
+            parts.append(block((-0.03, -half, low), (0.03, half, high), material))
+    return merge(parts)
+
+
+def _island_sign(rng: Rng) -> Mesh:
+    """A round sign of 0.5 to 0.7 m no higher than a child, facing -x, as traffic islands begin with."""
+    radius, middle, thick = rng.uniform(0.24, 0.36), rng.uniform(0.7, 1.5), rng.uniform(0.03, 0.16)
+    angle = np.arange(12) * 2 * np.pi / 12
+    ring = np.column_stack([0 * angle, radius * np.cos(angle), middle + radius * np.sin(angle)])
+    disc = loft(
+        np.stack([ring - (thick + 0.04, 0, 0), ring - (thick, 0, 0)]),
+        np.full((1, 12), Material.SIGN, np.uint8),
+    )
+    return merge([tube((0, 0, 0), (0, 0, middle), thick, Material.STEEL, sides=8), disc])
+
+
 # Kinds: how each is made, its class, and how many of a hundred are of it.
 CLUTTER: dict[str, tuple[Callable[[Rng], Mesh], str, int]] = {
-    "shrub": (_shrub, "vegetation", 18),
-    "conifer": (_conifer, "vegetation", 9),
-    "hedge": (_hedge, "vegetation", 11),
-    "tree": (_tree, "vegetation", 13),
-    "post": (_post, "pole", 16),
+    "shrub": (_shrub, "vegetation", 15),
+    "conifer": (_conifer, "vegetation", 8),
+    "hedge": (_hedge, "vegetation", 9),
+    "tree": (_tree, "vegetation", 10),
+    "post": (_post, "pole", 13),
     "board": (_board, "furniture", 4),
     "bicycles": (_bicycles, "furniture", 6),
     "box": (_box, "furniture", 6),
@@ -260,6 +289,8 @@ CLUTTER: dict[str, tuple[Callable[[Rng], Mesh], str, int]] = {
     "pillar": (_pillar, "wall", 3),
     "wall": (_wall, "wall", 2),
     "skip": (_skip, "furniture", 1),
+    "beacon": (_beacon, "pole", 5),
+    "island_sign": (_island_sign, "pole", 7),
 }
 
 

@@ -38,7 +38,7 @@ HEAVY_SEEDS = range(1100, 1400)
 HEAVY_MIX = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
 # In these people walk on the carriageway and ride on the pavement as well, or a network takes the place
 # for the person: it had called real people who walked on the carriageway cyclists.
-MINGLED_SEEDS = range(1400, 1800)
+MINGLED_SEEDS = range(1400, 2000)
 MINGLED_MIX = {
     "car": 0.3,
     "van": 0.1,
@@ -49,7 +49,7 @@ MINGLED_MIX = {
 }
 MINGLED_PAVEMENT = {"pedestrian": 0.6, "cyclist": 0.4}
 # And in these of them what is no one stands anywhere too, gardens are open, and leaves let pulses in.
-CLUTTERED_SEEDS = range(1600, 1800)
+CLUTTERED_SEEDS = range(1600, 2000)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def our_step(model: str, engine: EngineName, threads: int) -> Step:
         for network in images.values():
             network.took = 0.0
         start = time.perf_counter()
+        detector.look_ahead(frame)
         detector.detect(frame, ground_cloud(frame))
         end = time.perf_counter()
         last = first if second is None else second

@@ -199,6 +199,8 @@ class Pipeline:
                 trust = self.trust.judge(frame)
                 frame = self.trust.believed(frame, trust)
                 health = _with_trust(health or {}, trust)
+            if isinstance(self.detector, FusionDetector):
+                self.detector.look_ahead(frame)
             with _timed(stage_ms, "ground"):
                 cloud = without_haze(ground_cloud(frame, self.ground))
             placed = Boxes3D.empty(frame.stamp_ns, frame.base_frame)

@@ -6,8 +6,9 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,6 @@ from multimodal_perception.preprocess.detector_inputs import (
     refinement_inputs,
 )
 from multimodal_perception.preprocess.ground import Cloud, GroundModel
-from multimodal_perception.preprocess.pillars import Pillars, pillarise
 from multimodal_perception.preprocess.projection import ImageView
 from multimodal_perception.preprocess.proposals import PointIndex
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, load_card
@@ -102,8 +102,9 @@ class FusionDetector:
             self.refinement = open_model(second, runtime)
         n = self.network
         self._frames = FrameImages(n.cameras, n.infrareds, n.camera_size, n.infrared_size)
-        # Makes pillars while images are scaled: each is 2 ms of one core.
-        self._beside = ThreadPoolExecutor(1, "pillars")
+        # Scales images while the ground is looked for, makes pillars while images are looked at.
+        self._beside = ThreadPoolExecutor(1, "inputs")
+        self._ahead: tuple[SensorFrame, Future[tuple[Views, Arrays]]] | None = None
         self._fallback = fallback or GeometricDetector()
         self.counts: Counter[str] = Counter()
 
@@ -111,6 +112,11 @@ class FusionDetector:
     def failures(self) -> int:
         """Frames and images so far that no engine could run."""
         return self.counts["geometric_instead"] + self.counts["images_left_out"]
+
+    def look_ahead(self, frame: SensorFrame) -> None:
+        """Begin to make the frame's images ready, which needs no cloud: detect of this frame goes on
+        with them. It need not be called."""
+        self._ahead = frame, self._beside.submit(self._look, frame)
 
     def detect(self, frame: SensorFrame, cloud: Cloud, seeds: Boxes3D | None = None) -> Boxes3D:
         """Boxes in base_link at the frame's stamp, best score first.
@@ -120,15 +126,30 @@ class FusionDetector:
         """
         # What stands on a slope looks as it would on level ground.
         points = cloud.levelled
-        pillars = self._beside.submit(pillarise, points, self.network.pillars)
-        views, atlases = self._seen(*self._frames.of(frame))
-        views = dataclasses.replace(views, ground=cloud.ground)
-        if not len(cloud.points) and not views.any:
+        ahead, self._ahead = self._ahead, None
+        known = ahead is not None and ahead[0] is frame
+        looked, pixels = ahead[1].result() if ahead and known else self._look(frame)
+        looked = dataclasses.replace(looked, ground=cloud.ground)
+        make = partial(
+            proposal_inputs,
+            points,
+            echoes=echo_rows(frame),
+            config=self.network.pillars,
+            exchange=self.network.exchange,
+        )
+        made = self._beside.submit(make, views=looked)
+        index = self._beside.submit(PointIndex.of, points, self.network.pillars.extent)
+        views, atlases = self._seen(looked, pixels)
+        arrays, overflow = made.result()
+        if views.count < looked.count:
+            arrays, overflow = make(views=views)
+        if not len(cloud.points) and not views.count:
             self.counts["nothing_that_sees"] += 1
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
+        self.counts["pillars_left_out"] += overflow
         try:
             boxes, scores, labels = self._found(
-                frame, points, pillars.result(), views, cloud.ground, atlases, seeds
+                len(points) > 0, arrays, index, views, cloud.ground, atlases, seeds
             )
         except EngineError as error:
             self.counts["geometric_instead"] += 1
@@ -147,28 +168,19 @@ class FusionDetector:
 
     def _found(
         self,
-        frame: SensorFrame,
-        points: NDArray[np.float32],
-        pillars: Pillars,
+        seen_by_lidar: bool,
+        arrays: Arrays,
+        index: Future[PointIndex],
         views: Views,
         ground: GroundModel,
         atlases: dict[str, NDArray[np.float32]],
         seeds: Boxes3D | None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         """Boxes (N, 7), scores (N,) and labels (N,) of the network; z above the ground as that of the
-        points (P, 4). Raises EngineError."""
+        indexed points. arrays: of proposal_inputs. Raises EngineError."""
         n = self.network
-        arrays, overflow = proposal_inputs(
-            points,
-            views,
-            echo_rows(frame),
-            n.pillars,
-            exchange=n.exchange,
-            pillars=pillars,
-        )
-        self.counts["pillars_left_out"] += overflow
         inputs = {name: values[None] for name, values in arrays.items()} | atlases
-        first = self.proposals if len(points) or self.blind is None else self.blind
+        first = self.proposals if seen_by_lidar or self.blind is None else self.blind
         out = first.run({k: inputs[k] for k in first.inputs})
         boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
         if self.refinement is None:
@@ -183,7 +195,7 @@ class FusionDetector:
             scores[chosen],
             labels[chosen],
             len(self._labels),
-            PointIndex.of(points, n.pillars.extent),
+            index.result(),
             views,
             n.pillars.extent,
         )
@@ -204,9 +216,15 @@ class FusionDetector:
             np.concatenate([classes, labels[rest]]),
         )
 
-    def _seen(
-        self, views: Views, pixels: dict[str, NDArray]
-    ) -> tuple[Views, dict[str, NDArray[np.float32]]]:
+    def _look(self, frame: SensorFrame) -> tuple[Views, Arrays]:
+        """Views and pixels of a frame, without those of images that no network here looks at."""
+        views, pixels = self._frames.of(frame)
+        if not self.images:
+            none = [None] * len(views.cameras), [None] * len(views.infrareds)
+            views = dataclasses.replace(views, cameras=none[0], infrareds=none[1])
+        return views, pixels
+
+    def _seen(self, views: Views, pixels: Arrays) -> tuple[Views, dict[str, NDArray[np.float32]]]:
         """Views of the images whose features are known, and these, by kind one below the other; zeros
         where there is no image. An image that no engine could run is as good as missing."""
         known: dict[str, list[ImageView | None]] = {}
@@ -216,7 +234,7 @@ class FusionDetector:
             atlas = np.zeros((1, self.network.channels, len(seen), height, width), np.float32)
             known[kind] = [None] * len(seen)
             for k, view in enumerate(seen):
-                if view is None or kind not in self.images:
+                if view is None:
                     continue
                 try:
                     run = self.images[kind].run({"pixels": pixels[f"{kind}s"][k : k + 1]})

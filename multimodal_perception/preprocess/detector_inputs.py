@@ -59,9 +59,9 @@ class Views:
     ground: GroundModel | None = None
 
     @property
-    def any(self) -> bool:
-        """Whether there is an image at all."""
-        return any(v is not None for v in (*self.cameras, *self.infrareds))
+    def count(self) -> int:
+        """How many images there are."""
+        return sum(v is not None for v in (*self.cameras, *self.infrareds))
 
     def look_up(self, points: NDArray[np.floating], prefix: str = "") -> Arrays:
         """Places and sight of points (N, 3), x y height above the ground, in both atlases, by the
@@ -105,17 +105,16 @@ def proposal_inputs(
     config: PillarConfig,
     base_from_grid: NDArray[np.float64] | None = None,
     exchange: bool = False,
-    pillars: Pillars | None = None,
 ) -> tuple[Arrays, int]:
     """The arrays without pixels, and how many pillars had no room.
 
     points: (N, 4) float32 in the grid's frame, z above the ground; echoes: (U, 8) as draw_echoes takes
     them, in it too.
     base_from_grid: (4, 4), where the grid was turned by augmentation (may mirror and scale).
-    exchange: with the rays of the images' cells. pillars: of the points, where they are there already.
+    exchange: with the rays of the images' cells.
     """
-    pillars = pillarise(points, config) if pillars is None else pillars
-    if not len(pillars.cells) and views.any:
+    pillars = pillarise(points, config)
+    if not len(pillars.cells) and views.count:
         pillars = _blind_pillars(config)
     places: NDArray[np.floating] = pillars.centroids.astype(np.float64)
     if base_from_grid is not None:

@@ -202,7 +202,7 @@ class DetectorData(Dataset[Item]):
         told = np.zeros(len(boxes), np.bool_)
         if present.lidar:
             told |= sample["num_points"] > 0
-        if views.any and len(boxes):
+        if views.count and len(boxes):
             sight = views.look_up(boxes[:, :3].astype(np.float64))
             seen = (sight["camera_seen"] + sight["infrared_seen"] > 0) & (
                 sample["visibility"] > VISIBLE
@@ -217,7 +217,7 @@ class DetectorData(Dataset[Item]):
         self, sample: dict[str, NDArray[Any]], views: Views, path: Path
     ) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = {}
-        stored = read_sample(feature_path(path)) if self.stored and views.any else {}
+        stored = read_sample(feature_path(path)) if self.stored and views.count else {}
         for kind, shown, size in (
             ("camera", views.cameras, views.camera_size),
             ("infrared", views.infrareds, views.infrared_size),

@@ -72,6 +72,19 @@ def test_only_images_that_are_there_are_looked_at() -> None:
     assert not detector.counts["geometric_instead"]
 
 
+def test_images_made_ready_ahead_are_those_of_their_frame_alone() -> None:
+    ahead, behind = (FusionDetector(FusionConfig(min_score=0.2), RUNTIME) for _ in range(2))
+    # Thermal contrast depends on what was seen before.
+    first, second = (dataclasses.replace(f, infrareds={}) for f in golden_frames()[:2])
+    for looked, asked in ((first, first), (first, second), (second, second), (None, first)):
+        if looked is not None:
+            ahead.look_ahead(looked)
+        found, told = (d.detect(asked, ground_cloud(asked)) for d in (ahead, behind))
+        assert len(found)
+        np.testing.assert_array_equal(found.boxes, told.boxes)
+        np.testing.assert_array_equal(found.scores, told.scores)
+
+
 def test_an_image_that_cannot_be_run_is_as_good_as_missing() -> None:
     class Broken(Counted):
         def run(self, arrays):  # type: ignore[no-untyped-def]

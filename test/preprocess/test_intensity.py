@@ -67,6 +67,11 @@ def test_too_little_to_go_by_or_no_intensity_stays() -> None:
     assert exposure(np.full(5000, 1e-5)) <= 6.0 and exposure(np.ones(5000)) >= 0.5
 
 
+@given(arrays.arrays(np.float32, st.integers(1, 300), elements=st.floats(3, 60000, width=32)))
+def test_what_has_no_scale_is_a_share_of_what_most_do_not_exceed(values: np.ndarray) -> None:
+    assert full_scale(values) == pytest.approx(max(np.quantile(values, 0.99), 255.0), rel=1e-6)
+
+
 @given(arrays.arrays(np.float32, st.integers(0, 50), elements=FINITE))
 def test_anything_becomes_a_share(values: np.ndarray) -> None:
     shares = ground_cloud(frame_of(values)).points[:, 3]

@@ -50,7 +50,7 @@ class FusionConfig:
     """
 
     model: str = "detector"
-    min_score: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     refinement: str = "card"
     seeds: bool = False

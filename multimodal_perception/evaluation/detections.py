@@ -164,10 +164,15 @@ def in_view(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
 
     KITTI labels nothing outside of its image.
     """
-    if not frame.cameras or not len(boxes):
+    if not frame.cameras:
         return np.ones(len(boxes), bool)
+    return seen_by(boxes, frame, frame.cameras)
+
+
+def seen_by(boxes: Boxes3D, frame: SensorFrame, sensors: Iterable[str]) -> NDArray[np.bool_]:
+    """Boxes (N,) whose middle any of these cameras and thermal cameras has in its image."""
     seen = np.zeros(len(boxes), bool)
-    for name in frame.cameras:
+    for name in sensors if len(boxes) else ():
         sensor_from_base = poses.inverse(frame.reference_from_sensor(name))
         centres = poses.transform_points(sensor_from_base, boxes.boxes[:, :3])
         seen |= frame.intrinsics[name].project(centres)[1]

@@ -8,10 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multimodal_perception.evaluation.breakdown import breakdown, counting
-from multimodal_perception.evaluation.detections import percentiles
+from multimodal_perception.evaluation.detections import percentiles, seen_by
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
-from multimodal_perception.frame import Modality, SensorFrame
+from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.pipeline import Detector, ImageDetector, Pipeline
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.recording import SimulationPlan
@@ -97,8 +100,9 @@ def compare(
     contestants: Mapping[str, Contestant],
     protocol: NuScenesProtocol | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """breakdown's figures of each contestant, by condition and scenario too, and its latency_ms.
+    """breakdown's figures of each contestant, by condition, scenario and view too, and its latency_ms.
 
+    by_view: of labels and boxes by the images that have their middle, see `views`.
     latency_ms: p50 and p95 of the pipeline without occupancy, milliseconds, here and in by_condition.
     Frames are looked at once and not kept. Raises ValueError for a frame without labels.
     """
@@ -107,27 +111,47 @@ def compare(
         for n, c in contestants.items()
     }
     scored: dict[str, list[ScoredFrame]] = {name: [] for name in contestants}
+    viewed: dict[str, dict[str, list[ScoredFrame]]] = {n: defaultdict(list) for n in contestants}
     times: dict[str, dict[str, list[float]]] = {n: defaultdict(list) for n in contestants}
     for drive, frame in frames:
         if frame.labels is None:
             raise ValueError("the frame has no labels")
         truth = frame.labels.select(counting(frame.labels))
+        wanted = views(truth, frame)
         for name, (pipeline, modalities) in pipelines.items():
             part = frame.only(modalities)
             if not scored[name]:  # kernels of the stages that only a real frame reaches
                 pipeline.process(part)
             told = pipeline.process(part)
             scored[name].append(ScoredFrame(told.boxes, truth, tags=drive.tags))
+            found = views(told.boxes, frame)
+            for view in {*wanted, *found}:
+                parts = told.boxes.select(found == view), truth.select(wanted == view)
+                viewed[name][view].append(ScoredFrame(*parts))
             times[name][drive.condition].append(told.stage_ms["total"])
-    return {name: _figures(scored[name], times[name], protocol) for name in contestants}
+    return {
+        name: _figures(scored[name], viewed[name], times[name], protocol) for name in contestants
+    }
+
+
+def views(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.str_]:
+    """Which kinds of a frame's images have the middle of each box (N,): "cameras+thermal", "none"."""
+    kinds = {Modality.CAMERA: frame.cameras, Modality.INFRARED: frame.infrareds}
+    seen = {WORDS[kind]: seen_by(boxes, frame, sensors) for kind, sensors in kinds.items()}
+    return np.array(
+        ["+".join(n for n, mask in seen.items() if mask[i]) or "none" for i in range(len(boxes))],
+        np.str_,
+    )
 
 
 def _figures(
     frames: Sequence[ScoredFrame],
+    viewed: Mapping[str, Sequence[ScoredFrame]],
     times: Mapping[str, Sequence[float]],
     protocol: NuScenesProtocol | None,
 ) -> dict[str, Any]:
     figures = breakdown(frames, protocol)
+    figures["by_view"] = {view: breakdown(viewed[view], protocol) for view in sorted(viewed)}
     figures["latency_ms"] = percentiles(itertools.chain(*times.values()))
     for condition, values in times.items():
         figures["by_condition"][condition]["latency_ms"] = percentiles(values)

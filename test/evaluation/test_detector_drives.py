@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from multimodal_perception.cli import main
+from multimodal_perception.evaluation.breakdown import counting
 from multimodal_perception.evaluation.detector_drives import (
     Contestant,
     compare,
     driven,
     drives,
     seeing_subsets,
+    views,
 )
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.preprocess.ground import Cloud
@@ -88,6 +90,30 @@ def test_all_contestants_see_the_same_frames_with_their_own_sensors() -> None:
         assert name in good and name in good["by_condition"]["night"]
     assert good["by_condition"]["day"]["latency_ms"]["p95"] > 0
     assert list(good["by_scenario"]) == ["urban_street"]
+
+
+def test_figures_by_the_images_that_see_there() -> None:
+    rig = load_rig(rig_path("simulation"))
+    (drive, frame), *_ = driven(drives([10_000], 1, 10), rig)
+    places = np.zeros((4, 7), np.float32)
+    places[:, 3:6] = 1.0
+    # Ahead; where the camera's wider image alone has it; behind, in the fisheye; beside the vehicle.
+    places[:, :3] = [[20.0, 0.0, 1.0], [20.0, 13.0, 1.0], [-10.0, 0.0, 1.0], [1.0, 8.0, 1.0]]
+    boxes = Boxes3D(0, "base_link", places, np.ones(4, np.float32), np.zeros(4, np.int64))
+    assert views(boxes, frame).tolist() == ["cameras+thermal", "cameras", "cameras", "none"]
+    assert views(boxes, frame.only([Modality.INFRARED])).tolist()[:2] == ["thermal", "none"]
+    assert views(boxes.select([]), frame).shape == (0,)
+    # What each view has adds up, and who is right everywhere is so in each of them.
+    assert frame.labels is not None
+    frame = replace(frame, labels=frame.labels.select(counting(frame.labels)))
+    both = {"knowing": Contestant(Knowing()), "deaf": Contestant(Knowing(), (Modality.ULTRASONIC,))}
+    knowing, deaf = compare([(drive, frame)], both).values()
+    for row in (knowing, deaf):
+        assert sum(part["labels"] for part in row["by_view"].values()) == row["labels"] > 0
+    assert {v for v, part in knowing["by_view"].items() if part["labels"]} >= {"cameras", "none"}
+    found = [c for part in knowing["by_view"].values() for c in part["by_class"].values()]
+    assert all(c["ap"] > 0.9 for c in found if c["labels"])
+    assert all(part["map"] == 0.0 for part in deaf["by_view"].values())
 
 
 def test_labels_that_nobody_can_see_are_not_asked_for() -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.nuscenes_metrics import MOVING, RANGES
 from multimodal_perception.evaluation.report import write_json
-from multimodal_perception.frame import CLASS_NAMES, Modality
+from multimodal_perception.frame import Modality
 from multimodal_perception.rig import Rig, load_rig, rig_path
 
 if TYPE_CHECKING:
@@ -141,18 +141,12 @@ def compared(
 
 
 def _by_view(rows: Mapping[str, Any]) -> Table:
-    """AP of rows by the images that see there, of the classes that each of these has labels of."""
-    found = next(iter(rows.values()))["by_view"]
-    views = {view: part["by_class"] for view, part in found.items() if part["labels"]}
-    classes = [c for c in CLASS_NAMES if all(c in v and v[c]["labels"] for v in views.values())]
-    table = Table(title="AP by the images that see there")
-    table.add_column("", overflow="fold")
-    columns = [(view, name) for view in views for name in classes]
-    for view, name in columns:
-        table.add_column(f"{view}: {name}", justify="right", overflow="fold")
-    for row, figures in rows.items():
-        parts = figures["by_view"]
-        table.add_row(row, *(f"{100 * parts[v]['by_class'][c]['ap']:.1f}" for v, c in columns))
+    """mAP of rows by the images that see there."""
+    first = next(iter(rows.values()))["by_view"]
+    views = [view for view, part in first.items() if part["labels"]]
+    table = Table("", *views, title="mAP by the images that see there")
+    for name, figures in rows.items():
+        table.add_row(name, *(f"{100 * figures['by_view'][v]['map']:.1f}" for v in views))
     return table
 
 

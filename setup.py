@@ -38,7 +38,7 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            f"multimodal-perception = {PACKAGE}.cli:main",
+            f"multimodal-perception = {PACKAGE}.cli.main:main",
             f"perception_node = {PACKAGE}.ros.node:main",
             f"replay_node = {PACKAGE}.ros.replay:main",
         ]

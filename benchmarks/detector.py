@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector, Network
+from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector, Network
 from multimodal_perception.evaluation.detections import percentiles
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 from multimodal_perception.runtime.engine import Arrays
 from multimodal_perception.runtime.onnxruntime import available_cores
 from multimodal_perception.runtime.settings import EngineName, RuntimeConfig

@@ -15,11 +15,11 @@ import numpy as np
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.architectures import ARCHITECTURES
-from multimodal_perception.runtime.calibration import recorded_inputs
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Arrays, Engine, EngineError, blank_inputs
 from multimodal_perception.runtime.onnxruntime import available_cores
-from multimodal_perception.runtime.opening import open_one
+from multimodal_perception.runtime.open_model import open_one
+from multimodal_perception.runtime.quantization import recorded_inputs
 from multimodal_perception.runtime.settings import EngineName, Precision, RuntimeConfig
 
 DEFAULT_SECONDS = 10.0

@@ -54,7 +54,7 @@ def make_rig() -> Rig:
     sensors.append(
         Sensor(
             "thermal",
-            Modality.INFRARED,
+            Modality.THERMAL,
             "/bench/thermal",
             "thermal",
             place,
@@ -85,15 +85,15 @@ def publish(group: str, seconds: float) -> None:
     """Publish one group's sensors, each at its rate, and print how many of each were sent."""
     import rclpy
 
-    from multimodal_perception.ros import messages
+    from multimodal_perception.messages import encoders, message_types
     from multimodal_perception.ros.qos import SENSOR_QOS
 
-    rig, types = make_rig(), messages.RclpyTypes()
+    rig, types = make_rig(), message_types.RclpyTypes()
     sensors = [s for s in rig.sensors.values() if _group(s) == group]
     rclpy.init()
     node = rclpy.create_node(f"bench_{group}")
     outlets = {
-        s.name: node.create_publisher(messages.message_class(s.message), s.topic, SENSOR_QOS)
+        s.name: node.create_publisher(message_types.message_class(s.message), s.topic, SENSOR_QOS)
         for s in sensors
     }
     content = {s.name: _content(s, types) for s in sensors}
@@ -108,7 +108,7 @@ def publish(group: str, seconds: float) -> None:
         name = min(due, key=lambda n: due[n])
         time.sleep(max(due[name] - time.monotonic(), 0.0))
         message = content[name]
-        message.header.stamp = messages.time(types, node.get_clock().now().nanoseconds)
+        message.header.stamp = encoders.time(types, node.get_clock().now().nanoseconds)
         outlets[name].publish(message)
         sent[name] += 1
         due[name] += 1.0 / rig.sensors[name].rate_hz
@@ -119,7 +119,7 @@ def publish(group: str, seconds: float) -> None:
 
 
 def _group(sensor: Sensor) -> str:
-    return dict(zip(("camera", "lidar", "infrared", "ultrasonic"), GROUPS, strict=True))[
+    return dict(zip(("camera", "lidar", "thermal", "ultrasonic"), GROUPS, strict=True))[
         sensor.modality.value
     ]
 
@@ -127,25 +127,25 @@ def _group(sensor: Sensor) -> str:
 def _content(sensor: Sensor, types: Any) -> Any:
     from multimodal_perception.frame import (
         CameraImage,
-        InfraredImage,
         LidarSweep,
+        ThermalImage,
         UltrasonicReading,
     )
-    from multimodal_perception.ros import messages
+    from multimodal_perception.messages import encoders
 
     rng = np.random.default_rng(0)
     name, frame_id = sensor.name, sensor.frame_id
     if sensor.modality is Modality.LIDAR:
         points = rng.normal(0, 20, (120_000, 4)).astype(np.float32)
-        return messages.sweep_to_message(types, LidarSweep(name, 0, frame_id, points))
+        return encoders.sweep_to_message(types, LidarSweep(name, 0, frame_id, points))
     if sensor.modality is Modality.CAMERA:
         pixels = rng.integers(0, 255, (720, 1280, 3), np.uint8)
-        return messages.image_to_message(types, CameraImage(name, 0, frame_id, pixels, "bgr8"))
-    if sensor.modality is Modality.INFRARED:
+        return encoders.image_to_message(types, CameraImage(name, 0, frame_id, pixels, "bgr8"))
+    if sensor.modality is Modality.THERMAL:
         counts = rng.integers(7000, 9000, (512, 640), np.uint16)
-        return messages.image_to_message(types, InfraredImage(name, 0, frame_id, counts))
+        return encoders.image_to_message(types, ThermalImage(name, 0, frame_id, counts))
     reading = UltrasonicReading(name, 0, frame_id, 1.5, 0.05, 5.0, 0.9)
-    return messages.range_to_message(types, reading)
+    return encoders.range_to_message(types, reading)
 
 
 # The measured side --------------------------------------------------------------------------------
@@ -200,8 +200,8 @@ class _Receiver:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
 
-        from multimodal_perception.ros import messages
-        from multimodal_perception.ros.intake import Intake
+        from multimodal_perception.messages import message_types
+        from multimodal_perception.messages.intake import Intake
         from multimodal_perception.ros.qos import SENSOR_QOS
 
         rclpy.init()
@@ -217,7 +217,7 @@ class _Receiver:
         self._spoke_s: dict[str, tuple[float, float]] = {}  # first and last message
         for sensor in rig.sensors.values():
             self._node.create_subscription(
-                messages.message_class(sensor.message),
+                message_types.message_class(sensor.message),
                 sensor.topic,
                 self._listener(sensor),
                 SENSOR_QOS,

@@ -113,7 +113,7 @@ def time_ours(points: np.ndarray, origin: np.ndarray, repeats: int) -> dict[str,
     from multimodal_perception.geometry import poses
     from multimodal_perception.occupancy.evidential import EvidentialMapper
     from multimodal_perception.occupancy.raycast import RaycastConfig
-    from multimodal_perception.preprocess.ground import ground_cloud
+    from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 
     mapper = EvidentialMapper(raycast=RaycastConfig(extent=EXTENT, resolution=RESOLUTION))
     ground_ms, update_ms = [], []

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from multimodal_perception.datasets.simulation_writer import SimulationPlan, encoded_frame, made
+from multimodal_perception.evaluation.lidar_realism import compare
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import load_rig
-from multimodal_perception.simulation.comparison import compare
-from multimodal_perception.simulation.recording import SimulationPlan, encoded_frame, made
-from multimodal_perception.simulation.scenarios import load_scenario
 from multimodal_perception.simulation.simulation import Simulation
+from multimodal_perception.simulation.world.scenarios import load_scenario
 
 # Compiling and the first block are not the speed of a drive.
 WARM_UP = 12

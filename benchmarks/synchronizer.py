@@ -18,11 +18,15 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import NANOSECONDS, Modality
-from multimodal_perception.message_matching import ApproximateMatcher, ExactMatcher
+from multimodal_perception.frame import Modality
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.rig import Sensor
 from multimodal_perception.ros.filters import SynchronizerFilter
-from multimodal_perception.synchronizer import Synchronizer
+from multimodal_perception.synchronization.message_filters_policies import (
+    ApproximateMatcher,
+    ExactMatcher,
+)
+from multimodal_perception.synchronization.synchronizer import Synchronizer
 
 COUNTS = (4, 8, 12, 30)
 RATES_HZ = (30.0, 20.0, 15.0, 10.0)
@@ -55,7 +59,7 @@ def make_sensor(index: int) -> Sensor:
     """Sensor 0 is a LiDAR of 10 Hz, then a camera, a thermal camera, and ultrasonics."""
     modality = list(Modality)[[0, 1, 2, 3][min(index, 3)]]
     name = f"s{index}"
-    image = modality in (Modality.CAMERA, Modality.INFRARED)
+    image = modality in (Modality.CAMERA, Modality.THERMAL)
     return Sensor(
         name,
         modality,

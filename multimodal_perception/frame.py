@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from multimodal_perception.geometry.cameras import CameraModel
 # The classes of the whole package; a label outside them is UNKNOWN.
 CLASS_NAMES = ("unknown", "car", "van", "truck", "bus", "pedestrian", "cyclist", "cone", "barrier")
 UNKNOWN = 0
-NANOSECONDS = 1_000_000_000
 
 
 class Modality(str, Enum):
@@ -30,7 +28,7 @@ class Modality(str, Enum):
 
     LIDAR = "lidar"
     CAMERA = "camera"
-    INFRARED = "infrared"
+    THERMAL = "thermal"
     ULTRASONIC = "ultrasonic"
 
 
@@ -90,7 +88,7 @@ class CameraImage:
 
 
 @dataclass(frozen=True)
-class InfraredImage:
+class ThermalImage:
     """One thermal image.
 
     pixels: (H, W) uint8 (after the camera's own gain control) or uint16 (radiometric counts).
@@ -125,7 +123,7 @@ class UltrasonicReading:
     field_of_view: float
 
 
-Reading = LidarSweep | CameraImage | InfraredImage | UltrasonicReading
+Reading = LidarSweep | CameraImage | ThermalImage | UltrasonicReading
 
 
 @dataclass(frozen=True)
@@ -225,78 +223,6 @@ class Boxes3D:
         )
 
 
-@dataclass(frozen=True)
-class Boxes2D:
-    """N upright boxes in one image.
-
-    boxes: (N, 4) float32, x1 y1 x2 y2 in pixels from the image's upper left edge, so that a box about
-    the first pixel is 0 0 1 1. scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into
-    class_names. size: width and height of the image.
-    """
-
-    sensor: str
-    stamp_ns: int
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    size: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        n = len(self.boxes)
-        _require(self.boxes.shape == (n, 4), "boxes must be (N, 4)")
-        _require(
-            self.scores.shape == (n,) and self.labels.shape == (n,), "one score, one label a box"
-        )
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-
-@dataclass(frozen=True)
-class SegmentationMask:
-    """Per-pixel classes of one image. labels: (H, W) uint8, index into class_names."""
-
-    sensor: str
-    stamp_ns: int
-    labels: NDArray[np.uint8]
-    class_names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class OccupancyGrid:
-    """Bird's-eye-view belief of each cell, as Dempster-Shafer masses over {free, occupied}.
-
-    free, occupied: (rows, columns) float32 in [0, 1]; row is y, column is x, cell (0, 0) holds the
-    smallest x and y. What is left of one is unknown. conflict: mass in contradiction, or None.
-    semantic: (rows, columns) uint8, class of what occupies a cell, index into
-    occupancy.layers.SEMANTIC_LAYER, 0 for none; or None. origin: x, y of cell (0, 0)'s lower corner
-    in frame_id, metres. resolution: metres a cell.
-    """
-
-    stamp_ns: int
-    frame_id: str
-    resolution: float
-    origin: tuple[float, float]
-    free: NDArray[np.float32]
-    occupied: NDArray[np.float32]
-    conflict: NDArray[np.float32] | None = None
-    semantic: NDArray[np.uint8] | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.resolution > 0, "resolution must be positive")
-        _require(self.free.ndim == 2 and self.free.shape == self.occupied.shape, "layers differ")
-
-    def unknown(self) -> NDArray[np.float32]:
-        """Mass (rows, columns) committed to neither."""
-        rest = 1.0 - self.free - self.occupied
-        return rest if self.conflict is None else rest - self.conflict
-
-    def probability(self) -> NDArray[np.float32]:
-        """Pignistic probability of occupied (rows, columns): the rest is shared out in halves."""
-        return 0.5 * (1.0 + self.occupied - self.free)
-
-
 class OwnVehicle(NamedTuple):
     """Where the vehicle itself stands: a rectangle in base_link, metres."""
 
@@ -317,8 +243,8 @@ class SensorFrame:
 
     A sensor that said nothing is absent from the mappings and present in `expected`.
 
-    base_from_sensor: pose (4, 4) by sensor. For cameras and infrared it is the optical frame's.
-    intrinsics: camera model by camera or infrared sensor.
+    base_from_sensor: pose (4, 4) by sensor. For cameras and thermal it is the optical frame's.
+    intrinsics: camera model by camera or thermal sensor.
     reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to that at the
     frame's; absent where the motion is unknown (then taken as none).
     odom_from_base: pose (4, 4) at the frame's stamp, or None without odometry.
@@ -329,7 +255,7 @@ class SensorFrame:
     base_frame: str = "base_link"
     lidars: Mapping[str, LidarSweep] = field(default_factory=dict)
     cameras: Mapping[str, CameraImage] = field(default_factory=dict)
-    infrareds: Mapping[str, InfraredImage] = field(default_factory=dict)
+    thermals: Mapping[str, ThermalImage] = field(default_factory=dict)
     ultrasonics: Mapping[str, UltrasonicReading] = field(default_factory=dict)
     base_from_sensor: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     intrinsics: Mapping[str, CameraModel] = field(default_factory=dict)
@@ -342,7 +268,7 @@ class SensorFrame:
     @property
     def readings(self) -> dict[str, Reading]:
         """All readings by sensor."""
-        return {**self.lidars, **self.cameras, **self.infrareds, **self.ultrasonics}
+        return {**self.lidars, **self.cameras, **self.thermals, **self.ultrasonics}
 
     @property
     def present(self) -> frozenset[str]:
@@ -360,7 +286,7 @@ class SensorFrame:
             self,
             lidars=self.lidars if Modality.LIDAR in modalities else {},
             cameras=self.cameras if Modality.CAMERA in modalities else {},
-            infrareds=self.infrareds if Modality.INFRARED in modalities else {},
+            thermals=self.thermals if Modality.THERMAL in modalities else {},
             ultrasonics=self.ultrasonics if Modality.ULTRASONIC in modalities else {},
         )
 
@@ -384,70 +310,6 @@ class SensorFrame:
             cloud[:, 3] = sweep.points[:, 3]
             clouds.append(cloud)
         return np.concatenate(clouds) if clouds else np.zeros((0, 4), np.float32)
-
-
-class Level(int, Enum):
-    """Health, with the values of diagnostic_msgs/DiagnosticStatus."""
-
-    OK = 0
-    WARN = 1
-    ERROR = 2
-    STALE = 3
-
-
-@dataclass(frozen=True)
-class ImageTrust:
-    """How far one image can be trusted. value: 0 to 1, the product of its cues by name."""
-
-    value: float
-    cues: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class SensorHealth:
-    """How one sensor does. Rates in hertz; latency, jitter and age in seconds.
-
-    trust: 0 to 1, in what its last image shows.
-    """
-
-    sensor: str
-    level: Level
-    message: str
-    rate_hz: float = 0.0
-    jitter_s: float = 0.0
-    latency_s: float = 0.0
-    age_s: float = 0.0
-    drops: Mapping[str, int] = field(default_factory=dict)
-    clock_offset_s: float | None = None
-    trust: float = 1.0
-
-
-@dataclass(frozen=True)
-class Perception:
-    """What the pipeline made of one SensorFrame.
-
-    odom_occupancy: the evidence of occupancy along odom's axes, None without odometry. missing:
-    sensors without a reading, or with an image that is trusted too little. trust: by image sensor.
-    fused_images: visible and thermal in one, rgb8 by camera. boxes2d: by camera or infrared sensor.
-    """
-
-    stamp_ns: int
-    frame_id: str
-    boxes: Boxes3D
-    occupancy: OccupancyGrid | None = None
-    odom_occupancy: OccupancyGrid | None = None
-    segmentations: Mapping[str, SegmentationMask] = field(default_factory=dict)
-    stage_ms: Mapping[str, float] = field(default_factory=dict)
-    missing: frozenset[str] = frozenset()
-    health: Mapping[str, SensorHealth] = field(default_factory=lambda: MappingProxyType({}))
-    trust: Mapping[str, ImageTrust] = field(default_factory=lambda: MappingProxyType({}))
-    fused_images: Mapping[str, CameraImage] = field(default_factory=dict)
-    boxes2d: Mapping[str, Boxes2D] = field(default_factory=dict)
-
-
-def stamp_to_ns(seconds: int, nanoseconds: int) -> int:
-    """Nanoseconds of a builtin_interfaces/Time."""
-    return seconds * NANOSECONDS + nanoseconds
 
 
 def _require(condition: bool, what: str) -> None:

@@ -12,39 +12,46 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
-from multimodal_perception.detection.geometric import GeometricConfig, GeometricDetector
-from multimodal_perception.detection.ground_placing import PlacingConfig, frame_boxes, joined
-from multimodal_perception.detection.rgbir import RgbirConfig, RgbirDetector
-from multimodal_perception.detection.tracking import Tracker, TrackingConfig
+from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector
+from multimodal_perception.detection.geometric.detector import GeometricConfig, GeometricDetector
+from multimodal_perception.detection.images.ground_projection import (
+    PlacingConfig,
+    frame_boxes,
+    joined,
+)
+from multimodal_perception.detection.images.rgb_thermal import RgbirConfig, RgbirDetector
 from multimodal_perception.frame import (
-    Boxes2D,
     Boxes3D,
     CameraImage,
-    ImageTrust,
-    Level,
     LidarSweep,
-    OccupancyGrid,
     OwnVehicle,
-    Perception,
-    SegmentationMask,
     SensorFrame,
-    SensorHealth,
     UltrasonicReading,
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import iou_bev
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig
+from multimodal_perception.images.image_quality import TrustConfig, TrustMonitor
+from multimodal_perception.images.rgb_thermal_inputs import RgbxConfig
+from multimodal_perception.near_field.source import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
-from multimodal_perception.occupancy.near_field import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
-from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
-from multimodal_perception.preprocess.haze import without_haze
+from multimodal_perception.perception import (
+    Boxes2D,
+    ImageTrust,
+    Level,
+    OccupancyGrid,
+    Perception,
+    SegmentationMask,
+    SensorHealth,
+)
+from multimodal_perception.pointcloud.ground_segmentation import Cloud, GroundConfig, ground_cloud
+from multimodal_perception.pointcloud.haze_filter import without_haze
 from multimodal_perception.runtime.cuda import gpu_present
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.drivable import DrivableConfig, DrivableSegmenter
-from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
-from multimodal_perception.trust import TrustConfig, TrustMonitor
+from multimodal_perception.segmentation.rgb_thermal import RgbxSegmenter
+from multimodal_perception.tracking import Tracker, TrackingConfig
 
 log = logging.getLogger(__name__)
 INSIDE = 0.3
@@ -59,7 +66,7 @@ class Detector(Protocol):
 
 
 class ImageDetector(Protocol):
-    """Finds objects in images: boxes by camera or infrared sensor."""
+    """Finds objects in images: boxes by camera or thermal sensor."""
 
     @property
     def counts(self) -> Mapping[str, int]: ...
@@ -68,7 +75,7 @@ class ImageDetector(Protocol):
 
 
 class Segmenter(Protocol):
-    """Finds the class of every pixel: a mask by camera or infrared sensor."""
+    """Finds the class of every pixel: a mask by camera or thermal sensor."""
 
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]: ...
 

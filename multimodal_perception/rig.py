@@ -27,7 +27,7 @@ from multimodal_perception.resources import share_path
 MESSAGE_TYPES: dict[Modality, tuple[str, ...]] = {
     Modality.LIDAR: ("sensor_msgs/msg/PointCloud2",),
     Modality.CAMERA: ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
-    Modality.INFRARED: ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    Modality.THERMAL: ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
     Modality.ULTRASONIC: ("sensor_msgs/msg/Range",),
 }
 
@@ -45,9 +45,9 @@ class Extrinsics:
     optical: bool = False
 
     def matrix(self, modality: Modality) -> NDArray[np.float64]:
-        """base_from_sensor (4, 4); of the optical frame for cameras and infrared."""
+        """base_from_sensor (4, 4); of the optical frame for cameras and thermal."""
         pose = poses.from_xyz_rpy(self.xyz, self.rpy)
-        if modality in (Modality.CAMERA, Modality.INFRARED) and not self.optical:
+        if modality in (Modality.CAMERA, Modality.THERMAL) and not self.optical:
             pose = pose @ OPTICAL
         return pose
 
@@ -57,7 +57,7 @@ class Extrinsics:
     ) -> Extrinsics:
         """The entry whose matrix is base_from_sensor (4, 4)."""
         pose = base_from_sensor
-        if modality in (Modality.CAMERA, Modality.INFRARED) and not optical:
+        if modality in (Modality.CAMERA, Modality.THERMAL) and not optical:
             pose = pose @ poses.inverse(OPTICAL)
         x, y, z = (round(float(v), 6) for v in pose[:3, 3])
         roll, pitch, yaw = (round(float(v), 7) for v in poses.to_rpy(pose))
@@ -143,7 +143,7 @@ class Sensor:
             raise ValueError(f"message {self.message!r}; allowed: {', '.join(allowed)}")
         if not self.topic.startswith("/") and not self.topic:
             raise ValueError("topic is empty")
-        is_image = self.modality in (Modality.CAMERA, Modality.INFRARED)
+        is_image = self.modality in (Modality.CAMERA, Modality.THERMAL)
         if is_image and self.intrinsics is None and self.camera_info_topic is None:
             raise ValueError("an image sensor needs intrinsics or a camera_info_topic")
         if not is_image and (self.intrinsics is not None or self.camera_info_topic is not None):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 # A deadline would time the machine, and the compilation of kernels.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-
-# pytest's importlib mode leaves the tests' folder off the path; image_pair.py is in it.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 def _hold_domain() -> tuple[str, socket.socket | None]:

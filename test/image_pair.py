@@ -7,7 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from multimodal_perception.frame import CameraImage, InfraredImage, SensorFrame
+from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
 
 CAMERA, THERMAL = "camera_front", "thermal_front"
 
@@ -20,7 +20,7 @@ def with_camera(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
 
 def with_thermal(frame: SensorFrame, pixels: np.ndarray) -> SensorFrame:
     """The frame with this thermal image."""
-    return replace(frame, infrareds={THERMAL: InfraredImage(THERMAL, frame.stamp_ns, "t", pixels)})
+    return replace(frame, thermals={THERMAL: ThermalImage(THERMAL, frame.stamp_ns, "t", pixels)})
 
 
 def resized(frame: SensorFrame, width: int, height: int) -> SensorFrame:

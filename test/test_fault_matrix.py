@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from multimodal_perception.frame import Level, Modality
-from multimodal_perception.health import sensor_health
+from multimodal_perception.frame import Modality
+from multimodal_perception.perception import Level
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronizer import ReadingSet, Synchronizer
+from multimodal_perception.synchronization.sensor_health import sensor_health
+from multimodal_perception.synchronization.synchronizer import ReadingSet, Synchronizer
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -26,7 +27,7 @@ RIG = {
     "lidar": (Modality.LIDAR, 10.0, 60),
     "left": (Modality.CAMERA, 30.0, 12),
     "right": (Modality.CAMERA, 30.0, 15),
-    "thermal": (Modality.INFRARED, 25.0, 20),
+    "thermal": (Modality.THERMAL, 25.0, 20),
     "front": (Modality.ULTRASONIC, 20.0, 3),
     "rear": (Modality.ULTRASONIC, 20.0, 4),
 }
@@ -43,7 +44,7 @@ def rig() -> dict[str, Sensor]:
             name,
             rate_hz=rate,
             camera_info_topic=f"/{name}/info"
-            if modality in (Modality.CAMERA, Modality.INFRARED)
+            if modality in (Modality.CAMERA, Modality.THERMAL)
             else None,
         )
         for name, (modality, rate, _) in RIG.items()

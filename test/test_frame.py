@@ -12,19 +12,18 @@ from hypothesis import strategies as st
 from multimodal_perception.frame import (
     CLASS_NAMES,
     UNKNOWN,
-    Boxes2D,
     Boxes3D,
     CameraImage,
-    InfraredImage,
     LidarSweep,
     Modality,
-    OccupancyGrid,
     SensorFrame,
+    ThermalImage,
     UltrasonicReading,
-    stamp_to_ns,
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
+from multimodal_perception.geometry.stamps import stamp_to_ns
+from multimodal_perception.perception import Boxes2D, OccupancyGrid
 
 
 def make_boxes(n, seed=0, **optional):
@@ -86,9 +85,9 @@ def test_an_image_s_pixels_fit_its_encoding(encoding, shape, dtype):
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((4, 5, 1), np.uint8), ((4, 5), np.float32)])
-def test_an_infrared_image_is_one_layer_of_counts(shape, dtype):
+def test_an_thermal_image_is_one_layer_of_counts(shape, dtype):
     with pytest.raises(ValueError, match="pixels must be"):
-        InfraredImage("ir", 0, "f", np.zeros(shape, dtype))
+        ThermalImage("ir", 0, "f", np.zeros(shape, dtype))
 
 
 def test_rgb_puts_red_first_whatever_the_encoding():
@@ -270,7 +269,7 @@ def test_a_frame_knows_who_is_missing():
 
 
 def test_modalities_are_written_as_words():
-    assert [m.value for m in Modality] == ["lidar", "camera", "infrared", "ultrasonic"]
+    assert [m.value for m in Modality] == ["lidar", "camera", "thermal", "ultrasonic"]
     assert Modality("lidar") is Modality.LIDAR
 
 

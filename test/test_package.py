@@ -79,8 +79,9 @@ def test_where_cv_bridge_is_installed_images_are_equal_to_its() -> None:
     import numpy as np
 
     from multimodal_perception.frame import CameraImage
-    from multimodal_perception.ros.images import image_from_message
-    from multimodal_perception.ros.messages import RclpyTypes, image_to_message
+    from multimodal_perception.messages.encoders import image_to_message
+    from multimodal_perception.messages.images import image_from_message
+    from multimodal_perception.messages.message_types import RclpyTypes
 
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     for order in ("rgb8", "bgr8"):

@@ -15,22 +15,24 @@ from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.datasets.kitti import Kitti
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import (
-    Boxes2D,
     Boxes3D,
-    Level,
     LidarSweep,
     OwnVehicle,
-    Perception,
-    SegmentationMask,
     SensorFrame,
-    SensorHealth,
     UltrasonicReading,
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import iou_bev
 from multimodal_perception.occupancy.evidential import EvidentialMapper
+from multimodal_perception.perception import (
+    Boxes2D,
+    Level,
+    Perception,
+    SegmentationMask,
+    SensorHealth,
+)
 from multimodal_perception.pipeline import Pipeline, PipelineConfig, build_pipeline
-from multimodal_perception.preprocess.ground import Cloud, ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import Cloud, ground_cloud
 
 
 @pytest.fixture(scope="module")

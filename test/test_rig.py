@@ -32,7 +32,7 @@ sensors:
     extrinsics: {xyz: [2.0, 0.0, 2.0]}
     intrinsics: {width: 640, height: 480, fx: 500, fy: 510, cx: 320, cy: 240}
   thermal:
-    modality: infrared
+    modality: thermal
     topic: /thermal/image
     frame_id: thermal_optical
     camera_info_topic: /thermal/camera_info
@@ -131,7 +131,7 @@ def test_a_camera_that_looks_forward_has_z_forward_x_right_y_down():
     np.testing.assert_array_equal(pose[:3, 3], [2, 0, 2])
 
 
-@pytest.mark.parametrize("modality", [Modality.CAMERA, Modality.INFRARED])
+@pytest.mark.parametrize("modality", [Modality.CAMERA, Modality.THERMAL])
 def test_a_camera_turned_left_looks_left(modality):
     pose = Extrinsics((0, 0, 1), (0, 0, math.pi / 2)).matrix(modality)
     np.testing.assert_allclose(pose[:3, :3] @ [0, 0, 1], [0, 1, 0], atol=1e-12)

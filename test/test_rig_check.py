@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.datasets.bag_writer import write_bag
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import Modality
@@ -55,7 +55,7 @@ def test_the_shipped_rigs_are_what_they_say(
 def test_the_cars_cameras_see_all_around() -> None:
     rig = load_rig(shipped("car"))
     assert coverage(rig, Modality.CAMERA) == 1.0
-    assert (coverage(rig, Modality.INFRARED) or 0) < 0.2
+    assert (coverage(rig, Modality.THERMAL) or 0) < 0.2
 
 
 def test_a_view_is_as_wide_as_the_lens_and_turned_as_the_camera() -> None:

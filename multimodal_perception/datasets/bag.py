@@ -17,19 +17,20 @@ from typing import Any
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
-from multimodal_perception.assembly import FrameAssembler
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag_labels import BagLabels
 from multimodal_perception.datasets.bag_writer import typestore
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
-from multimodal_perception.frame import NANOSECONDS, Modality, SensorFrame
+from multimodal_perception.frame import Modality, SensorFrame
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.geometry.transform_tree import TransformTree
+from multimodal_perception.messages.decoders import stamp_ns_of
+from multimodal_perception.messages.errors import MessageError
+from multimodal_perception.messages.images import camera_model_from_message
+from multimodal_perception.messages.intake import MOVING_TOPIC, STATIC_TOPIC, decode, set_transforms
 from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor
-from multimodal_perception.ros.errors import MessageError
-from multimodal_perception.ros.images import camera_model_from_message
-from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, decode, set_transforms
-from multimodal_perception.ros.messages import stamp_ns_of
-from multimodal_perception.synchronizer import ReadingSet, Synchronizer
+from multimodal_perception.synchronization.frame_assembler import FrameAssembler
+from multimodal_perception.synchronization.synchronizer import ReadingSet, Synchronizer
 
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
@@ -196,7 +197,7 @@ class Bag(Dataset):
             if modality is None:
                 continue
             info = None
-            if modality in (Modality.CAMERA, Modality.INFRARED):
+            if modality in (Modality.CAMERA, Modality.THERMAL):
                 info = _info_topic(topic, types)
                 if info is None:
                     continue
@@ -237,7 +238,7 @@ def _modality(topic: str, message: str) -> Modality | None:
         return Modality.ULTRASONIC
     if message in MESSAGE_TYPES[Modality.CAMERA]:
         words = ("thermal", "infrared", "lwir", "flir")
-        return Modality.INFRARED if any(w in topic.lower() for w in words) else Modality.CAMERA
+        return Modality.THERMAL if any(w in topic.lower() for w in words) else Modality.CAMERA
     return None
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.bag_writer import LABEL_TOPIC, TRUTH
-from multimodal_perception.frame import NANOSECONDS, Boxes3D, SensorFrame
+from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
-from multimodal_perception.ros.errors import MessageError
-from multimodal_perception.ros.messages import boxes_from_message
+from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.messages.decoders import boxes_from_message
+from multimodal_perception.messages.errors import MessageError
+from multimodal_perception.messages.frame_messages import LABEL_TOPIC, TRUTH
 
 LABEL_TYPE = "vision_msgs/msg/Detection3DArray"
 # What a topic of labels is called: what a detector said is recorded under the same type.

@@ -23,20 +23,20 @@ from rosbags.typesys.store import Typestore
 
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.frame import SensorFrame
+from multimodal_perception.messages.frame_messages import (
+    TF_STATIC,
+    frame_messages,
+    static_transforms,
+)
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig
-from multimodal_perception.ros import messages
 
-# Before every topic that says what is true, not what a sensor saw.
-TRUTH = "/ground_truth"
-LABEL_TOPIC = f"{TRUTH}/objects"
-TF_STATIC = "/tf_static"
 Storage = Literal["sqlite3", "mcap"]
 _FOREVER = QosTime(9223372036, 854775807)
 
 
 class RosbagsTypes:
-    """rosbags' message classes, for messages.MessageTypes."""
+    """rosbags' message classes, for message_types.MessageTypes."""
 
     def __init__(self) -> None:
         self.store = typestore()
@@ -111,46 +111,6 @@ def write_bag(
             raise DatasetError(f"{out}: {error.strerror or error}") from error
         raise
     return counts
-
-
-def frame_messages(
-    frame: SensorFrame, rig: Rig, types: messages.MessageTypes
-) -> Iterator[tuple[str, str, Any]]:
-    """(topic, type, message) of each reading of a frame and of its labels; the camera's info first."""
-    for name, model in frame.intrinsics.items():
-        image = frame.cameras.get(name) or frame.infrareds[name]
-        topic = rig.sensors[name].camera_info_topic
-        if topic is not None:
-            info = messages.camera_info_to_message(types, model, image.stamp_ns, image.frame_id)
-            yield topic, "sensor_msgs/msg/CameraInfo", info
-    if frame.labels is not None:
-        labels = messages.boxes_to_message(types, frame.labels)
-        yield LABEL_TOPIC, "vision_msgs/msg/Detection3DArray", labels
-    for name, reading in frame.ultrasonics.items():
-        message = messages.range_to_message(types, reading)
-        yield rig.sensors[name].topic, "sensor_msgs/msg/Range", message
-    for images in (frame.cameras, frame.infrareds):
-        for name, image in images.items():
-            message = messages.image_to_message(types, image)
-            yield rig.sensors[name].topic, "sensor_msgs/msg/Image", message
-    for name, sweep in frame.lidars.items():
-        message = messages.sweep_to_message(types, sweep)
-        yield rig.sensors[name].topic, "sensor_msgs/msg/PointCloud2", message
-
-
-def static_transforms(frame: SensorFrame, types: messages.MessageTypes) -> Any:
-    """TFMessage with base_from_sensor of each reading of a frame."""
-    transforms = [
-        messages.transform_to_message(
-            types,
-            frame.base_from_sensor[name],
-            frame.base_frame,
-            reading.frame_id,
-            frame.stamp_ns,
-        )
-        for name, reading in frame.readings.items()
-    ]
-    return types.new("tf2_msgs/msg/TFMessage", transforms=transforms)
 
 
 def _all_messages(

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.frame import (
     CLASS_NAMES,
-    NANOSECONDS,
     Boxes3D,
     CameraImage,
     LidarSweep,
@@ -30,6 +29,7 @@ from multimodal_perception.frame import (
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.rig import Rig, Sensor
 
 CLASSES = {

@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
+from multimodal_perception.datasets.simulation_writer import read_shard
 from multimodal_perception.frame import (
     Boxes3D,
     CameraImage,
-    InfraredImage,
     LidarSweep,
     Modality,
-    OccupancyGrid,
     SensorFrame,
+    ThermalImage,
     UltrasonicReading,
 )
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.rig import load_rig
-from multimodal_perception.simulation.camera import View
-from multimodal_perception.simulation.lidar import SweepTruth
-from multimodal_perception.simulation.recording import read_shard
-from multimodal_perception.simulation.thermal import DEFAULT_KELVIN
+from multimodal_perception.simulation.sensors.camera import View
+from multimodal_perception.simulation.sensors.lidar import SweepTruth
+from multimodal_perception.simulation.sensors.thermal import DEFAULT_KELVIN
+from multimodal_perception.simulation.sensors.ultrasonic import DEFAULT_LIMITS
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
-from multimodal_perception.simulation.ultrasonic import DEFAULT_LIMITS
 
 
 class ShardFolder(Dataset):
@@ -67,7 +67,7 @@ class ShardFolder(Dataset):
     def _frame(self, arrays: dict[str, NDArray]) -> SensorFrame:
         stamp_ns = int(arrays["stamp_ns"])
         places, models = {}, {}
-        lidars, cameras, infrareds = {}, {}, {}
+        lidars, cameras, thermals = {}, {}, {}
         for name, sensor in self.rig.sensors.items():
             what = "points" if sensor.modality is Modality.LIDAR else "pixels"
             if f"{name}.{what}" not in arrays:
@@ -79,11 +79,11 @@ class ShardFolder(Dataset):
                 cameras[name] = CameraImage(name, stamp_ns, sensor.frame_id, values)
             else:
                 kelvin = sensor.kelvin or DEFAULT_KELVIN if values.dtype == np.uint16 else None
-                infrareds[name] = InfraredImage(name, stamp_ns, sensor.frame_id, values, kelvin)
+                thermals[name] = ThermalImage(name, stamp_ns, sensor.frame_id, values, kelvin)
             if sensor.intrinsics is not None:
                 models[name] = sensor.intrinsics.camera_model()
         ultrasonics = self._ultrasonics(arrays, stamp_ns)
-        for name in (*lidars, *cameras, *infrareds, *ultrasonics):
+        for name in (*lidars, *cameras, *thermals, *ultrasonics):
             pose = self.rig.sensors[name].base_from_sensor()
             if pose is not None:
                 places[name] = pose
@@ -92,7 +92,7 @@ class ShardFolder(Dataset):
             self.rig.base_frame,
             lidars,
             cameras,
-            infrareds,
+            thermals,
             ultrasonics,
             places,
             models,

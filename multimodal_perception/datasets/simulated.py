@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.rig import Rig, load_rig, rig_path
-from multimodal_perception.simulation.conditions import parse_fault
+from multimodal_perception.simulation.sensors.conditions import parse_fault
 from multimodal_perception.simulation.simulation import Simulation
 
 PREFIX = "simulated"

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector, Network
-from multimodal_perception.frame import Boxes3D, InfraredImage, SensorFrame
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector, Network
+from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays
 from multimodal_perception.runtime.settings import EngineName, RuntimeConfig
@@ -134,13 +134,11 @@ def golden_frames() -> list[SensorFrame]:
     for frame in SyntheticStreet(GOLDEN_FRAMES):
         ((name, camera),) = frame.cameras.items()
         warm = camera.rgb().mean(axis=2).astype(np.uint16) * 16 + 20000
-        thermal = InfraredImage("thermal", camera.stamp_ns, camera.frame_id, warm)
+        thermal = ThermalImage("thermal", camera.stamp_ns, camera.frame_id, warm)
         poses, models = dict(frame.base_from_sensor), dict(frame.intrinsics)
         poses["thermal"], models["thermal"] = poses[name], models[name]
         frames.append(
-            replace(
-                frame, infrareds={"thermal": thermal}, base_from_sensor=poses, intrinsics=models
-            )
+            replace(frame, thermals={"thermal": thermal}, base_from_sensor=poses, intrinsics=models)
         )
     return frames
 

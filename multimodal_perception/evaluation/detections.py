@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Perception, SensorFrame
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
+from multimodal_perception.perception import Perception
 
 LABELLED = ("car", "van", "truck", "pedestrian", "cyclist")
 # nuScenes' scale of matching (Caesar et al. 2020, section 3.1) has 0.5, 1, 2 and 4 m.

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.datasets.simulation_writer import SimulationPlan
 from multimodal_perception.evaluation.breakdown import breakdown, counting
 from multimodal_perception.evaluation.detections import percentiles, seen_by
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.pipeline import Detector, ImageDetector, Pipeline
 from multimodal_perception.rig import Rig
-from multimodal_perception.simulation.recording import SimulationPlan
-from multimodal_perception.simulation.scenarios import load_scenario
+from multimodal_perception.simulation.world.scenarios import load_scenario
 
 # Scenarios in turn, one a seed.
 SCENARIOS = ("urban_street", "intersection", "highway", "parking_lot")
 CONDITIONS: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",)}
 # An ultrasonic hears that something is there, not what.
-SEEING = (Modality.LIDAR, Modality.CAMERA, Modality.INFRARED)
+SEEING = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL)
 WORDS = {
     Modality.LIDAR: "lidar",
     Modality.CAMERA: "cameras",
-    Modality.INFRARED: "thermal",
+    Modality.THERMAL: "thermal",
     Modality.ULTRASONIC: "ultrasonic",
 }
 
@@ -136,7 +136,7 @@ def compare(
 
 def views(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.str_]:
     """Which kinds of a frame's images have the middle of each box (N,): "cameras+thermal", "none"."""
-    kinds = {Modality.CAMERA: frame.cameras, Modality.INFRARED: frame.infrareds}
+    kinds = {Modality.CAMERA: frame.cameras, Modality.THERMAL: frame.thermals}
     seen = {WORDS[kind]: seen_by(boxes, frame, sensors) for kind, sensors in kinds.items()}
     return np.array(
         ["+".join(n for n, mask in seen.items() if mask[i]) or "none" for i in range(len(boxes))],

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.ground_placing import (
+from multimodal_perception.detection.images.ground_projection import (
     PRIORS,
     WITHIN,
     PlacingConfig,
     frame_boxes,
 )
-from multimodal_perception.detection.rgbir import RgbirConfig, RgbirDetector
+from multimodal_perception.detection.images.rgb_thermal import RgbirConfig, RgbirDetector
 from multimodal_perception.evaluation.average_precision import (
     AveragePrecision,
     ImageBoxes,
@@ -26,14 +26,15 @@ from multimodal_perception.evaluation.segmentation_drives import (
     observed,
     with_images,
 )
-from multimodal_perception.frame import CLASS_NAMES, Boxes2D, Boxes3D, Modality, SensorFrame
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry.image_boxes import tight_boxes
+from multimodal_perception.images.view_warp import warp_between
+from multimodal_perception.perception import Boxes2D
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.segmentation.alignment import warp_between
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES, labels_from_semantics
-from multimodal_perception.simulation.camera import View
+from multimodal_perception.simulation.sensors.camera import View
 
 IMAGES = ("both", "visible", "thermal")
 # Objects of fewer visible pixels or a lower box are not scored, nor is what is said of them.
@@ -110,7 +111,7 @@ def image_truth(view: View, classes: Sequence[str]) -> tuple[ImageTruth, NDArray
 
 def _seen_by_thermal(truth: ImageTruth, frame: SensorFrame, camera: str) -> ImageTruth:
     """The same truth; what the first thermal camera does not see does not count."""
-    thermal = next(iter(frame.infrareds))
+    thermal = next(iter(frame.thermals))
     warp = warp_between(
         frame.intrinsics[camera],
         frame.base_from_sensor[camera],

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.visible_infrared import read_pair
+from multimodal_perception.datasets.visible_thermal_pairs import read_pair
 
 Image = NDArray[np.float32]
 Grey = NDArray[np.uint8] | NDArray[np.floating]
@@ -22,21 +22,21 @@ Grey = NDArray[np.uint8] | NDArray[np.floating]
 FIGURES = ("entropy", "mutual_information", "spatial_frequency", "qabf", "ssim", "vif")
 
 
-def fusion_figures(visible: Grey, infrared: Grey, fused: Grey) -> dict[str, float]:
+def fusion_figures(visible: Grey, thermal: Grey, fused: Grey) -> dict[str, float]:
     """All six figures of one fused image; higher is better in each.
 
     mutual_information and vif are sums over the two sources, ssim is their mean, as most papers of
     the field have it. Raises ValueError when the shapes differ.
     """
-    if not visible.shape == infrared.shape == fused.shape or visible.ndim != 2:
-        shapes = f"{visible.shape}, {infrared.shape}, {fused.shape}"
+    if not visible.shape == thermal.shape == fused.shape or visible.ndim != 2:
+        shapes = f"{visible.shape}, {thermal.shape}, {fused.shape}"
         raise ValueError(f"three (H, W) images of one shape are needed; got {shapes}")
-    sources = (visible, infrared)
+    sources = (visible, thermal)
     return {
         "entropy": entropy(fused),
         "mutual_information": sum(mutual_information(s, fused) for s in sources),
         "spatial_frequency": spatial_frequency(fused),
-        "qabf": edge_preservation(visible, infrared, fused),
+        "qabf": edge_preservation(visible, thermal, fused),
         "ssim": sum(structural_similarity(s, fused) for s in sources) / 2,
         "vif": sum(visual_information_fidelity(s, fused) for s in sources),
     }
@@ -58,14 +58,14 @@ def compare_fusions(
     pairs = 0
     for stem in stems:
         pair = read_pair(root, stem)
-        visible, infrared = (
-            i.astype(np.float32) / np.float32(255) for i in (pair.grey, pair.infrared)
+        visible, thermal = (
+            i.astype(np.float32) / np.float32(255) for i in (pair.grey, pair.thermal)
         )
         if disturb is not None:
-            visible, infrared = disturb(visible, infrared)
+            visible, thermal = disturb(visible, thermal)
         for name, method in methods.items():
-            fused = _levels(255.0 * method(visible, infrared))
-            rows[name].append(fusion_figures(pair.grey, pair.infrared, fused))
+            fused = _levels(255.0 * method(visible, thermal))
+            rows[name].append(fusion_figures(pair.grey, pair.thermal, fused))
         pairs += 1
     means = {
         name: {f: float(np.mean([row[f] for row in own])) for f in FIGURES}

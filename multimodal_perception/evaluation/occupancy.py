@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.evaluation.detections import percentiles
-from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame
+from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pipeline import OccupancyMapper
-from multimodal_perception.preprocess.ground import Cloud, GroundConfig, ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import Cloud, GroundConfig, ground_cloud
 
 MOST_UNKNOWN = 0.7
 CALLED_FREE, CALLED_OCCUPIED = 0.4, 0.6

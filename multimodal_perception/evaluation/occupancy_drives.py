@@ -19,13 +19,14 @@ from multimodal_perception.evaluation.occupancy import (
     Truth,
     score_grid,
 )
-from multimodal_perception.frame import Modality, SegmentationMask, SensorFrame
+from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.occupancy.evidential import EvidentialMapper
+from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.rig import Rig
-from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.simulation import Observation, Simulation
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
+from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
 # Scenarios in turn, one a seed. Fog was in no data that anything here was tuned or trained on.
 SCENARIOS = ("urban_street", "parking_lot", "intersection", "warehouse", "highway")
@@ -186,7 +187,7 @@ def _seen_by(
         }
     if not true_masks:
         return part, None
-    names = (*part.cameras, *part.infrareds)
+    names = (*part.cameras, *part.thermals)
     masks = {
         n: SegmentationMask(n, frame.stamp_ns, view.semantics, SEMANTIC_NAMES)
         for n, view in observation.truth.views.items()

@@ -11,11 +11,12 @@ import numpy as np
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.segmentation import Confusion
 from multimodal_perception.frame import Modality, SensorFrame
+from multimodal_perception.images.rgb_thermal_inputs import RgbxConfig
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
-from multimodal_perception.segmentation.rgbx import RgbxConfig, RgbxSegmenter
+from multimodal_perception.segmentation.rgb_thermal import RgbxSegmenter
 from multimodal_perception.simulation.simulation import Observation, Simulation
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
@@ -73,7 +74,7 @@ def score_drives(
 def cut_rig(rig: Rig) -> Rig:
     """The rig with its first camera and first thermal camera alone: all else costs time."""
     kept = {}
-    for modality in (Modality.CAMERA, Modality.INFRARED):
+    for modality in (Modality.CAMERA, Modality.THERMAL):
         sensors = rig.of(modality)
         if not sensors:
             raise UserError(f"rig {rig.name}: segmentation needs a sensor of kind {modality.value}")
@@ -96,5 +97,5 @@ def observed(rig: Rig, seeds: Sequence[int], frames: int) -> Iterator[tuple[str,
 def with_images(frame: SensorFrame, images: str) -> SensorFrame:
     """The frame with both, visible or thermal images alone."""
     if images == "visible":
-        return replace(frame, infrareds={})
+        return replace(frame, thermals={})
     return replace(frame, cameras={}) if images == "thermal" else frame

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import NANOSECONDS
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.stamps import NANOSECONDS
 
 Pose = NDArray[np.float64]
 MOST_FRAMES = 2000

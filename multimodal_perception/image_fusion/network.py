@@ -27,26 +27,26 @@ class AnySizeFusion:
         """model: shipped one, or a card. Raises UserError without such a model or without torch."""
         self._network = load_network(load_card(model))
 
-    def fuse(self, visible: Image, infrared: Image) -> Image:
+    def fuse(self, visible: Image, thermal: Image) -> Image:
         """Two images (H, W) float32 in [0, 1] to the fused one."""
         import torch
 
         rows, columns = visible.shape
         with torch.inference_mode():
-            fused = self._network(*_even(visible, infrared))[0, 0].numpy()
+            fused = self._network(*_even(visible, thermal))[0, 0].numpy()
         return fused[:rows, :columns]
 
     def attacked(
-        self, visible: Image, infrared: Image, size: float, steps: int, seed: int = 0
+        self, visible: Image, thermal: Image, size: float, steps: int, seed: int = 0
     ) -> tuple[Image, Image]:
         """Both images as an attack of at most `size` a pixel changes them; see attack.attacked."""
         import torch
 
-        from multimodal_perception.image_fusion.attack import attacked
+        from multimodal_perception.evaluation.adversarial_attack import attacked
 
         rows, columns = visible.shape
         generator = torch.Generator().manual_seed(seed)
-        first, second = _even(visible, infrared)
+        first, second = _even(visible, thermal)
         moved = attacked(self._network, first, second, size, steps, generator)
         pixels = [image[0, 0].numpy()[:rows, :columns] for image in moved]
         return pixels[0], pixels[1]

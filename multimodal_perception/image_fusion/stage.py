@@ -15,11 +15,11 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import CameraImage, SensorFrame
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.image_fusion.colour import with_luma
+from multimodal_perception.images.thermal_to_camera import ThermalViews, placed
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
-from multimodal_perception.runtime.opening import open_model
+from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.segmentation.thermal_view import ThermalViews, placed
 
 # Width, pixels of the network, over which fused and visible pass into each other where the thermal
 # camera's view ends.
@@ -167,15 +167,15 @@ class ImageFuser:
         how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         luma = cv2.resize(luma, (columns, rows), interpolation=how).astype(np.float32) / 255.0
         pads = ((0, self._rows - rows), (0, self._columns - columns))
-        both = {"visible": luma, "infrared": np.where(seen, grey, luma)}
+        both = {"visible": luma, "thermal": np.where(seen, grey, luma)}
         return {n: np.pad(image, pads, "edge")[None, None] for n, image in both.items()}
 
 
 def checked_size(card: ModelCard) -> tuple[int, int]:
     """Rows and columns of a fusion network's images. Raises UserError for another card."""
     names = list(card.inputs), list(card.outputs)
-    if names != (["visible", "infrared"], ["fused"]):
-        raise UserError(f"{card.source}: not a network that fuses visible and infrared images")
+    if names != (["visible", "thermal"], ["fused"]):
+        raise UserError(f"{card.source}: not a network that fuses visible and thermal images")
     rows, columns = card.inputs["visible"].shape[-2:]
     return rows, columns
 

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError, build
-from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
-from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
-from multimodal_perception.networks.deep_interaction import ImageExchange
-from multimodal_perception.networks.detector_config import (
+from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
     IMAGE_KINDS,
     ULTRASONIC_CHANNELS,
     DetectorConfig,
 )
+from multimodal_perception.detection.fusion.pillars import CHANNELS as PILLAR_CHANNELS
+from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
+from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
+from multimodal_perception.networks.deep_interaction import ImageExchange
 from multimodal_perception.networks.global_fusion import GlobalFusion
 from multimodal_perception.networks.image_encoder import ImageNeck, ImageNetwork, ImageTrunk
 from multimodal_perception.networks.local_fusion import Refined, RefinementHead, refined_boxes
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
-from multimodal_perception.preprocess.pillars import CHANNELS as PILLAR_CHANNELS
 
 # Share of the highest score about a cell that makes it a peak, by class.
 PEAKS = [0.5 if name == "pedestrian" else 1.0 for name in CLASSES]
@@ -72,14 +72,14 @@ class ProposalNetwork(nn.Module):
         self.encoder = PillarEncoder(PILLAR_CHANNELS, c.channels)
         if c.global_fusion:
             self.camera_trunk = ImageTrunk(3, pretrained) if trunks else None
-            self.infrared_trunk = ImageTrunk(1, pretrained) if trunks else None
+            self.thermal_trunk = ImageTrunk(1, pretrained) if trunks else None
             self.camera_neck = ImageNeck(c.channels, c.segments) if necks else None
-            self.infrared_neck = ImageNeck(c.channels, c.segments) if necks else None
+            self.thermal_neck = ImageNeck(c.channels, c.segments) if necks else None
             self.camera_fusion = GlobalFusion(c.channels, c.channels)
-            self.infrared_fusion = GlobalFusion(c.channels, c.channels)
+            self.thermal_fusion = GlobalFusion(c.channels, c.channels)
         if c.exchange:
             self.camera_exchange = ImageExchange(c.channels)
-            self.infrared_exchange = ImageExchange(c.channels)
+            self.thermal_exchange = ImageExchange(c.channels)
         self.backbone = BevBackbone(c.channels + ULTRASONIC_CHANNELS, c.widths, c.depths)
         pyramid = FeaturePyramid if c.neck == "fpn" else ReversePyramid
         self.neck = pyramid(c.widths, c.neck_channels)
@@ -91,23 +91,23 @@ class ProposalNetwork(nn.Module):
         cells: Tensor,
         ultrasonic: Tensor,
         camera: Images | None = None,
-        infrared: Images | None = None,
+        thermal: Images | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """BEV map, heat logits and codes. camera, infrared: None without global_fusion."""
+        """BEV map, heat logits and codes. camera, thermal: None without global_fusion."""
         c = self.config
         x = self.encoder(pillars)
         if c.global_fusion:
-            assert camera is not None and infrared is not None
-            cameras, infrareds = camera.atlas, infrared.atlas
+            assert camera is not None and thermal is not None
+            cameras, thermals = camera.atlas, thermal.atlas
             if c.exchange:
-                assert camera.rays is not None and infrared.rays is not None
+                assert camera.rays is not None and thermal.rays is not None
                 seen = x.new_ones(*x.shape[:2], 1)
                 both = scatter_to_canvas(torch.cat([x, seen], -1), cells, c.pillars.size)
                 plane = both[:, :-1], both[:, -1:]
                 cameras = self.camera_exchange(cameras, *plane, camera.rays, c.cameras)
-                infrareds = self.infrared_exchange(infrareds, *plane, infrared.rays, c.infrareds)
+                thermals = self.thermal_exchange(thermals, *plane, thermal.rays, c.thermals)
             x = self.camera_fusion(x, cameras, camera.places, camera.seen, c.cameras)
-            x = self.infrared_fusion(x, infrareds, infrared.places, infrared.seen, c.infrareds)
+            x = self.thermal_fusion(x, thermals, thermal.places, thermal.seen, c.thermals)
         canvas = scatter_to_canvas(x, cells, c.pillars.size)
         bev = self.neck(self.backbone(canvas, ultrasonic.to(canvas.dtype)))
         heat, code = self.head(bev)
@@ -121,11 +121,11 @@ class ProposalNetwork(nn.Module):
         camera_atlas: Tensor | None = None,
         camera_places: Tensor | None = None,
         camera_seen: Tensor | None = None,
-        infrared_atlas: Tensor | None = None,
-        infrared_places: Tensor | None = None,
-        infrared_seen: Tensor | None = None,
+        thermal_atlas: Tensor | None = None,
+        thermal_places: Tensor | None = None,
+        thermal_seen: Tensor | None = None,
         camera_rays: Tensor | None = None,
-        infrared_rays: Tensor | None = None,
+        thermal_rays: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One frame, as it is exported; without global_fusion, of the first three alone.
 
@@ -135,11 +135,11 @@ class ProposalNetwork(nn.Module):
         (1, N * H/4 * W/4, D, 2), -1 to 1 in the BEV. Returns scores (1, R), labels (1, R) int64, boxes
         (1, R, 7) and the BEV map (1, C, S/2, S/2).
         """
-        camera = infrared = None
+        camera = thermal = None
         if self.config.global_fusion:
             camera = Images.of(camera_atlas, camera_places, camera_seen, camera_rays)
-            infrared = Images.of(infrared_atlas, infrared_places, infrared_seen, infrared_rays)
-        bev, heat, code = self.maps(pillars, cells, ultrasonic, camera, infrared)
+            thermal = Images.of(thermal_atlas, thermal_places, thermal_seen, thermal_rays)
+        bev, heat, code = self.maps(pillars, cells, ultrasonic, camera, thermal)
         return *self.proposals(heat, code), bev
 
     def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,21 +169,21 @@ class RefinementNetwork(nn.Module):
         self,
         bev: Tensor,
         camera_atlas: Tensor,
-        infrared_atlas: Tensor,
+        thermal_atlas: Tensor,
         boxes: Tensor,
         told: Tensor,
         roi_bev: Tensor,
         roi_grid: Tensor,
         roi_camera: Tensor,
         roi_camera_seen: Tensor,
-        roi_infrared: Tensor,
-        roi_infrared_seen: Tensor,
+        roi_thermal: Tensor,
+        roi_thermal_seen: Tensor,
         roi_outline: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Confidences (B, R, classes) and boxes (B, R, 7).
 
         boxes (B, R, 7): proposals; told (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid
-        (B, R, 216, 7); roi_camera and roi_infrared (B, R, 216, 2), -1 to 1 in the atlas; *_seen
+        (B, R, 216, 7); roi_camera and roi_thermal (B, R, 216, 2), -1 to 1 in the atlas; *_seen
         (B, R, 216); roi_outline (B, R, 107), see preprocess.proposals.
         """
         rois = {
@@ -192,11 +192,11 @@ class RefinementNetwork(nn.Module):
             "roi_grid": roi_grid,
             "roi_camera": roi_camera,
             "roi_camera_seen": roi_camera_seen,
-            "roi_infrared": roi_infrared,
-            "roi_infrared_seen": roi_infrared_seen,
+            "roi_thermal": roi_thermal,
+            "roi_thermal_seen": roi_thermal_seen,
             "roi_outline": roi_outline,
         }
-        refined = self.refined(bev, (camera_atlas, infrared_atlas), rois)
+        refined = self.refined(bev, (camera_atlas, thermal_atlas), rois)
         return refined.logits.sigmoid(), refined_boxes(boxes, refined.residuals)
 
     def refined(
@@ -214,7 +214,7 @@ class RefinementNetwork(nn.Module):
         images = [
             (atlas, rois[f"roi_{kind}"], rois[f"roi_{kind}_seen"], count)
             for atlas, kind, count in zip(
-                atlases, ("camera", "infrared"), (c.cameras, c.infrareds), strict=True
+                atlases, ("camera", "thermal"), (c.cameras, c.thermals), strict=True
             )
         ]
         own = (rois[name] for name in ("roi_bev", "roi_grid", "told"))

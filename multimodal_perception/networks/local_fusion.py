@@ -42,7 +42,7 @@ class LocalFusion(nn.Module):
         )
         sizes = channels, image_channels, channels
         self.camera = DeformableAttention(*sizes, points=samples)
-        self.infrared = DeformableAttention(*sizes, points=samples)
+        self.thermal = DeformableAttention(*sizes, points=samples)
         self.norm = nn.ModuleList([nn.LayerNorm(channels) for _ in range(2)])
         self.out = nn.Sequential(nn.Linear(channels, channels), nn.ReLU())
 
@@ -50,16 +50,16 @@ class LocalFusion(nn.Module):
         self,
         grid: Tensor,
         camera: tuple[Tensor, Tensor, Tensor, int],
-        infrared: tuple[Tensor, Tensor, Tensor, int],
+        thermal: tuple[Tensor, Tensor, Tensor, int],
     ) -> Tensor:
         """grid (B, R * 216, 7) -> (B, R * 216, C).
 
-        camera, infrared: atlas (B, D, images * h, w), places (B, R * 216, 2), seen (B, R * 216) and the
+        camera, thermal: atlas (B, D, images * h, w), places (B, R * 216, 2), seen (B, R * 216) and the
         number of images.
         """
         local = self.position(grid)
         for attention, norm, (atlas, places, seen, images) in zip(
-            (self.camera, self.infrared), self.norm, (camera, infrared), strict=True
+            (self.camera, self.thermal), self.norm, (camera, thermal), strict=True
         ):
             fused = norm(local + attention(local, atlas, places, images))
             local = local + seen[..., None] * (fused - local)
@@ -163,7 +163,7 @@ class RefinementHead(nn.Module):
         roi_grid: Tensor,
         proposals: Tensor,
         camera: tuple[Tensor, Tensor, Tensor, int],
-        infrared: tuple[Tensor, Tensor, Tensor, int],
+        thermal: tuple[Tensor, Tensor, Tensor, int],
     ) -> tuple[Tensor, Tensor]:
         """What fused features say: confidence logits (B, R, classes) and residuals (B, R, 8).
 
@@ -178,13 +178,13 @@ class RefinementHead(nn.Module):
         if self.local is not None:
             flat = [
                 (atlas, places.reshape(batch, -1, 2), seen.reshape(batch, -1), images)
-                for atlas, places, seen, images in (camera, infrared)
+                for atlas, places, seen, images in (camera, thermal)
             ]
             found = self.local(roi_grid.reshape(batch, -1, POSITION), flat[0], flat[1])
             tokens = tokens + found.reshape(tokens.shape)
         if self.dynamic is not None:
             filled = (roi_grid[..., 3] > 0.0).to(tokens.dtype)
-            told = torch.maximum(filled, torch.maximum(camera[2], infrared[2]).to(tokens.dtype))
+            told = torch.maximum(filled, torch.maximum(camera[2], thermal[2]).to(tokens.dtype))
             tokens = self.dynamic(
                 tokens.reshape(-1, POINTS, self.channels),
                 roi_grid.reshape(-1, POINTS, POSITION),

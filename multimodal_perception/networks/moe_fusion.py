@@ -42,7 +42,7 @@ class MoEFusion(nn.Module):
         self.channels = channels
         c, pixels = channels, BLOCK**2
         self.visible = Encoder(c)
-        self.infrared = Encoder(c)
+        self.thermal = Encoder(c)
         self.attention = nn.Sequential(
             nn.Conv2d(2 * c, c, 1), nn.ReLU(), nn.Conv2d(c, 1, 3, padding=1)
         )
@@ -58,9 +58,9 @@ class MoEFusion(nn.Module):
             nn.PixelShuffle(BLOCK),
         )
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> Fusion:
+    def forward(self, visible: Tensor, thermal: Tensor) -> Fusion:
         shallow_v, deep_v = self.visible(visible)  # (B, C, H/2, W/2) each
-        shallow_i, deep_i = self.infrared(infrared)
+        shallow_i, deep_i = self.thermal(thermal)
         both = torch.cat([deep_v, deep_i], 1)  # (B, 2C, H/2, W/2)
         attention = self.attention(both)  # (B, 1, H/2, W/2)
         local, local_balance = self._local(deep_v, deep_i, both, torch.sigmoid(attention))
@@ -69,7 +69,7 @@ class MoEFusion(nn.Module):
         painted = self.paint(torch.cat([decoded, shallow_v, shallow_i], 1))  # (B, 2, H, W)
         share, detail = painted.chunk(2, 1)
         share = torch.sigmoid(share)
-        fused = share * visible + (1.0 - share) * infrared + 0.5 * torch.tanh(detail)
+        fused = share * visible + (1.0 - share) * thermal + 0.5 * torch.tanh(detail)
         return Fusion(fused, attention, local_balance + global_balance)
 
     def _local(
@@ -176,8 +176,8 @@ class FusedOnly(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        return self.network(visible, infrared).fused.clamp(0.0, 1.0)
+    def forward(self, visible: Tensor, thermal: Tensor) -> Tensor:
+        return self.network(visible, thermal).fused.clamp(0.0, 1.0)
 
 
 def build(settings: Mapping[str, Any]) -> FusedOnly:

@@ -15,8 +15,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import NANOSECONDS
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.occupancy.cells import Cells
 
 Rule = Literal["yager", "dempster", "log_odds"]

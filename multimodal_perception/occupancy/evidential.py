@@ -11,21 +11,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import (
-    Boxes3D,
-    Level,
-    OccupancyGrid,
-    SegmentationMask,
-    SensorFrame,
-    SensorHealth,
-)
+from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.occupancy.cells import Cells, cell_at, middle_of
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig
 from multimodal_perception.occupancy.footprints import FootprintConfig, FootprintModel
 from multimodal_perception.occupancy.masks import MaskConfig, MaskModel
 from multimodal_perception.occupancy.raycast import RaycastConfig, RayCaster
 from multimodal_perception.occupancy.ultrasonic import UltrasonicConfig, UltrasonicModel
-from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.perception import Level, OccupancyGrid, SegmentationMask, SensorHealth
+from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
 Layer = NDArray[np.float32]
 
@@ -35,7 +29,7 @@ class ReliabilityConfig:
     """How far each kind of source is believed: the share of its masses that counts.
 
     lidar: of all LiDARs. ultrasonic: of all ultrasonic sensors. camera: of masks from visible
-    images. infrared: of masks from thermal images. boxes: of detected boxes. near_field: of the
+    images. thermal: of masks from thermal images. boxes: of detected boxes. near_field: of the
     learned near field. warn: factor for a sensor whose health is WARN. error: factor for one whose
     health is ERROR; a STALE one says nothing.
     """
@@ -43,7 +37,7 @@ class ReliabilityConfig:
     lidar: float = field(default=0.98, metadata={"min": 0.0, "max": 1.0})
     ultrasonic: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
     camera: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    infrared: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
+    thermal: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
     boxes: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
     near_field: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
     warn: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
@@ -132,7 +126,7 @@ class EvidentialMapper:
         """The grid after one frame, at its stamp.
 
         boxes: in base_frame at the frame's stamp, velocities over ground. masks: by camera or
-        infrared sensor. health: by sensor. near_field: another source's masses, in base_frame.
+        thermal sensor. health: by sensor. near_field: another source's masses, in base_frame.
         """
         c, health = self.config, health or {}
         cells = self.grid.advance(frame.stamp_ns, frame.odom_from_base)
@@ -179,7 +173,7 @@ class EvidentialMapper:
         self, name: str, frame: SensorFrame, health: Mapping[str, SensorHealth]
     ) -> float:
         r = self.config.reliability
-        return self._trust(name, r.infrared if name in frame.infrareds else r.camera, health)
+        return self._trust(name, r.thermal if name in frame.thermals else r.camera, health)
 
     def _forget_trails(self, boxes: Boxes3D, cells: Cells) -> None:
         if self.grid.elapsed_s > 0:

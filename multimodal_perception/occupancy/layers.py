@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
 from multimodal_perception.occupancy.cells import Cells
 from multimodal_perception.occupancy.footprints import FootprintModel
+from multimodal_perception.perception import OccupancyGrid
 
 Percent = NDArray[np.int8]
 # Classes of the semantic layer, by number; an occupied cell that nothing names is an obstacle.

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import SegmentationMask, SensorFrame
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.occupancy.cells import Cells
-from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.perception import SegmentationMask
+from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
 Layer = NDArray[np.float32]
 Window = tuple[int, int, int, int]
@@ -62,7 +63,7 @@ class MaskModel:
     ) -> list[tuple[Layer, Layer, Window]]:
         """Free and occupied masses (size, size) float32 of each usable mask, and where they lie.
 
-        masks: by camera or infrared sensor. cloud: gives the ground's height; flat at 0 without.
+        masks: by camera or thermal sensor. cloud: gives the ground's height; flat at 0 without.
         reliability: factor on the masses of a sensor by name.
         """
         result = []

@@ -16,9 +16,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import OccupancyGrid, SensorFrame
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.occupancy.cells import FULL, Cells, azimuth, cell_at, middle_of
-from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
 Layer = NDArray[np.float32]
 # A layer of so many cells a side takes 16 MB; about 13 live at once, and two more for each mask.

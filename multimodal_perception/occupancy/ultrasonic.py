@@ -17,8 +17,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import NANOSECONDS, SensorFrame, UltrasonicReading
+from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.occupancy.cells import Cells, azimuth, middle_of
 
 Layer = NDArray[np.float32]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from multimodal_perception.frame import ImageTrust, Level, Perception, SensorFrame, SensorHealth
-from multimodal_perception.ros.messages import MessageTypes, header
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.messages.encoders import header
+from multimodal_perception.messages.message_types import MessageTypes
+from multimodal_perception.perception import ImageTrust, Level, Perception, SensorHealth
 
 HARDWARE = "multimodal_perception"
 

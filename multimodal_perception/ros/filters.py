@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from multimodal_perception.message_matching import AnySynchronizer
-from multimodal_perception.ros.messages import stamp_ns_of
-from multimodal_perception.synchronizer import ReadingSet
+from multimodal_perception.messages.decoders import stamp_ns_of
+from multimodal_perception.synchronization.message_filters_policies import AnySynchronizer
+from multimodal_perception.synchronization.synchronizer import ReadingSet
 
 
 class Filter(Protocol):

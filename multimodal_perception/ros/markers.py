@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_perception.frame import NANOSECONDS, Boxes3D
-from multimodal_perception.ros.messages import MessageTypes, boxes_to_message, header
+from multimodal_perception.frame import Boxes3D
+from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.messages.encoders import boxes_to_message, header
+from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.visualization.palette import class_colour
 
 ARROW, CUBE, TEXT, ADD, DELETE = 0, 1, 9, 0, 2

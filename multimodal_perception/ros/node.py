@@ -15,15 +15,17 @@ from rclpy.parameter import Parameter
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import ImageTrust, Level, Perception, SensorFrame, SensorHealth
-from multimodal_perception.health import clock_figures, sensor_health
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.messages import encoders, message_types
+from multimodal_perception.messages.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
+from multimodal_perception.perception import ImageTrust, Level, Perception, SensorHealth
 from multimodal_perception.pipeline import Pipeline, build_pipeline
-from multimodal_perception.preprocess.lidar import compile_kernels
+from multimodal_perception.pointcloud.deskew import compile_kernels
 from multimodal_perception.rig import Rig, load_rig, rig_path
-from multimodal_perception.ros import diagnostics, messages, parameters
+from multimodal_perception.ros import diagnostics, parameters
+from multimodal_perception.ros.calibration_outputs import RegistrationOutputs
 from multimodal_perception.ros.fused_outputs import fused_messages, fused_topics
 from multimodal_perception.ros.image_box_outputs import image_box_messages, image_box_topics
-from multimodal_perception.ros.intake import MOVING_TOPIC, STATIC_TOPIC, Intake
 from multimodal_perception.ros.markers import MarkerEncoder
 from multimodal_perception.ros.mask_outputs import mask_messages, mask_topics
 from multimodal_perception.ros.occupancy_outputs import (
@@ -40,10 +42,10 @@ from multimodal_perception.ros.qos import (
     OUTPUT_QOS,
     SENSOR_QOS,
 )
-from multimodal_perception.ros.registration_outputs import RegistrationOutputs
 from multimodal_perception.ros.spinning import spin
 from multimodal_perception.ros.track_outputs import TRACKS_TOPIC, tracks_message
 from multimodal_perception.ros.worker import NewestFirstWorker
+from multimodal_perception.synchronization.sensor_health import clock_figures, sensor_health
 
 OUTPUTS = {
     "perception/objects": "vision_msgs/msg/Detection3DArray",
@@ -73,7 +75,7 @@ class PerceptionNode(LifecycleNode):
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._check_change)
         self._log = PackageLog(self.get_logger())
-        self._types = messages.RclpyTypes()
+        self._types = message_types.RclpyTypes()
         self._config = parameters.NodeConfig()
         self._rig: Rig | None = None
         self._pipeline: Pipeline | None = None
@@ -109,7 +111,7 @@ class PerceptionNode(LifecycleNode):
             pictures |= image_box_topics(self._rig, self._config.pipeline)
             for topic, name in {**OUTPUTS, **pictures}.items():
                 self._outputs[topic] = self.create_lifecycle_publisher(
-                    messages.message_class(name),
+                    message_types.message_class(name),
                     topic,
                     MAP_QOS if topic == MAP_TOPIC else OUTPUT_QOS,
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -171,7 +173,7 @@ class PerceptionNode(LifecycleNode):
         """Through message_filters where a robot has it, else plainly."""
         qos = {STATIC_TOPIC: LATCHED_QOS, MOVING_TOPIC: MOTION_QOS}.get(topic, SENSOR_QOS)
         overriding = QoSOverridingOptions.with_default_policies()
-        kind = messages.message_class(name)
+        kind = message_types.message_class(name)
 
         def receive(msg: Any) -> None:
             self._receive(topic, msg)
@@ -226,7 +228,7 @@ class PerceptionNode(LifecycleNode):
         self._trust = {**self._trust, **perception.trust}
         done_s = time.perf_counter()
         self._publish(
-            "perception/objects", messages.boxes_to_message(self._types, perception.boxes)
+            "perception/objects", encoders.boxes_to_message(self._types, perception.boxes)
         )
         answered_s = time.perf_counter()
         if self._is_heard(TRACKS_TOPIC):

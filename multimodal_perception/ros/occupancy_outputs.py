@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from multimodal_perception.frame import NANOSECONDS, Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
+from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.messages.encoders import occupancy_to_message
+from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.occupancy.layers import (
     LAYERS,
     PercentConfig,
@@ -16,7 +19,7 @@ from multimodal_perception.occupancy.layers import (
     percent,
     semantic_percent,
 )
-from multimodal_perception.ros.messages import MessageTypes, occupancy_to_message
+from multimodal_perception.perception import OccupancyGrid
 
 GRID_TOPIC = "perception/occupancy"
 MAP_TOPIC = "perception/map"

@@ -15,12 +15,12 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
+from multimodal_perception.calibration_monitor.monitor import WatchConfig
 from multimodal_perception.configuration import build
-from multimodal_perception.health import HealthConfig
-from multimodal_perception.message_matching import Policy
 from multimodal_perception.pipeline import PipelineConfig
-from multimodal_perception.registration.watch import WatchConfig
 from multimodal_perception.ros.occupancy_outputs import OccupancyOutputConfig
+from multimodal_perception.synchronization.message_filters_policies import Policy
+from multimodal_perception.synchronization.sensor_health import HealthConfig
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class NodeConfig:
     frame waits for its last readings after the first. policy: how readings become frames; approximate
     and exact behave as message_filters' synchronizers do and give complete frames alone.
     frame_rate_hz: with the deadline policy; 0 is the rate of the first sensor in line (LiDAR, camera,
-    infrared, ultrasonic). autostart: configure and activate at start.
+    thermal, ultrasonic). autostart: configure and activate at start.
     diagnostics_period_s: between messages on /diagnostics. marker_lifetime_s: after which RViz drops
     boxes that nobody renewed. warn_latency_s: from the last reading of a frame to its boxes, above
     which diagnostics warn. registration: watch over the calibration between sensors.

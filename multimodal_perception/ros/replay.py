@@ -22,15 +22,20 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.bag_writer import TF_STATIC, frame_messages, static_transforms
 from multimodal_perception.datasets.dataset import Dataset
-from multimodal_perception.datasets.opening import open_dataset
+from multimodal_perception.datasets.open_dataset import open_dataset
 from multimodal_perception.evaluation.detections import percentiles
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
+from multimodal_perception.messages import decoders, encoders, message_types
+from multimodal_perception.messages.frame_messages import (
+    TF_STATIC,
+    frame_messages,
+    static_transforms,
+)
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.processes import end_with
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig, dump_rig
-from multimodal_perception.ros import messages
 from multimodal_perception.ros.node import OUTPUTS
 from multimodal_perception.ros.qos import LATCHED_QOS, OUTPUT_QOS
 from multimodal_perception.ros.spinning import spin
@@ -65,11 +70,11 @@ class Answer:
         """The boxes that arrived. Raises ValueError without an answer."""
         if self.objects is None:
             raise ValueError("no answer")
-        return messages.boxes_from_message(self.objects)
+        return decoders.boxes_from_message(self.objects)
 
     def grid(self) -> OccupancyGrid | None:
         """The occupancy that arrived, if any."""
-        return None if self.occupancy is None else messages.occupancy_from_message(self.occupancy)
+        return None if self.occupancy is None else decoders.occupancy_from_message(self.occupancy)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class ReplayNode(Node):
     def __init__(self, dataset: Dataset, **node_arguments: Any) -> None:
         super().__init__("replay", **node_arguments)
         self._dataset = dataset
-        self._types = messages.RclpyTypes()
+        self._types = message_types.RclpyTypes()
         self._outlets: dict[str, Any] = {}
         self._encoded: dict[int, tuple[Any, list[tuple[str, str, Any]], int]] = {}
         self._lock = threading.Lock()
@@ -101,7 +106,7 @@ class ReplayNode(Node):
         self._counts: dict[str, int] = {}
         self._counted = threading.Event()
         self.create_subscription(
-            messages.message_class(OUTPUTS["/diagnostics"]),
+            message_types.message_class(OUTPUTS["/diagnostics"]),
             "/diagnostics",
             self._on_diagnostics,
             OUTPUT_QOS,
@@ -112,7 +117,10 @@ class ReplayNode(Node):
             ("perception/timing", "timing"),
         ):
             self.create_subscription(
-                messages.message_class(OUTPUTS[topic]), topic, self._listener(attribute), OUTPUT_QOS
+                message_types.message_class(OUTPUTS[topic]),
+                topic,
+                self._listener(attribute),
+                OUTPUT_QOS,
             )
         for index in range(min(len(dataset), MOST_CACHED)):
             self._messages(index)
@@ -160,11 +168,11 @@ class ReplayNode(Node):
         """Publish frame `index` as of a stamp."""
         transforms, content, frame_ns = self._messages(index)
         for transform in transforms.transforms:
-            transform.header.stamp = messages.time(self._types, stamp_ns)
+            transform.header.stamp = encoders.time(self._types, stamp_ns)
         self._outlet(TF_STATIC, "tf2_msgs/msg/TFMessage").publish(transforms)
         for _, _, message in content:
-            offset_ns = messages.stamp_ns_of(message) - frame_ns
-            message.header.stamp = messages.time(self._types, stamp_ns + offset_ns)
+            offset_ns = decoders.stamp_ns_of(message) - frame_ns
+            message.header.stamp = encoders.time(self._types, stamp_ns + offset_ns)
         self._encoded[index] = transforms, content, stamp_ns
         with self._lock:
             answer = self._answers[stamp_ns] = Answer(index, time.perf_counter())
@@ -213,12 +221,14 @@ class ReplayNode(Node):
     def _outlet(self, topic: str, name: str) -> Any:
         if topic not in self._outlets:
             qos = LATCHED_QOS if topic == TF_STATIC else OUTPUT_QOS
-            self._outlets[topic] = self.create_publisher(messages.message_class(name), topic, qos)
+            self._outlets[topic] = self.create_publisher(
+                message_types.message_class(name), topic, qos
+            )
         return self._outlets[topic]
 
     def _listener(self, attribute: str) -> Callable[[Any], None]:
         def listen(msg: Any) -> None:
-            now_s, stamp_ns = time.perf_counter(), messages.stamp_ns_of(msg)
+            now_s, stamp_ns = time.perf_counter(), decoders.stamp_ns_of(msg)
             with self._lock:
                 answer = self._answers.get(stamp_ns)
                 if answer is None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_perception.frame import Boxes3D
-from multimodal_perception.ros import messages
+from multimodal_perception.messages import encoders, message_types
 
 TRACKS_TOPIC = "perception/tracks"
 LAYOUT = np.dtype(
@@ -23,7 +23,7 @@ LAYOUT = np.dtype(
 )
 
 
-def tracks_message(types: messages.MessageTypes, boxes: Boxes3D) -> Any:
+def tracks_message(types: message_types.MessageTypes, boxes: Boxes3D) -> Any:
     """PointCloud2 of the boxes that have a track, a point at each one's middle.
 
     vx vy: m/s over ground along the axes of the message's frame, NaN where not known. id: as in
@@ -39,4 +39,4 @@ def tracks_message(types: messages.MessageTypes, boxes: Boxes3D) -> Any:
     rows["score"], rows["class"] = tracked.scores, tracked.labels
     rows["id"] = ids[ids >= 0] % (1 << 32)
     finite = bool(np.isfinite(rows["vx"]).all())
-    return messages.points_to_message(types, rows, boxes.stamp_ns, boxes.frame_id, finite)
+    return encoders.points_to_message(types, rows, boxes.stamp_ns, boxes.frame_id, finite)

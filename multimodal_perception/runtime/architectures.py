@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "twinlitenet": Architecture("multimodal_perception.networks.twinlitenet:build"),
     "detector_image": Architecture(
         "multimodal_perception.networks.fusion_detector:build_image",
-        "multimodal_perception.preprocess.detector_inputs:image_inputs",
+        "multimodal_perception.detection.fusion.network_inputs:image_inputs",
     ),
     "detector_proposals": Architecture(
         "multimodal_perception.networks.fusion_detector:build_proposals"
@@ -43,15 +43,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "near_field": Architecture(
         "multimodal_perception.networks.near_field:build_near_field",
-        "multimodal_perception.preprocess.near_field:frame_inputs",
+        "multimodal_perception.near_field.network_inputs:frame_inputs",
     ),
     "rgbir_detection": Architecture(
-        "multimodal_perception.networks.rgbir_detection:build",
-        "multimodal_perception.segmentation.rgbx:frame_inputs",
+        "multimodal_perception.networks.rgb_thermal_detection:build",
+        "multimodal_perception.segmentation.rgb_thermal:frame_inputs",
     ),
     "rgbx_segmentation": Architecture(
-        "multimodal_perception.networks.rgbx_segmentation:build",
-        "multimodal_perception.segmentation.rgbx:frame_inputs",
+        "multimodal_perception.networks.rgb_thermal_segmentation:build",
+        "multimodal_perception.segmentation.rgb_thermal:frame_inputs",
     ),
 }
 

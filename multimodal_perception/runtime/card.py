@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -20,6 +20,7 @@ from multimodal_perception.configuration import ConfigurationError, UserError, b
 from multimodal_perception.resources import share_path
 
 DType = Literal["float32", "float16", "int32", "int64", "uint8", "bool"]
+T = TypeVar("T")
 CARD = "card.yaml"
 MAX_ELEMENTS = 1 << 28  # of one tensor; more is a mistake in the card
 
@@ -78,7 +79,9 @@ class ModelCard:
     the network's arguments and results. licence: SPDX name. classes: names, in the order of the
     class outputs. normalisation: mean and std, or whatever the architecture reads, by input.
     range: x min, y min, z min, x max, y max, z max, metres in base_link; empty where it means
-    nothing. figures: what was measured, and how. path: of the card.
+    nothing. figures: what was measured, and how. path: of the card. onnx_names: names of tensors in the
+    ONNX file by the names in inputs and outputs, where they differ. weight_prefixes: first parts of
+    parameter names in the weights file by those of the network's module, where they differ.
     """
 
     name: str
@@ -91,6 +94,8 @@ class ModelCard:
     weights: ModelFile | None = None
     classes: tuple[str, ...] = ()
     normalisation: dict[str, Any] = field(default_factory=dict)
+    onnx_names: dict[str, str] = field(default_factory=dict)
+    weight_prefixes: dict[str, str] = field(default_factory=dict)
     range: tuple[float, ...] = ()
     training: Training | None = None
     figures: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +107,9 @@ class ModelCard:
             raise ValueError(f"name {self.name!r}: letters, digits, _, . and - alone")
         if not self.inputs or not self.outputs:
             raise ValueError("inputs and outputs must name at least one tensor each")
+        unknown = set(self.onnx_names) - set(self.inputs) - set(self.outputs)
+        if unknown:
+            raise ValueError(f"onnx_names: {sorted(unknown)[0]!r} is neither an input nor an output")
         if len(self.range) not in (0, 6):
             raise ValueError("range must be x min, y min, z min, x max, y max, z max, or empty")
 
@@ -124,6 +132,30 @@ class ModelCard:
                 f"{self.source}: {name!r}: must be the name of a folder beside the card's"
             )
         return load_card(self.path.parent.parent / name)
+
+    def as_in_onnx(self) -> ModelCard:
+        """This card with inputs and outputs named as in the ONNX file."""
+        return dataclasses.replace(
+            self,
+            inputs=self.to_onnx_names(self.inputs),
+            outputs=self.to_onnx_names(self.outputs),
+            onnx_names={},
+        )
+
+    def to_onnx_names(self, tensors: Mapping[str, T]) -> dict[str, T]:
+        """Values by input or output name, keyed by the name in the ONNX file instead."""
+        return {self.onnx_names.get(name, name): value for name, value in tensors.items()}
+
+    def to_module_names(self, weights: Mapping[str, T]) -> dict[str, T]:
+        """Values by parameter name of the weights file, keyed by the module's parameter name instead."""
+        renamed = {}
+        for name, value in weights.items():
+            for module, stored in self.weight_prefixes.items():
+                if name.startswith(stored):
+                    name = module + name.removeprefix(stored)
+                    break
+            renamed[name] = value
+        return renamed
 
     def read_file(self, kind: Literal["onnx", "weights"]) -> bytes:
         """Bytes of the ONNX or the weights, their hash checked.

@@ -93,19 +93,26 @@ class CheckedEngine:
     """A library's backend as an Engine: what goes in and out is checked, and each run timed."""
 
     def __init__(
-        self, backend: Backend, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+        self,
+        backend: Backend,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
+        onnx_names: Mapping[str, str] | None = None,
     ) -> None:
+        """onnx_names: names of tensors for the backend by their names here, where they differ."""
         self.name, self.device = backend.name, backend.device
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self.timings = Timings()
         self._backend = backend
+        names = onnx_names or {}
+        self._onnx_names = {name: names.get(name, name) for name in (*self.inputs, *self.outputs)}
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """See Engine. Out of memory, an exception or a wrong output is an EngineError."""
         check_inputs(self.inputs, arrays)
         start = time.perf_counter()
         try:
-            results = self._backend.infer({name: arrays[name] for name in self.inputs})
+            results = self._infer(arrays)
             check_outputs(self.outputs, results)
         except Exception as error:  # whatever a library raises: the caller has another engine
             self.timings.failures += 1
@@ -114,12 +121,18 @@ class CheckedEngine:
         self.timings.add(1e3 * (time.perf_counter() - start))
         return {name: results[name] for name in self.outputs}
 
+    def _infer(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs of the backend that it has, by their names here."""
+        names = self._onnx_names
+        results = self._backend.infer({names[name]: arrays[name] for name in self.inputs})
+        return {name: results[names[name]] for name in self.outputs if names[name] in results}
+
     def warm_up(self, runs: int = 2) -> None:
         """See Engine. Its runs are not counted; what comes out of blank inputs is not judged."""
         blank = blank_inputs(self.inputs)
         try:
             for _ in range(runs):
-                self._backend.infer(blank)
+                self._infer(blank)
         except Exception as error:
             raise EngineError(f"{self.name} on {self.device}: {error}") from error
 

@@ -99,6 +99,7 @@ def plan_for(
     Raises EngineError where it cannot be built, or config.build forbids it; UserError where the
     card's ONNX is missing or damaged.
     """
+    card = card.as_in_onnx()
     key = engine_key(library, card, config, target)
 
     def build() -> bytes:

@@ -32,7 +32,7 @@ class TorchBackend:
         content = card.read_file("weights")
         try:
             self._module = resolve(card, "build")(card.settings)
-            self._module.load_state_dict(load(content))
+            self._module.load_state_dict(card.to_module_names(load(content)))
             self._module.to(self.device).eval()
         except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise EngineError(f"{card.source}: weights do not fit: {error}") from error

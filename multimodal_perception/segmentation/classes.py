@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.simulation.materials import SEMANTIC_NAMES
+from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
 SEGMENTATION_CLASSES = (
     "road",

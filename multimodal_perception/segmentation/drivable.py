@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import SegmentationMask, SensorFrame
-from multimodal_perception.preprocess.image import fit_image, fit_scale
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.images.resize import fit_image, fit_scale
+from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.open_model import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 CLASS_NAMES = ("other", "drivable", "lane")

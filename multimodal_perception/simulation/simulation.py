@@ -13,31 +13,31 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import (
-    NANOSECONDS,
     CameraImage,
-    InfraredImage,
     LidarSweep,
     Modality,
     SensorFrame,
+    ThermalImage,
     UltrasonicReading,
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.preprocess.lidar import deskew
+from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.pointcloud.deskew import deskew
 from multimodal_perception.rig import Rig, Sensor
-from multimodal_perception.simulation.camera import SimulatedCamera, View
-from multimodal_perception.simulation.conditions import (
+from multimodal_perception.simulation.sensors.camera import SimulatedCamera, View
+from multimodal_perception.simulation.sensors.conditions import (
     Conditions,
     Fault,
     apply_conditions,
     check_faults,
 )
-from multimodal_perception.simulation.lidar import SimulatedLidar, SweepTruth
-from multimodal_perception.simulation.scenarios import Scenario, load_scenario
-from multimodal_perception.simulation.scene import Scene, World
-from multimodal_perception.simulation.thermal import SimulatedThermal
+from multimodal_perception.simulation.sensors.lidar import SimulatedLidar, SweepTruth
+from multimodal_perception.simulation.sensors.thermal import SimulatedThermal
+from multimodal_perception.simulation.sensors.ultrasonic import SimulatedUltrasonic, nearest_echoes
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout, true_boxes, true_grid
-from multimodal_perception.simulation.ultrasonic import SimulatedUltrasonic, nearest_echoes
+from multimodal_perception.simulation.world.scenarios import Scenario, load_scenario
+from multimodal_perception.simulation.world.scene import Scene, World
 
 FIRST_STAMP_NS = 1_700_000_000_000_000_000
 DEFAULT_RATE_HZ = 10.0
@@ -70,7 +70,7 @@ class _Moment:
     odom_from_base: NDArray[np.float64]
     lidars: dict[str, LidarSweep] = field(default_factory=dict)
     cameras: dict[str, CameraImage] = field(default_factory=dict)
-    infrareds: dict[str, InfraredImage] = field(default_factory=dict)
+    thermals: dict[str, ThermalImage] = field(default_factory=dict)
     ultrasonics: dict[str, UltrasonicReading] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
     points: dict[str, SweepTruth] = field(default_factory=dict)
@@ -113,9 +113,7 @@ class Simulation:
         lidars = rig.of(Modality.LIDAR)
         self._lidars = [SimulatedLidar(s) for s in lidars.values()]
         self._cameras = [SimulatedCamera(s, _model(s)) for s in rig.of(Modality.CAMERA).values()]
-        self._thermals = [
-            SimulatedThermal(s, _model(s)) for s in rig.of(Modality.INFRARED).values()
-        ]
+        self._thermals = [SimulatedThermal(s, _model(s)) for s in rig.of(Modality.THERMAL).values()]
         self._ultrasonics = [SimulatedUltrasonic(s) for s in rig.of(Modality.ULTRASONIC).values()]
         self.rate_hz = next(iter(lidars.values())).rate_hz if lidars else DEFAULT_RATE_HZ
         self._world = World(self.scenario, seed)
@@ -226,7 +224,7 @@ class Simulation:
             pixels, m.views[thermal.name] = thermal.take(
                 m.scene, pose, self.conditions, self.scenario.indoor, self._chance(thermal.name, m)
             )
-            m.infrareds[thermal.name] = InfraredImage(
+            m.thermals[thermal.name] = ThermalImage(
                 thermal.name,
                 self._reported_stamp(thermal.name, m),
                 self.rig.sensors[thermal.name].frame_id,
@@ -288,14 +286,14 @@ class Simulation:
 
     def _frame(self, m: _Moment, truth: FrameTruth) -> SensorFrame:
         models = {s.name: s.model for s in self._cameras if s.name in m.cameras}
-        models |= {s.name: s.model for s in self._thermals if s.name in m.infrareds}
-        present = (*m.lidars, *m.cameras, *m.infrareds, *m.ultrasonics)
+        models |= {s.name: s.model for s in self._thermals if s.name in m.thermals}
+        present = (*m.lidars, *m.cameras, *m.thermals, *m.ultrasonics)
         return SensorFrame(
             m.stamp_ns,
             self.rig.base_frame,
             m.lidars,
             m.cameras,
-            m.infrareds,
+            m.thermals,
             m.ultrasonics,
             {n: self._places[n] for n in present},
             models,

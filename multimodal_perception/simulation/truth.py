@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import CLASS_NAMES, Boxes3D, OccupancyGrid
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 from multimodal_perception.geometry import poses
-from multimodal_perception.simulation.camera import View
-from multimodal_perception.simulation.lidar import SweepTruth
-from multimodal_perception.simulation.materials import DRIVABLE, SEMANTIC_NAMES
-from multimodal_perception.simulation.scene import Scene
+from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.simulation.sensors.camera import View
+from multimodal_perception.simulation.sensors.lidar import SweepTruth
+from multimodal_perception.simulation.world.materials import DRIVABLE, SEMANTIC_NAMES
+from multimodal_perception.simulation.world.scene import Scene
 
 BOX_RANGE = 100.0  # objects further from the ego are left out
 SAMPLES = 40  # places on an object that are asked for visibility

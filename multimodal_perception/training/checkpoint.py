@@ -110,7 +110,7 @@ def weights_of(card: ModelCard) -> dict[str, torch.Tensor]:
     return {
         prefix + name: tensor
         for prefix, part in parts.items()
-        for name, tensor in load(part.read_file("weights")).items()
+        for name, tensor in part.to_module_names(load(part.read_file("weights"))).items()
     }
 
 
@@ -146,7 +146,7 @@ def _widened(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 # How a model's weights name its two image backbones: a segmentation network's, a fusion detector's.
-STREAMS = (("streams.0.", "camera_trunk."), ("streams.1.", "infrared_trunk."))
+STREAMS = (("streams.0.", "camera_trunk."), ("streams.1.", "thermal_trunk."))
 
 
 def read_streams(model: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from multimodal_perception.configuration import UserError
 from multimodal_perception.training import checkpoint
 from multimodal_perception.training.curves import Curves
-from multimodal_perception.training.gradient_calibration import GradientCalibration
+from multimodal_perception.training.detector.gradient_balancing import GradientCalibration
 from multimodal_perception.training.precision import Precision, mixed_precision
 
 Losses = dict[str, Tensor]

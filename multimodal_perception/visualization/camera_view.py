@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import EDGES, corners
-from multimodal_perception.preprocess.infrared import gain_controlled
+from multimodal_perception.images.thermal_normalization import gain_controlled
 from multimodal_perception.visualization.canvas import write_text
 from multimodal_perception.visualization.palette import LABEL, Colour, class_colour
 
@@ -27,9 +27,9 @@ def draw_camera(frame: SensorFrame, camera: str, boxes: Boxes3D) -> NDArray[np.u
     return _with_boxes(frame.cameras[camera].rgb(), frame, camera, boxes)
 
 
-def draw_infrared(frame: SensorFrame, camera: str, boxes: Boxes3D) -> NDArray[np.uint8]:
+def draw_thermal(frame: SensorFrame, camera: str, boxes: Boxes3D) -> NDArray[np.uint8]:
     """The same of a thermal camera, cold black to hot white through purple and orange."""
-    image = frame.infrareds[camera]
+    image = frame.thermals[camera]
     grey = image.pixels
     if grey.dtype != np.uint8:
         kelvin = 1.0 if image.kelvin is None else image.kelvin[0]

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
 from multimodal_perception.geometry.boxes import corners
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER, percent, semantic_percent
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (
     BACKGROUND,

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Boxes3D, Perception, SensorFrame
+from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
+from multimodal_perception.perception import Perception
 from multimodal_perception.visualization.palette import LABEL, Colour, class_colour
 
 

@@ -15,11 +15,11 @@ from multimodal_perception.visualization.palette import EGO, MUTED, TEXT, Colour
 COLOURS: dict[Modality, Colour] = {
     Modality.LIDAR: (120, 130, 150),
     Modality.CAMERA: (64, 156, 255),
-    Modality.INFRARED: (255, 110, 70),
+    Modality.THERMAL: (255, 110, 70),
     Modality.ULTRASONIC: (240, 196, 84),
 }
 # How far a sensor's view is drawn where it has no range of its own, as a share of the extent.
-REACH = {Modality.LIDAR: 0.95, Modality.CAMERA: 0.8, Modality.INFRARED: 0.62}
+REACH = {Modality.LIDAR: 0.95, Modality.CAMERA: 0.8, Modality.THERMAL: 0.62}
 STEPS = 49
 
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import SegmentationMask, SensorFrame
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.segmentation.classes import COLOURS, SEGMENTATION_CLASSES
 from multimodal_perception.visualization.palette import class_colour
 
@@ -35,9 +36,9 @@ def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.
 def _image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:
     if sensor in frame.cameras:
         return np.ascontiguousarray(frame.cameras[sensor].rgb())
-    if sensor not in frame.infrareds:
+    if sensor not in frame.thermals:
         return None
-    pixels = frame.infrareds[sensor].pixels
+    pixels = frame.thermals[sensor].pixels
     low, high = np.percentile(pixels[::2, ::2], (1, 99))
     grey = np.clip((pixels.astype(np.float32) - low) * (255.0 / max(high - low, 1.0)), 0, 255)
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

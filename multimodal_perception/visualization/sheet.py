@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame
-from multimodal_perception.visualization.camera_view import draw_camera, draw_infrared
+from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.visualization.camera_view import draw_camera, draw_thermal
 from multimodal_perception.visualization.canvas import write_text
 from multimodal_perception.visualization.palette import (
     BACKGROUND,
@@ -40,7 +41,7 @@ def draw_sheet(
     """RGB picture (H, 1640, 3) uint8 of a frame and what was perceived in it."""
     rows = [_heading(frame, boxes, title)]
     images = [(n, draw_camera(frame, n, boxes)) for n in sorted(frame.cameras, key=_camera_order)]
-    images += [(n, draw_infrared(frame, n, boxes)) for n in sorted(frame.infrareds)]
+    images += [(n, draw_thermal(frame, n, boxes)) for n in sorted(frame.thermals)]
     rows += rows_of(images)
     size = (WIDTH - 3 * GAP) // 2
     heard = " and ultrasonics" if frame.ultrasonics else ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, OccupancyGrid, SensorFrame, UltrasonicReading
+from multimodal_perception.frame import Boxes3D, SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.visualization.camera_view import seen_labels
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.simulation.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.truth import FrameTruth
+from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 from multimodal_perception.visualization.canvas import Canvas
 from multimodal_perception.visualization.palette import CLASS_COLOURS, Colour
 from multimodal_perception.visualization.sheet import GAP, WIDTH, row_of, rows_of, titled

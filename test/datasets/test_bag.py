@@ -13,10 +13,10 @@ from multimodal_perception.datasets.bag import Bag
 from multimodal_perception.datasets.bag_writer import RosbagsTypes, typestore, write_bag
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.frame import InfraredImage, SensorFrame, UltrasonicReading
+from multimodal_perception.frame import SensorFrame, ThermalImage, UltrasonicReading
 from multimodal_perception.geometry import poses
+from multimodal_perception.messages import decoders, encoders, message_types
 from multimodal_perception.rig import Rig, load_rig, parse_rig
-from multimodal_perception.ros import messages
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,11 @@ def test_rclpy_reads_what_was_written(bag_path: Path) -> None:
 
     with AnyReader([bag_path], default_typestore=typestore()) as reader:
         for connection, _, raw in reader.messages():
-            message = deserialize_message(bytes(raw), messages.message_class(connection.msgtype))
+            message = deserialize_message(
+                bytes(raw), message_types.message_class(connection.msgtype)
+            )
             if connection.topic == "/ground_truth/objects":
-                boxes = messages.boxes_from_message(message)
+                boxes = decoders.boxes_from_message(message)
                 assert len(boxes) > 5
             if connection.topic == "/lidar/points":
                 assert message.point_step * message.width == len(message.data)
@@ -104,7 +106,7 @@ def test_all_four_modalities_pass_through_a_bag(street: SyntheticStreet, tmp_pat
     sensors = {
         "lidar": {"modality": "lidar", "topic": "/lidar/points", "frame_id": "lidar"},
         "thermal": {
-            "modality": "infrared",
+            "modality": "thermal",
             "topic": "/thermal/image_raw",
             "camera_info_topic": "/thermal/camera_info",
             "frame_id": "thermal_optical",
@@ -117,7 +119,7 @@ def test_all_four_modalities_pass_through_a_bag(street: SyntheticStreet, tmp_pat
     frame = SensorFrame(
         base.stamp_ns,
         lidars=base.lidars,
-        infrareds={"thermal": InfraredImage("thermal", base.stamp_ns, "thermal_optical", counts)},
+        thermals={"thermal": ThermalImage("thermal", base.stamp_ns, "thermal_optical", counts)},
         ultrasonics={
             "rear": UltrasonicReading("rear", base.stamp_ns, "rear", float("inf"), 0.2, 4.0, 0.5)
         },
@@ -131,7 +133,7 @@ def test_all_four_modalities_pass_through_a_bag(street: SyntheticStreet, tmp_pat
     write_bag([frame], rig, tmp_path / "bag", "mcap")
     ours = Bag(tmp_path / "bag")[0]
     assert ours.present == {"lidar", "thermal", "rear"}
-    assert np.array_equal(ours.infrareds["thermal"].pixels, counts)
+    assert np.array_equal(ours.thermals["thermal"].pixels, counts)
     assert ours.ultrasonics["rear"].range_m == float("inf")
 
 
@@ -206,8 +208,8 @@ def test_encoders_fill_every_field_for_rosbags_too(street: SyntheticStreet) -> N
     frame = street[0]
     assert frame.labels is not None
     for message, name in (
-        (messages.boxes_to_message(types, frame.labels), "vision_msgs/msg/Detection3DArray"),
-        (messages.sweep_to_message(types, frame.lidars["lidar"]), "sensor_msgs/msg/PointCloud2"),
+        (encoders.boxes_to_message(types, frame.labels), "vision_msgs/msg/Detection3DArray"),
+        (encoders.sweep_to_message(types, frame.lidars["lidar"]), "sensor_msgs/msg/PointCloud2"),
     ):
         raw = types.store.serialize_cdr(message, name)
         assert types.store.deserialize_cdr(raw, name).header == message.header

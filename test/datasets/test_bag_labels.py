@@ -12,11 +12,12 @@ import pytest
 
 from multimodal_perception.datasets.bag import Bag
 from multimodal_perception.datasets.bag_labels import LABEL_TYPE, VISIBILITY_TOPIC, BagLabels
-from multimodal_perception.datasets.bag_writer import LABEL_TOPIC, RosbagsTypes, write_bag
+from multimodal_perception.datasets.bag_writer import RosbagsTypes, write_bag
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.ros import messages
+from multimodal_perception.messages import encoders
+from multimodal_perception.messages.frame_messages import LABEL_TOPIC
 
 TYPES = RosbagsTypes()
 
@@ -28,7 +29,7 @@ def frame() -> SensorFrame:
 
 def labels_of(frame: SensorFrame, boxes: Boxes3D, sight: object = None) -> BagLabels:
     told = BagLabels({"/my/labels": LABEL_TYPE, VISIBILITY_TOPIC: "any"}, Counter())
-    told.remember("/my/labels", 7, messages.boxes_to_message(TYPES, boxes))
+    told.remember("/my/labels", 7, encoders.boxes_to_message(TYPES, boxes))
     if sight is not None:
         told.remember(VISIBILITY_TOPIC, 7, SimpleNamespace(data=sight))
     return told
@@ -102,7 +103,7 @@ def test_labels_with_ids_get_velocities_from_those_before_and_after(frame: Senso
 
     told = BagLabels({"/my/labels": LABEL_TYPE}, Counter())
     for k, tracks in ((-1, (2, 1)), (0, (1, 2, 3)), (1, (1,))):
-        told.remember("/my/labels", k, messages.boxes_to_message(TYPES, labels(k, *tracks)))
+        told.remember("/my/labels", k, encoders.boxes_to_message(TYPES, labels(k, *tracks)))
     found = told.of(frame, odometry)
     assert found is not None and found.velocities is not None
     over_ground = found.velocities @ odometry(frame.stamp_ns)[:2, :2].T

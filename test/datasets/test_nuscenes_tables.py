@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.nuscenes import NuScenesSample
 from multimodal_perception.datasets.nuscenes_tables import NuScenes
-from multimodal_perception.datasets.opening import open_dataset
+from multimodal_perception.datasets.open_dataset import open_dataset
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
 from multimodal_perception.rig import OPTICAL

@@ -9,18 +9,18 @@ import pytest
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.dataset import DatasetError
-from multimodal_perception.datasets.opening import open_dataset
+from multimodal_perception.datasets.open_dataset import open_dataset
 from multimodal_perception.datasets.shards import ShardFolder
-from multimodal_perception.frame import Modality
-from multimodal_perception.rig import Rig, parse_rig
-from multimodal_perception.simulation.recording import (
+from multimodal_perception.datasets.simulation_writer import (
     SimulationPlan,
     read_shard,
     shard_path,
     write_shards,
 )
-from multimodal_perception.simulation.scenarios import load_scenario
+from multimodal_perception.frame import Modality
+from multimodal_perception.rig import Rig, parse_rig
 from multimodal_perception.simulation.simulation import Simulation
+from multimodal_perception.simulation.world.scenarios import load_scenario
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def rig() -> Rig:
     sensors = {
         "lidar": {"modality": "lidar", "simulation": {"model": "vlp16", "columns": 300}, **at},
         "eye": {"modality": "camera", "camera_info_topic": "/eye/info", **image},
-        "heat": {"modality": "infrared", "camera_info_topic": "/heat/info", **image},
+        "heat": {"modality": "thermal", "camera_info_topic": "/heat/info", **image},
         "sonar": {"modality": "ultrasonic", **at},
     }
     named = {n: {"topic": f"/{n}", "frame_id": n, **s} for n, s in sensors.items()}
@@ -85,10 +85,10 @@ def test_shards_read_back_as_the_frames(rig: Rig, tmp_path: Path) -> None:
         for name, pose in frame.base_from_sensor.items():
             np.testing.assert_allclose(back.base_from_sensor[name], pose, atol=1e-9)
         np.testing.assert_array_equal(back.points_in_base(), frame.points_in_base())
-        for ours, theirs in ((back.cameras, frame.cameras), (back.infrareds, frame.infrareds)):
+        for ours, theirs in ((back.cameras, frame.cameras), (back.thermals, frame.thermals)):
             for name in theirs:
                 np.testing.assert_array_equal(ours[name].pixels, theirs[name].pixels)
-        assert back.infrareds["heat"].kelvin == frame.infrareds["heat"].kelvin
+        assert back.thermals["heat"].kelvin == frame.thermals["heat"].kelvin
         assert back.labels is not None and frame.labels is not None
         for part in ("boxes", "visibility", "num_points"):
             np.testing.assert_array_equal(getattr(back.labels, part), getattr(frame.labels, part))

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
+from multimodal_perception.datasets.simulation_writer import SimulationPlan
+from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector
 from multimodal_perception.frame import CLASS_NAMES, Modality
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.simulation.conditions import Conditions
-from multimodal_perception.simulation.recording import SimulationPlan
-from multimodal_perception.simulation.scenarios import Lane, load_scenario
+from multimodal_perception.simulation.sensors.conditions import Conditions
+from multimodal_perception.simulation.world.scenarios import Lane, load_scenario
 
 
 @pytest.mark.parametrize(("kind", "place"), [("pedestrian", 1.9), ("cyclist", 7.6)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.agreement import (
     TOLERANCE,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.evaluation.breakdown import counting
 from multimodal_perception.evaluation.detector_drives import (
     Contestant,
@@ -20,7 +20,7 @@ from multimodal_perception.evaluation.detector_drives import (
     views,
 )
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
-from multimodal_perception.preprocess.ground import Cloud
+from multimodal_perception.pointcloud.ground_segmentation import Cloud
 from multimodal_perception.rig import Rig, dump_rig, load_rig, parse_rig, rig_path
 
 
@@ -101,7 +101,7 @@ def test_figures_by_the_images_that_see_there() -> None:
     places[:, :3] = [[20.0, 0.0, 1.0], [20.0, 13.0, 1.0], [-10.0, 0.0, 1.0], [1.0, 8.0, 1.0]]
     boxes = Boxes3D(0, "base_link", places, np.ones(4, np.float32), np.zeros(4, np.int64))
     assert views(boxes, frame).tolist() == ["cameras+thermal", "cameras", "cameras", "none"]
-    assert views(boxes, frame.only([Modality.INFRARED])).tolist()[:2] == ["thermal", "none"]
+    assert views(boxes, frame.only([Modality.THERMAL])).tolist()[:2] == ["thermal", "none"]
     assert views(boxes.select([]), frame).shape == (0,)
     # What each view has adds up, and who is right everywhere is so in each of them.
     assert frame.labels is not None

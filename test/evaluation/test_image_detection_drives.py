@@ -16,8 +16,8 @@ from multimodal_perception.evaluation.image_detection_drives import (
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 from multimodal_perception.rig import Rig, load_rig, rig_path
 from multimodal_perception.runtime.card import load_card
-from multimodal_perception.simulation.camera import View
-from multimodal_perception.simulation.materials import SEMANTIC_NAMES
+from multimodal_perception.simulation.sensors.camera import View
+from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
+from multimodal_perception.evaluation.classical_fusion import laplacian_pyramid, maximum, mean
 from multimodal_perception.evaluation.image_fusion import (
     edge_preservation,
     entropy,
@@ -19,7 +20,6 @@ from multimodal_perception.evaluation.image_fusion import (
     structural_similarity,
     visual_information_fidelity,
 )
-from multimodal_perception.image_fusion.classical import laplacian_pyramid, maximum, mean
 
 
 def noise(seed: int) -> np.ndarray:
@@ -81,19 +81,19 @@ def test_the_command_on_pairs_of_other_sizes_and_depths(
     cv2.imwrite(str(tmp_path / "visible" / "a.png"), colour)
     cv2.imwrite(str(tmp_path / "infrared" / "a.png"), noise(5).astype(np.uint16) * 40)
     out = tmp_path / "f.json"
-    assert main(["evaluate", "fusion", "--root", str(tmp_path), "--json", str(out)]) == 0
+    assert main(["evaluate", "image-fusion", "--root", str(tmp_path), "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     classical = {"mean", "maximum", "laplacian_pyramid"}
     assert result["pairs"] == 1 and set(result["mean"]) == {*classical, "ours"}
-    alone = ["evaluate", "fusion", "--root", str(tmp_path), "--model", "none"]
+    alone = ["evaluate", "image-fusion", "--root", str(tmp_path), "--model", "none"]
     assert main([*alone, "--json", str(out)]) == 0
     assert set(json.loads(out.read_text())["mean"]) == classical
     assert main([*alone, "--attack", "4"]) == 2
     assert "--attack and --sheet need a --model" in capsys.readouterr().err
     (tmp_path / "infrared" / "a.png").write_bytes(b"broken")
-    assert main(["evaluate", "fusion", "--root", str(tmp_path)]) == 2
+    assert main(["evaluate", "image-fusion", "--root", str(tmp_path)]) == 2
     assert "not a readable image" in capsys.readouterr().err
-    assert main(["evaluate", "fusion", "--root", str(tmp_path / "visible")]) == 2
+    assert main(["evaluate", "image-fusion", "--root", str(tmp_path / "visible")]) == 2
 
 
 def test_an_attack_costs_every_method_and_the_sheet_is_drawn(
@@ -103,7 +103,7 @@ def test_an_attack_costs_every_method_and_the_sheet_is_drawn(
         (tmp_path / name).mkdir()
         cv2.imwrite(str(tmp_path / name / "a.png"), noise(seed))
     out, sheet = tmp_path / "f.json", tmp_path / "sheet.png"
-    command = ["evaluate", "fusion", "--root", str(tmp_path), "--json", str(out)]
+    command = ["evaluate", "image-fusion", "--root", str(tmp_path), "--json", str(out)]
     assert main([*command, "--sheet", str(sheet)]) == 0
     clean = json.loads(out.read_text())["mean"]
     assert cv2.imread(str(sheet)).shape == (24 + 240, 5 * 400, 3)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_perception.commands.bench import load_benchmark
+from multimodal_perception.cli.bench import load_benchmark
 from multimodal_perception.evaluation.nuscenes_metrics import (
     ERRORS,
     NuScenesProtocol,

@@ -14,8 +14,9 @@ from multimodal_perception.evaluation.occupancy import (
     evaluate_occupancy,
     middles,
 )
-from multimodal_perception.frame import Boxes3D, LidarSweep, OccupancyGrid, SensorFrame
-from multimodal_perception.preprocess.ground import Cloud, ground_cloud
+from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame
+from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.pointcloud.ground_segmentation import Cloud, ground_cloud
 
 
 class Constant:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.drive_options import parse_seeds
+from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.occupancy import FREE, OCCUPIED, UNDECIDED
 from multimodal_perception.evaluation.occupancy_drives import (
@@ -21,12 +22,12 @@ from multimodal_perception.evaluation.occupancy_drives import (
     score_drive,
     simulate,
 )
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
 from multimodal_perception.occupancy.raycast import RaycastConfig
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pipeline import PipelineConfig, build_pipeline
 from multimodal_perception.rig import load_rig, rig_path
 from multimodal_perception.simulation.truth import FrameTruth
-from multimodal_perception.tasks.drives import parse_seeds
 
 
 def test_a_cell_is_free_when_all_of_it_is_and_occupied_when_any_is() -> None:

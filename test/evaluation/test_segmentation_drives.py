@@ -34,5 +34,5 @@ def test_each_condition_and_each_set_of_images_is_scored(tmp_path: Path) -> None
 def test_a_rig_without_thermal_camera_is_refused() -> None:
     rig = load_rig(rig_path("simulation"))
     rig = replace(rig, sensors={"camera_front": rig.sensors["camera_front"]})
-    with pytest.raises(UserError, match="kind infrared"):
+    with pytest.raises(UserError, match="kind thermal"):
         score_drives([load_card("segmentation")], rig, [10_000], 1, progress)

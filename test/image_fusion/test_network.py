@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.image_fusion.network import AnySizeFusion
 from multimodal_perception.runtime.card import load_card
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.open_model import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 CPU = RuntimeConfig(order=("onnxruntime",), device="cpu")
 
 
 def pair(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    visible, infrared = np.random.default_rng(0).random((2, rows, columns), np.float32)
-    return visible, infrared
+    visible, thermal = np.random.default_rng(0).random((2, rows, columns), np.float32)
+    return visible, thermal
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 8), (33, 47)])
@@ -29,11 +29,11 @@ def test_any_size_goes(size: tuple[int, int]) -> None:
 
 
 def test_it_says_what_the_onnx_says() -> None:
-    visible, infrared = pair(360, 640)
+    visible, thermal = pair(360, 640)
     engine = open_engine(load_card("image_fusion"), CPU)
-    arrays = {"visible": visible[None, None], "infrared": infrared[None, None]}
+    arrays = {"visible": visible[None, None], "thermal": thermal[None, None]}
     expected = engine.run(arrays)["fused"][0, 0]
-    fused = AnySizeFusion("image_fusion").fuse(visible, infrared)
+    fused = AnySizeFusion("image_fusion").fuse(visible, thermal)
     np.testing.assert_allclose(fused, expected, atol=1e-4)
 
 
@@ -54,13 +54,13 @@ def test_other_models_are_refused() -> None:
 
 def test_export_writes_another_size_that_says_the_same(tmp_path: Path) -> None:
     out = tmp_path / "small"
-    command = ["export", "fusion", "image_fusion", "--size", "32", "48", "--out", str(out)]
+    command = ["export", "image-fusion", "image_fusion", "--size", "32", "48", "--out", str(out)]
     assert main(command) == 0
     card = load_card(out)
-    visible, infrared = pair(32, 48)
-    arrays = {"visible": visible[None, None], "infrared": infrared[None, None]}
+    visible, thermal = pair(32, 48)
+    arrays = {"visible": visible[None, None], "thermal": thermal[None, None]}
     expected = open_engine(card, CPU).run(arrays)["fused"][0, 0]
-    fused = AnySizeFusion("image_fusion").fuse(visible, infrared)
+    fused = AnySizeFusion("image_fusion").fuse(visible, thermal)
     np.testing.assert_allclose(fused, expected, atol=1e-4)
     assert card.figures == load_card("image_fusion").figures
 
@@ -68,10 +68,19 @@ def test_export_writes_another_size_that_says_the_same(tmp_path: Path) -> None:
 def test_export_refuses_odd_sizes_and_its_own_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["export", "fusion", "image_fusion", "--size", "33", "48", "--out", str(tmp_path)]
+    command = [
+        "export",
+        "image-fusion",
+        "image_fusion",
+        "--size",
+        "33",
+        "48",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(command) == 2
     assert "even, 16 to 4096" in capsys.readouterr().err
     folder = load_card("image_fusion").path
     assert folder is not None
-    assert main(["export", "fusion", "image_fusion", "--out", str(folder.parent)]) == 2
+    assert main(["export", "image-fusion", "image_fusion", "--out", str(folder.parent)]) == 2
     assert "another folder" in capsys.readouterr().err

@@ -8,16 +8,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig, frame_inputs
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
-from multimodal_perception.runtime.opening import open_engine
+from multimodal_perception.runtime.open_model import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.simulation.simulation import Observation
+from test.image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
 CONFIG = ImageFusionConfig("image_fusion")
 
@@ -65,7 +65,7 @@ def test_the_fused_image_shows_what_each_of_both_shows(
 
 def test_a_missing_image_leaves_the_other(frame: SensorFrame, fuser: ImageFuser) -> None:
     fuser.fuse(frame)
-    visible_alone = fuser.fuse(replace(frame, infrareds={}))[CAMERA]
+    visible_alone = fuser.fuse(replace(frame, thermals={}))[CAMERA]
     np.testing.assert_array_equal(visible_alone.pixels, frame.cameras[CAMERA].rgb())
     # A silent camera's calibration is not in the frame either.
     silent = replace(
@@ -93,7 +93,7 @@ def test_a_black_or_saturated_image_counts_as_missing(
 
 
 def test_nothing_to_see_gives_nothing(frame: SensorFrame, fuser: ImageFuser) -> None:
-    blind = with_camera(replace(frame, infrareds={}), np.zeros((360, 640, 3), np.uint8))
+    blind = with_camera(replace(frame, thermals={}), np.zeros((360, 640, 3), np.uint8))
     assert not fuser.fuse(blind)
     assert fuser.counts[f"{CAMERA}.nothing_to_see"] == 1
     assert not fuser.fuse(SensorFrame(0))
@@ -103,7 +103,7 @@ def test_nothing_to_see_gives_nothing(frame: SensorFrame, fuser: ImageFuser) -> 
 def test_eight_bits_and_swapped_bytes_give_nearly_the_same_picture(
     frame: SensorFrame, engine: Engine
 ) -> None:
-    counts = frame.infrareds[THERMAL].pixels
+    counts = frame.thermals[THERMAL].pixels
     low, high = np.percentile(counts, (0.2, 99.8))
     eight = np.clip((counts - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
     expected = ImageFuser(CONFIG, engine=engine).fuse(frame)[CAMERA].pixels.astype(int)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from multimodal_perception.networks.detector_config import DetectorConfig
+from multimodal_perception.detection.fusion.network_config import DetectorConfig
+from multimodal_perception.detection.fusion.pillars import PillarConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
-from multimodal_perception.preprocess.pillars import PillarConfig
 
 SMALL = DetectorConfig(
     pillars=PillarConfig(extent=12.8, cell=0.4, most=600),
     cameras=2,
-    infrareds=1,
+    thermals=1,
     camera_size=(64, 96),
-    infrared_size=(64, 80),
+    thermal_size=(64, 80),
     channels=16,
     widths=(16, 16, 16),
     depths=(0, 0, 0),
@@ -25,6 +25,6 @@ SMALL = DetectorConfig(
 
 def with_images(network: ProposalNetwork) -> ProposalNetwork:
     """The network, to run, with images that count; untrained they do not yet."""
-    for fusion in (network.camera_fusion, network.infrared_fusion):
+    for fusion in (network.camera_fusion, network.thermal_fusion):
         torch.nn.init.ones_(fusion.scale)
     return network.eval()

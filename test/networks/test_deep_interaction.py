@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from multimodal_perception.configuration import ConfigurationError, build
-from multimodal_perception.detection.fusion import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion.image_projection import (
+    RAY_PLACES,
+    ImageView,
+    atlas_rays,
+)
+from multimodal_perception.detection.fusion.network_config import DetectorConfig
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.networks.deep_interaction import (
@@ -18,19 +24,17 @@ from multimodal_perception.networks.deep_interaction import (
     LocalAttention,
     RayAttention,
 )
-from multimodal_perception.networks.detector_config import DetectorConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
-from multimodal_perception.preprocess.ground import ground_cloud
-from multimodal_perception.preprocess.projection import RAY_PLACES, ImageView, atlas_rays
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 from multimodal_perception.rig import OPTICAL
 from multimodal_perception.runtime.card import Training
-from multimodal_perception.runtime.opening import open_one
+from multimodal_perception.runtime.open_model import open_one
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.training.detector import train_proposals
-from multimodal_perception.training.detector_export import export_detector, proposal_examples
+from multimodal_perception.training.detector.export import export_detector, proposal_examples
+from multimodal_perception.training.detector.train import train_proposals
 from test.networks.detectors import SMALL, with_images
-from test.training.test_detector import configured, frame_of
-from test.training.test_detector import samples as samples
+from test.training.detector.test_train import configured, frame_of
+from test.training.detector.test_train import samples as samples
 
 EXCHANGE = dataclasses.replace(SMALL, exchange=True)
 
@@ -137,7 +141,7 @@ def test_a_network_without_it_goes_on_with_it() -> None:
     inputs = proposal_examples(EXCHANGE)
     inputs["pillars"] = torch.randn(inputs["pillars"].shape)
     inputs["camera_seen"][:] = 1.0
-    for kind in ("camera", "infrared"):
+    for kind in ("camera", "thermal"):
         inputs[f"{kind}_rays"] = torch.rand(inputs[f"{kind}_rays"].shape) - 0.5
     bare = [v for n, v in inputs.items() if "rays" not in n]
     with torch.inference_mode():

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.fusion.network_config import IMAGE_KINDS
 from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
 from multimodal_perception.networks.centre_head import CODE, best_centres, boxes_of
 from multimodal_perception.networks.deformable import DeformableAttention
-from multimodal_perception.networks.detector_config import IMAGE_KINDS
 from multimodal_perception.networks.fusion_detector import (
     PEAKS,
     ProposalNetwork,
@@ -29,13 +29,16 @@ from multimodal_perception.networks.local_fusion import (
     refined_boxes,
 )
 from multimodal_perception.networks.pillars import scatter_to_canvas
-from multimodal_perception.training.detector_export import (
+from multimodal_perception.training.detector.export import (
     image_examples,
     parts_of,
     proposal_examples,
     refinement_examples,
 )
-from multimodal_perception.training.targets import centre_targets, residual_target
+from multimodal_perception.training.detector.targets_and_losses import (
+    centre_targets,
+    residual_target,
+)
 from test.networks.detectors import SMALL, with_images
 
 
@@ -51,7 +54,7 @@ def random_inputs() -> dict[str, torch.Tensor]:
     most = SMALL.pillars.most
     inputs["pillars"] = torch.randn(inputs["pillars"].shape)
     inputs["cells"] = torch.randperm(SMALL.pillars.size**2)[None, :most]
-    for kind in ("camera", "infrared"):
+    for kind in ("camera", "thermal"):
         inputs[f"{kind}_atlas"] = torch.randn(inputs[f"{kind}_atlas"].shape)
         inputs[f"{kind}_places"] = torch.rand(1, most, 2) * 2 - 1
     return inputs
@@ -96,7 +99,7 @@ def test_images_that_nothing_sees_change_nothing(network: ProposalNetwork) -> No
     with torch.inference_mode():
         dark = network(*inputs.values())
         inputs["camera_atlas"] += 1.0
-        inputs["infrared_atlas"] += 1.0
+        inputs["thermal_atlas"] += 1.0
         bright = network(*inputs.values())
         for a, b in zip(dark, bright, strict=True):
             assert torch.equal(a, b)
@@ -328,5 +331,5 @@ def test_parts_say_what_the_whole_was_trained_to(kind: str, network: ProposalNet
 
 
 def test_an_image_network_is_of_a_known_kind() -> None:
-    with pytest.raises(UserError, match=r"settings\.image: allowed: camera, infrared"):
+    with pytest.raises(UserError, match=r"settings\.image: allowed: camera, thermal"):
         build_image({"image": "radar"})

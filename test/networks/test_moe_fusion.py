@@ -29,18 +29,18 @@ def test_any_even_size_goes(rows: int, columns: int, batch: int) -> None:
 
 
 def test_each_image_of_a_batch_is_fused_as_if_alone(network: MoEFusion) -> None:
-    visible, infrared = torch.rand(2, 3, 1, 16, 24)
+    visible, thermal = torch.rand(2, 3, 1, 16, 24)
     with torch.inference_mode():
-        together = network(visible, infrared).fused
-        alone = [network(visible[k : k + 1], infrared[k : k + 1]).fused for k in range(3)]
+        together = network(visible, thermal).fused
+        alone = [network(visible[k : k + 1], thermal[k : k + 1]).fused for k in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_both_images_count(network: MoEFusion) -> None:
-    visible, infrared = torch.rand(2, 1, 1, 16, 16)
-    first = network(visible, infrared).fused
-    assert (network(visible.flip(3), infrared).fused - first).abs().max() > 1e-2
-    assert (network(visible, infrared.flip(3)).fused - first).abs().max() > 1e-2
+    visible, thermal = torch.rand(2, 1, 1, 16, 16)
+    first = network(visible, thermal).fused
+    assert (network(visible.flip(3), thermal).fused - first).abs().max() > 1e-2
+    assert (network(visible, thermal.flip(3)).fused - first).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from multimodal_perception.frame import NANOSECONDS
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig, shifted
 
 SIZE = 8

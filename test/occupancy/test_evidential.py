@@ -8,23 +8,15 @@ import numpy as np
 import pytest
 
 from multimodal_perception.configuration import ConfigurationError, build
-from multimodal_perception.frame import (
-    NANOSECONDS,
-    Boxes3D,
-    Level,
-    LidarSweep,
-    OccupancyGrid,
-    SegmentationMask,
-    SensorFrame,
-    SensorHealth,
-    UltrasonicReading,
-)
+from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.occupancy.evidence import GridConfig
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.raycast import RaycastConfig
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.perception import Level, OccupancyGrid, SegmentationMask, SensorHealth
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 from multimodal_perception.rig import OPTICAL
 
 HEIGHT = 1.7

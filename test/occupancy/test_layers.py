@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_perception.configuration import ConfigurationError, build
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
 from multimodal_perception.occupancy.layers import (
     SEMANTIC_LAYER,
     PercentConfig,
@@ -17,6 +17,7 @@ from multimodal_perception.occupancy.layers import (
     percent,
     semantic_percent,
 )
+from multimodal_perception.perception import OccupancyGrid
 
 
 def grid_of(free: list, occupied: list, conflict: list | None = None) -> OccupancyGrid:

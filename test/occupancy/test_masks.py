@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multimodal_perception.frame import LidarSweep, SegmentationMask, SensorFrame
+from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.occupancy.cells import Cells
 from multimodal_perception.occupancy.masks import MaskConfig, MaskModel
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.perception import SegmentationMask
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 from multimodal_perception.rig import OPTICAL
 
 CELLS = Cells.around_base(200, 0.25)

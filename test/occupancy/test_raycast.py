@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_perception.frame import LidarSweep, OccupancyGrid, SensorFrame
+from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.occupancy.cells import Cells, cell_at
 from multimodal_perception.occupancy.raycast import RaycastConfig, RayCaster, RaycastMapper
-from multimodal_perception.preprocess.ground import ground_cloud
+from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
 
 
 def frame_of(points: np.ndarray, height: float = 1.7) -> SensorFrame:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_perception.frame import NANOSECONDS, SensorFrame, UltrasonicReading
+from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.occupancy.cells import Cells
 from multimodal_perception.occupancy.ultrasonic import UltrasonicConfig, UltrasonicModel
 

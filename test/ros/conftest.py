@@ -71,11 +71,11 @@ def talk(image_rig: Rig) -> Iterator[Callable[[Mapping[str, str], Mapping[str, s
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
 
-    from multimodal_perception.ros import messages
+    from multimodal_perception.messages import encoders, message_types
     from multimodal_perception.ros.qos import OUTPUT_QOS, SENSOR_QOS
     from multimodal_perception.ros.replay import perception_process
 
-    types = messages.RclpyTypes()
+    types = message_types.RclpyTypes()
     sensors = image_rig.sensors
     stack = ExitStack()
     processes = []
@@ -92,15 +92,15 @@ def talk(image_rig: Rig) -> Iterator[Callable[[Mapping[str, str], Mapping[str, s
         def send(frame: SensorFrame) -> int:
             stamp_ns = int(node.get_clock().now().nanoseconds)
             for name, reading in frame.readings.items():
-                message = messages.image_to_message(types, reading)
-                message.header.stamp = messages.time(types, stamp_ns)
+                message = encoders.image_to_message(types, reading)
+                message.header.stamp = encoders.time(types, stamp_ns)
                 senders[name].publish(message)
             return stamp_ns
 
         talk = Talk(send)
         for topic, kind in topics.items():
             keep = talk.got.setdefault(topic, []).append
-            node.create_subscription(messages.message_class(kind), topic, keep, OUTPUT_QOS)
+            node.create_subscription(message_types.message_class(kind), topic, keep, OUTPUT_QOS)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         stack.callback(executor.shutdown)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from multimodal_perception.frame import ImageTrust, Level, SensorHealth
+from multimodal_perception.messages.message_types import RclpyTypes
+from multimodal_perception.perception import ImageTrust, Level, SensorHealth
 from multimodal_perception.ros.diagnostics import pipeline_status, sensor_status
-from multimodal_perception.ros.messages import RclpyTypes
 
 
 def status(level: Level, trust: ImageTrust | None) -> tuple[int, str, dict[str, str]]:

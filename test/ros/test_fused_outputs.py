@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from multimodal_perception.frame import CameraImage, Modality
+from multimodal_perception.messages import decoders, message_types
 from multimodal_perception.rig import load_rig, rig_path
-from multimodal_perception.ros import messages
 from multimodal_perception.ros.fused_outputs import fused_messages, fused_topics
 
 RIG = load_rig(rig_path("simulation"))
@@ -24,8 +24,8 @@ def test_each_camera_has_a_topic_where_there_is_a_thermal_camera() -> None:
 def test_a_message_has_the_camera_frame_though_the_camera_was_silent() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     image = CameraImage("camera_front", 7, "", pixels, "rgb8")
-    (topic, msg), *others = fused_messages(messages.RclpyTypes(), RIG, {"camera_front": image})
+    (topic, msg), *others = fused_messages(message_types.RclpyTypes(), RIG, {"camera_front": image})
     assert topic == "perception/fused/camera_front" and not others
     assert msg.header.frame_id == RIG.sensors["camera_front"].frame_id
-    assert (msg.encoding, msg.height, msg.width, messages.stamp_ns_of(msg)) == ("rgb8", 2, 4, 7)
+    assert (msg.encoding, msg.height, msg.width, decoders.stamp_ns_of(msg)) == ("rgb8", 2, 4, 7)
     assert bytes(msg.data) == pixels.tobytes()

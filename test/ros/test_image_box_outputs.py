@@ -9,9 +9,9 @@ import numpy as np
 
 from multimodal_perception.evaluation.image_detection_drives import image_truth
 from multimodal_perception.geometry.image_boxes import iou
+from multimodal_perception.messages import decoders
 from multimodal_perception.pipeline import PipelineConfig
 from multimodal_perception.rig import Rig
-from multimodal_perception.ros import messages
 from multimodal_perception.ros.image_box_outputs import image_box_topics
 from multimodal_perception.simulation.simulation import Observation
 
@@ -38,7 +38,7 @@ def test_boxes_carry_the_image_stamp_and_stand_on_the_ground_without_lidar(
         seen.frame, lambda: got[TOPIC] and any(m.detections for m in got[OBJECTS])
     )
     message = got[TOPIC][0]
-    assert messages.stamp_ns_of(message) in sent
+    assert decoders.stamp_ns_of(message) in sent
     assert message.header.frame_id == "camera_front_optical" and message.detections
     boxes = np.array([_corners(d.bbox) for d in message.detections])
     truth, _ = image_truth(seen.truth.views["camera_front"], ("vehicle", "person", "cyclist"))

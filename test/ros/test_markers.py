@@ -10,8 +10,9 @@ from rclpy.serialization import deserialize_message, serialize_message
 from visualization_msgs.msg import Marker, MarkerArray
 
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
+from multimodal_perception.messages.decoders import stamp_ns_of
+from multimodal_perception.messages.message_types import RclpyTypes
 from multimodal_perception.ros.markers import MarkerEncoder
-from multimodal_perception.ros.messages import RclpyTypes, stamp_ns_of
 
 STAMP_NS = 12_345_678_901
 

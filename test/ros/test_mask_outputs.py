@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from multimodal_perception.messages import decoders
+from multimodal_perception.messages.images import image_from_message
 from multimodal_perception.rig import Rig
-from multimodal_perception.ros import messages
 from multimodal_perception.ros.fused_outputs import fused_topics
-from multimodal_perception.ros.images import image_from_message
 from multimodal_perception.ros.mask_outputs import mask_topics
 from multimodal_perception.segmentation.classes import labels_from_semantics
 from multimodal_perception.simulation.simulation import Observation
@@ -32,7 +32,7 @@ def test_masks_and_pictures_carry_the_stamp_frame_and_size_of_the_image(
     fused = got["perception/fused/camera_front"]
     sent = vehicle.answered(seen.frame, lambda: camera and colour and fused)
     mask = camera[0]
-    stamp_ns = messages.stamp_ns_of(mask)
+    stamp_ns = decoders.stamp_ns_of(mask)
     assert stamp_ns in sent and mask.encoding == "mono8"
     assert mask.header.frame_id == "camera_front_optical"
     labels = image_from_message(mask, "camera_front", stamp_ns).pixels
@@ -41,7 +41,7 @@ def test_masks_and_pictures_carry_the_stamp_frame_and_size_of_the_image(
     assert colour[0].encoding == "rgb8" and (colour[0].height, colour[0].width) == truth.shape
     assert np.array(colour[0].data).std() > 10
     picture = fused[0]
-    assert messages.stamp_ns_of(picture) in sent and picture.encoding == "rgb8"
+    assert decoders.stamp_ns_of(picture) in sent and picture.encoding == "rgb8"
     assert picture.header.frame_id == "camera_front_optical"
     assert (picture.height, picture.width) == truth.shape
     own = seen.frame.cameras["camera_front"].rgb()

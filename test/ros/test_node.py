@@ -29,16 +29,16 @@ from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
-from multimodal_perception.datasets.bag_writer import static_transforms
 from multimodal_perception.datasets.synthetic import SyntheticStreet
 from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
+from multimodal_perception.messages import decoders, encoders, message_types
+from multimodal_perception.messages.frame_messages import static_transforms
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.processes import end_with
-from multimodal_perception.ros import messages
 from multimodal_perception.ros.qos import LATCHED_QOS, MAP_QOS, OUTPUT_QOS
 
-TYPES = messages.RclpyTypes()
+TYPES = message_types.RclpyTypes()
 RIG = """
 name: vehicle
 sensors:
@@ -198,16 +198,16 @@ def active(process: subprocess.Popen[str], vehicle: Vehicle) -> Iterator[Vehicle
 def inputs(frame: SensorFrame, stamp_ns: int) -> dict[str, Any]:
     """The messages of one frame as of a stamp, the LiDAR's last."""
     camera = frame.cameras["camera"]
-    info = messages.camera_info_to_message(
+    info = encoders.camera_info_to_message(
         TYPES, frame.intrinsics["camera"], stamp_ns, camera.frame_id
     )
-    image = messages.image_to_message(TYPES, camera)
-    cloud = messages.sweep_to_message(TYPES, frame.lidars["lidar"])
+    image = encoders.image_to_message(TYPES, camera)
+    cloud = encoders.sweep_to_message(TYPES, frame.lidars["lidar"])
     jpeg = cv2.imencode(".jpg", camera.pixels)[1].tobytes()
     packed = CompressedImage(header=image.header, format="jpeg", data=list(jpeg[:0]))
     packed.data.frombytes(jpeg)
     for message in (image, cloud, packed):
-        message.header.stamp = messages.time(TYPES, stamp_ns)
+        message.header.stamp = encoders.time(TYPES, stamp_ns)
     return {
         "/tf_static": static_transforms(frame, TYPES),
         "/camera/camera_info": info,
@@ -220,7 +220,7 @@ def inputs(frame: SensorFrame, stamp_ns: int) -> dict[str, Any]:
 
 def answer_of(vehicle: Vehicle, stamp_ns: int, topic: str = "/perception/objects") -> Any:
     def find() -> Any:
-        found = [m for m in vehicle.got[topic] if messages.stamp_ns_of(m) == stamp_ns]
+        found = [m for m in vehicle.got[topic] if decoders.stamp_ns_of(m) == stamp_ns]
         return found[0] if found else None
 
     wait_for(find, 15.0, f"{topic} of {stamp_ns}")
@@ -239,7 +239,7 @@ def test_a_frame_is_answered_on_every_topic_with_its_own_stamp(
         active.send(topic, message)
     objects = answer_of(active, stamp_ns)
     assert objects.header.frame_id == "base_link"
-    boxes = messages.boxes_from_message(objects)
+    boxes = decoders.boxes_from_message(objects)
     assert frame.labels is not None
     red_car = frame.labels.boxes[0]
     assert np.hypot(*(boxes.boxes[:, :2] - red_car[:2]).T).min() < 0.5
@@ -282,10 +282,10 @@ def test_occupancy_goes_out_as_grid_as_layers_on_request_and_as_a_latched_map(
     for k in range(3):
         stamp_ns += 100_000_000
         pose = poses.from_xyz_rpy((10.0 + 0.1 * k, 5.0, 0.0))
-        where = messages.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
+        where = encoders.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
         motion.publish(TFMessage(transforms=[where]))
         heard = UltrasonicReading("sonar", stamp_ns, "sonar", 2.0 if k < 2 else 9.0, 0.2, 5.0, 1.0)
-        sound.publish(messages.range_to_message(TYPES, heard))
+        sound.publish(encoders.range_to_message(TYPES, heard))
         for topic, message in inputs(frame, stamp_ns).items():
             vehicle.send(topic, message)
         grid = answer_of(vehicle, stamp_ns, "/perception/occupancy")
@@ -330,7 +330,7 @@ def test_an_object_keeps_its_id_and_one_that_moves_over_ground_has_an_arrow(
         stamp_ns += 100_000_000
         # The same sweep again and again from a vehicle at 2 m/s: all goes along with it.
         pose = poses.from_xyz_rpy((0.2 * k, 0.0, 0.0))
-        where = messages.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
+        where = encoders.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
         motion.publish(TFMessage(transforms=[where]))
         time.sleep(0.05)
         for topic, message in inputs(frame, stamp_ns).items():
@@ -342,13 +342,13 @@ def test_an_object_keeps_its_id_and_one_that_moves_over_ground_has_an_arrow(
     def arrows() -> list[Any]:
         array = active.got["/perception/markers"][-1]
         found = [m for m in array.markers if m.type == Marker.ARROW and m.action == Marker.ADD]
-        return [m for m in found if messages.stamp_ns_of(m) == stamp_ns]
+        return [m for m in found if decoders.stamp_ns_of(m) == stamp_ns]
 
     wait_for(arrows, 5.0, "arrows")
     for arrow in arrows():
         start, end = arrow.points
         assert abs(end.x - start.x - 2.0) < 1.0 and abs(end.y - start.y) < 0.5
-    wait_for(lambda: points and messages.stamp_ns_of(points[-1]) == stamp_ns, 5.0, "tracks")
+    wait_for(lambda: points and decoders.stamp_ns_of(points[-1]) == stamp_ns, 5.0, "tracks")
     assert points[-1].width == len(ids[-1]) and "vx" in {f.name for f in points[-1].fields}
     active.destroy_publisher(motion)
     active.destroy_subscription(tracks)
@@ -363,7 +363,7 @@ def test_boxes_that_go_are_deleted_from_rviz(active: Vehicle, frame: SensorFrame
     later_ns = first_ns + 100_000_000
     later = inputs(frame, later_ns)
     flat = np.array([[x, y, -1.8, 0] for x in range(3, 9) for y in range(-3, 4)], np.float32)
-    sweep = messages.sweep_to_message(
+    sweep = encoders.sweep_to_message(
         TYPES, type(frame.lidars["lidar"])("lidar", later_ns, "lidar", flat)
     )
     for topic, message in {**later, "/lidar/points": sweep}.items():
@@ -511,7 +511,7 @@ def test_a_dead_camera_stops_nothing(active: Vehicle, frame: SensorFrame) -> Non
         time.sleep(0.1)
 
     def answered() -> int:
-        return sum(messages.stamp_ns_of(m) in stamps for m in active.got["/perception/objects"])
+        return sum(decoders.stamp_ns_of(m) in stamps for m in active.got["/perception/objects"])
 
     def overtaken() -> int:
         """Frames that a newer one overtook, as happens on a machine with other work."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
-from multimodal_perception.ros import messages
+from multimodal_perception.frame import Boxes3D
+from multimodal_perception.messages import message_types
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.ros.occupancy_outputs import (
     GRID_TOPIC,
     LAYER_TOPICS,
@@ -16,7 +17,7 @@ from multimodal_perception.ros.occupancy_outputs import (
     OccupancyOutputs,
 )
 
-TYPES = messages.RclpyTypes()
+TYPES = message_types.RclpyTypes()
 MS = 1_000_000
 
 

@@ -27,7 +27,7 @@ class Log:
 
 
 def test_records_are_passed_on_by_severity_while_attached() -> None:
-    log, source = Log(), logging.getLogger("multimodal_perception.runtime.opening")
+    log, source = Log(), logging.getLogger("multimodal_perception.runtime.open_model")
     handler = PackageLog(log)
     source.info("before")
     level = logging.getLogger("multimodal_perception").level
@@ -72,7 +72,7 @@ def test_the_node_logs_which_engines_are_not_used(capfd: pytest.CaptureFixture[s
     handler = PackageLog(rclpy.logging.get_logger("perception"))
     handler.attach()
     try:
-        opening = logging.getLogger("multimodal_perception.runtime.opening")
+        opening = logging.getLogger("multimodal_perception.runtime.open_model")
         for level in (logging.INFO, logging.WARNING, logging.ERROR, logging.INFO):
             opening.log(level, "m: tensorrt is not used: level %d", level)
     finally:

@@ -7,7 +7,8 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import PointCloud2, PointField
 
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
-from multimodal_perception.ros.messages import RclpyTypes, stamp_ns_of
+from multimodal_perception.messages.decoders import stamp_ns_of
+from multimodal_perception.messages.message_types import RclpyTypes
 from multimodal_perception.ros.track_outputs import tracks_message
 
 KINDS = {

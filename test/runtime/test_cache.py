@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import small_models as models
 
 from multimodal_perception.runtime.cache import EngineCache, EngineKey, read
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.runtime.tensorrt import ANY_GPU, Library, Target, engine_key, plan_for
+from test.runtime import small_models as models
 
 SM86, SM89, SM120 = (Target(ANY_GPU, c) for c in ((8, 6), (8, 9), (12, 0)))
 KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin (nvgpu)", "8.7", "fp16", "x 1x3 float32")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import small_models as models
 import yaml
 
 from multimodal_perception.configuration import ConfigurationError, UserError
@@ -17,6 +16,7 @@ from multimodal_perception.runtime.card import (
     shipped_cards,
     write_card,
 )
+from test.runtime import small_models as models
 
 FULL = {
     "settings": {"channels": 32, "heads": [4, 4], "nested": {"rate": 0.5}},

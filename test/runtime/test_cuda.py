@@ -22,7 +22,7 @@ from multimodal_perception.runtime import tensorrt
 from multimodal_perception.runtime.card import ModelCard, TensorSpec
 from multimodal_perception.runtime.cuda import Gpu, gpu_present
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError
-from multimodal_perception.runtime.opening import FallbackEngine
+from multimodal_perception.runtime.open_model import FallbackEngine
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.runtime.tensorrt import Target, TensorRTBackend
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import small_models as models
 import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
@@ -16,8 +15,9 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import TensorSpec
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError
 from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend, choose_providers
-from multimodal_perception.runtime.opening import open_one
+from multimodal_perception.runtime.open_model import open_one
 from multimodal_perception.runtime.settings import RuntimeConfig
+from test.runtime import small_models as models
 
 CPU = RuntimeConfig(device="cpu", threads=1)
 

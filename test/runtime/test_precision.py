@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import small_models as models
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.runtime.calibration import deviation, quantise, recorded_inputs
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.precision import (
@@ -21,8 +19,10 @@ from multimodal_perception.runtime.precision import (
     model_at,
     source_digest,
 )
+from multimodal_perception.runtime.quantization import deviation, quantise, recorded_inputs
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.runtime.tensorrt import ANY_GPU, Library, Target, build_plan
+from test.runtime import small_models as models
 
 SM89 = Target(ANY_GPU, (8, 9))
 FRAMES = [models.scatter_arrays(seed) for seed in range(6)]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import onnx
 import pytest
-import small_models as models
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import TensorSpec, load_card, shipped_cards
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.runtime.tensorrt import ANY_GPU, Library, Target, build_plan, plan_for
+from test.runtime import small_models as models
 
 CAPABILITIES = ((8, 6), (8, 9), (12, 0))
 CONFIG = RuntimeConfig()

@@ -18,7 +18,7 @@ from multimodal_perception.runtime import architectures
 from multimodal_perception.runtime.architectures import ARCHITECTURES, Architecture
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, write_card
 from multimodal_perception.runtime.engine import EngineError
-from multimodal_perception.runtime.opening import open_engine, open_one
+from multimodal_perception.runtime.open_model import open_engine, open_one
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 

@@ -6,7 +6,7 @@ from multimodal_perception.segmentation.classes import (
     SEGMENTATION_CLASSES,
     labels_from_semantics,
 )
-from multimodal_perception.simulation.materials import SEMANTIC_NAMES
+from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
 
 def test_every_semantic_name_but_unknown_is_a_class() -> None:

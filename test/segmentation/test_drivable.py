@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import CameraImage, SensorFrame
 from multimodal_perception.networks.twinlitenet import card, from_public

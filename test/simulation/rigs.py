@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from multimodal_perception.rig import Rig, parse_rig
-from multimodal_perception.simulation.scenarios import Scenario, load_scenario
+from multimodal_perception.simulation.world.scenarios import Scenario, load_scenario
 
 
 def small_rig(noise: bool = True, **changes: dict[str, Any]) -> Rig:
@@ -41,7 +41,7 @@ def small_rig(noise: bool = True, **changes: dict[str, Any]) -> Rig:
             "simulation": dict(still),
         },
         "thermal": {
-            "modality": "infrared",
+            "modality": "thermal",
             "topic": "/thermal/image_raw",
             "camera_info_topic": "/thermal/camera_info",
             "frame_id": "thermal_optical",

@@ -22,13 +22,13 @@ def test_one_seed_gives_the_same_frames_in_any_order(rig: Rig) -> None:
     late, early = first[1], first[0]
     for ours, theirs in ((early, second[0]), (late, second[1])):
         assert ours.present == theirs.present
-        assert len({*ours.lidars, *ours.cameras, *ours.infrareds, *ours.ultrasonics}) == 16
+        assert len({*ours.lidars, *ours.cameras, *ours.thermals, *ours.ultrasonics}) == 16
         for name in ours.lidars:
             assert np.array_equal(ours.lidars[name].points, theirs.lidars[name].points)
         for name in ours.cameras:
             assert np.array_equal(ours.cameras[name].pixels, theirs.cameras[name].pixels)
-        for name in ours.infrareds:
-            assert np.array_equal(ours.infrareds[name].pixels, theirs.infrareds[name].pixels)
+        for name in ours.thermals:
+            assert np.array_equal(ours.thermals[name].pixels, theirs.thermals[name].pixels)
     assert not np.array_equal(early.lidars["lidar"].points, late.lidars["lidar"].points)
 
 

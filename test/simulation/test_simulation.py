@@ -1,23 +1,23 @@
 import numpy as np
 import pytest
-from rigs import small_rig, street
 
 from multimodal_perception.configuration import ConfigurationError, UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.rig import Rig, parse_rig
-from multimodal_perception.simulation.conditions import (
+from multimodal_perception.simulation.sensors.conditions import (
     Conditions,
     Fault,
     apply_conditions,
     parse_fault,
 )
-from multimodal_perception.simulation.scenarios import (
+from multimodal_perception.simulation.simulation import Simulation, SimulationError
+from multimodal_perception.simulation.world.scenarios import (
     ScenarioError,
     load_scenario,
     scenario_names,
 )
-from multimodal_perception.simulation.simulation import Simulation, SimulationError
+from test.simulation.rigs import small_rig, street
 
 NAMES = ("highway", "intersection", "parking_lot", "urban_street", "warehouse")
 
@@ -25,7 +25,7 @@ NAMES = ("highway", "intersection", "parking_lot", "urban_street", "warehouse")
 def payload(frame: SensorFrame) -> list[bytes]:
     """All that the sensors say, bit by bit."""
     parts = [s.points.tobytes() + s.time_offsets.tobytes() for s in frame.lidars.values()]
-    parts += [i.pixels.tobytes() for i in (*frame.cameras.values(), *frame.infrareds.values())]
+    parts += [i.pixels.tobytes() for i in (*frame.cameras.values(), *frame.thermals.values())]
     return parts + [np.float64(u.range_m).tobytes() for u in frame.ultrasonics.values()]
 
 
@@ -106,7 +106,7 @@ def test_faults_do_what_they_say():
         parse_fault("extrinsic_error:camera:0:9:0:0:0:0:0.05:0"),
     ]
     frame = Simulation(street(), rig, 0, 10, faults=faults).observe(1).frame
-    assert frame.infrareds["thermal"].stamp_ns == clean.infrareds["thermal"].stamp_ns + 40_000_000
+    assert frame.thermals["thermal"].stamp_ns == clean.thermals["thermal"].stamp_ns + 40_000_000
     assert len(set(frame.lidars["lidar"].rings.tolist())) == 8
     assert frame.ultrasonics["sonar"].range_m == 0.4
     np.testing.assert_array_equal(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from multimodal_perception.cli import main
+from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.training import checkpoint
 
@@ -70,7 +70,7 @@ def test_a_layer_that_takes_more_than_its_weights_knew_begins_as_it_was(tmp_path
 
 def test_a_models_name_stands_for_its_weights_and_those_of_its_image_networks() -> None:
     whole = checkpoint.read_weights(Path("detector"))
-    parts = {k: checkpoint.read_weights(Path(f"detector_{k}")) for k in ("camera", "infrared")}
+    parts = {k: checkpoint.read_weights(Path(f"detector_{k}")) for k in ("camera", "thermal")}
     for kind, part in parts.items():
         assert part and all(torch.equal(whole[f"{kind}_{n}"], t) for n, t in part.items())
     assert "head.heat.bias" in whole

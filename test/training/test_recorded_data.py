@@ -9,21 +9,21 @@ import numpy as np
 import torch
 import yaml
 
-from multimodal_perception.cli import main
-from multimodal_perception.networks.detector_config import DetectorConfig
-from multimodal_perception.preprocess.pillars import PillarConfig
-from multimodal_perception.training.augmentation import AugmentationConfig, DropoutConfig
-from multimodal_perception.training.detector import judged
-from multimodal_perception.training.detector_data import DetectorData, Item
-from multimodal_perception.training.samples import (
+from multimodal_perception.cli.main import main
+from multimodal_perception.detection.fusion.network_config import DetectorConfig
+from multimodal_perception.detection.fusion.pillars import PillarConfig
+from multimodal_perception.training.detector.augmentation import AugmentationConfig, DropoutConfig
+from multimodal_perception.training.detector.dataset import DetectorData, Item
+from multimodal_perception.training.detector.proposal_selection import judged
+from multimodal_perception.training.detector.samples import (
     read_sample,
     sample_of,
     sample_paths,
     write_sample,
 )
-from multimodal_perception.training.targets import UNLABELLED, heat_loss
+from multimodal_perception.training.detector.targets_and_losses import UNLABELLED, heat_loss
 from test.networks.detectors import SMALL
-from test.training.test_detector import frame_of
+from test.training.detector.test_train import frame_of
 
 TINY = DetectorConfig(
     pillars=PillarConfig(extent=25.6, cell=0.8, most=2000),
@@ -39,7 +39,7 @@ TINY = DetectorConfig(
 def item_of(folder: Path, in_view: bool, dropped: bool = False) -> Item:
     write_sample(folder / "a.npz", sample_of(frame_of(0), {}, labels_in_view=in_view))
     dropout = DropoutConfig(1.0, 0.0, 0.0, 0.0, 0.0) if dropped else None
-    config = dataclasses.replace(SMALL, camera_size=(288, 512), infrared_size=(256, 320))
+    config = dataclasses.replace(SMALL, camera_size=(288, 512), thermal_size=(256, 320))
     augment = AugmentationConfig(thin=0.0, fade=0.0)
     return DetectorData([folder / "a.npz"], config, augment, dropout, stored=False)[0]
 

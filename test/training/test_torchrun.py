@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
-from multimodal_perception.training.samples import sample_paths
+from multimodal_perception.training.detector.samples import sample_paths
 from test.networks.detectors import SMALL
-from test.training.test_detector import samples as samples
+from test.training.detector.test_train import samples as samples
 
 SCRIPT = """
 import sys
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from multimodal_perception.configuration import load
 from multimodal_perception.training import loop
-from multimodal_perception.training.detector import DetectorTraining, train_proposals
+from multimodal_perception.training.detector.train import DetectorTraining, train_proposals
 
 config, data, out = load(DetectorTraining, sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)

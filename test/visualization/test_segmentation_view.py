@@ -1,6 +1,7 @@
 import numpy as np
 
-from multimodal_perception.frame import CameraImage, InfraredImage, SegmentationMask, SensorFrame
+from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
+from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.segmentation.classes import COLOURS, SEGMENTATION_CLASSES
 from multimodal_perception.visualization.segmentation_view import draw_segmentation
 
@@ -22,6 +23,6 @@ def test_colours_lie_over_the_image_or_alone() -> None:
 
 def test_thermal_images_are_drawn_grey_below() -> None:
     pixels = np.array([[29_000, 29_000], [31_000, 31_000]], np.uint16)
-    frame = SensorFrame(0, infrareds={"t": InfraredImage("t", 0, "t", pixels)})
+    frame = SensorFrame(0, thermals={"t": ThermalImage("t", 0, "t", pixels)})
     drawn = draw_segmentation(frame, mask("t"))
     assert (drawn[1, 1] > 100).all() and (drawn[0, 0] <= (COLOURS[0] // 2 + 2)).all()

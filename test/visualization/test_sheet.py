@@ -11,15 +11,10 @@ import pytest
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.frame import (
-    Boxes3D,
-    InfraredImage,
-    OccupancyGrid,
-    SensorFrame,
-    UltrasonicReading,
-)
+from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage, UltrasonicReading
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pipeline import build_pipeline
-from multimodal_perception.visualization.camera_view import draw_camera, draw_infrared
+from multimodal_perception.visualization.camera_view import draw_camera, draw_thermal
 from multimodal_perception.visualization.palette import CONE, ECHO, OCCUPIED, class_colour
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
 from multimodal_perception.visualization.top_view import draw_occupancy, draw_sweep
@@ -97,16 +92,16 @@ def test_a_cone_is_drawn_up_to_its_echo() -> None:
 def test_what_is_warm_is_bright_and_hidden_labels_are_left_out(frame: SensorFrame) -> None:
     counts = np.full((400, 960), 29000, np.uint16)
     counts[:, 480:] = 30500
-    image = InfraredImage("camera", frame.stamp_ns, "camera_optical", counts, (0.01, 0.0))
-    hot = replace(frame, cameras={}, infrareds={"camera": image}, labels=None)
-    bare = draw_infrared(hot, "camera", Boxes3D.empty(0, "base_link"))
+    image = ThermalImage("camera", frame.stamp_ns, "camera_optical", counts, (0.01, 0.0))
+    hot = replace(frame, cameras={}, thermals={"camera": image}, labels=None)
+    bare = draw_thermal(hot, "camera", Boxes3D.empty(0, "base_link"))
     assert bare[:, :480].mean() < 20 and bare[:, 480:].mean() > 150
-    blank = replace(hot, infrareds={"camera": replace(image, pixels=counts[:, :1] + 0 * counts)})
-    assert np.ptp(draw_infrared(blank, "camera", Boxes3D.empty(0, "base_link")), (0, 1)).max() == 0
+    blank = replace(hot, thermals={"camera": replace(image, pixels=counts[:, :1] + 0 * counts)})
+    assert np.ptp(draw_thermal(blank, "camera", Boxes3D.empty(0, "base_link")), (0, 1)).max() == 0
     label = box_at(15.0, 0.0)
     for points, drawn in ((None, True), (np.array([3]), True), (np.array([0]), False)):
         labelled = replace(hot, labels=replace(label, num_points=points))
-        picture = draw_infrared(labelled, "camera", Boxes3D.empty(0, "base_link"))
+        picture = draw_thermal(labelled, "camera", Boxes3D.empty(0, "base_link"))
         assert np.array_equal(picture, bare) != drawn
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from multimodal_perception.datasets.synthetic import SyntheticStreet
-from multimodal_perception.frame import Boxes3D, OccupancyGrid
+from multimodal_perception.frame import Boxes3D
+from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.rig import parse_rig
-from multimodal_perception.simulation.camera import View
-from multimodal_perception.simulation.materials import SEMANTIC_NAMES
+from multimodal_perception.simulation.sensors.camera import View
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.truth import FrameTruth
+from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 from multimodal_perception.visualization.palette import OCCUPIED
 from multimodal_perception.visualization.truth_view import Truthful, draw_truth, semantic_colours
 

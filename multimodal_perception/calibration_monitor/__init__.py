@@ -1,0 +1,1 @@
+"""Monitoring of the extrinsics between cameras, LiDARs and thermal cameras."""

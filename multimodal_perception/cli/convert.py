@@ -1,0 +1,23 @@
+"""Recorded data to a rosbag2."""
+
+from __future__ import annotations
+
+import argparse
+
+from multimodal_perception.datasets.bag_writer import write_bag
+from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at --root")
+    parser.add_argument("--root", default="synthetic", help=PATH_HELP)
+    parser.add_argument("--out", required=True, help="bag folder to make")
+    parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3")
+
+
+def run(args: argparse.Namespace) -> int:
+    dataset = open_dataset(args.root, args.dataset)
+    counts = write_bag(dataset, dataset.rig, args.out, args.storage)
+    for topic, count in sorted(counts.items()):
+        print(f"{count:6d}  {topic}")
+    return 0

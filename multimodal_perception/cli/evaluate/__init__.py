@@ -1,0 +1,1 @@
+"""`evaluate`: a module for each subcommand that compares results with labelled data."""

@@ -1,0 +1,1 @@
+"""`export`: a module for each kind of network that can be exported."""

@@ -1,0 +1,1 @@
+"""`import`: a module for each published checkpoint format that can be converted."""

@@ -1,0 +1,217 @@
+"""The `multimodal-perception` command. COMMANDS lists every subcommand and the module that runs it.
+
+A command module defines add_arguments(parser) and run(args) -> exit code. Only the module of the chosen
+command is imported, because torch, Open3D and rclpy take seconds to import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from multimodal_perception import __version__
+from multimodal_perception.configuration import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: its help text and either the module that runs it or its own subcommands.
+
+    module: relative to multimodal_perception.cli, or an absolute dotted path.
+    """
+
+    help: str
+    module: str = ""
+    subcommands: Mapping[str, Command] = field(default_factory=dict)
+
+
+COMMANDS: dict[str, Command] = {
+    "bench": Command("measure the speed of a component beside comparable software", ".bench"),
+    "calibrate": Command(
+        "estimate how far the extrinsics of cameras, LiDARs and thermal cameras have drifted",
+        ".calibrate",
+    ),
+    "convert": Command("write a dataset as a rosbag2 that any ROS 2 tool can play", ".convert"),
+    "demo": Command(
+        "convert data to a bag, play it through DDS into the node, draw the results", ".demo"
+    ),
+    "doctor": Command(
+        "list the software found on this machine and the command that installs each missing part",
+        ".doctor",
+    ),
+    "draw": Command(
+        "draw a frame: cameras with boxes, top view of the sweep, occupancy, ground truth", ".draw"
+    ),
+    "evaluate": Command(
+        "compare results with labelled data",
+        subcommands={
+            "ablation": Command(
+                "compare the stages of the fusion detector on simulated drives by day and by night",
+                ".evaluate.ablation",
+            ),
+            "agreement": Command(
+                "compare the ONNX networks of a fusion detector with its torch networks",
+                ".evaluate.agreement",
+            ),
+            "calibration": Command(
+                "estimate known shifts of visible and thermal pairs and known rotations of cameras",
+                ".evaluate.calibration",
+            ),
+            "detections": Command(
+                "compute detection metrics and stage times of the pipeline on labelled data",
+                ".evaluate.detections",
+            ),
+            "image-detector": Command(
+                "compute COCO AP of 2D boxes and their position error on the ground, on simulated "
+                "drives",
+                ".evaluate.image_detector",
+            ),
+            "image-fusion": Command(
+                "compute six image-fusion metrics on aligned visible and thermal images",
+                ".evaluate.image_fusion",
+            ),
+            "occupancy": Command(
+                "compare occupancy with simulated ground truth, or with labels of real frames",
+                ".evaluate.occupancy",
+            ),
+            "segmentation": Command(
+                "compute mIoU of camera and thermal segmentation on simulated drives",
+                ".evaluate.segmentation",
+            ),
+            "subsets": Command(
+                "evaluate one detector with every subset of the sensors on simulated drives",
+                ".evaluate.subsets",
+            ),
+        },
+    ),
+    "export": Command(
+        "export networks to ONNX and build TensorRT engines ahead of time",
+        subcommands={
+            "detector": Command(
+                "write a trained fusion detector as ONNX, weights and model card",
+                ".export.detector",
+            ),
+            "engine": Command("build the TensorRT engine of a model", ".export.engine"),
+            "image-detector": Command(
+                "write a trained image detector as ONNX, weights and model card",
+                ".export.image_detector",
+            ),
+            "image-fusion": Command(
+                "write a trained image-fusion network for another image size",
+                ".export.image_fusion",
+            ),
+        },
+    ),
+    "import": Command(
+        "convert published weights to a model folder with ONNX and model card",
+        subcommands={
+            "twinlitenet": Command(
+                "drivable area and lanes of a published TwinLiteNet checkpoint (best.pth)",
+                ".import_.twinlitenet",
+            ),
+        },
+    ),
+    "replay": Command(
+        "play a dataset or bag over DDS into the live node and measure its latency", ".replay"
+    ),
+    "rig": Command(
+        "check a rig file, draw its fields of view, compare it with the topics of a bag", ".rig"
+    ),
+    "run": Command("run perception_node on the topics of a rig until Ctrl-C", ".run"),
+    "simulate": Command(
+        "simulate a drive: all sensors of a rig, odometry and ground truth, written to a rosbag2",
+        ".simulate",
+    ),
+    "train": Command(
+        "train a network on simulated or recorded data",
+        subcommands={
+            "average": Command(
+                "average the weights of trainings that started from the same checkpoint",
+                ".train.average",
+            ),
+            "detector": Command(
+                "train the fusion detector on samples (see `train samples`)", ".train.detector"
+            ),
+            "image-detector": Command(
+                "render simulated drives and train the image detector on them",
+                ".train.image_detector",
+            ),
+            "image-fusion": Command(
+                "train visible-thermal image fusion (MoE-Fusion) on aligned pairs",
+                ".train.image_fusion",
+            ),
+            "near-field": Command(
+                "train the near-field network of fisheye cameras and ultrasonic sensors",
+                ".train.near_field",
+            ),
+            "samples": Command(
+                "write the samples that `train detector` reads, of simulated or labelled data",
+                ".train.samples",
+            ),
+            "segmentation": Command(
+                "render simulated drives and train camera and thermal segmentation (CMX) on them",
+                ".train.segmentation",
+            ),
+        },
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand.
+
+    Exit codes: 0 success, 1 a check failed, 2 unusable input, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="multimodal-perception",
+        description="3D boxes and BEV occupancy from cameras, LiDAR, thermal and ultrasonic "
+        "sensors.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    _add_commands(parser, COMMANDS, arguments, "COMMAND")
+    try:
+        namespace = parser.parse_args(arguments)
+        if not hasattr(namespace, "run"):
+            parser.print_help()
+            return 2
+        return int(namespace.run(namespace))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of the pipe (head, less) has exited, which is not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser,
+    commands: Mapping[str, Command],
+    arguments: Sequence[str],
+    metavar: str,
+) -> None:
+    """Add a subparser for each command; only the one selected by `arguments` gets its arguments."""
+    subparsers = parser.add_subparsers(metavar=metavar, required=metavar != "COMMAND")
+    selected = arguments[0] if arguments else ""
+    for name, command in commands.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        if name != selected:
+            continue
+        if command.subcommands:
+            _add_commands(subparser, command.subcommands, arguments[1:], "SUBCOMMAND")
+        else:
+            module = importlib.import_module(command.module, "multimodal_perception.cli")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`train`: a module for each network that can be trained."""

@@ -1,0 +1,1 @@
+"""Two-stage fusion detector of LiDAR, images and ultrasonic ranges."""

@@ -1,0 +1,1 @@
+"""Object detection in point clouds without a network."""

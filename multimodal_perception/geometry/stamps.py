@@ -1,0 +1,10 @@
+"""Time stamps as integer nanoseconds."""
+
+from __future__ import annotations
+
+NANOSECONDS = 1_000_000_000
+
+
+def stamp_to_ns(seconds: int, nanoseconds: int) -> int:
+    """Nanoseconds of a builtin_interfaces/Time."""
+    return seconds * NANOSECONDS + nanoseconds

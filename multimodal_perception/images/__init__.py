@@ -1,0 +1,1 @@
+"""Image preprocessing: resizing, thermal normalization, alignment, image quality."""

@@ -1,0 +1,1 @@
+"""ROS messages to readings, and results to messages, without rclpy."""

@@ -1,0 +1,266 @@
+"""Readings and results to ROS messages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multimodal_perception.frame import (
+    Boxes3D,
+    CameraImage,
+    LidarSweep,
+    ThermalImage,
+    UltrasonicReading,
+)
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.messages.message_types import MessageTypes
+from multimodal_perception.occupancy.layers import percent
+from multimodal_perception.perception import Boxes2D, OccupancyGrid
+
+# sensor_msgs/PointField's datatypes.
+POINT_TYPES = {"u1": 2, "u2": 4, "u4": 6, "f4": 7}
+
+
+def header(types: MessageTypes, stamp_ns: int, frame_id: str) -> Any:
+    return types.new("std_msgs/msg/Header", stamp=time(types, stamp_ns), frame_id=frame_id)
+
+
+def time(types: MessageTypes, stamp_ns: int) -> Any:
+    seconds, nanoseconds = divmod(int(stamp_ns), NANOSECONDS)
+    return types.new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
+
+
+def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
+    """Detection3DArray: class_id is the class's name, id the track's number where there is one."""
+    head = header(types, boxes.stamp_ns, boxes.frame_id)
+    tracks = [-1] * len(boxes) if boxes.track_ids is None else boxes.track_ids.tolist()
+    detections = []
+    for i in range(len(boxes)):
+        pose = _pose(types, boxes.boxes[i, :3], float(boxes.boxes[i, 6]))
+        length, width, height = map(float, boxes.boxes[i, 3:6])
+        size = types.new("geometry_msgs/msg/Vector3", x=length, y=width, z=height)
+        hypothesis = types.new(
+            "vision_msgs/msg/ObjectHypothesis",
+            class_id=boxes.class_names[boxes.labels[i]],
+            score=float(boxes.scores[i]),
+        )
+        # All zeros: not known.
+        known = np.zeros(36) if boxes.covariances is None else boxes.covariances[i].reshape(-1)
+        covariance = types.values(known.astype(np.float64))
+        with_pose = types.new(
+            "vision_msgs/msg/ObjectHypothesisWithPose",
+            hypothesis=hypothesis,
+            pose=types.new(
+                "geometry_msgs/msg/PoseWithCovariance", pose=pose, covariance=covariance
+            ),
+        )
+        detections.append(
+            types.new(
+                "vision_msgs/msg/Detection3D",
+                header=head,
+                results=[with_pose],
+                bbox=types.new("vision_msgs/msg/BoundingBox3D", center=pose, size=size),
+                id=str(tracks[i]) if tracks[i] >= 0 else "",
+            )
+        )
+    return types.new("vision_msgs/msg/Detection3DArray", header=head, detections=detections)
+
+
+def image_boxes_to_message(types: MessageTypes, found: Boxes2D, frame_id: str) -> Any:
+    """Detection2DArray: a box's middle and size in pixels, class_id the class's name."""
+    head = header(types, found.stamp_ns, frame_id)
+    unknown = types.new(
+        "geometry_msgs/msg/PoseWithCovariance",
+        pose=_pose(types, (0.0, 0.0, 0.0), 0.0),
+        covariance=types.values(np.zeros(36)),
+    )
+    detections = []
+    for i in range(len(found)):
+        x1, y1, x2, y2 = map(float, found.boxes[i])
+        point = types.new("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
+        hypothesis = types.new(
+            "vision_msgs/msg/ObjectHypothesis",
+            class_id=found.class_names[found.labels[i]],
+            score=float(found.scores[i]),
+        )
+        box = types.new(
+            "vision_msgs/msg/BoundingBox2D",
+            center=types.new("vision_msgs/msg/Pose2D", position=point, theta=0.0),
+            size_x=x2 - x1,
+            size_y=y2 - y1,
+        )
+        result = types.new(
+            "vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=unknown
+        )
+        detections.append(
+            types.new("vision_msgs/msg/Detection2D", header=head, results=[result], bbox=box, id="")
+        )
+    return types.new("vision_msgs/msg/Detection2DArray", header=head, detections=detections)
+
+
+def occupancy_to_message(
+    types: MessageTypes, grid: OccupancyGrid, cells: NDArray[np.int8] | None = None
+) -> Any:
+    """nav_msgs/OccupancyGrid of (rows, columns) cells; the percent of plausibility by default."""
+    cells = percent(grid) if cells is None else cells
+    rows, columns = cells.shape
+    info = types.new(
+        "nav_msgs/msg/MapMetaData",
+        map_load_time=time(types, grid.stamp_ns),
+        resolution=float(grid.resolution),
+        width=columns,
+        height=rows,
+        origin=_pose(types, (*grid.origin, 0.0), 0.0),
+    )
+    head = header(types, grid.stamp_ns, grid.frame_id)
+    data = types.values(cells.reshape(-1))
+    return types.new("nav_msgs/msg/OccupancyGrid", header=head, info=info, data=data)
+
+
+def sweep_to_message(types: MessageTypes, sweep: LidarSweep) -> Any:
+    """PointCloud2 with x y z intensity float32, and ring and time where the sweep has them."""
+    layout = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")]
+    if sweep.rings is not None:
+        layout.append(("ring", "<u2"))
+    if sweep.time_offsets is not None:
+        layout.append(("time", "<f4"))
+    if len(layout) == 4:
+        rows = np.ascontiguousarray(sweep.points).view(np.dtype(layout)).reshape(-1)
+    else:
+        rows = np.zeros(len(sweep.points), np.dtype(layout))
+        for i, axis in enumerate(("x", "y", "z", "intensity")):
+            rows[axis] = sweep.points[:, i]
+        if sweep.rings is not None:
+            rows["ring"] = sweep.rings
+        if sweep.time_offsets is not None:
+            rows["time"] = sweep.time_offsets
+    return points_to_message(types, rows, sweep.stamp_ns, sweep.frame_id)
+
+
+def points_to_message(
+    types: MessageTypes, rows: NDArray[np.void], stamp_ns: int, frame_id: str, dense: bool = True
+) -> Any:
+    """PointCloud2 of records (N,), a field each. dense: whether all values are finite."""
+    dtype = rows.dtype
+    fields = [
+        types.new(
+            "sensor_msgs/msg/PointField",
+            name=name,
+            offset=int(place[1]),
+            datatype=POINT_TYPES[place[0].str[1:]],
+            count=1,
+        )
+        for name, place in (dtype.fields or {}).items()
+    ]
+    return types.new(
+        "sensor_msgs/msg/PointCloud2",
+        header=header(types, stamp_ns, frame_id),
+        height=1,
+        width=len(rows),
+        fields=fields,
+        is_bigendian=False,
+        point_step=dtype.itemsize,
+        row_step=dtype.itemsize * len(rows),
+        data=types.values(rows.view(np.uint8).reshape(-1)),
+        is_dense=dense,
+    )
+
+
+def image_to_message(types: MessageTypes, image: CameraImage | ThermalImage) -> Any:
+    """sensor_msgs/Image in the encoding that the pixels have."""
+    pixels = np.ascontiguousarray(image.pixels)
+    if isinstance(image, CameraImage):
+        encoding: str = image.encoding
+    else:
+        encoding = "mono8" if pixels.dtype == np.uint8 else "mono16"
+    return types.new(
+        "sensor_msgs/msg/Image",
+        header=header(types, image.stamp_ns, image.frame_id),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.nbytes // pixels.shape[0],
+        data=types.values(pixels.reshape(-1).view(np.uint8)),
+    )
+
+
+def camera_info_to_message(
+    types: MessageTypes, camera: CameraModel, stamp_ns: int, frame_id: str
+) -> Any:
+    """CameraInfo of a camera model; a pinhole is written as plumb_bob without distortion."""
+    model = "plumb_bob" if camera.model == "pinhole" else camera.model
+    coefficients = np.zeros(5) if camera.model == "pinhole" else camera.coefficients
+    projection = np.zeros((3, 4))
+    projection[:, :3] = camera.matrix
+    return types.new(
+        "sensor_msgs/msg/CameraInfo",
+        header=header(types, stamp_ns, frame_id),
+        height=camera.height,
+        width=camera.width,
+        distortion_model=model,
+        d=types.values(coefficients),
+        k=types.values(camera.matrix.reshape(-1)),
+        r=types.values(np.eye(3).reshape(-1)),
+        p=types.values(projection.reshape(-1)),
+        binning_x=0,
+        binning_y=0,
+        roi=types.new(
+            "sensor_msgs/msg/RegionOfInterest",
+            x_offset=0,
+            y_offset=0,
+            height=0,
+            width=0,
+            do_rectify=False,
+        ),
+    )
+
+
+def range_to_message(types: MessageTypes, reading: UltrasonicReading) -> Any:
+    """sensor_msgs/Range of an ultrasonic reading."""
+    return types.new(
+        "sensor_msgs/msg/Range",
+        header=header(types, reading.stamp_ns, reading.frame_id),
+        radiation_type=0,
+        field_of_view=reading.field_of_view,
+        min_range=reading.min_range,
+        max_range=reading.max_range,
+        range=reading.range_m,
+        variance=0.0,
+    )
+
+
+def transform_to_message(
+    types: MessageTypes, parent_from_child: NDArray[np.float64], parent: str, child: str, ns: int
+) -> Any:
+    """geometry_msgs/TransformStamped of a pose (4, 4)."""
+    (x, y, z), (qx, qy, qz, qw) = poses.to_quaternion(parent_from_child)
+    return types.new(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(types, ns, parent),
+        child_frame_id=child,
+        transform=types.new(
+            "geometry_msgs/msg/Transform",
+            translation=types.new("geometry_msgs/msg/Vector3", x=float(x), y=float(y), z=float(z)),
+            rotation=types.new(
+                "geometry_msgs/msg/Quaternion", x=float(qx), y=float(qy), z=float(qz), w=float(qw)
+            ),
+        ),
+    )
+
+
+def _pose(types: MessageTypes, xyz: Any, yaw: float) -> Any:
+    x, y, z = map(float, xyz)
+    half = yaw / 2
+    return types.new(
+        "geometry_msgs/msg/Pose",
+        position=types.new("geometry_msgs/msg/Point", x=x, y=y, z=z),
+        orientation=types.new(
+            "geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=math.sin(half), w=math.cos(half)
+        ),
+    )

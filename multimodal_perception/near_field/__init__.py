@@ -1,0 +1,1 @@
+"""Learned occupancy of the near field from fisheye cameras and ultrasonic sensors."""

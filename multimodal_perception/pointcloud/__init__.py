@@ -1,0 +1,1 @@
+"""Point cloud preprocessing: deskewing, ground segmentation, rain and fog filter, intensity."""

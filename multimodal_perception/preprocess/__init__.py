@@ -1,1 +1,0 @@
-"""Readings made ready for the stages that share them."""

@@ -1,0 +1,1 @@
+"""Simulated cameras, LiDARs, thermal cameras and ultrasonic sensors."""

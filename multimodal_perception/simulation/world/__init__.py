@@ -1,0 +1,1 @@
+"""The simulated world: scenarios, scenery, vehicles, people and their materials."""

@@ -1,0 +1,1 @@
+"""Readings of several sensors combined into frames by time stamp."""

@@ -1,0 +1,1 @@
+"""Training of visible-thermal image fusion."""

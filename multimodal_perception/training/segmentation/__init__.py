@@ -1,0 +1,1 @@
+"""Training of camera and thermal segmentation."""

@@ -1,0 +1,118 @@
+"""The commands of the README, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+
+from multimodal_perception.cli.main import main
+from multimodal_perception.datasets.open_dataset import open_dataset
+from multimodal_perception.frame import Modality
+from multimodal_perception.rig import dump_rig
+
+
+def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = tmp_path / "bag"
+    assert main(["convert", "--dataset", "synthetic", "--out", str(bag), "--storage", "mcap"]) == 0
+    assert "/lidar/points" in capsys.readouterr().out
+    result = tmp_path / "r.json"
+    arguments = ["evaluate", "detections", "--root", str(bag), "--repeats", "1"]
+    assert main([*arguments, "--json", str(result)]) == 0
+    content = json.loads(result.read_text())
+    assert {"frames", "recall_1m", "precision_1m", "per_class", "latency_ms", "stage_ms"} <= set(
+        content
+    )
+    assert content["frames"] == 10 and content["recall_1m"] > 0.7
+    assert set(content["latency_ms"]) == {"p50", "p95"}
+    picture = tmp_path / "out" / "frame.png"
+    assert main(["draw", str(bag), "--frame", "3", "--out", str(picture)]) == 0
+    image = cv2.imread(str(picture))
+    assert image is not None and image.shape[1] == 1640
+
+
+def test_the_layers_of_occupancy_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, pipeline = tmp_path / "layers.png", tmp_path / "pipeline.yaml"
+    arguments = ["draw", "synthetic", "--frame", "2", "--layers", "--out", str(picture)]
+    assert main(arguments) == 0
+    image = cv2.imread(str(picture))
+    assert image is not None and image.shape[1] > 1600
+    pipeline.write_text("occupancy: none\n")
+    assert main([*arguments, "--pipeline", str(pipeline)]) == 2
+    assert "no layers" in capsys.readouterr().err
+    assert main([*arguments, "--history", "-1"]) == 2
+
+
+def test_a_recording_for_rerun_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    assert main(["draw", "synthetic", "--out", str(tmp_path / "street.rrd")]) == 0
+    assert (tmp_path / "street.rrd").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["draw", "synthetic", "--frame", "99", "--out", "a.png"], "frames 0 to 9"),
+        (["draw", "synthetic", "--out", "a.gif"], ".png or .rrd"),
+        (["draw", "/no/such/folder", "--out", "a.png"], "no such file or folder"),
+        (["convert", "--root", "synthetic", "--out", "/proc/bag"], "/proc/bag"),
+        (["replay", "synthetic", "--rate", "0"], "above 0"),
+        (["evaluate", "detections", "--pipeline", "/no/file.yaml"], "/no/file.yaml"),
+        (["run", "--rig", "no_such_rig"], "could not be started"),
+    ],
+)
+def test_mistakes_end_with_a_line_and_exit_2(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "multimodal_perception.cli.main", *arguments]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=dict(os.environ)
+    )
+    assert answer.returncode == 2, answer.stderr
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_names_what_it_found_and_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from multimodal_perception.cli import doctor
+
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor"]) == 0
+    assert "rclpy" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "_import", lambda module: None if module == "numba" else "1.0")
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "cannot run without: numba" in output
+    assert "pip install numba" in output
+
+
+def test_the_demo_takes_four_modalities_through_the_live_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from multimodal_perception.cli import demo
+
+    whole = open_dataset(demo.DRIVE)  # what is taken where there is no data
+    assert {s.modality for s in whole.rig.sensors.values()} == set(Modality)
+    few = ("lidar", "camera_rear", "thermal_front", "front_left", "rear_right")
+    rig = tmp_path / "rig.yaml"
+    rig.write_text(dump_rig(replace(whole.rig, sensors={n: whole.rig.sensors[n] for n in few})))
+    monkeypatch.setattr(demo, "SAMPLE", tmp_path / "absent")
+    monkeypatch.setattr(demo, "DRIVE", f"simulated:parking_lot,frames=2,rig={rig}")
+    out = tmp_path / "out"
+    assert main(["demo", "--out", str(out), "--rate", "1", "--loops", "2"]) == 0
+    assert "parking_lot" in capsys.readouterr().out
+    result = json.loads((out / "demo.json").read_text())
+    assert result["sent"] == result["received"] == 4
+    picture = cv2.imread(str(out / "frame_01.png"))
+    assert picture is not None and picture.shape[0] > 2000

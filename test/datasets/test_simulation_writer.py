@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+
+from multimodal_perception.cli.main import main
+from multimodal_perception.datasets import simulation_writer as recording
+from multimodal_perception.datasets.bag import Bag
+from multimodal_perception.datasets.bag_writer import typestore
+from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.datasets.simulation_writer import (
+    SimulationPlan,
+    read_shard,
+    shard_path,
+    write_shards,
+    write_simulation,
+)
+from multimodal_perception.rig import dump_rig
+from test.simulation.rigs import small_rig, street
+
+
+def raw_messages(path):
+    with AnyReader([path], default_typestore=typestore()) as reader:
+        return [(c.topic, ns, bytes(raw)) for c, ns, raw in reader.messages()]
+
+
+def plan(frames=3, **changes):
+    return SimulationPlan(street(), small_rig(), 4, frames, **changes)
+
+
+def test_a_bag_reads_back_as_the_frames(tmp_path):
+    written = plan()
+    assert write_simulation(written, tmp_path / "bag") == 3
+    bag, drive = Bag(tmp_path / "bag", written.rig), written.simulation()
+    assert len(bag) == 3
+    for index in range(3):
+        back, frame = bag[index], drive[index]
+        assert not back.missing
+        np.testing.assert_allclose(back.odom_from_base, frame.odom_from_base, atol=1e-6)
+        np.testing.assert_array_equal(back.cameras["camera"].pixels, frame.cameras["camera"].pixels)
+        np.testing.assert_array_equal(
+            back.thermals["thermal"].pixels, frame.thermals["thermal"].pixels
+        )
+        assert back.ultrasonics["sonar"].range_m == pytest.approx(
+            frame.ultrasonics["sonar"].range_m
+        )
+        # Both are deskewed: one by /tf, one by the truth.
+        np.testing.assert_allclose(
+            back.lidars["lidar"].points, frame.lidars["lidar"].points, atol=0.005
+        )
+        np.testing.assert_allclose(back.labels.boxes, frame.labels.boxes, atol=1e-4)
+        np.testing.assert_array_equal(back.labels.track_ids, frame.labels.track_ids)
+        np.testing.assert_array_equal(back.labels.visibility, frame.labels.visibility)
+        assert back.labels.num_points is not None
+    topics = {topic for topic, *_ in raw_messages(tmp_path / "bag")}
+    expected = ["/tf", "/tf_static", "/odom", "occupancy", "semantic_grid", "visibility", "classes"]
+    expected += ["camera/depth", "thermal/instance", "fisheye/semantic", "lidar/semantic"]
+    for name in expected:
+        assert name in topics or f"/ground_truth/{name}" in topics
+
+
+def test_a_bag_alone_tells_its_rig(tmp_path):
+    write_simulation(plan(2), tmp_path / "bag")
+    bag = Bag(tmp_path / "bag")
+    assert len(bag.rig.sensors) == len(small_rig().sensors)
+    assert not bag[1].missing and not bag.drops
+
+
+def test_the_number_of_workers_changes_no_bit(tmp_path):
+    for workers in (1, 2):
+        write_simulation(plan(4), tmp_path / str(workers), workers)
+    assert raw_messages(tmp_path / "1") == raw_messages(tmp_path / "2")
+
+
+def test_shards_do_not_depend_on_the_workers_either(tmp_path):
+    for workers in (1, 2):
+        write_shards(plan(3), tmp_path / str(workers), workers)
+    for index in range(3):
+        one, two = (read_shard(shard_path(tmp_path / w, index)) for w in ("1", "2"))
+        assert one.keys() == two.keys()
+        assert all(one[k].tobytes() == two[k].tobytes() for k in one)
+
+
+def until(stop):
+    """A progress that is interrupted at a frame."""
+
+    def progress(indices):
+        for index in indices:
+            if index == stop:
+                raise KeyboardInterrupt
+            yield index
+
+    return progress
+
+
+def test_an_interrupted_bag_is_whole_and_goes_on_where_it_stopped(tmp_path):
+    out = tmp_path / "bag"
+    for stop, held in ((0, 0), (2, 2), (2, 2), (4, 4)):
+        with pytest.raises(KeyboardInterrupt):
+            write_simulation(plan(6), out, progress=until(stop))
+        if held:
+            assert len(Bag(out, small_rig())) == held
+    assert write_simulation(plan(6), out) == 6
+    assert not list(out.glob(".*"))
+    assert len(list(out.glob("*.mcap"))) == 4
+    write_simulation(plan(6), tmp_path / "at once")
+    assert raw_messages(out) == raw_messages(tmp_path / "at once")
+    with AnyReader([out], default_typestore=typestore()) as reader:
+        assert reader.message_count == sum(1 for _ in reader.messages())
+    assert write_simulation(plan(6), out) == 6  # nothing left to do
+
+
+def test_only_a_whole_bag_of_the_same_simulation_is_gone_on_with(tmp_path):
+    out = tmp_path / "bag"
+    write_simulation(plan(1), out)
+    for other in (plan(2, conditions=("night",)), SimulationPlan(street(), small_rig(), 5, 2)):
+        with pytest.raises(DatasetError, match="another simulation"):
+            write_simulation(other, out)
+    metadata = out / "metadata.yaml"
+    whole = metadata.read_text()
+    for broken in ("[]", "rosbag2_bagfile_information: {}", "a: [", whole.replace("/odom", "/o")):
+        metadata.write_text(broken)
+        with pytest.raises(DatasetError):
+            write_simulation(plan(2), out)
+    metadata.unlink()
+    with pytest.raises(DatasetError, match="broken off"):
+        write_simulation(plan(2), out)
+    metadata.write_text(whole)
+    assert write_simulation(plan(2), out) == 2
+
+
+def test_a_full_disk_leaves_a_whole_bag(tmp_path, monkeypatch):
+    free = iter([1 << 40, 1 << 40, 1 << 20])
+    usage = recording.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(recording.shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+    with pytest.raises(DatasetError, match="full; the bag holds 2 frames"):
+        write_simulation(plan(6), tmp_path / "bag")
+    assert len(Bag(tmp_path / "bag", small_rig())) == 2
+
+
+def test_shards_go_on_where_they_stopped(tmp_path):
+    out = tmp_path / "shards"
+    assert write_shards(plan(3), out) == 3
+    first = shard_path(out, 1).read_bytes()
+    shard_path(out, 1).unlink()
+    assert write_shards(plan(3), out) == 1
+    assert read_shard(shard_path(out, 1)).keys() == read_shard(shard_path(out, 0)).keys()
+    assert len(first) == len(shard_path(out, 1).read_bytes())
+    arrays = read_shard(shard_path(out, 2))
+    assert len(arrays["lidar.points"]) == len(arrays["truth.lidar.semantics"])
+    assert arrays["truth.camera.depth"].shape == (180, 320)
+    with pytest.raises(DatasetError, match="another simulation"):
+        write_shards(plan(3, conditions=("night",)), out)
+    shard_path(out, 0).write_bytes(b"broken")
+    with pytest.raises(DatasetError):
+        read_shard(shard_path(out, 0))
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "bag").mkdir()
+    with pytest.raises(DatasetError, match="exists already"):
+        write_simulation(plan(), tmp_path / "bag")
+    (tmp_path / "bag" / "mine.txt").write_text("mine")
+    with pytest.raises(DatasetError, match="not empty"):
+        write_shards(plan(), tmp_path / "bag")
+
+
+def test_the_command(tmp_path, capsys):
+    rig = tmp_path / "rig.yaml"
+    rig.write_text(dump_rig(small_rig()))
+    arguments = ["simulate", "--rig", str(rig), "--frames", "2", "--workers", "1", "--scenario"]
+    out = ["--out", str(tmp_path / "bag")]
+    assert main([*arguments, "parking_lot", *out, "--condition", "night"]) == 0
+    assert "2 frames" in capsys.readouterr().out
+    assert len(Bag(tmp_path / "bag", small_rig())) == 2
+    assert main([*arguments, "moon", *out]) == 2
+    assert "urban_street" in capsys.readouterr().err
+    assert main([*arguments, "warehouse", *out, "--fault", "dead:radar"]) == 2
+    assert main([*arguments, "warehouse", *out, "--workers", "0"]) == 2
+    out = ["--out", str(tmp_path / "other")]
+    assert main(["simulate", "--rig", "tank", *out]) == 2
+    assert "simulation" in capsys.readouterr().err
+    assert main(["simulate", "--rig", "kitti", *out]) == 2  # it has no extrinsics
+    assert "extrinsics" in capsys.readouterr().err

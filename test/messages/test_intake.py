@@ -1,0 +1,175 @@
+"""Messages of a rig's topics to frames: four kinds of sensor, transforms, odometry, bad input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from multimodal_perception.datasets.bag_writer import RosbagsTypes
+from multimodal_perception.frame import (
+    CameraImage,
+    LidarSweep,
+    Modality,
+    SensorFrame,
+    ThermalImage,
+    UltrasonicReading,
+)
+from multimodal_perception.geometry import poses
+from multimodal_perception.messages import encoders
+from multimodal_perception.messages.intake import STATIC_TOPIC, Intake
+from multimodal_perception.rig import Extrinsics, Intrinsics, Rig, Sensor
+
+MS = 1_000_000
+SECOND = 1000 * MS
+TYPES = RosbagsTypes()
+
+
+def rig(**more: Any) -> Rig:
+    place = Extrinsics((1.0, 0.0, 1.5))
+    lens = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5)
+    sensors = [
+        Sensor("lidar", Modality.LIDAR, "/lidar", "lidar"),
+        Sensor("camera", Modality.CAMERA, "/camera", "camera", place, intrinsics=lens),
+        Sensor("thermal", Modality.THERMAL, "/thermal", "thermal", place, intrinsics=lens),
+        Sensor("front", Modality.ULTRASONIC, "/front", "front", place),
+        Sensor("back", Modality.ULTRASONIC, "/back", "back", place),
+    ]
+    return Rig("test", {s.name: s for s in sensors}, odometry_topic="/odom", **more)
+
+
+def contents(stamp_ns: int, ultrasonic_m: float = 2.0) -> Iterator[tuple[str, Any]]:
+    points = np.array([[5, 1, 0, 0.5]], np.float32)
+    counts = np.full((30, 40), 8000, np.uint16)
+    pixels = np.full((30, 40, 3), 7, np.uint8)
+    yield "/lidar", encoders.sweep_to_message(TYPES, LidarSweep("", stamp_ns, "lidar", points))
+    yield "/camera", encoders.image_to_message(TYPES, CameraImage("", stamp_ns, "camera", pixels))
+    yield (
+        "/thermal",
+        encoders.image_to_message(TYPES, ThermalImage("", stamp_ns, "thermal", counts)),
+    )
+    for name in ("front", "back"):
+        reading = UltrasonicReading("", stamp_ns, name, ultrasonic_m, 0.1, 4.0, 0.5)
+        yield f"/{name}", encoders.range_to_message(TYPES, reading)
+
+
+def static_transform(stamp_ns: int = 0) -> Any:
+    pose = poses.from_xyz_rpy((0.5, 0.0, 1.8))
+    transform = encoders.transform_to_message(TYPES, pose, "base_link", "lidar", stamp_ns)
+    return TYPES.new("tf2_msgs/msg/TFMessage", transforms=[transform])
+
+
+def odometry(stamp_ns: int, x: float) -> Any:
+    return TYPES.new(
+        "nav_msgs/msg/Odometry",
+        header=encoders.header(TYPES, stamp_ns, "odom"),
+        child_frame_id="base_link",
+        pose=TYPES.new(
+            "geometry_msgs/msg/PoseWithCovariance",
+            pose=encoders._pose(TYPES, (x, 0.0, 0.0), 0.0),
+            covariance=TYPES.values(np.zeros(36)),
+        ),
+        twist=None,
+    )
+
+
+def play(intake: Intake, seconds: float, start_ns: int = 0, **more: Any) -> list[SensorFrame]:
+    frames = []
+    for i in range(round(seconds * 10)):
+        stamp_ns = start_ns + i * 100 * MS
+        for k, (topic, msg) in enumerate(contents(stamp_ns, **more)):
+            frames += intake.receive(topic, msg, stamp_ns + (5 + k) * MS)
+    return frames
+
+
+@pytest.mark.parametrize("policy", ["deadline", "approximate", "exact"])
+def test_four_kinds_of_sensor_make_complete_frames(policy: Any) -> None:
+    intake = Intake(rig(), policy=policy)
+    intake.receive(STATIC_TOPIC, static_transform(), 0)
+    frames = play(intake, 2)
+    assert len(frames) == 20
+    for frame in frames:
+        assert not frame.missing
+        assert frame.thermals["thermal"].pixels.dtype == np.uint16
+        assert set(frame.ultrasonics) == {"front", "back"}
+        assert_allclose(frame.points_in_base()[:, :3], [[5.5, 1.0, 1.8]], atol=1e-6)
+
+
+@pytest.mark.parametrize("said", [math.inf, -math.inf, math.nan, 0.05, 3.0])
+def test_ranges_keep_the_meaning_of_rep_117(said: float) -> None:
+    intake = Intake(rig())
+    intake.receive(STATIC_TOPIC, static_transform(), 0)
+    frame = play(intake, 1, ultrasonic_m=said)[-1]
+    heard = frame.ultrasonics["front"]
+    assert heard.range_m == pytest.approx(said, nan_ok=True)
+    assert (heard.min_range, heard.max_range) == pytest.approx((0.1, 4.0))
+
+
+def test_without_odometry_a_person_is_told_once_and_frames_go_on() -> None:
+    intake = Intake(rig())
+    intake.receive(STATIC_TOPIC, static_transform(), 0)
+    assert len(play(intake, 1)) == 10
+    assert ["no odometry" in notice for notice in intake.take_notices()] == [True]
+    play(intake, 1, start_ns=SECOND)
+    assert intake.take_notices() == []
+
+
+def test_odometry_moves_readings_to_the_frames_time() -> None:
+    intake = Intake(rig())
+    intake.receive(STATIC_TOPIC, static_transform(), 0)
+    for i in range(60):
+        intake.receive("/odom", odometry(i * 20 * MS, 0.2 * i), i * 20 * MS)
+    for topic, msg in contents(SECOND):
+        if topic == "/camera":
+            msg.header.stamp = encoders.time(TYPES, SECOND - 40 * MS)
+        frames = intake.receive(topic, msg, SECOND + 10 * MS)
+    assert frames[0].reference_from_base["camera"][0, 3] == pytest.approx(-0.4)
+    assert not intake.take_notices()
+
+
+def test_a_bad_message_is_dropped_with_its_reason_and_harms_nobody() -> None:
+    intake = Intake(rig())
+    intake.receive(STATIC_TOPIC, static_transform(), 0)
+    frames = []
+    for i in range(10):
+        for k, (topic, msg) in enumerate(contents(i * 100 * MS)):
+            if topic == "/front":
+                msg.field_of_view = -1.0
+            if topic == "/thermal":
+                msg.data = msg.data[:7]
+            frames += intake.receive(topic, msg, i * 100 * MS + (5 + k) * MS)
+    frames += intake.flush(2 * SECOND)
+    assert len(frames) == 10
+    assert all(frame.missing == {"front", "thermal"} for frame in frames)
+    assert intake.drops_of("front") == {"bad_range": 10}
+    assert sum(intake.drops_of("thermal").values()) == 10
+
+
+def test_a_bag_that_starts_again_gives_frames_again() -> None:
+    intake = Intake(rig())
+    intake.receive(STATIC_TOPIC, static_transform(), 0)
+    play(intake, 2, start_ns=100 * SECOND)
+    again = play(intake, 2, start_ns=50 * SECOND)
+    assert len([f for f in again if not f.missing]) >= 18
+    assert intake.synchronizer.clock_jumps == 1
+
+
+def test_of_what_arrives_at_once_the_camera_infos_are_taken_first() -> None:
+    known = rig().sensors
+    sensors = {
+        n: replace(s, camera_info_topic=f"/{n}_info") for n, s in known.items() if s.intrinsics
+    }
+    topics = list(Intake(replace(rig(), sensors={**known, **sensors})).topics)
+    assert sensors and len(topics) == len(set(topics))
+    last = max(topics.index(str(s.camera_info_topic)) for s in sensors.values())
+    assert last < min(topics.index(s.topic) for s in known.values())
+
+
+def test_a_topic_that_is_not_the_rigs_is_a_mistake() -> None:
+    with pytest.raises(KeyError):
+        Intake(rig()).receive("/radar", None, 0)

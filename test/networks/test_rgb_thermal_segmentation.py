@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from multimodal_perception.networks.rgb_thermal_segmentation import FUSIONS, RgbxSegmentation, build
+from multimodal_perception.runtime.card import load_card
+from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend
+from multimodal_perception.runtime.settings import RuntimeConfig
+
+
+def images(rows: int = 64, columns: int = 96) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    visible = torch.rand(1, 3, rows, columns, generator=generator) * 2 - 1
+    other = torch.rand(1, 1, rows, columns, generator=generator)
+    return [visible, other, torch.ones(1, 1, rows, columns), torch.ones(1, 1, rows, columns)]
+
+
+@pytest.fixture(scope="module")
+def network() -> RgbxSegmentation:
+    torch.manual_seed(0)
+    return RgbxSegmentation(10).eval()
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_logits_are_at_half_the_size(fusion: str) -> None:
+    with torch.no_grad():
+        out = RgbxSegmentation(7, fusion).eval()(*images())
+    assert out.shape == (1, 7, 32, 48) and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_what_a_missing_image_holds_changes_nothing(
+    network: RgbxSegmentation, missing: int
+) -> None:
+    inputs = images()
+    inputs[2 + missing].zero_()
+    with torch.no_grad():
+        expected = network(*inputs)
+        for rubbish in (float("nan"), 1e6):
+            inputs[missing].fill_(rubbish)
+            torch.testing.assert_close(network(*inputs), expected, rtol=0, atol=0)
+
+
+def test_an_image_that_is_there_matters(network: RgbxSegmentation) -> None:
+    inputs = images()
+    with torch.no_grad():
+        expected = network(*inputs)
+        for i in (0, 1):
+            changed = [t.clone() for t in inputs]
+            changed[i] = changed[i].flip(-1)
+            assert not torch.allclose(network(*changed), expected, atol=1e-3)
+
+
+def test_unknown_fusions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"fusion.*cmx"):
+        build({"fusion": "magic"})
+
+
+def test_the_shipped_onnx_agrees_with_the_shipped_weights() -> None:
+    card = load_card("segmentation")
+    network = build(card.settings)
+    network.load_state_dict(load(card.read_file("weights")))
+    inputs = images(*card.inputs["visible"].shape[-2:])
+    inputs[3][..., :100] = 0.0
+    with torch.no_grad():
+        expected = network.eval()(*inputs).numpy()
+    config = RuntimeConfig(device="cpu")
+    arrays = dict(zip(card.inputs, (t.numpy() for t in inputs), strict=True))
+    answer = OnnxRuntimeBackend(card, config).infer(arrays)["logits"]
+    # Both are stored in half precision, the ONNX's after batch normalisation is folded in.
+    np.testing.assert_allclose(answer, expected, atol=0.1)
+    assert (answer.argmax(1) == expected.argmax(1)).mean() > 0.99
+    assert sum(p.numel() for p in network.parameters()) == card.figures["parameters"]

@@ -1,4 +1,4 @@
-# `make demo` runs the main job, `make test` passes the tests; each builds what it needs first.
+# `make demo` runs the demo, `make test` runs all checks. Both build the environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

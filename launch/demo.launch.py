@@ -1,4 +1,4 @@
-"""A synthetic street played into perception_node, with RViz."""
+"""Replays a synthetic street into perception_node and shows the results in RViz."""
 
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -11,14 +11,14 @@ def generate_launch_description():
     """Argument: rviz."""
     share = FindPackageShare("multimodal_perception")
 
-    def included(name, **arguments):
+    def include(name, **arguments):
         path = PathJoinSubstitution([share, "launch", name])
         return IncludeLaunchDescription(path, launch_arguments=arguments.items())
 
     return LaunchDescription(
         [
-            DeclareLaunchArgument("rviz", default_value="true", description="start RViz as well"),
-            included("perception.launch.py", rig="synthetic", rviz=LaunchConfiguration("rviz")),
-            included("replay.launch.py", path="synthetic"),
+            DeclareLaunchArgument("rviz", default_value="true", description="also start RViz"),
+            include("perception.launch.py", rig="synthetic", rviz=LaunchConfiguration("rviz")),
+            include("replay.launch.py", path="synthetic"),
         ]
     )

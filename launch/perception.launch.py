@@ -1,4 +1,4 @@
-"""Starts perception_node on a rig, configured and activated, and RViz if asked."""
+"""Starts perception_node for a rig, configures and activates it, and optionally starts RViz."""
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
@@ -11,7 +11,7 @@ from launch import LaunchDescription
 
 
 def generate_launch_description():
-    """Arguments: rig, parameters, model, autostart, use_sim_time, namespace, rviz."""
+    """Arguments: rig, parameters, detector, autostart, use_sim_time, namespace, rviz."""
     share = FindPackageShare("multimodal_perception")
     defaults = PathJoinSubstitution([share, "config", "perception.yaml"])
     profile = PathJoinSubstitution([share, "config", "rviz", "perception.rviz"])
@@ -22,20 +22,21 @@ def generate_launch_description():
             "parameters", default_value=defaults, description="ROS parameter file"
         ),
         DeclareLaunchArgument(
-            "model",
+            "detector",
             default_value="",
-            description="detector: auto, geometric, fusion; in the place of the parameter file's",
+            description="parameter pipeline.detector (auto, geometric, fusion or a plug-in); "
+            "empty: value of the parameter file",
         ),
         DeclareLaunchArgument(
             "autostart", default_value="true", description="configure and activate the node"
         ),
         DeclareLaunchArgument(
-            "use_sim_time", default_value="false", description="take the time from /clock"
+            "use_sim_time", default_value="false", description="use the time of the topic /clock"
         ),
         DeclareLaunchArgument(
-            "namespace", default_value="", description="of the node and its output topics"
+            "namespace", default_value="", description="namespace of the node and its output topics"
         ),
-        DeclareLaunchArgument("rviz", default_value="false", description="start RViz as well"),
+        DeclareLaunchArgument("rviz", default_value="false", description="also start RViz"),
     ]
 
     def perception(context):
@@ -44,9 +45,9 @@ def generate_launch_description():
             "use_sim_time": use_sim_time,
             "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
         }
-        model = LaunchConfiguration("model").perform(context)
-        if model:
-            parameters["pipeline.detector"] = model
+        detector = LaunchConfiguration("detector").perform(context)
+        if detector:
+            parameters["pipeline.detector"] = detector
         node = LifecycleNode(
             package="multimodal_perception",
             executable="perception_node",

@@ -1,4 +1,4 @@
-"""Plays a dataset or bag in a loop at a steady rate, as live sensors would publish it."""
+"""Publishes a dataset or bag in a loop at a constant rate on the topics of live sensors."""
 
 from launch.actions import DeclareLaunchArgument
 from launch.substitutions import LaunchConfiguration
@@ -15,11 +15,13 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "path",
                 default_value="synthetic",
-                description="dataset folder, bag, shards, `synthetic`, or simulated:SCENARIO,seed=N",
+                description="dataset folder, bag, shards, `synthetic` or simulated:SCENARIO,seed=N",
             ),
-            DeclareLaunchArgument("rate", default_value="10.0", description="frames a second"),
             DeclareLaunchArgument(
-                "namespace", default_value="", description="that perception_node runs in"
+                "rate", default_value="10.0", description="frames per second [Hz]"
+            ),
+            DeclareLaunchArgument(
+                "namespace", default_value="", description="namespace of perception_node"
             ),
             Node(
                 package="multimodal_perception",

@@ -1,4 +1,4 @@
-"""Typed dataclasses from untrusted YAML; errors name the file, the key and what is allowed."""
+"""Read YAML into typed dataclasses; errors name the file, the key and the allowed values."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import yaml
 
 T = TypeVar("T")
 
-# A configuration is written by hand; a larger file is a mistake or an attack.
+# Configuration files are written by hand; a larger file is a mistake or an attack.
 MAX_YAML_BYTES = 1 << 20
 
 
 class UserError(Exception):
-    """Something the user can mend; the message says what and where. Printed without a traceback."""
+    """An error that the user can fix. The message names the cause; it is printed without a traceback."""
 
 
 class ConfigurationError(UserError):
-    """A configuration file or value that cannot be used."""
+    """A configuration file or value is invalid."""
 
 
 def load_yaml(path: str | Path) -> Any:
-    """Parse one YAML file safely.
+    """Parse a YAML file without trusting its content.
 
-    Raises ConfigurationError if it is missing, too large, not UTF-8, not YAML, repeats a key or
-    uses aliases (which let a small file expand without bound).
+    Raises ConfigurationError if the file is missing, too large, not UTF-8 or not YAML, if it repeats a
+    key, or if it uses aliases (with which a small file can expand without limit).
     """
     path = Path(path)
     try:
@@ -46,11 +46,11 @@ def load_yaml(path: str | Path) -> Any:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML text; `source` names it in errors. See load_yaml."""
+    """Parse YAML text. `source` is its name in errors. See load_yaml."""
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # PyYAML raises the latter ones for a tag that does not fit its value.
+        # PyYAML raises the other types for a tag that does not match its value.
         raise ConfigurationError(f"{source}: {error}") from error
     except RecursionError as error:
         raise ConfigurationError(f"{source}: nested too deeply") from error
@@ -59,11 +59,12 @@ def parse_yaml(text: str, source: str) -> Any:
 def build(cls: type[T], values: Any, source: str, key: str = "") -> T:
     """Build the dataclass `cls` from parsed YAML `values`.
 
-    Checks unknown and missing keys, types, numbers' finiteness, enumerations (Literal and Enum) and
-    nested dataclasses, lists, tuples and mappings. A field's metadata may hold `min` and `max`
-    (inclusive) and `unit`. A __post_init__ may raise ValueError for what fields cannot say.
+    Checks for unknown and missing keys, types, finite numbers, enumerations (Literal and Enum), and
+    nested dataclasses, lists, tuples and mappings. The metadata of a field may have `min` and `max`
+    (inclusive) and `unit`. A __post_init__ method may raise ValueError for constraints that involve
+    several fields.
 
-    Raises ConfigurationError naming source, key and what is allowed.
+    Raises ConfigurationError with the source, the key and the allowed values.
     """
     if not isinstance(values, Mapping):
         raise _error(source, key, f"expected a mapping, got {_describe(values)}")
@@ -96,24 +97,26 @@ class _StrictLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases are refused", event.start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "aliases are not allowed", event.start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
-            seen: set[Any] = set()
+            known_names: set[Any] = set()
             for key_node, _ in node.value:
                 if not isinstance(key_node, yaml.ScalarNode):
                     continue
-                # As written and as read: 0x1 is 1, and yes is true.
+                # Compare the text and the parsed value: 0x1 equals 1, and yes equals true.
                 names = {key_node.value}
                 if key_node.tag != "tag:yaml.org,2002:merge":
                     names.add(self.construct_object(key_node))
-                if names & seen:
+                if names & known_names:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"key {key_node.value!r} appears twice", key_node.start_mark
                     )
-                seen |= names
+                known_names |= names
         return super().construct_mapping(node, deep)
 
 
@@ -216,5 +219,5 @@ def _join(key: str, name: Any) -> str:
     return f"{key}.{name}" if key else str(name)
 
 
-def _error(source: str, key: str, what: str) -> ConfigurationError:
-    return ConfigurationError(f"{source}: {key}: {what}" if key else f"{source}: {what}")
+def _error(source: str, key: str, message: str) -> ConfigurationError:
+    return ConfigurationError(f"{source}: {key}: {message}" if key else f"{source}: {message}")

@@ -1,8 +1,8 @@
-"""The nouns: what a sensor gave, what one moment holds, and what was perceived.
+"""Core data types: sensor readings, 3D boxes, and the frame that bundles one moment's readings.
 
-Frozen dataclasses over numpy arrays. Stamps are integer nanoseconds of the message clock. Frames of
-reference follow REP 103 and REP 105: x forward, y left, z up; optical frames z forward, x right,
-y down.
+All types are frozen dataclasses over numpy arrays. Stamps are integer nanoseconds of the message
+clock. Coordinate frames follow REP 103 and REP 105: x forward, y left, z up; optical frames have
+z forward, x right, y down.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 
-# The classes of the whole package; a label outside them is UNKNOWN.
+# The object classes used throughout the package; any other label is mapped to UNKNOWN.
 CLASS_NAMES = ("unknown", "car", "van", "truck", "bus", "pedestrian", "cyclist", "cone", "barrier")
 UNKNOWN = 0
 
 
 class Modality(str, Enum):
-    """The kinds of sensor."""
+    """Sensor modalities."""
 
     LIDAR = "lidar"
     CAMERA = "camera"
@@ -34,10 +34,11 @@ class Modality(str, Enum):
 
 @dataclass(frozen=True)
 class LidarSweep:
-    """One turn (or one message) of a LiDAR, in the sensor's own frame.
+    """One sweep (one PointCloud2 message) of a LiDAR, in the sensor's own frame.
 
-    points: (N, 4) float32, x y z intensity, metres; every row finite, intensity in the driver's unit.
-    time_offsets: (N,) float32, seconds to add to the stamp for each point, or None.
+    points: (N, 4) float32, x y z intensity. x y z are in metres and finite; intensity is in the
+    driver's unit.
+    time_offsets: (N,) float32, time of each point relative to the stamp in seconds, or None.
     rings: (N,) uint16, beam number, or None.
     """
 
@@ -49,19 +50,19 @@ class LidarSweep:
     rings: NDArray[np.uint16] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.points.ndim == 2 and self.points.shape[1] == 4, "points must be (N, 4)")
-        _require(self.points.dtype == np.float32, "points must be float32")
+        require(self.points.ndim == 2 and self.points.shape[1] == 4, "points must be (N, 4)")
+        require(self.points.dtype == np.float32, "points must be float32")
         for name in ("time_offsets", "rings"):
             values = getattr(self, name)
-            _require(values is None or values.shape == (len(self.points),), f"{name} must be (N,)")
+            require(values is None or values.shape == (len(self.points),), f"{name} must be (N,)")
 
 
 @dataclass(frozen=True)
 class CameraImage:
-    """One visible image.
+    """One image of a visible-light camera.
 
-    pixels: (H, W, 3) uint8 in the order `encoding` names, or (H, W) uint8 when it is mono8. It may
-    be a read-only view of a message.
+    pixels: (H, W, 3) uint8 in the channel order of `encoding`, or (H, W) uint8 for mono8. The array
+    may be a read-only view of a message.
     """
 
     sensor: str
@@ -73,13 +74,13 @@ class CameraImage:
     def __post_init__(self) -> None:
         shape = self.pixels.shape
         if self.encoding == "mono8":
-            _require(len(shape) == 2, "mono8 pixels must be (H, W)")
+            require(len(shape) == 2, "mono8 pixels must be (H, W)")
         else:
-            _require(len(shape) == 3 and shape[2] == 3, f"{self.encoding} pixels must be (H, W, 3)")
-        _require(self.pixels.dtype == np.uint8, "pixels must be uint8")
+            require(len(shape) == 3 and shape[2] == 3, f"{self.encoding} pixels must be (H, W, 3)")
+        require(self.pixels.dtype == np.uint8, "pixels must be uint8")
 
     def rgb(self) -> NDArray[np.uint8]:
-        """Pixels (H, W, 3) uint8, red first; a view where the encoding allows."""
+        """Return the pixels as RGB (H, W, 3) uint8; a view, not a copy, for rgb8 and bgr8."""
         if self.encoding == "rgb8":
             return self.pixels
         if self.encoding == "bgr8":
@@ -89,29 +90,44 @@ class CameraImage:
 
 @dataclass(frozen=True)
 class ThermalImage:
-    """One thermal image.
+    """One image of a thermal camera.
 
-    pixels: (H, W) uint8 (after the camera's own gain control) or uint16 (radiometric counts).
-    kelvin: scale and offset that turn counts into kelvin, where the camera is radiometric.
+    pixels: (H, W) uint8 (after the camera's automatic gain control) or uint16 (raw counts).
+    counts_to_kelvin: (scale, offset) of a radiometric camera, kelvin = scale * count + offset; None
+    for other cameras. valid: mask (H, W) of the pixels with a measurement; None if all have one.
     """
 
     sensor: str
     stamp_ns: int
     frame_id: str
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
-    kelvin: tuple[float, float] | None = None
+    counts_to_kelvin: tuple[float, float] | None = None
+    valid: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.pixels.ndim == 2, "pixels must be (H, W)")
-        _require(self.pixels.dtype in (np.uint8, np.uint16), "pixels must be uint8 or uint16")
+        require(self.pixels.ndim == 2, "pixels must be (H, W)")
+        require(self.pixels.dtype in (np.uint8, np.uint16), "pixels must be uint8 or uint16")
+        require(
+            self.valid is None or self.valid.shape == self.pixels.shape, "valid must be (H, W)"
+        )
+
+    def filled_pixels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Return the pixels, the ones without a measurement replaced by the median of the others.
+
+        The median has no contrast to the scene, so that such pixels are neither cold nor hot objects.
+        """
+        if self.valid is None or not self.valid.any():
+            return self.pixels
+        median = np.median(self.pixels[self.valid][:: max(self.pixels.size // 4096, 1)])
+        return np.where(self.valid, self.pixels, self.pixels.dtype.type(median))
 
 
 @dataclass(frozen=True)
 class UltrasonicReading:
-    """One range of an ultrasonic sensor, as sensor_msgs/Range and REP 117 define it.
+    """One range measurement of an ultrasonic sensor, as sensor_msgs/Range and REP 117 define it.
 
-    range_m: metres; +inf nothing within max_range, -inf nearer than min_range, NaN: none.
-    field_of_view: full cone angle, radians.
+    range_m: metres; +inf if nothing is within max_range, -inf if an object is closer than min_range,
+    NaN if the measurement is invalid. field_of_view: full cone angle, radians.
     """
 
     sensor: str
@@ -128,14 +144,15 @@ Reading = LidarSweep | CameraImage | ThermalImage | UltrasonicReading
 
 @dataclass(frozen=True)
 class Boxes3D:
-    """N oriented boxes in one frame of reference.
+    """N oriented 3D bounding boxes in one coordinate frame.
 
-    boxes: (N, 7) float32, x y z length width height yaw, metres and radians; x y z is the middle.
+    boxes: (N, 7) float32, x y z length width height yaw, metres and radians; x y z is the centre.
     scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into class_names.
-    velocities: (N, 2) float32, metres a second, or None. track_ids: (N,) int64 or None.
-    num_points: (N,) int64, LiDAR points inside, or None. visibility: (N,) float32 in [0, 1], share
-    that is in sight, or None. covariances: (N, 6, 6) float32 of x y z and turns about x y z, as
-    geometry_msgs/PoseWithCovariance orders them, metres and radians squared, or None where not known.
+    velocities: (N, 2) float32, metres per second, or None. track_ids: (N,) int64 or None.
+    num_points: (N,) int64, number of LiDAR points inside each box, or None. visibility: (N,) float32
+    in [0, 1], visible fraction of the object, or None. covariances: (N, 6, 6) float32 of x y z and
+    the rotations about x y z, ordered as in geometry_msgs/PoseWithCovariance, in m^2 and rad^2; None
+    if unknown.
     """
 
     stamp_ns: int
@@ -152,20 +169,21 @@ class Boxes3D:
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
-        _require(self.boxes.shape == (n, 7), "boxes must be (N, 7)")
-        _require(
-            self.scores.shape == (n,) and self.labels.shape == (n,), "one score, one label a box"
+        require(self.boxes.shape == (n, 7), "boxes must be (N, 7)")
+        require(
+            self.scores.shape == (n,) and self.labels.shape == (n,),
+            "scores and labels must be (N,)",
         )
         for name in ("velocities", "track_ids", "num_points", "visibility", "covariances"):
             values = getattr(self, name)
-            _require(values is None or len(values) == n, f"{name} must have one row a box")
+            require(values is None or len(values) == n, f"{name} must have one row per box")
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     @classmethod
     def empty(cls, stamp_ns: int, frame_id: str) -> Boxes3D:
-        """No boxes."""
+        """Return an instance without boxes."""
         none = np.zeros(0)
         return cls(
             stamp_ns,
@@ -176,7 +194,7 @@ class Boxes3D:
         )
 
     def select(self, index: Any) -> Boxes3D:
-        """The boxes that a mask (N,) or indices choose, in that order."""
+        """Return the boxes selected by a boolean mask (N,) or by indices, in that order."""
         optional = (
             self.velocities,
             self.track_ids,
@@ -195,19 +213,23 @@ class Boxes3D:
         )
 
     def transformed(self, target_from_source: NDArray[np.float64], frame_id: str) -> Boxes3D:
-        """The same boxes in another frame; only the heading of the rotation turns their yaw."""
+        """Return the boxes in another coordinate frame.
+
+        target_from_source: pose (4, 4). Only its yaw is applied to the yaw of the boxes.
+        """
         boxes = self.boxes.copy()
         boxes[:, :3] = poses.transform_points(target_from_source, self.boxes[:, :3])
-        turn = poses.yaw_of(target_from_source)
-        boxes[:, 6] = poses.wrap_angle(self.boxes[:, 6] + turn)
+        rotation = poses.to_yaw(target_from_source)
+        boxes[:, 6] = poses.wrap_angle(self.boxes[:, 6] + rotation)
         velocities = self.velocities
         if velocities is not None:
-            c, s = np.cos(turn), np.sin(turn)
+            c, s = np.cos(rotation), np.sin(rotation)
             velocities = velocities @ np.array([[c, s], [-s, c]], velocities.dtype)
         covariances = self.covariances
         if covariances is not None:
-            both = np.kron(np.eye(2), target_from_source[:3, :3])
-            covariances = (both @ covariances @ both.T).astype(np.float32)
+            # (6, 6): rotates the position block and the rotation block.
+            blocks = np.kron(np.eye(2), target_from_source[:3, :3])
+            covariances = (blocks @ covariances @ blocks.T).astype(np.float32)
         return Boxes3D(
             self.stamp_ns,
             frame_id,
@@ -223,32 +245,44 @@ class Boxes3D:
         )
 
 
-class OwnVehicle(NamedTuple):
-    """Where the vehicle itself stands: a rectangle in base_link, metres."""
+class VehicleFootprint(NamedTuple):
+    """Footprint of the ego vehicle: a rectangle in base_link, metres.
+
+    rear and front are x coordinates, right and left are y coordinates.
+    """
 
     rear: float
     front: float
     right: float
     left: float
 
-    def holds(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Which of the points (N, 2 or more), x and y in base_link first, lie over or in it."""
+    def contains(self, xy: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return a mask (N,) of the points inside the footprint; their height is ignored.
+
+        xy: (N, 2 or more), x and y in base_link in the first two columns, metres.
+        """
         x, y = xy[:, 0], xy[:, 1]
         return (x > self.rear) & (x < self.front) & (y > self.right) & (y < self.left)
 
 
 @dataclass(frozen=True)
 class SensorFrame:
-    """What the sensors of one vehicle say about one moment, with the calibration that goes with it.
+    """The readings of all sensors of a vehicle at one moment, with the calibration that applies.
 
-    A sensor that said nothing is absent from the mappings and present in `expected`.
+    A sensor without a reading is absent from the mappings but listed in `expected`.
 
-    base_from_sensor: pose (4, 4) by sensor. For cameras and thermal it is the optical frame's.
-    intrinsics: camera model by camera or thermal sensor.
-    reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to that at the
-    frame's; absent where the motion is unknown (then taken as none).
+    stamp_ns: reference time of the frame.
+    base_from_sensor: pose (4, 4) by sensor; for cameras and thermal cameras, of the optical frame.
+    intrinsics: camera model by camera or thermal camera.
+    reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to base_link at
+    the frame's stamp. If it is absent, the motion is unknown and taken as zero.
     odom_from_base: pose (4, 4) at the frame's stamp, or None without odometry.
-    own_vehicle: returns from there are of the vehicle itself; None where that is unknown.
+    expected: names of all sensors of the vehicle.
+    labels: ground truth boxes in base_frame, or None.
+    vehicle_footprint: area covered by the ego vehicle; LiDAR returns inside it are reflections from
+    the vehicle itself. None if unknown.
+    odom_frame: name of the frame of `odom_from_base`.
+    ground_z: height of the ground plane in base_frame, metres.
     """
 
     stamp_ns: int
@@ -263,25 +297,27 @@ class SensorFrame:
     odom_from_base: NDArray[np.float64] | None = None
     expected: frozenset[str] = frozenset()
     labels: Boxes3D | None = None
-    own_vehicle: OwnVehicle | None = None
+    vehicle_footprint: VehicleFootprint | None = None
+    odom_frame: str = "odom"
+    ground_z: float = 0.0
 
     @property
     def readings(self) -> dict[str, Reading]:
-        """All readings by sensor."""
+        """All readings by sensor name."""
         return {**self.lidars, **self.cameras, **self.thermals, **self.ultrasonics}
 
     @property
     def present(self) -> frozenset[str]:
-        """Names of the sensors that have a reading here."""
+        """Names of the sensors with a reading."""
         return frozenset(self.readings)
 
     @property
     def missing(self) -> frozenset[str]:
-        """Names of the expected sensors that have none."""
+        """Names of the expected sensors without a reading."""
         return self.expected - self.present
 
-    def only(self, modalities: Collection[Modality]) -> SensorFrame:
-        """The frame without the readings of all other kinds of sensor, which are missing then."""
+    def select_modalities(self, modalities: Collection[Modality]) -> SensorFrame:
+        """Return the frame with the readings of these modalities only; all others become missing."""
         return replace(
             self,
             lidars=self.lidars if Modality.LIDAR in modalities else {},
@@ -291,16 +327,16 @@ class SensorFrame:
         )
 
     def reference_from_sensor(self, sensor: str) -> NDArray[np.float64]:
-        """Pose (4, 4) from a sensor at its reading's stamp to base_link at the frame's stamp.
+        """Return the pose (4, 4) from a sensor at its reading's stamp to base_link at the frame's stamp.
 
-        Raises KeyError when the sensor has no extrinsics.
+        Raises KeyError if the sensor has no extrinsics.
         """
         pose = self.base_from_sensor[sensor]
         motion = self.reference_from_base.get(sensor)
         return pose if motion is None else motion @ pose
 
     def points_in_base(self) -> NDArray[np.float32]:
-        """All LiDAR points (N, 4) float32, x y z intensity, in base_link at the frame's stamp."""
+        """Return all LiDAR points (N, 4) float32, x y z intensity, in base_link at the frame's stamp."""
         clouds = []
         for name, sweep in self.lidars.items():
             cloud = np.empty_like(sweep.points)
@@ -312,6 +348,7 @@ class SensorFrame:
         return np.concatenate(clouds) if clouds else np.zeros((0, 4), np.float32)
 
 
-def _require(condition: bool, what: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
     if not condition:
-        raise ValueError(what)
+        raise ValueError(message)

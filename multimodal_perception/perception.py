@@ -10,16 +10,16 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, CameraImage, _require
+from multimodal_perception.frame import Boxes3D, CameraImage, require
 
 
 @dataclass(frozen=True)
 class Boxes2D:
-    """N upright boxes in one image.
+    """N axis-aligned bounding boxes in one image.
 
-    boxes: (N, 4) float32, x1 y1 x2 y2 in pixels from the image's upper left edge, so that a box about
-    the first pixel is 0 0 1 1. scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into
-    class_names. size: width and height of the image.
+    boxes: (N, 4) float32, x1 y1 x2 y2 in pixels from the image's upper left corner, so that a box
+    around the first pixel is 0 0 1 1. scores: (N,) float32 in [0, 1]. labels: (N,) int64, index into
+    class_names. size: width and height of the image in pixels.
     """
 
     sensor: str
@@ -32,9 +32,10 @@ class Boxes2D:
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
-        _require(self.boxes.shape == (n, 4), "boxes must be (N, 4)")
-        _require(
-            self.scores.shape == (n,) and self.labels.shape == (n,), "one score, one label a box"
+        require(self.boxes.shape == (n, 4), "boxes must be (N, 4)")
+        require(
+            self.scores.shape == (n,) and self.labels.shape == (n,),
+            "scores and labels must be (N,)",
         )
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class Boxes2D:
 
 @dataclass(frozen=True)
 class SegmentationMask:
-    """Per-pixel classes of one image. labels: (H, W) uint8, index into class_names."""
+    """Semantic segmentation of one image. labels: (H, W) uint8, index into class_names."""
 
     sensor: str
     stamp_ns: int
@@ -53,13 +54,13 @@ class SegmentationMask:
 
 @dataclass(frozen=True)
 class OccupancyGrid:
-    """Bird's-eye-view belief of each cell, as Dempster-Shafer masses over {free, occupied}.
+    """Bird's-eye-view occupancy grid with Dempster-Shafer masses over {free, occupied} in each cell.
 
-    free, occupied: (rows, columns) float32 in [0, 1]; row is y, column is x, cell (0, 0) holds the
-    smallest x and y. What is left of one is unknown. conflict: mass in contradiction, or None.
-    semantic: (rows, columns) uint8, class of what occupies a cell, index into
-    occupancy.layers.SEMANTIC_LAYER, 0 for none; or None. origin: x, y of cell (0, 0)'s lower corner
-    in frame_id, metres. resolution: metres a cell.
+    free, occupied: masses (rows, columns) float32 in [0, 1]; rows are y, columns are x, cell (0, 0)
+    has the smallest x and y. The remaining mass, up to 1, is unknown. conflict: mass of contradicting
+    evidence, or None. semantic: (rows, columns) uint8, class of the object in a cell, index into
+    occupancy.layers.SEMANTIC_LAYER, 0 for none; or None. origin: x, y of the corner of cell (0, 0)
+    with the smallest coordinates, in frame_id, metres. resolution: cell size, metres.
     """
 
     stamp_ns: int
@@ -72,21 +73,27 @@ class OccupancyGrid:
     semantic: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.resolution > 0, "resolution must be positive")
-        _require(self.free.ndim == 2 and self.free.shape == self.occupied.shape, "layers differ")
+        require(self.resolution > 0, "resolution must be positive")
+        require(
+            self.free.ndim == 2 and self.free.shape == self.occupied.shape,
+            "free and occupied must have the same shape (rows, columns)",
+        )
 
     def unknown(self) -> NDArray[np.float32]:
-        """Mass (rows, columns) committed to neither."""
+        """Return the mass (rows, columns) assigned to neither free nor occupied."""
         rest = 1.0 - self.free - self.occupied
         return rest if self.conflict is None else rest - self.conflict
 
     def probability(self) -> NDArray[np.float32]:
-        """Pignistic probability of occupied (rows, columns): the rest is shared out in halves."""
+        """Return the pignistic probability of occupied (rows, columns).
+
+        Half of the mass that is neither free nor occupied counts as occupied.
+        """
         return 0.5 * (1.0 + self.occupied - self.free)
 
 
 class Level(int, Enum):
-    """Health, with the values of diagnostic_msgs/DiagnosticStatus."""
+    """Severity level, with the values of diagnostic_msgs/DiagnosticStatus."""
 
     OK = 0
     WARN = 1
@@ -95,8 +102,22 @@ class Level(int, Enum):
 
 
 @dataclass(frozen=True)
-class ImageTrust:
-    """How far one image can be trusted. value: 0 to 1, the product of its cues by name."""
+class StageStatus:
+    """State of a part of the pipeline for /diagnostics, such as one network's inference.
+
+    name: unique within the pipeline, e.g. the model's name. level: WARN while a fallback is in use.
+    message: the reason; "ok" at level OK. values: details by key, e.g. engine, device, latency_ms.
+    """
+
+    name: str
+    level: Level
+    message: str
+    values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageQuality:
+    """Quality of one image. value: 0 to 1, the product of its cues by name."""
 
     value: float
     cues: Mapping[str, float]
@@ -104,9 +125,11 @@ class ImageTrust:
 
 @dataclass(frozen=True)
 class SensorHealth:
-    """How one sensor does. Rates in hertz; latency, jitter and age in seconds.
+    """Health of one sensor.
 
-    trust: 0 to 1, in what its last image shows.
+    rate_hz: measured rate. jitter_s: mean deviation of the interval between stamps. latency_s: mean
+    delay from stamp to arrival. age_s: time since the last reading arrived. drops: dropped messages by
+    reason. clock_offset_s: mean of stamp minus arrival time. image_quality: of the last image, 0 to 1.
     """
 
     sensor: str
@@ -118,16 +141,18 @@ class SensorHealth:
     age_s: float = 0.0
     drops: Mapping[str, int] = field(default_factory=dict)
     clock_offset_s: float | None = None
-    trust: float = 1.0
+    image_quality: float = 1.0
 
 
 @dataclass(frozen=True)
 class Perception:
-    """What the pipeline made of one SensorFrame.
+    """Results of the pipeline for one SensorFrame.
 
-    odom_occupancy: the evidence of occupancy along odom's axes, None without odometry. missing:
-    sensors without a reading, or with an image that is trusted too little. trust: by image sensor.
-    fused_images: visible and thermal in one, rgb8 by camera. boxes2d: by camera or thermal sensor.
+    frame_id: coordinate frame of the boxes. odom_occupancy: occupancy grid aligned with the odometry
+    frame, None without odometry. segmentations, boxes2d: by camera or thermal camera. stage_ms:
+    computation time by stage, milliseconds. missing: sensors without a reading, or with an image of
+    low quality. image_quality: by camera or thermal camera. fused_images: visible and thermal image
+    fused, rgb8 by camera.
     """
 
     stamp_ns: int
@@ -139,6 +164,6 @@ class Perception:
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     missing: frozenset[str] = frozenset()
     health: Mapping[str, SensorHealth] = field(default_factory=lambda: MappingProxyType({}))
-    trust: Mapping[str, ImageTrust] = field(default_factory=lambda: MappingProxyType({}))
+    image_quality: Mapping[str, ImageQuality] = field(default_factory=lambda: MappingProxyType({}))
     fused_images: Mapping[str, CameraImage] = field(default_factory=dict)
     boxes2d: Mapping[str, Boxes2D] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however that one ends."""
+"""Child processes that are terminated when their parent process ends."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import signal
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def end_with(parent: int) -> None:
-    """Called in a child process: it gets SIGTERM when the thread that started it ends.
+def terminate_with_parent(parent: int) -> None:
+    """Make the calling child process receive SIGTERM when the thread that started it ends.
 
-    parent: process id of the one that calls Popen, for which this can be `preexec_fn`. On systems
-    other than Linux nothing is done.
+    parent: process id of the parent. Use it as `preexec_fn` of subprocess.Popen. It has no effect on
+    systems other than Linux.
     """
     try:
         prctl = ctypes.CDLL(None).prctl
     except AttributeError:
         return
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before prctl was called
+    if os.getppid() != parent:  # the parent ended before prctl was called
         os._exit(1)
 
 
-def begin_worker() -> None:
-    """Called first in a worker of a process pool: Ctrl-C is the parent's to answer, and so is its end.
+def initialise_worker() -> None:
+    """Initialiser of a process pool's workers: ignore Ctrl-C and end together with the parent.
 
-    A worker else waits for ever where its parent was killed.
+    The parent handles Ctrl-C. Without this, a worker whose parent was killed waits forever.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
-        end_with(parent.pid)
+        terminate_with_parent(parent.pid)

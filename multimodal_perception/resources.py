@@ -1,4 +1,4 @@
-"""Where the package's own configuration and launch files lie, in a checkout or installed."""
+"""Paths of the package's configuration and launch files, in a source checkout or installed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ PACKAGE = "multimodal_perception"
 
 
 def share_path(*parts: str) -> Path:
-    """Path of an installed data file, such as share_path("config", "perception.yaml").
+    """Return the path of a data file, for example share_path("config", "perception.yaml").
 
-    Looks beside the package (a checkout), then in each prefix that ROS 2 or Python names.
-    Raises FileNotFoundError listing where it looked.
+    Searches next to the package (source checkout, or `share` after `pip install --target`), then the
+    share folders in AMENT_PREFIX_PATH and in the prefix of Python. Raises FileNotFoundError with the
+    searched folders.
     """
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    folders = [Path(__file__).resolve().parent.parent]
+    parent = Path(__file__).resolve().parent.parent
+    folders = [parent, parent / "share" / PACKAGE]
     folders += [Path(p) / "share" / PACKAGE for p in prefixes if p]
     for folder in folders:
         path = folder.joinpath(*parts)
         if path.exists():
             return path
-    raise FileNotFoundError(f"{'/'.join(parts)} is in none of {', '.join(map(str, folders))}")
+    raise FileNotFoundError(f"{'/'.join(parts)} not found in {', '.join(map(str, folders))}")

@@ -1,9 +1,10 @@
-"""Boxes of one frame after another to tracks: the same number for the same object, and how fast it goes.
+"""Multi-object tracking: track ids and velocities for the boxes of consecutive frames.
 
-Association after CenterPoint (Yin et al. 2021, section 4.3): boxes in the order of their scores take the
-nearest free track of their kind, here by the Mahalanobis distance to where a Kalman filter of constant
-velocity expects it (Chiu et al. 2020, section III), as the detectors tell no velocities of their own.
-Births, deaths and coasting are those of AB3DMOT (Weng et al. 2020, section III-E).
+Tracking by detection in the ground plane. Association follows CenterPoint (Yin et al. 2021, section
+4.3): boxes in order of their scores are assigned to the nearest free track of their group of classes.
+The detectors do not predict velocities, so the distance is the Mahalanobis distance to the position
+that a Kalman filter of constant velocity predicts (Chiu et al. 2020, section III). Creation, deletion
+and coasting of tracks follow AB3DMOT (Weng et al. 2020, section III-E).
 """
 
 from __future__ import annotations
@@ -20,96 +21,108 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS
 
 Array = NDArray[np.float64]
-# Squared distances in standard deviations, two degrees of freedom: beyond GATE a box is another object,
-# beyond OUTLYING its centre is one that jumped, as when a hidden end comes into sight.
-GATE, OUTLYING = 25.0, 4.0
-# So often an object must have been seen to be waited for all of `coast`; others a third of it. A fast
-# one's velocity is told from then on.
-SURE = 3
+# Squared Mahalanobis distance (two degrees of freedom) beyond which a box belongs to another object, and
+# beyond which its centre is treated as an outlier, e.g. because an occluded end became visible.
+GATE, OUTLIER_DISTANCE = 25.0, 4.0
+# Tracks with at least this many detections are kept for the full `coast` time, others for a third of it.
+# The velocity of a fast object is reported from this number on.
+CONFIRMED_HITS = 3
 NO_TRACK = -1
-# m/s, standard deviation of objects' motion past a vehicle that may drive.
-UNKNOWN_SPEED = 10.0
-LATE_S = 0.3
+# Standard deviation of the speed of objects relative to a vehicle whose own motion is unknown, m/s.
+RELATIVE_SPEED_STD = 10.0
+# Time for which the vehicle's motion is extrapolated if odometry is late.
+MAX_ODOMETRY_DELAY_S = 0.3
 
 
 @dataclass(frozen=True)
-class Motion:
-    """How a kind of object moves and how well its place is measured.
+class MotionModel:
+    """Motion of a group of classes, and the accuracy of their measured positions.
 
-    kind: boxes of different kinds are never one object; of kind 0 they may be anything. reach: metres
-    from where a track is expected, beyond which a box is another object. speed, acceleration:
-    standard deviations along each axis, m/s of who was never seen to move and m/s^2. noise: of a
-    measured centre, metres.
+    group: boxes of different groups are never the same object; those of group 0 match all groups.
+    max_distance: maximum distance in metres of a box from the predicted position. speed_std: standard
+    deviation of the speed of a new track along each axis, m/s. acceleration_std: of the acceleration,
+    m/s^2. position_std: of a measured centre, metres.
     """
 
-    kind: int
-    reach: float
-    speed: float
-    acceleration: float
-    noise: float
+    group: int
+    max_distance: float
+    speed_std: float
+    acceleration_std: float
+    position_std: float
 
 
-VEHICLE = Motion(1, 4.0, 14.0, 2.0, 0.3)
-# Reaches are CenterPoint's, of half a second; the rest fits the geometric detector's boxes on
-# simulated drives.
-MOTIONS = {
+VEHICLE = MotionModel(1, 4.0, 14.0, 2.0, 0.3)
+# The maximum distances are CenterPoint's (Yin et al. 2021) for half a second. The other values were
+# tuned on the geometric detector's boxes in simulated drives.
+MOTION_MODELS = {
     "car": VEHICLE,
     "van": VEHICLE,
     "truck": VEHICLE,
-    "bus": replace(VEHICLE, reach=5.5),
-    "pedestrian": Motion(2, 1.0, 2.0, 1.0, 0.2),
-    "cyclist": Motion(2, 3.0, 5.0, 2.0, 0.2),
-    "cone": Motion(3, 1.0, 0.3, 0.3, 0.1),
-    "barrier": Motion(3, 1.0, 0.3, 0.3, 0.3),
+    "bus": replace(VEHICLE, max_distance=5.5),
+    "pedestrian": MotionModel(2, 1.0, 2.0, 1.0, 0.2),
+    "cyclist": MotionModel(2, 3.0, 5.0, 2.0, 0.2),
+    "cone": MotionModel(3, 1.0, 0.3, 0.3, 0.1),
+    "barrier": MotionModel(3, 1.0, 0.3, 0.3, 0.3),
 }
-ANYTHING = Motion(0, 2.0, 2.0, 2.0, 0.3)
+DEFAULT_MOTION_MODEL = MotionModel(0, 2.0, 2.0, 2.0, 0.3)
 
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Tracks of objects.
+    """Tracking of objects.
 
-    enabled: whether boxes get ids and velocities. coast: for how long an object that is not found is
-    waited for. most_tracks: that are kept at once; boxes beyond have no id. most_uncertainty: a
-    velocity whose standard deviation is larger is not told, unless that is below a quarter of
-    it. standing: the sensors never move, as at
-    a crossroads; velocities over ground are then told without odometry, too.
+    Attributes:
+        enabled: Whether boxes get track ids and velocities. Disable it if you have your own tracker.
+        coast: Time for which a track without a detection is kept. Increase it for longer occlusions;
+            larger values can assign the id of an object that left to a new one nearby.
+        max_tracks: Maximum number of tracks. Increase it for crowds; boxes beyond it get no id.
+        max_velocity_std: Velocities with a larger standard deviation are not reported, unless it is
+            below a quarter of the speed. Decrease it to get more accurate but fewer velocities.
+        stationary: Whether the sensors never move, e.g. at a crossroads. Enable it for stationary
+            installations, to get velocities over ground without odometry.
     """
 
     enabled: bool = True
     coast: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
-    most_tracks: int = field(default=500, metadata={"min": 1, "max": 5000})
-    most_uncertainty: float = field(default=2.0, metadata={"min": 0.05, "max": 50.0, "unit": "m/s"})
-    standing: bool = False
+    max_tracks: int = field(default=500, metadata={"min": 1, "max": 5000})
+    max_velocity_std: float = field(default=2.0, metadata={"min": 0.05, "max": 50.0, "unit": "m/s"})
+    stationary: bool = False
 
 
 @dataclass
 class _Tracks:
-    """T tracks. ids (T,) int64; states (T, 4) x y vx vy; covariance (T, 3) of place, of place with
-    velocity and of velocity, the same along x and y as all noise is; motion (T, 5) rows of Motion;
-    seen_ns (T,) when last found; hits (T,) in how many frames."""
+    """State of T tracks.
+
+    ids: (T,) int64. states: (T, 4), x y vx vy. covariance: (T, 3), variance of the position, covariance
+    of position and velocity, variance of the velocity; equal along x and y, like all noise here. motion:
+    (T, 5), values of MotionModel. last_seen_ns: (T,) stamp of the last detection. hits: (T,) number of
+    frames with a detection.
+    """
 
     ids: NDArray[np.int64]
     states: Array
     covariance: Array
     motion: Array
-    seen_ns: NDArray[np.int64]
+    last_seen_ns: NDArray[np.int64]
     hits: NDArray[np.int64]
 
     @classmethod
-    def none(cls) -> _Tracks:
+    def empty(cls) -> _Tracks:
         zeros = np.zeros(0, np.int64)
         return cls(zeros, np.zeros((0, 4)), np.zeros((0, 3)), np.zeros((0, 5)), zeros, zeros)
 
     def select(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Tracks:
         return _Tracks(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def joined(self, other: _Tracks) -> _Tracks:
+    def concatenate(self, other: _Tracks) -> _Tracks:
         names = [f.name for f in fields(self)]
         return _Tracks(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
 
     def predict(self, seconds: float) -> None:
-        """Constant velocity, white noise of acceleration (Bar-Shalom et al. 2001, section 6.3.2)."""
+        """Kalman prediction: constant velocity, white acceleration noise.
+
+        Bar-Shalom et al. 2001, section 6.3.2.
+        """
         t, c = seconds, self.covariance
         q = self.motion[:, 3] ** 2
         self.states[:, :2] += t * self.states[:, 2:]
@@ -117,78 +130,81 @@ class _Tracks:
         c[:, 1] += t * c[:, 2] + q * t**3 / 2
         c[:, 2] += q * t**2
 
-    def correct(self, rows: NDArray[np.int64], centres: Array, noise: Array) -> None:
-        """Kalman's update of some tracks by centres (K, 2) of variances noise (K,)."""
-        place, mixed, velocity = self.covariance[rows].T
-        off = centres - self.states[rows, :2]
-        # Less certain the further off (Huber 1981), so that no jump is taken for a velocity.
-        noise = np.maximum(noise, (off**2).sum(axis=1) / OUTLYING - place)
-        gain = np.column_stack([place, mixed]) / (place + noise)[:, None]
-        self.states[rows, :2] += gain[:, :1] * off
-        self.states[rows, 2:] += gain[:, 1:] * off
-        rest = 1.0 - gain[:, 0]
+    def correct(self, rows: NDArray[np.int64], centres: Array, variances: Array) -> None:
+        """Kalman update of the tracks `rows` (K,) by centres (K, 2) with variances (K,)."""
+        position, mixed, velocity = self.covariance[rows].T
+        innovation = centres - self.states[rows, :2]
+        # The variance of outliers is increased (Huber 1981), so that a jump does not become a velocity.
+        squared = (innovation**2).sum(axis=1)
+        variances = np.maximum(variances, squared / OUTLIER_DISTANCE - position)
+        gain = np.column_stack([position, mixed]) / (position + variances)[:, None]
+        self.states[rows, :2] += gain[:, :1] * innovation
+        self.states[rows, 2:] += gain[:, 1:] * innovation
+        remaining = 1.0 - gain[:, 0]
         self.covariance[rows] = np.column_stack(
-            [rest * place, rest * mixed, velocity - gain[:, 1] * mixed]
+            [remaining * position, remaining * mixed, velocity - gain[:, 1] * mixed]
         )
 
 
 class Tracker:
-    """Gives boxes track_ids and, where the vehicle's motion is known, velocities over ground.
+    """Assigns track_ids to boxes and, where the vehicle's motion is known, velocities over ground.
 
-    Tracks live in odom. Without odometry they live in base_link: objects keep their ids, but nobody
-    knows whether they move or the vehicle does, so no velocity is told (see TrackingConfig.standing).
-    Where odometry is late by no more than LATE_S, the vehicle is taken to go on as before; then frames
-    without it are passed over. Ids start at 1 and are never given again, not
-    even after a reset. counts: resets, frames passed over and boxes without a track, by reason:
-    time_back (a bag that loops), odometry_jump, odometry_found, bad_pose, no_pose, wrong_frame,
-    bad_box, too_many.
+    Tracks are kept in the odometry frame. Without odometry they are kept in base_link: objects keep
+    their ids, but there are no velocities, because the motion of objects and of the vehicle cannot be
+    separated (see TrackingConfig.stationary). If odometry is late, the vehicle's motion is
+    extrapolated for up to MAX_ODOMETRY_DELAY_S; after that, frames without odometry are skipped. Ids
+    start at 1 and are never used again, not even after a reset.
+
+    counts: resets, skipped frames and boxes without a track, by reason: time_back (stamps went back,
+    e.g. a bag in a loop), odometry_jump, odometry_found (odometry became available), bad_pose,
+    no_pose, wrong_frame, bad_box, too_many.
     """
 
     def __init__(self, config: TrackingConfig | None = None) -> None:
         self.config = config or TrackingConfig()
         self.counts: Counter[str] = Counter()
-        self._tracks = _Tracks.none()
+        self._tracks = _Tracks.empty()
         self._next_id = 1
         self._stamp_ns: int | None = None
         self._pose: Array | None = None
-        self._motion: list[tuple[int, Array]] = []
+        self._recent_poses: list[tuple[int, Array]] = []
 
     def __len__(self) -> int:
-        """Tracks that are kept now."""
+        """Number of tracks."""
         return len(self._tracks.ids)
 
     def update(self, boxes: Boxes3D, frame: SensorFrame) -> Boxes3D:
         """The boxes of a frame, in its base_frame, with track_ids and velocities.
 
-        track_ids: -1 where a box has none. velocities: m/s over ground along base_frame's axes, NaN
-        where not known well enough (new objects); None without odometry. The same frame again gets
-        the same answer.
+        track_ids: -1 for boxes without a track. velocities: m/s over ground along the axes of
+        base_frame, NaN where not known well enough (new objects); None without odometry. Updating
+        with the same frame again gives the same result.
         """
         if boxes.frame_id != frame.base_frame:
             self.counts["wrong_frame"] += len(boxes)
             return boxes
         if not self._advance(frame):
             return boxes
-        rows, centres, noise = self._measured(boxes)
-        track_of = self._associate(rows, boxes, centres, noise, frame.stamp_ns)
-        told = self._told(boxes, rows, track_of)
-        self._drop(frame.stamp_ns)
-        return told
+        rows, centres, variances = self._measurements(boxes)
+        track_of = self._associate(rows, boxes, centres, variances, frame.stamp_ns)
+        result = self._with_tracks(boxes, rows, track_of)
+        self._prune(frame.stamp_ns)
+        return result
 
     def reset(self) -> None:
-        """Forget all tracks and the vehicle's motion."""
-        self._tracks = _Tracks.none()
-        self._pose, self._motion = None, []
+        """Delete all tracks and the vehicle's recent motion."""
+        self._tracks = _Tracks.empty()
+        self._pose, self._recent_poses = None, []
 
     def _advance(self, frame: SensorFrame) -> bool:
-        """Predict the tracks to a frame's stamp; False when nobody knows where they are at it."""
+        """Predict the tracks to a frame's stamp; False if the vehicle's pose at it is unknown."""
         stamp_ns, elapsed_s = frame.stamp_ns, 0.0
         if self._stamp_ns is not None:
             elapsed_s = (stamp_ns - self._stamp_ns) / NANOSECONDS
         if elapsed_s < 0:
             self._restart("time_back")
             elapsed_s = 0.0
-        pose = self._place(frame)
+        pose = self._vehicle_pose(frame)
         if pose is None and self._pose is not None:
             if elapsed_s <= self.config.coast:
                 return False
@@ -198,21 +214,22 @@ class Tracker:
         elif (
             pose is not None
             and self._pose is not None
-            and poses.jumped(self._pose, pose, elapsed_s)
+            and poses.is_odometry_jump(self._pose, pose, elapsed_s)
         ):
             self._restart("odometry_jump")
-        is_told = pose is frame.odom_from_base
-        if pose is not None and is_told and (not self._motion or stamp_ns > self._motion[-1][0]):
-            self._motion = [*self._motion[-1:], (stamp_ns, pose)]
+        is_measured = pose is frame.odom_from_base
+        is_newer = not self._recent_poses or stamp_ns > self._recent_poses[-1][0]
+        if pose is not None and is_measured and is_newer:
+            self._recent_poses = [*self._recent_poses[-1:], (stamp_ns, pose)]
         self._stamp_ns, self._pose = stamp_ns, pose
-        # Over a longer gap than objects are waited for nothing can be told from where they were.
-        age_s = (stamp_ns - self._tracks.seen_ns) / NANOSECONDS
+        # Tracks are useless after a gap longer than the coast time.
+        age_s = (stamp_ns - self._tracks.last_seen_ns) / NANOSECONDS
         self._tracks = self._tracks.select(age_s <= self.config.coast)
         self._tracks.predict(elapsed_s)
         return True
 
-    def _place(self, frame: SensorFrame) -> Array | None:
-        """odom_from_base: as told, or for a moment where the motion of before leads to."""
+    def _vehicle_pose(self, frame: SensorFrame) -> Array | None:
+        """odom_from_base of the frame, or extrapolated from the last two poses; None if unknown."""
         pose = frame.odom_from_base
         if pose is not None and poses.is_rigid(pose):
             return pose
@@ -220,131 +237,135 @@ class Tracker:
             self.counts["bad_pose"] += 1
         elif self._pose is not None:
             self.counts["no_pose"] += 1
-        if len(self._motion) < 2:
+        if len(self._recent_poses) < 2:
             return None
-        (first_ns, first), (last_ns, last) = self._motion
-        step_ns, beyond_ns = last_ns - first_ns, frame.stamp_ns - last_ns
-        if not 0 <= beyond_ns <= min(LATE_S * NANOSECONDS, 3 * step_ns):
+        (first_ns, first), (last_ns, last) = self._recent_poses
+        step_ns, delay_ns = last_ns - first_ns, frame.stamp_ns - last_ns
+        if not 0 <= delay_ns <= min(MAX_ODOMETRY_DELAY_S * NANOSECONDS, 3 * step_ns):
             return None
-        return poses.interpolate(first, last, 1.0 + beyond_ns / step_ns)
+        return poses.interpolate(first, last, 1.0 + delay_ns / step_ns)
 
     def _restart(self, reason: str) -> None:
         self.counts[reason] += 1
         self.reset()
 
-    def _measured(self, boxes: Boxes3D) -> tuple[NDArray[np.int64], Array, Array]:
-        """Rows (K,) of the boxes that can be tracked, best score first; centres (K, 2), variances."""
-        good = np.isfinite(boxes.boxes[:, :3]).all(axis=1) & np.isfinite(boxes.scores)
-        if not good.all():
-            self.counts["bad_box"] += int((~good).sum())
-        rows = np.flatnonzero(good)
+    def _measurements(self, boxes: Boxes3D) -> tuple[NDArray[np.int64], Array, Array]:
+        """Indices (K,) of valid boxes, highest score first; their centres (K, 2) and variances (K,)."""
+        valid = np.isfinite(boxes.boxes[:, :3]).all(axis=1) & np.isfinite(boxes.scores)
+        if not valid.all():
+            self.counts["bad_box"] += int((~valid).sum())
+        rows = np.flatnonzero(valid)
         rows = rows[np.argsort(-boxes.scores[rows], kind="stable")]
-        if len(rows) > self.config.most_tracks:
-            self.counts["too_many"] += len(rows) - self.config.most_tracks
-            rows = rows[: self.config.most_tracks]
+        if len(rows) > self.config.max_tracks:
+            self.counts["too_many"] += len(rows) - self.config.max_tracks
+            rows = rows[: self.config.max_tracks]
         centres = boxes.boxes[rows, :3].astype(np.float64)
         if self._pose is not None:
             centres = np.asarray(poses.transform_points(self._pose, centres), np.float64)
-        noise = _motions(boxes, rows)[:, 4] ** 2
+        variances = _motion_of(boxes, rows)[:, 4] ** 2
         if boxes.covariances is not None:
-            told = boxes.covariances[rows][:, [0, 1], [0, 1]].mean(axis=1)
-            noise = np.maximum(noise, np.where(np.isfinite(told), told, 0.0))
-        return rows, centres[:, :2], noise
+            reported = boxes.covariances[rows][:, [0, 1], [0, 1]].mean(axis=1)
+            variances = np.maximum(variances, np.where(np.isfinite(reported), reported, 0.0))
+        return rows, centres[:, :2], variances
 
     def _associate(
         self,
         rows: NDArray[np.int64],
         boxes: Boxes3D,
         centres: Array,
-        noise: Array,
+        variances: Array,
         now_ns: int,
     ) -> NDArray[np.int64]:
-        """Index (K,) into the tracks of each box's own; those found are corrected, others are born."""
+        """Index (K,) of each box's track. Matched tracks are corrected, new ones are created."""
         tracks = self._tracks
-        motion = _motions(boxes, rows)
+        motion = _motion_of(boxes, rows)
         track_of = _assign(
-            centres, noise, motion, tracks.states, tracks.covariance[:, 0], tracks.motion
+            centres, variances, motion, tracks.states, tracks.covariance[:, 0], tracks.motion
         )
-        found = np.flatnonzero(track_of >= 0)
-        # A frame that comes again tells nothing new.
-        found = found[tracks.seen_ns[track_of[found]] < now_ns]
-        mine = track_of[found]
-        tracks.correct(mine, centres[found], noise[found])
-        tracks.seen_ns[mine] = now_ns
-        tracks.hits[mine] += 1
-        tracks.motion[mine] = motion[found]
+        matched = np.flatnonzero(track_of >= 0)
+        # The same frame again does not contain new information.
+        matched = matched[tracks.last_seen_ns[track_of[matched]] < now_ns]
+        own = track_of[matched]
+        tracks.correct(own, centres[matched], variances[matched])
+        tracks.last_seen_ns[own] = now_ns
+        tracks.hits[own] += 1
+        tracks.motion[own] = motion[matched]
         new = np.flatnonzero(track_of < 0)
         track_of[new] = len(tracks.ids) + np.arange(len(new))
-        self._tracks = tracks.joined(self._born(centres[new], noise[new], motion[new], now_ns))
+        created = self._create(centres[new], variances[new], motion[new], now_ns)
+        self._tracks = tracks.concatenate(created)
         return track_of
 
-    def _born(self, centres: Array, noise: Array, motion: Array, now_ns: int) -> _Tracks:
+    def _create(self, centres: Array, variances: Array, motion: Array, now_ns: int) -> _Tracks:
         n = len(centres)
         ids = np.arange(self._next_id, self._next_id + n)
         self._next_id += n
         states = np.column_stack([centres, np.zeros((n, 2))])
-        # Seen from a vehicle whose motion is not known, everything may move.
-        relative = self._pose is None and not self.config.standing
-        speed = np.maximum(motion[:, 2], UNKNOWN_SPEED if relative else 0.0)
-        covariance = np.column_stack([noise, np.zeros(n), speed**2])
-        seen_ns = np.full(n, now_ns, np.int64)
-        return _Tracks(ids, states, covariance, motion, seen_ns, np.ones(n, np.int64))
+        # Relative to a vehicle with unknown motion, even static objects may move.
+        relative = self._pose is None and not self.config.stationary
+        speed_std = np.maximum(motion[:, 2], RELATIVE_SPEED_STD if relative else 0.0)
+        covariance = np.column_stack([variances, np.zeros(n), speed_std**2])
+        last_seen_ns = np.full(n, now_ns, np.int64)
+        return _Tracks(ids, states, covariance, motion, last_seen_ns, np.ones(n, np.int64))
 
-    def _drop(self, now_ns: int) -> None:
-        """Let go of what was not found for too long, and of the longest unseen beyond most_tracks."""
+    def _prune(self, now_ns: int) -> None:
+        """Delete tracks without recent detections, and the oldest ones beyond max_tracks."""
         c, tracks = self.config, self._tracks
-        age_s = (now_ns - tracks.seen_ns) / NANOSECONDS
-        patience = np.where(tracks.hits >= SURE, c.coast, c.coast / 3)
-        kept = np.flatnonzero((age_s <= patience) | (age_s == 0))
-        newest = np.lexsort((tracks.ids[kept], tracks.seen_ns[kept]))[-c.most_tracks :]
+        age_s = (now_ns - tracks.last_seen_ns) / NANOSECONDS
+        max_age_s = np.where(tracks.hits >= CONFIRMED_HITS, c.coast, c.coast / 3)
+        kept = np.flatnonzero((age_s <= max_age_s) | (age_s == 0))
+        newest = np.lexsort((tracks.ids[kept], tracks.last_seen_ns[kept]))[-c.max_tracks :]
         self._tracks = tracks.select(np.sort(kept[newest]))
 
-    def _told(
+    def _with_tracks(
         self, boxes: Boxes3D, rows: NDArray[np.int64], track_of: NDArray[np.int64]
     ) -> Boxes3D:
+        """The boxes with the ids of their tracks and, if known, their velocities."""
         tracks, pose = self._tracks, self._pose
         ids = np.full(len(boxes), NO_TRACK, np.int64)
         ids[rows] = tracks.ids[track_of]
-        if pose is None and not self.config.standing:
+        if pose is None and not self.config.stationary:
             return replace(boxes, track_ids=ids, velocities=None)
-        deviation = np.sqrt(tracks.covariance[:, 2])
+        velocity_std = np.sqrt(tracks.covariance[:, 2])
         speed = np.hypot(*tracks.states[:, 2:].T)
-        known = (deviation <= self.config.most_uncertainty) & (tracks.hits > 1)
-        known |= (deviation <= speed / 4) & (tracks.hits >= SURE)
-        found = np.where(known[:, None], tracks.states[:, 2:], np.nan)[track_of]
+        known = (velocity_std <= self.config.max_velocity_std) & (tracks.hits > 1)
+        known |= (velocity_std <= speed / 4) & (tracks.hits >= CONFIRMED_HITS)
+        values = np.where(known[:, None], tracks.states[:, 2:], np.nan)[track_of]
         if pose is not None:
-            heading = poses.yaw_of(pose)
-            c, s = np.cos(heading), np.sin(heading)
-            found = found @ np.array([[c, -s], [s, c]])
+            yaw = poses.to_yaw(pose)
+            c, s = np.cos(yaw), np.sin(yaw)
+            values = values @ np.array([[c, -s], [s, c]])
         velocities = np.full((len(boxes), 2), np.nan, np.float32)
-        velocities[rows] = found
+        velocities[rows] = values
         return replace(boxes, track_ids=ids, velocities=velocities)
 
 
-def _motions(boxes: Boxes3D, rows: NDArray[np.int64]) -> Array:
-    """Motion (K, 5) of some boxes, by their classes."""
-    known = [MOTIONS.get(name, ANYTHING) for name in boxes.class_names]
-    table = np.array([[getattr(m, f.name) for f in fields(Motion)] for m in known], np.float64)
+def _motion_of(boxes: Boxes3D, rows: NDArray[np.int64]) -> Array:
+    """MotionModel values (K, 5) of the boxes `rows` (K,), by their classes."""
+    models = [MOTION_MODELS.get(name, DEFAULT_MOTION_MODEL) for name in boxes.class_names]
+    table = np.array(
+        [[getattr(m, f.name) for f in fields(MotionModel)] for m in models], np.float64
+    )
     return np.asarray(table[boxes.labels[rows]])
 
 
 @numba.njit(cache=True, nogil=True)
-def _assign(centres, noise, motion, states, variances, motions):  # type: ignore[no-untyped-def]
-    """Index (K,) of each box's track, -1 without one: in turn, each the nearest that is free."""
+def _assign(centres, variances, motion, states, track_variances, track_motion):  # type: ignore[no-untyped-def]
+    """Index (K,) of each box's track, -1 for none: greedily the nearest free one, in box order."""
     result = np.full(len(centres), -1, np.int64)
     taken = np.zeros(len(states), np.bool_)
     for i in range(len(centres)):
         nearest = GATE
         for k in range(len(states)):
-            mine, theirs = motion[i, 0], motions[k, 0]
-            if taken[k] or (mine != theirs and mine != 0 and theirs != 0):
+            group, track_group = motion[i, 0], track_motion[k, 0]
+            if taken[k] or (group != track_group and group != 0 and track_group != 0):
                 continue
             dx, dy = centres[i, 0] - states[k, 0], centres[i, 1] - states[k, 1]
-            away = dx * dx + dy * dy
-            reach = max(motion[i, 1], motions[k, 1])
-            distance = away / (variances[k] + noise[i])
-            if away <= reach * reach and distance <= nearest:
-                nearest = distance
+            squared = dx * dx + dy * dy
+            max_distance = max(motion[i, 1], track_motion[k, 1])
+            mahalanobis = squared / (track_variances[k] + variances[i])
+            if squared <= max_distance * max_distance and mahalanobis <= nearest:
+                nearest = mahalanobis
                 result[i] = k
         if result[i] >= 0:
             taken[result[i]] = True

@@ -1,9 +1,9 @@
-"""Builds the environment of `make demo` and `make test`; does nothing where it already fits.
+"""Builds the Python environment of `make demo` and `make test`, unless it is up to date.
 
-Plain standard library, Python 3.10 or later. Installs missing Debian packages, makes a virtual
-environment from the pinned requirements, and compiles the underlay (interface packages that have no
-wheels). Where a ROS 2 distribution is sourced it is used as it is: no ROS wheels, and no underlay
-for packages that it has.
+Uses only the standard library of Python 3.10 or later. Installs missing Debian packages, creates a
+virtual environment with the pinned requirements, and compiles the underlay (ROS interface packages
+without wheels). If a ROS 2 distribution is sourced, it is used instead of the ROS wheels, and the
+underlay contains only packages that the distribution does not have.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def main() -> int:
         return 1
     venv.parent.mkdir(parents=True, exist_ok=True)
     with open(venv.with_name(venv.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once take turns
+        fcntl.flock(lock, fcntl.LOCK_EX)  # concurrent runs wait for each other
         return build_environment(venv)
 
 
 def build_environment(venv: Path) -> int:
-    """Bring the environment at `venv` up to date. Returns an exit status."""
-    drop_stale_kernels()
+    """Bring the environment at `venv` up to date. Returns an exit code."""
+    delete_stale_kernels()
     distribution = sourced_distribution()
-    wanted = fingerprint(distribution)
+    expected = fingerprint(distribution)
     stamp = venv / STAMP
-    if stamp.is_file() and stamp.read_text() == wanted and (venv / "bin/python").exists():
+    if stamp.is_file() and stamp.read_text() == expected and (venv / "bin/python").exists():
         return 0
     stamp.unlink(missing_ok=True)
-    say(f"building {venv.name} with " + (f"ROS 2 {distribution}" if distribution else "ROS wheels"))
+    log(f"building {venv.name} with " + (f"ROS 2 {distribution}" if distribution else "ROS wheels"))
     install_debian_packages(distribution)
     python = venv / "bin/python"
     flags = ["--system-site-packages"] if distribution else []
@@ -61,13 +61,14 @@ def build_environment(venv: Path) -> int:
         install_distribution_packages(distribution, missing)
     elif missing:
         build_underlay(venv, missing)
-    stamp.write_text(wanted)
-    say("done")
+    stamp.write_text(expected)
+    log("done")
     return 0
 
 
-def drop_stale_kernels() -> None:
-    """Forget compiled kernels older than the code: numba does not see a change in another file."""
+def delete_stale_kernels() -> None:
+    """Delete compiled kernels older than the code, because numba does not detect changes in other
+    files."""
     package = ROOT / "multimodal_perception"
     cached = list(package.rglob("__pycache__/*.nb[ic]"))
     newest = max(p.stat().st_mtime for p in package.rglob("*.py"))
@@ -77,7 +78,7 @@ def drop_stale_kernels() -> None:
 
 
 def sourced_distribution() -> str | None:
-    """Name of the ROS 2 distribution whose rclpy this shell can import, or None."""
+    """Name of the sourced ROS 2 distribution if its rclpy can be imported, or None."""
     name = os.environ.get("ROS_DISTRO")
     if name and os.environ.get("AMENT_PREFIX_PATH") and importable(Path(sys.executable), "rclpy"):
         return name
@@ -85,7 +86,7 @@ def sourced_distribution() -> str | None:
 
 
 def fingerprint(distribution: str | None) -> str:
-    """Hash of everything that the environment is made from."""
+    """Hash of all inputs of the environment."""
     digest = hashlib.sha256(f"{sys.version}\0{distribution}\0".encode())
     sources = [Path(__file__), ROOT / "setup.py", ROOT / "setup.cfg"]
     for folder in ("requirements", "underlay"):
@@ -96,34 +97,34 @@ def fingerprint(distribution: str | None) -> str:
 
 
 def install_debian_packages(distribution: str | None) -> None:
-    """Install what the wheels need of the system, if dpkg says that it is missing."""
+    """Install the Debian packages that the wheels need and dpkg does not list as installed."""
     if shutil.which("dpkg-query") is None:
-        say("not a Debian system; these must be there: " + " ".join(DEBIAN_PACKAGES))
+        log("not a Debian system; install these packages: " + " ".join(DEBIAN_PACKAGES))
         return
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    wanted = list(DEBIAN_PACKAGES)
+    required = list(DEBIAN_PACKAGES)
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        wanted.append(f"python{version}-dev")
+        required.append(f"python{version}-dev")
     if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
-        wanted.append(f"python{version}-venv")
-    apt_install([p for p in wanted if not debian_package_installed(p)])
+        required.append(f"python{version}-venv")
+    apt_install([p for p in required if not debian_package_installed(p)])
 
 
 def install_distribution_packages(distribution: str, packages: list[str]) -> None:
-    """Take interface packages that a sourced distribution lacks from its own repository."""
+    """Install interface packages that are missing in a sourced distribution from its repository."""
     apt_install([f"ros-{distribution}-{p.replace('_', '-')}" for p in packages])
 
 
 def debian_package_installed(package: str) -> bool:
     query = ["dpkg-query", "-W", "-f=${Status}", package]
-    answer = subprocess.run(query, capture_output=True, text=True)
-    return answer.returncode == 0 and answer.stdout.endswith("installed")
+    result = subprocess.run(query, capture_output=True, text=True)
+    return result.returncode == 0 and result.stdout.endswith("installed")
 
 
 def apt_install(packages: list[str]) -> None:
     if not packages:
         return
-    say("apt-get install " + " ".join(packages))
+    log("apt-get install " + " ".join(packages))
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run([*sudo, "apt-get", "update", "-qq"], env=environment)
@@ -131,15 +132,15 @@ def apt_install(packages: list[str]) -> None:
 
 
 def install_requirements(python: Path, distribution: str | None) -> None:
-    files = ["core.txt", "training.txt", "development.txt"]
-    # A distribution brings its own numpy and OpenCV, which cv_bridge is built against: no pins.
+    files = ["core.txt", "training.txt", "development.txt", "docs.txt"]
+    # No version pins with a distribution: cv_bridge is built against its numpy and OpenCV.
     pins: list[str] = []
     if not distribution:
         files.append("ros-wheels.txt")
-        if sys.version_info >= (3, 11):  # the pinned versions have left Python 3.10 behind
+        if sys.version_info >= (3, 11):  # the pinned versions do not support Python 3.10
             pins = ["-c", str(ROOT / "requirements" / "constraints.txt")]
     arguments = [a for f in files for a in ("-r", str(ROOT / "requirements" / f))]
-    say("pip install " + " ".join(files))
+    log("pip install " + " ".join(files))
     pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     run([*pip, *pins, *arguments])
 
@@ -150,11 +151,11 @@ def install_package(python: Path) -> None:
 
 
 def build_underlay(venv: Path, packages: tuple[str, ...] | list[str]) -> None:
-    """Compile interface packages with the official generators into the environment's own prefix.
+    """Compile interface packages with the official generators and install them into the environment.
 
-    There the wheels' bootstrapper finds the libraries, and Python the modules, without any path.
+    There the libraries and modules are on the default search paths of the ROS wheels and of Python.
     """
-    mend_exports(venv)
+    correct_cmake_exports(venv)
     libraries = [str(venv / "lib"), *map(str, site_packages(venv).glob("ros_*.libs"))]
     environment = {
         **os.environ,
@@ -165,7 +166,7 @@ def build_underlay(venv: Path, packages: tuple[str, ...] | list[str]) -> None:
         "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     for package in packages:
-        say(f"compiling {package}")
+        log(f"compiling {package}")
         build = venv / "build" / package
         shutil.rmtree(build, ignore_errors=True)
         configure = ["cmake", "-S", str(ROOT / "underlay" / package), "-B", str(build)]
@@ -179,19 +180,19 @@ def build_underlay(venv: Path, packages: tuple[str, ...] | list[str]) -> None:
         shutil.rmtree(build, ignore_errors=True)
 
 
-def mend_exports(venv: Path) -> None:
-    """Point the wheels' CMake exports at this Python's headers instead of their build machine's."""
+def correct_cmake_exports(venv: Path) -> None:
+    """Replace header paths of the build machine in the wheels' CMake exports by those of this Python."""
     query = "import sysconfig, numpy; print(sysconfig.get_paths()['include'], numpy.get_include())"
-    answer = subprocess.run(
+    result = subprocess.run(
         [str(venv / "bin/python"), "-c", query], capture_output=True, text=True, check=True
     )
-    python_headers, numpy_headers = answer.stdout.split()
+    python_headers, numpy_headers = result.stdout.split()
     for export in (venv / "share").glob("*/cmake/*Export*.cmake"):
         text = export.read_text()
-        mended = re.sub(r"/opt/python/[^;\"]*?/numpy/_?core/include", numpy_headers, text)
-        mended = re.sub(r"/opt/python/[^;\"]*?/include/python3\.\d+", python_headers, mended)
-        if mended != text:
-            export.write_text(mended)
+        corrected = re.sub(r"/opt/python/[^;\"]*?/numpy/_?core/include", numpy_headers, text)
+        corrected = re.sub(r"/opt/python/[^;\"]*?/include/python3\.\d+", python_headers, corrected)
+        if corrected != text:
+            export.write_text(corrected)
 
 
 def site_packages(venv: Path) -> Path:
@@ -205,14 +206,14 @@ def importable(python: Path, module: str) -> bool:
 
 
 def run(command: list[str], env: dict[str, str] | None = None, quiet: bool = False) -> None:
-    """Run a command; a quiet one's output is shown only when it fails. Raises SystemExit."""
+    """Run a command; with quiet, its output is printed only if it fails. Raises SystemExit."""
     result = subprocess.run(command, env=env, capture_output=quiet, text=True)
     if result.returncode:
         print((result.stdout or "") + (result.stderr or ""), file=sys.stderr)
         raise SystemExit(f"failed ({result.returncode}): {' '.join(command)}")
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"[environment] {text}", flush=True)
 
 

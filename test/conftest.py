@@ -62,9 +62,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def night_street() -> Observation:
     """A simulated street by night, seen by a camera and a thermal camera."""
-    from multimodal_perception.rig import load_rig, rig_path
+    from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.simulation.simulation import Simulation
 
-    rig = load_rig(rig_path("simulation"))
+    rig = load_rig(resolve_rig_path("simulation"))
     rig = replace(rig, sensors={n: rig.sensors[n] for n in ("camera_front", "thermal_front")})
     return Simulation("urban_street", rig, 10_777, 30, ("night",)).observe(20)

@@ -1,6 +1,6 @@
-"""Every sensor and every pair, each fault: frames go on in time, health names who it is, all recovers.
+"""Faults of every sensor and of every pair: frames stay in time, health reports the sensor, all recover.
 
-Simulated time: nine seconds a case, the fault from 2 s to 6 s (or from the start).
+Time is simulated: nine seconds per case, with the fault from 2 s to 6 s (or from the start).
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def rig() -> dict[str, Sensor]:
 
 
 def events_of(name: str, fault: str | None) -> list[tuple[int, str, int]]:
-    """(arrival, sensor, stamp) of one sensor, its fault in its time; by arrival the fault ends then."""
+    """(arrival, sensor, stamp) of one sensor, with its fault; late arrivals end with the fault."""
     _, rate, latency_ms = RIG[name]
-    begin = 0 if fault == "dead_from_start" else FAULT_START
+    start = 0 if fault == "dead_from_start" else FAULT_START
     result = []
     frozen = None
     step = round(SECOND / rate)
     for i in range(round(END / SECOND * rate)):
         at = i * step + PHASE_NS[name]
         arrival, stamp = at + latency_ms * MS, at
-        if fault is None or not begin <= at < FAULT_END:
+        if fault is None or not start <= at < FAULT_END:
             result.append((arrival, name, stamp))
         elif fault == "frozen_stamp":
             frozen = stamp if frozen is None else frozen
@@ -88,32 +88,34 @@ def play(faults: dict[str, str]) -> Outcome:
     events = sorted(e for name in sensors for e in events_of(name, faults.get(name)))
     sets: list[tuple[int, ReadingSet]] = []
     health: dict[int, dict[str, tuple[Level, str]]] = {}
-    earlier: dict[str, dict[str, int]] = {name: {} for name in sensors}
-    tick, look = EPOCH, EPOCH + SECOND
+    previous_drops: dict[str, dict[str, int]] = {name: {} for name in sensors}
+    tick, check_time = EPOCH, EPOCH + SECOND
     for now, name, stamp in events:
         while tick + 10 * MS < now:
             tick += 10 * MS
             sets += [(tick, s) for s in sync.advance(tick)]
-            if tick >= look:
-                health[(look - EPOCH) // SECOND] = judge(sync, sensors, earlier, tick)
-                look += SECOND
+            if tick >= check_time:
+                health[(check_time - EPOCH) // SECOND] = check_health(
+                    sync, sensors, previous_drops, tick
+                )
+                check_time += SECOND
         sets += [(now, s) for s in sync.add(name, stamp, None, now)]
     return Outcome(sets, health, sync)
 
 
-def judge(
+def check_health(
     sync: Synchronizer,
     sensors: dict[str, Sensor],
-    earlier: dict[str, dict[str, int]],
+    previous_drops: dict[str, dict[str, int]],
     now: int,
 ) -> dict[str, tuple[Level, str]]:
     result = {}
     for name, sensor in sensors.items():
         statistics = sync.statistics[name]
         drops = dict(statistics.drops)
-        found = sensor_health(sensor, statistics, drops, earlier[name], now)
-        earlier[name] = drops
-        result[name] = found.level, found.message
+        current = sensor_health(sensor, statistics, drops, previous_drops[name], now)
+        previous_drops[name] = drops
+        result[name] = current.level, current.message
     return result
 
 
@@ -122,27 +124,27 @@ def check(faults: dict[str, str]) -> None:
     times = [(emitted - EPOCH, s.stamp_ns - EPOCH, s) for emitted, s in sets]
     references = [reference for _, reference, _ in times]
     assert references == sorted(set(references))
-    # Rate: ten frames a second, never a gap of two.
+    # Rate: ten frames per second, without gaps of two frames.
     inside = [r for r in references if 1.2 * SECOND <= r < 8.5 * SECOND]
     assert 69 <= len(inside) <= 77
     gaps = [b - a for a, b in pairwise(inside)]
     assert max(gaps) <= 200 * MS
-    # Deadline: after the slowest reading's usual arrival; while a sensor that has just died may yet
-    # come, its own period more.
+    # Deadline: counted from the usual arrival of the slowest reading, plus one period while a sensor
+    # that has just failed is still awaited.
     for emitted, reference, s in times:
         if reference > 1.2 * SECOND:
             assert emitted - reference <= (60 + DEADLINE_MS + 10 + 100) * MS
-        # A sensor that does its duty is not left out because another does not.
+        # The fault of one sensor does not make other sensors missing.
         if reference > 1.2 * SECOND:
             assert s.missing <= faults.keys(), (reference / SECOND, s.missing)
-    settled = [e - r for e, r, _ in times if FAULT_START + SECOND <= r < FAULT_END]
-    assert max(settled) <= (60 + DEADLINE_MS + 20) * MS
-    # Recovery: complete within a second, and health says so within another look.
+    delays = [e - r for e, r, _ in times if FAULT_START + SECOND <= r < FAULT_END]
+    assert max(delays) <= (60 + DEADLINE_MS + 20) * MS
+    # Recovery: complete sets within a second, and health OK at the next check.
     after = [s for _, r, s in times if FAULT_END + SECOND <= r < END - 200 * MS]
     assert len(after) >= 17
     assert all(s.complete for s in after)
     assert all(level is Level.OK for level, _ in health[8].values()), health[8]
-    # The culprit has a name, and nobody else has.
+    # Exactly the faulty sensors are reported.
     for name in RIG:
         level, message = health[5][name]
         assert (level is not Level.OK) == (name in faults), (name, level, message)
@@ -155,7 +157,7 @@ def pairs_of_faults() -> Iterable[tuple[str, str]]:
     return ((a, b) for a in FAULTS for b in FAULTS)
 
 
-def test_without_a_fault_every_frame_is_complete_and_everyone_is_well() -> None:
+def test_without_faults_all_frames_are_complete_and_all_sensors_ok() -> None:
     sets, health, _ = play({})
     assert all(s.complete for _, s in sets[2:-3])
     assert all(level is Level.OK for at in range(2, 9) for level, _ in health[at].values())
@@ -163,13 +165,13 @@ def test_without_a_fault_every_frame_is_complete_and_everyone_is_well() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", RIG)
-def test_one_sensor(name: str, fault: str) -> None:
+def test_fault_of_one_sensor(name: str, fault: str) -> None:
     check({name: fault})
 
 
 @pytest.mark.parametrize("pair", list(combinations(RIG, 2)), ids="-".join)
-def test_a_pair(pair: tuple[str, str]) -> None:
-    """Both with every fault there is: 36 cases a pair."""
+def test_faults_of_two_sensors(pair: tuple[str, str]) -> None:
+    """Both sensors with every fault: 36 cases per pair."""
     failures = []
     for fault, other in pairs_of_faults():
         try:
@@ -182,15 +184,15 @@ def test_a_pair(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("fault", "word"),
     [
-        ("dead_from_start", "silent"),
-        ("dying", "silent"),
+        ("dead_from_start", "no message"),
+        ("dying", "no reading"),
         ("frozen_stamp", "duplicate"),
         ("ten_times_the_rate", "Hz"),
         ("late", "late"),
         ("stamps_reset", "stamp_behind"),
     ],
 )
-def test_health_says_what_the_fault_is(fault: str, word: str) -> None:
+def test_health_message_names_the_fault(fault: str, word: str) -> None:
     for name in ("lidar", "left", "rear"):
         at = 1 if fault == "dead_from_start" else 3
         message = play({name: fault}).health[at][name][1]

@@ -1,4 +1,4 @@
-"""The package as ROS 2 and its tools see it."""
+"""Package files: dependencies, installed data, launch files, message definitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Of the released vision_msgs 4: a robot's tools refuse topics whose hash differs.
+# Type hashes of the released vision_msgs 4. ROS 2 does not connect topics whose hashes differ.
 TYPE_HASHES = {
     "Detection3DArray": "RIHS01_793f5eab9595ac1c0da07873cc859db42eae51f0ee76056db8562515d830e018",
     "Detection2DArray": "RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968",
@@ -23,7 +23,7 @@ TYPE_HASHES = {
 
 
 @pytest.mark.parametrize("name", TYPE_HASHES)
-def test_vision_msgs_is_the_released_one(name: str) -> None:
+def test_vision_msgs_has_the_hashes_of_the_release(name: str) -> None:
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
     files = [Path(p) / "share/vision_msgs/msg" / f"{name}.json" for p in prefixes if p]
     content = json.loads(next(f for f in files if f.is_file()).read_text())
@@ -34,7 +34,7 @@ def test_vision_msgs_is_the_released_one(name: str) -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda p: p.stem
 )
-def test_launch_files_describe_themselves(path: Path) -> None:
+def test_launch_files_give_a_launch_description(path: Path) -> None:
     compile(path.read_text(), str(path), "exec")
     pytest.importorskip("launch_ros")
     spec = importlib.util.spec_from_file_location("launch_file", path)
@@ -44,7 +44,7 @@ def test_launch_files_describe_themselves(path: Path) -> None:
     assert module.generate_launch_description().entities
 
 
-def test_every_ros_package_imported_is_a_dependency() -> None:
+def test_every_imported_ros_package_is_declared() -> None:
     tree = ElementTree.parse(ROOT / "package.xml")
     declared = {e.text for e in tree.iter("exec_depend")}
     used: set[str] = set()
@@ -56,7 +56,7 @@ def test_every_ros_package_imported_is_a_dependency() -> None:
     assert used and used <= declared
 
 
-def test_the_installed_package_holds_its_data(tmp_path: Path) -> None:
+def test_data_files_are_installed(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "-q", "install_data", "--install-dir", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     share = tmp_path / "share" / "multimodal_perception"
@@ -74,7 +74,7 @@ def test_the_installed_package_holds_its_data(tmp_path: Path) -> None:
     assert marker.is_file()
 
 
-def test_where_cv_bridge_is_installed_images_are_equal_to_its() -> None:
+def test_decoded_images_equal_those_of_cv_bridge() -> None:
     cv_bridge = pytest.importorskip("cv_bridge")
     import numpy as np
 
@@ -91,7 +91,7 @@ def test_where_cv_bridge_is_installed_images_are_equal_to_its() -> None:
         assert np.array_equal(image_from_message(message, "camera", 1).rgb(), theirs)
 
 
-def test_nothing_large_is_committed() -> None:
+def test_no_large_files_are_committed() -> None:
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split("\0")

@@ -1,4 +1,4 @@
-"""Nothing that a process started goes on without it, and no test run hears another."""
+"""Child processes end with their parent, and test runs do not share a ROS domain."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-# Starts a process that would sleep for a minute, says its number, and waits.
+# Starts a process that sleeps for a minute, prints its process id, and waits.
 PARENT = """
 import os, subprocess, sys
 from functools import partial
-from multimodal_perception.processes import end_with
+from multimodal_perception.processes import terminate_with_parent
 sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-child = subprocess.Popen(sleep, start_new_session=True, preexec_fn=partial(end_with, {parent}))
+child = subprocess.Popen(sleep, start_new_session=True, preexec_fn=partial(terminate_with_parent, {parent}))
 print(child.pid, flush=True)
 child.wait()
 print(child.returncode, flush=True)
@@ -26,9 +26,9 @@ POOL = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from multimodal_perception.processes import begin_worker
+from multimodal_perception.processes import initialise_worker
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), begin_worker) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initialise_worker) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         time.sleep(60)
 """
@@ -49,11 +49,11 @@ def ended(process_id: int) -> bool:
     return not runs(process_id)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's end")
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG exists on Linux only")
 @pytest.mark.parametrize(
     "script", [PARENT.format(parent="os.getpid()"), POOL], ids=["child", "pool"]
 )
-def test_what_a_killed_process_started_ends_with_it(script: str, tmp_path: Path) -> None:
+def test_children_of_a_killed_process_are_terminated(script: str, tmp_path: Path) -> None:
     path = tmp_path / "parent.py"
     path.write_text(script)
     parent = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True)
@@ -65,17 +65,17 @@ def test_what_a_killed_process_started_ends_with_it(script: str, tmp_path: Path)
     assert ended(child)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's end")
-def test_a_child_whose_parent_has_ended_already_does_not_begin() -> None:
-    script = PARENT.format(parent="os.getppid()")  # not the one that starts it
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG exists on Linux only")
+def test_child_exits_if_its_parent_has_already_ended() -> None:
+    script = PARENT.format(parent="os.getppid()")  # not the process that starts the child
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
     )
     assert done.stdout.split()[1:] == ["1"]
 
 
-def test_each_test_run_has_a_domain_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run would first try the domain that is taken."""
+def test_each_test_run_has_its_own_ros_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second run tries the occupied domain first."""
     _hold_domain = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["_hold_domain"]
     monkeypatch.delenv("ROS_DOMAIN_ID")
     first, held = _hold_domain()

@@ -1,4 +1,4 @@
-"""`rig check`: what a file says is drawn, what a bag contradicts is told."""
+"""`rig check` draws a rig file and reports differences to a bag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from multimodal_perception.cli.main import main
 from multimodal_perception.datasets.bag_writer import write_bag
-from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.frame import Modality
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import (
@@ -33,7 +33,7 @@ def shipped(name: str) -> Path:
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bags") / "street"
-    street = SyntheticStreet()
+    street = SyntheticDataset()
     write_bag(street, street.rig, path)
     return path
 
@@ -41,27 +41,27 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "counts"), [("amr", (1, 1, 1, 12)), ("car", (1, 6, 1, 12)), ("kitti", (1, 1, 0, 0))]
 )
-def test_the_shipped_rigs_are_what_they_say(
+def test_shipped_rigs_have_the_expected_sensors(
     name: str, counts: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rig = load_rig(shipped(name))
-    assert tuple(len(rig.of(kind)) for kind in Modality) == counts
+    assert tuple(len(rig.sensors_of(modality)) for modality in Modality) == counts
     picture = tmp_path / "rig.png"
     assert main(["rig", "check", name, "--out", str(picture)]) == 0
     assert cv2.imread(str(picture)).std() > 5
     assert str(picture) in capsys.readouterr().out
 
 
-def test_the_cars_cameras_see_all_around() -> None:
+def test_car_cameras_cover_360_degrees() -> None:
     rig = load_rig(shipped("car"))
     assert coverage(rig, Modality.CAMERA) == 1.0
     assert (coverage(rig, Modality.THERMAL) or 0) < 0.2
 
 
-def test_a_view_is_as_wide_as_the_lens_and_turned_as_the_camera() -> None:
-    place = Extrinsics((0.0, 0.0, 1.0), (0.0, 0.0, np.pi / 2))
-    lens = Intrinsics(640, 480, 320.0, 320.0, 319.5, 239.5)
-    camera = Sensor("c", Modality.CAMERA, "/c", "c", place, intrinsics=lens)
+def test_field_of_view_matches_intrinsics_and_extrinsics() -> None:
+    extrinsics = Extrinsics((0.0, 0.0, 1.0), (0.0, 0.0, np.pi / 2))
+    intrinsics = Intrinsics(640, 480, 320.0, 320.0, 319.5, 239.5)
+    camera = Sensor("c", Modality.CAMERA, "/c", "c", extrinsics, intrinsics=intrinsics)
     view = np.degrees(field_of_view(camera))
     assert view[0] == pytest.approx(45, abs=0.2) and view[-1] == pytest.approx(135, abs=0.2)
     ultrasonic = Sensor(
@@ -76,10 +76,12 @@ def test_a_view_is_as_wide_as_the_lens_and_turned_as_the_camera() -> None:
     assert field_of_view(Sensor("l", Modality.LIDAR, "/l", "l")) is None
 
 
-def test_what_a_sensor_sees_is_painted_there_and_not_elsewhere() -> None:
-    place = Extrinsics((0.0, 0.0, 1.0))
-    lens = Intrinsics(640, 480, 320.0, 320.0, 319.5, 239.5)
-    rig = Rig("one", {"c": Sensor("c", Modality.CAMERA, "/c", "c", place, intrinsics=lens)})
+def test_drawing_shows_the_field_of_view_of_a_sensor() -> None:
+    extrinsics = Extrinsics((0.0, 0.0, 1.0))
+    intrinsics = Intrinsics(640, 480, 320.0, 320.0, 319.5, 239.5)
+    rig = Rig(
+        "one", {"c": Sensor("c", Modality.CAMERA, "/c", "c", extrinsics, intrinsics=intrinsics)}
+    )
     image = draw_rig(rig, 10.0, 400)
     empty = draw_rig(Rig("one", {"l": Sensor("l", Modality.LIDAR, "/l", "l")}), 10.0, 400)
     ahead, behind = image[130, 200], image[270, 200]
@@ -87,28 +89,33 @@ def test_what_a_sensor_sees_is_painted_there_and_not_elsewhere() -> None:
     assert (behind == empty[270, 200]).all()
 
 
-def test_a_bag_that_fits_passes(bag: Path, tmp_path: Path) -> None:
+def test_matching_bag_passes(bag: Path, tmp_path: Path) -> None:
     arguments = ["rig", "check", "synthetic", "--bag", str(bag), "--out", str(tmp_path / "p.png")]
     assert main(arguments) == 0
 
 
-@pytest.mark.parametrize(("topic", "fits"), [("/view", False), ("/ground_truth/view", True)])
-def test_images_of_what_is_true_are_no_sensor_that_the_file_lacks(
-    topic: str, fits: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("topic", "is_ground_truth"), [("/view", False), ("/ground_truth/view", True)]
+)
+def test_ground_truth_topics_are_not_reported_as_missing_sensors(
+    topic: str, is_ground_truth: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    street = SyntheticStreet(frames=1)
+    street = SyntheticDataset(frames=1)
     sensors = dict(street.rig.sensors)
     sensors["camera"] = replace(sensors["camera"], topic=topic)
     write_bag(street, replace(street.rig, sensors=sensors), tmp_path / "bag")
     del sensors["camera"]
     (tmp_path / "rig.yaml").write_text(dump_rig(replace(street.rig, sensors=sensors)))
     arguments = ["rig", "check", str(tmp_path / "rig.yaml"), "--bag", str(tmp_path / "bag")]
-    assert main([*arguments, "--out", str(tmp_path / "p.png")]) == (0 if fits else 1)
-    said = capsys.readouterr().out
-    assert fits or f"{topic} (sensor_msgs/msg/Image) is no sensor of the file" in said
+    assert main([*arguments, "--out", str(tmp_path / "p.png")]) == (0 if is_ground_truth else 1)
+    output = capsys.readouterr().out
+    assert (
+        is_ground_truth
+        or f"{topic} (sensor_msgs/msg/Image) belongs to no sensor of the rig file" in output
+    )
 
 
-def test_what_a_bag_contradicts_is_named(
+def test_differences_between_bag_and_rig_are_reported(
     bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "wrong.yaml"
@@ -124,18 +131,18 @@ sensors:
 """)
     arguments = ["rig", "check", str(path), "--bag", str(bag), "--out", str(tmp_path / "p.png")]
     assert main(arguments) == 1
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in (
-        "the file says 50 Hz",
-        "the file says 'roof'",
-        "the file says 64x48",
-        "rear: nothing on /rear/points",
+        "the rig file has 50 Hz",
+        "the rig file has 'roof'",
+        "the rig file has 64x48",
+        "rear: no messages on /rear/points",
         "no odometry on /odom",
     ):
-        assert text in said
+        assert text in output
 
 
-def test_what_is_no_bag_or_rig_is_said_without_a_traceback(
+def test_invalid_bag_or_rig_is_reported_without_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "p.png")]

@@ -1,4 +1,4 @@
-"""What the calibration would be if the drift that was found is taken out; for a person to accept."""
+"""Extrinsics corrected by the estimated drift. The result is a proposal for a person to check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.calibration_monitor.monitor import Drift
-from multimodal_perception.calibration_monitor.sensor_pairs import Pair, turned
+from multimodal_perception.calibration_monitor.sensor_pairs import Pair, rotated_pose
 from multimodal_perception.geometry import poses
 from multimodal_perception.perception import Level
 from multimodal_perception.rig import Extrinsics, Rig
@@ -18,35 +18,36 @@ Poses = Mapping[str, NDArray[np.float64]]
 
 
 def corrected_poses(drifts: Mapping[Pair, Drift], base_from_sensor: Poses) -> dict[str, NDArray]:
-    """New poses (4, 4) of the image sensors that a correction moves; LiDARs stay.
+    """Corrected poses (4, 4) of the image sensors that drifted; LiDAR poses do not change.
 
-    A camera is turned by what its surest LiDAR says, where that is a warning. A thermal camera
-    follows its camera, and is turned against it likewise. Which one of two sensors has moved no pair
-    can tell: if all cameras have to be turned alike, look at the LiDAR.
+    A camera with a drift warning is rotated by the drift against its most significant LiDAR. A thermal
+    camera is moved together with its camera, and then rotated by its own drift if that is a warning. A
+    pair does not show which of its two sensors has moved: if all cameras need the same correction, check
+    the LiDAR.
     """
     result: dict[str, NDArray] = {}
-    for drift in sorted(drifts.values(), key=lambda d: d.sureness):
+    for drift in sorted(drifts.values(), key=lambda d: d.significance):
         if drift.pair.kind == "camera-lidar" and drift.level is not Level.OK:
             sensor = drift.pair.sensor
-            result[sensor] = turned(base_from_sensor[sensor], drift.turn)
+            result[sensor] = rotated_pose(base_from_sensor[sensor], drift.rotation)
     for drift in drifts.values():
         pair = drift.pair
         if pair.kind != "thermal-camera":
             continue
         known = base_from_sensor[pair.reference]
         moved = result.get(pair.reference, known) @ poses.inverse(known)
-        turn = drift.turn if drift.level is not Level.OK else np.zeros(3)
-        if turn.any() or pair.reference in result:
-            result[pair.sensor] = moved @ turned(base_from_sensor[pair.sensor], turn)
+        rotation = drift.rotation if drift.level is not Level.OK else np.zeros(3)
+        if rotation.any() or pair.reference in result:
+            result[pair.sensor] = moved @ rotated_pose(base_from_sensor[pair.sensor], rotation)
     return result
 
 
 def corrected_rig(rig: Rig, base_from_sensor: Poses) -> Rig:
-    """The rig with other extrinsics for the sensors that are given."""
+    """The rig with the extrinsics of the given sensors replaced."""
     sensors = dict(rig.sensors)
     for name, pose in base_from_sensor.items():
         sensor = rig.sensors[name]
         optical = sensor.extrinsics is not None and sensor.extrinsics.optical
-        entry = Extrinsics.of(pose, sensor.modality, optical)
+        entry = Extrinsics.from_matrix(pose, sensor.modality, optical)
         sensors[name] = replace(sensor, extrinsics=entry)
     return replace(rig, sensors=sensors)

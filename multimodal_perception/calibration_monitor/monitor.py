@@ -1,4 +1,4 @@
-"""Drift of the calibration over many looks: how large, how sure, and whether it is worth a warning."""
+"""Calibration drift of sensor pairs, estimated from measurements over many frames."""
 
 from __future__ import annotations
 
@@ -9,155 +9,188 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.calibration_monitor.sensor_pairs import Look, Pair, look, pairs_of
+from multimodal_perception.calibration_monitor.sensor_pairs import (
+    OffsetMeasurement,
+    Pair,
+    find_pairs,
+    measure_offset,
+)
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Level
 
-# Looks at a pair that tell whether its sensors see the same thing at all, and the share of agreeing
-# blocks, their mean, of sensors that do not and that do: 0.13 to 0.42 where each saw another street,
-# 0.4 to 0.84 where both saw the same (simulated drives).
-AGREEING_LOOKS, AGREEING = 4, (0.25, 0.4)
-# Mahalanobis distance (chi of three degrees) at which a look counts for half, so that one that found
-# something else hardly counts.
-HALF = 3.0
-ROUNDS = 10
+# The agreement of two sensors is the mean support (fraction of agreeing blocks) of the newest
+# AGREEMENT_MEASUREMENTS measurements, mapped from AGREEMENT_SUPPORT to 0 .. 1. On simulated drives the
+# mean support was 0.13 to 0.42 for images of different streets and 0.4 to 0.84 for the same street.
+AGREEMENT_MEASUREMENTS, AGREEMENT_SUPPORT = 4, (0.25, 0.4)
+# Mahalanobis distance (chi with three degrees of freedom) at which the Cauchy weight of a measurement
+# is one half. It reduces the influence of false matches.
+CAUCHY_SCALE = 3.0
+ITERATIONS = 10
 
 
 @dataclass(frozen=True)
-class WatchConfig:
-    """How often the calibration is looked at, and when its drift is worth a warning.
+class CalibrationMonitorConfig:
+    """Parameters of the calibration monitor, which compares extrinsics with sensor data.
 
-    period_s: from one look to the next of the node, each at one pair of sensors in turn; 0 is never.
-    window: looks at a pair that are judged together, the newest ones. systematic_px: error that is no
-    chance (parallax, edges that lie elsewhere to each sensor), pixels of a view 640 wide at most. sure:
-    how many standard deviations a drift must be from none; 2.8 is one false alarm in twenty by chance
-    alone. warn_deg, error_deg: angle from which a sure drift is a warning or an error. least_support:
-    share of the blocks that must agree for a look to count. least_distinct: by how many standard
-    deviations its best motion must stand out.
+    Attributes:
+        period_s: Time between two measurements; each measurement takes the next sensor pair. Increase
+            it to save computing time. Set it to 0 to switch the monitor off.
+        window: Number of newest measurements per sensor pair from which the drift is estimated. Increase
+            it for a more stable estimate; decrease it to react faster to a sensor that was moved.
+        systematic_px: Standard deviation of the error that averaging does not remove (parallax, edges
+            that differ between the sensors), in pixels of a view at most 640 wide. Increase it if
+            correctly calibrated sensors cause warnings.
+        min_significance: Minimum ratio of the drift to its standard deviation for a warning; 2.8
+            corresponds to a false alarm rate of 5 % from random errors. Increase it to get fewer false
+            warnings.
+        warn_deg: Drift angle above which a significant drift is reported as a warning. Lower it for
+            long-range perception, where small rotation errors matter more.
+        error_deg: Drift angle above which a significant drift is reported as an error. Set it to the
+            angle at which detections of your sensors become unusable.
+        min_support: Minimum fraction of image blocks that must agree with the measured rotation. Lower
+            it if valid measurements in scenes with few edges are rejected as not distinct.
+        min_distinctness: Minimum margin of the best rotation over all other candidates, in standard
+            deviations of the candidates' scores. Increase it if false matches disturb the estimate.
     """
 
     period_s: float = field(default=5.0, metadata={"min": 0.0, "max": 3600.0, "unit": "s"})
     window: int = field(default=12, metadata={"min": 1, "max": 1000})
     systematic_px: float = field(default=0.7, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
-    sure: float = field(default=3.0, metadata={"min": 0.0, "max": 100.0})
+    min_significance: float = field(default=3.0, metadata={"min": 0.0, "max": 100.0})
     warn_deg: float = field(default=0.3, metadata={"min": 0.0, "max": 45.0, "unit": "deg"})
     error_deg: float = field(default=1.0, metadata={"min": 0.0, "max": 45.0, "unit": "deg"})
-    least_support: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    least_distinct: float = field(default=0.2, metadata={"min": 0.0, "max": 100.0})
+    min_support: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    min_distinctness: float = field(default=0.2, metadata={"min": 0.0, "max": 100.0})
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What the looks at a pair say together.
+    """Drift of a pair, estimated from several measurements.
 
-    turn: (3,), see pairs.Look, radians. covariance: (3, 3), with what is systematic. shift, shift_sd:
-    (2,) x y, by how many pixels of its own image this moves the middle of the sensor's view, and one
-    standard deviation. sureness: standard deviations from no drift. looks: how many were usable.
+    rotation: (3,), rad, see sensor_pairs.OffsetMeasurement. covariance: (3, 3), random and systematic
+    error. shift, shift_sd: (2,) x y, displacement of the centre of the sensor's full-size image, px, and
+    its standard deviation. significance: distance from zero drift in standard deviations. measurements:
+    number of usable measurements.
     """
 
     pair: Pair
-    turn: NDArray[np.float64]
+    rotation: NDArray[np.float64]
     covariance: NDArray[np.float64]
     shift: NDArray[np.float64]
     shift_sd: NDArray[np.float64]
-    sureness: float
-    looks: int
+    significance: float
+    measurements: int
     level: Level
     message: str
 
     @property
     def degrees(self) -> float:
-        """The whole angle."""
-        return float(np.degrees(np.linalg.norm(self.turn)))
+        """Rotation angle, degrees."""
+        return float(np.degrees(np.linalg.norm(self.rotation)))
 
     @property
     def degrees_sd(self) -> float:
-        """One standard deviation of the angle, along the turn (the largest one where there is none)."""
-        length = float(np.linalg.norm(self.turn))
+        """Standard deviation of the angle, degrees; for a zero rotation the largest of any axis."""
+        length = float(np.linalg.norm(self.rotation))
         if length < 1e-9:
             return float(np.degrees(np.sqrt(np.linalg.eigvalsh(self.covariance)[-1])))
-        axis = self.turn / length
+        axis = self.rotation / length
         return float(np.degrees(np.sqrt(axis @ self.covariance @ axis)))
 
 
-def judge(looks: Sequence[Look], config: WatchConfig | None = None) -> Drift | None:
-    """One verdict on looks at one pair; None while none of them is usable.
+def estimate_drift(
+    measurements: Sequence[OffsetMeasurement], config: CalibrationMonitorConfig | None = None
+) -> Drift | None:
+    """Estimate the drift of one pair from its measurements; None if none of them is usable.
 
-    The mean is weighted by each look's covariance and, as some look finds a false match, by Cauchy's
-    weights of its distance from the mean. The larger of what the looks say of their uncertainty and of
-    how they scatter counts; looks at one scene repeat their error, which systematic_px stands for.
+    The result is a mean weighted by the inverse covariances and by Cauchy weights of the distance from
+    the mean, as some measurements are false matches. Its covariance is the larger one of the propagated
+    covariance and the scatter of the measurements, plus the systematic error (systematic_px), which
+    measurements of the same scene have in common.
     """
-    config = config or WatchConfig()
-    usable = [k for k in looks if usable_look(k, config)]
+    config = config or CalibrationMonitorConfig()
+    usable = [m for m in measurements if is_usable(m, config)]
     if not usable:
         return None
-    turns = np.array([k.turn for k in usable])
-    floor = np.diag((config.systematic_px * usable[-1].pixel) ** 2)
-    each = [np.linalg.inv(k.covariance + floor) for k in usable]
-    mean = np.median(turns, 0)
-    for _ in range(ROUNDS):
-        apart = turns - mean
-        squared = np.einsum("ki,kij,kj->k", apart, each, apart)
-        weights = 1.0 / (1.0 + squared / HALF**2)
-        information = np.einsum("k,kij->ij", weights, each)
-        pull = np.einsum("k,kij,kj->i", weights, each, turns)
-        mean = np.linalg.solve(information, pull)
-    share = weights / weights.sum()
-    chance = np.einsum("k,kij->ij", share**2, np.array([k.covariance for k in usable]))
-    scatter = np.einsum("k,ki,kj->ij", share**2, turns - mean, turns - mean)
-    larger = chance if np.trace(chance) > np.trace(scatter) else scatter
-    covariance = larger + floor
-    sureness = float(np.sqrt(mean @ np.linalg.solve(covariance, mean)))
+    rotations = np.array([m.rotation for m in usable])
+    systematic = np.diag((config.systematic_px * usable[-1].radians_per_pixel) ** 2)
+    inverses = [np.linalg.inv(m.covariance + systematic) for m in usable]
+    mean = np.median(rotations, 0)
+    for _ in range(ITERATIONS):
+        residuals = rotations - mean
+        squared = np.einsum("ki,kij,kj->k", residuals, inverses, residuals)
+        weights = 1.0 / (1.0 + squared / CAUCHY_SCALE**2)
+        information = np.einsum("k,kij->ij", weights, inverses)
+        weighted_sum = np.einsum("k,kij,kj->i", weights, inverses, rotations)
+        mean = np.linalg.solve(information, weighted_sum)
+    normalised = weights / weights.sum()
+    propagated = np.einsum("k,kij->ij", normalised**2, np.array([m.covariance for m in usable]))
+    scatter = np.einsum("k,ki,kj->ij", normalised**2, rotations - mean, rotations - mean)
+    larger = propagated if np.trace(propagated) > np.trace(scatter) else scatter
+    covariance = larger + systematic
+    significance = float(np.sqrt(mean @ np.linalg.solve(covariance, mean)))
     angle = float(np.degrees(np.linalg.norm(mean)))
     focal = usable[-1].focal
     shift = np.array([focal[0] * mean[1], -focal[1] * mean[0]])
     shift_sd = focal * np.sqrt(np.diag(covariance))[[1, 0]]
     level, message = Level.OK, "ok"
-    if sureness > config.sure and angle > config.warn_deg:
+    if significance > config.min_significance and angle > config.warn_deg:
         level = Level.ERROR if angle > config.error_deg else Level.WARN
-        message = f"turned by {angle:.2f} deg against {usable[-1].pair.reference}"
+        message = f"rotated by {angle:.2f} deg relative to {usable[-1].pair.reference}"
     return Drift(
-        usable[-1].pair, mean, covariance, shift, shift_sd, sureness, len(usable), level, message
+        usable[-1].pair,
+        mean,
+        covariance,
+        shift,
+        shift_sd,
+        significance,
+        len(usable),
+        level,
+        message,
     )
 
 
-def usable_look(seen: Look, config: WatchConfig) -> bool:
-    """Whether a look found something that stands out."""
-    return seen.support >= config.least_support and seen.distinct >= config.least_distinct
+def is_usable(measurement: OffsetMeasurement, config: CalibrationMonitorConfig) -> bool:
+    """Whether enough blocks agree and the best rotation is clearly better than the others."""
+    return (
+        measurement.support >= config.min_support
+        and measurement.distinctness >= config.min_distinctness
+    )
 
 
-class RegistrationWatch:
-    """Looks at one pair of sensors at a time, in turn, and keeps what the last ones said.
+class CalibrationMonitor:
+    """Measures one sensor pair per frame, in rotation, and estimates the drift of each pair.
 
-    drifts: by pair, replaced whole, so that another thread may read it at any moment. counts: looks,
-    and those that could not be used, by `pair.reason`. cancelled: ends a look early, when replaced by
-    something that turns true. Nothing is ever corrected here.
+    drifts: by pair. The mapping is replaced, never modified, so that other threads can read it. counts:
+    measurements, and rejected measurements by `pair.reason`. cancelled: set it to a callable that
+    returns true to stop a measurement early. The monitor reports drift and never corrects it.
     """
 
-    def __init__(self, config: WatchConfig | None = None) -> None:
-        self.config = config or WatchConfig()
+    def __init__(self, config: CalibrationMonitorConfig | None = None) -> None:
+        self.config = config or CalibrationMonitorConfig()
         self.drifts: Mapping[Pair, Drift] = {}
         self.counts: Counter[str] = Counter()
         self.cancelled: Callable[[], bool] = lambda: False
-        self._looks: dict[Pair, deque[Look]] = {}
-        self._turns: Counter[Pair] = Counter()
-        self._agreed: dict[Pair, bool] = {}
+        self._measurements: dict[Pair, deque[OffsetMeasurement]] = {}
+        self._measured: Counter[Pair] = Counter()
+        self._has_agreed: dict[Pair, bool] = {}
         self._stamp_ns: int | None = None
 
     @property
     def agreement(self) -> dict[str, float]:
-        """By image sensor, 0 to 1, how far what it shows is found in another sensor's data too.
+        """Agreement of each image sensor with another sensor's data, 0 to 1.
 
-        Of several pairs the best counts: one that agrees shows that the sensor is right. Sensors
-        without enough looks, and those that never agreed (nothing to be seen there), are left out.
+        If a sensor belongs to several pairs, the highest agreement counts, as one agreeing pair shows
+        that the sensor works. Sensors with too few measurements are left out, and so are sensors that
+        have never agreed, as the scene may have no edges that both sensors can detect.
         """
         result: dict[str, float] = {}
-        for pair, looks in list(self._looks.items()):
-            supports = [k.support for k in list(looks)]
-            if len(supports) < AGREEING_LOOKS or not self._agreed.get(pair, False):
+        for pair, measurements in list(self._measurements.items()):
+            supports = [m.support for m in list(measurements)]
+            if len(supports) < AGREEMENT_MEASUREMENTS or not self._has_agreed.get(pair, False):
                 continue
-            mean = float(np.mean(supports[-AGREEING_LOOKS:]))
-            low, high = AGREEING
+            mean = float(np.mean(supports[-AGREEMENT_MEASUREMENTS:]))
+            low, high = AGREEMENT_SUPPORT
             factor = float(np.clip((mean - low) / (high - low), 0.0, 1.0))
             sensors = [pair.sensor]
             if pair.kind == "thermal-camera":
@@ -166,32 +199,31 @@ class RegistrationWatch:
                 result[sensor] = max(result.get(sensor, 0.0), factor)
         return result
 
-    def observe(self, frame: SensorFrame) -> Look | None:
-        """Look at the pair of this frame that was looked at least often; None where it says nothing."""
+    def observe(self, frame: SensorFrame) -> OffsetMeasurement | None:
+        """Measure the least often measured pair of this frame; None without a result."""
         if self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns:
-            # Another recording, or the same one again.
-            self._looks, self.drifts = {}, {}
+            # The stamps jumped back: another recording, or the same one was restarted.
+            self._measurements, self.drifts = {}, {}
         self._stamp_ns = frame.stamp_ns
-        pairs = list(pairs_of(frame))
+        pairs = list(find_pairs(frame))
         if not pairs:
             return None
-        pair = min(pairs, key=lambda p: self._turns[p])
-        self._turns[pair] += 1
-        self.counts[f"{pair}.looks"] += 1
-        seen = look(frame, pair, self.cancelled)
-        if seen is None and self.cancelled():
+        pair = min(pairs, key=lambda p: self._measured[p])
+        self._measured[pair] += 1
+        self.counts[f"{pair}.measurements"] += 1
+        measurement = measure_offset(frame, pair, self.cancelled)
+        if measurement is None:
+            if not self.cancelled():
+                self.counts[f"{pair}.too_few_common_edges"] += 1
             return None
-        if seen is None:
-            self.counts[f"{pair}.too_little_in_common"] += 1
-            return None
-        if not usable_look(seen, self.config):
+        if not is_usable(measurement, self.config):
             self.counts[f"{pair}.not_distinct"] += 1
-        looks = self._looks.setdefault(pair, deque(maxlen=self.config.window))
-        looks.append(seen)
-        recent = [k.support for k in looks][-AGREEING_LOOKS:]
-        if len(recent) == AGREEING_LOOKS and np.mean(recent) >= AGREEING[1]:
-            self._agreed[pair] = True
-        drift = judge(looks, self.config)
+        measurements = self._measurements.setdefault(pair, deque(maxlen=self.config.window))
+        measurements.append(measurement)
+        recent = [m.support for m in measurements][-AGREEMENT_MEASUREMENTS:]
+        if len(recent) == AGREEMENT_MEASUREMENTS and np.mean(recent) >= AGREEMENT_SUPPORT[1]:
+            self._has_agreed[pair] = True
+        drift = estimate_drift(measurements, self.config)
         if drift is not None:
             self.drifts = {**self.drifts, pair: drift}
-        return seen
+        return measurement

@@ -1,4 +1,4 @@
-"""Recorded data to a rosbag2."""
+"""Writes a dataset as a rosbag2."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at --root")
+    parser.add_argument(
+        "--dataset",
+        choices=DATASET_NAMES,
+        help="format of --root (default: detected from its files)",
+    )
     parser.add_argument("--root", default="synthetic", help=PATH_HELP)
-    parser.add_argument("--out", required=True, help="bag folder to make")
-    parser.add_argument("--storage", choices=("sqlite3", "mcap"), default="sqlite3")
+    parser.add_argument("--out", required=True, help="bag folder to create")
+    parser.add_argument(
+        "--storage",
+        choices=("sqlite3", "mcap"),
+        default="sqlite3",
+        help="storage format of the bag",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

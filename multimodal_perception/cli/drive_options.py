@@ -1,4 +1,4 @@
-"""Options and tables of the tasks that compare detectors on simulated drives."""
+"""Options and tables of the commands that evaluate detectors on simulated drives."""
 
 from __future__ import annotations
 
@@ -13,78 +13,94 @@ from rich.table import Table
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.nuscenes_metrics import MOVING, RANGES
+from multimodal_perception.evaluation.nuscenes_metrics import CLASS_RANGES, MOVING_CLASSES
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.frame import Modality
-from multimodal_perception.rig import Rig, load_rig, rig_path
+from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 
 if TYPE_CHECKING:
-    from multimodal_perception.evaluation.detector_drives import Contestant
-    from multimodal_perception.pipeline import Detector
+    from multimodal_perception.evaluation.detector_drives import DetectorSetup
+    from multimodal_perception.stages import Detector
 
-LEAST_SCORE = 0.05
+MIN_SCORE = 0.05
 
 
 def parse_seeds(text: str) -> range:
-    """The seeds that A..B means, both included. Raises UserError."""
+    """The random seeds of the range A..B, both ends included. Raises UserError."""
     first, dots, last = text.partition("..")
     try:
         seeds = range(int(first), int(last if dots else first) + 1)
     except ValueError:
-        raise UserError(f"--seeds {text!r}: expected A..B, whole numbers") from None
+        raise UserError(f"--seeds {text!r}: expected A..B with integers A and B") from None
     if not 0 < len(seeds) <= 100_000 or seeds[0] < 0:
-        raise UserError(f"--seeds {text!r}: A..B needs 0 <= A <= B and at most 100000 of them")
+        raise UserError(f"--seeds {text!r}: allowed: A..B with 0 <= A <= B, at most 100000 seeds")
     return seeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the tasks that score detectors ask for."""
+    """Add the options of the commands that evaluate detectors."""
     add_drive_arguments(parser, "10000..10007")
     add_class_arguments(parser)
 
 
 def add_drive_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
-    """Which drives are simulated, these by default, and where the result goes."""
-    parser.add_argument("--seeds", default=seeds, metavar="A..B", help="drives, both ends included")
+    """Add the options of the simulated drives and of the result. seeds: the default of --seeds."""
     parser.add_argument(
-        "--frames-per-seed", type=int, default=4, help="of each drive, by day and again by night"
+        "--seeds",
+        default=seeds,
+        metavar="A..B",
+        help="random seeds of the simulated drives, both ends included",
     )
-    parser.add_argument("--every", type=int, default=15, help="sweeps from one frame to the next")
-    parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
     parser.add_argument(
-        "--lidar", metavar="MODEL", help="hdl64, hdl32 or vlp16 in place of the rig's own LiDARs"
+        "--frames-per-seed",
+        type=int,
+        default=4,
+        help="frames of each drive; each seed is simulated by day and by night",
     )
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--frame-interval", type=int, default=15, help="sweeps between two evaluated frames"
+    )
+    parser.add_argument("--rig", default="simulation", help="rig file, or name of a shipped rig")
+    parser.add_argument(
+        "--lidar", metavar="MODEL", help="LiDAR model instead of the rig's: hdl64, hdl32 or vlp16"
+    )
+    parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
 def add_class_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which labels count."""
+    """Add the options that select the evaluated labels."""
     parser.add_argument(
-        "--classes", nargs="+", default=MOVING, choices=tuple(RANGES), help="that are scored"
+        "--classes",
+        nargs="+",
+        default=MOVING_CLASSES,
+        choices=tuple(CLASS_RANGES),
+        help="evaluated classes",
     )
-    parser.add_argument("--max-range", type=float, help="metres up to which they count at most")
+    parser.add_argument(
+        "--max-range", type=float, help="maximum distance of labels and boxes, metres"
+    )
 
 
 def check_class_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for a range that is not allowed."""
+    """Check the options of add_class_arguments. Raises UserError."""
     if args.max_range is not None and not 1.0 <= args.max_range <= 100.0:
         raise UserError(f"--max-range: allowed: 1 to 100 m; got {args.max_range:g}")
 
 
-def rig_of(args: argparse.Namespace) -> Rig:
-    """The rig that is asked for. Raises UserError, also for other drives than are allowed."""
-    for name, low, high in (("frames_per_seed", 1, 1000), ("every", 1, 1000)):
+def load_requested_rig(args: argparse.Namespace) -> Rig:
+    """Check the options of add_drive_arguments and load the rig. Raises UserError."""
+    for name, low, high in (("frames_per_seed", 1, 1000), ("frame_interval", 1, 1000)):
         value = getattr(args, name)
         if not low <= value <= high:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: allowed: {low} to {high}; got {value}")
     parse_seeds(args.seeds)
-    rig = load_rig(rig_path(args.rig))
-    return rig if args.lidar is None else with_beams(rig, args.lidar)
+    rig = load_rig(resolve_rig_path(args.rig))
+    return rig if args.lidar is None else with_lidar_model(rig, args.lidar)
 
 
-def with_beams(rig: Rig, model: str) -> Rig:
-    """A rig whose simulated LiDARs have the rings of another unit."""
+def with_lidar_model(rig: Rig, model: str) -> Rig:
+    """The rig with another model for all simulated LiDARs."""
     sensors = {
         name: dataclasses.replace(sensor, simulation={**sensor.simulation, "model": model})
         if sensor.modality is Modality.LIDAR
@@ -94,86 +110,89 @@ def with_beams(rig: Rig, model: str) -> Rig:
     return dataclasses.replace(rig, sensors=sensors)
 
 
-def opened(word: str) -> Detector:
-    """The detector of a name, its unlikely boxes too: average precision weighs all by their scores."""
-    from multimodal_perception.detection.open_detector import open_detector
-    from multimodal_perception.pipeline import PipelineConfig
+def open_low_threshold_detector(name: str) -> Detector:
+    """Open a detector with a low score threshold, because AP is computed over all scores."""
+    from multimodal_perception.pipeline_builder import PipelineConfig, open_detector
 
     config = PipelineConfig()
-    fusion = dataclasses.replace(config.fusion, min_score=LEAST_SCORE)
-    geometric = dataclasses.replace(config.geometric, min_score=LEAST_SCORE)
-    return open_detector(word, dataclasses.replace(config, fusion=fusion, geometric=geometric))
+    fusion = dataclasses.replace(config.fusion, min_score=MIN_SCORE)
+    geometric = dataclasses.replace(config.geometric, min_score=MIN_SCORE)
+    return open_detector(name, dataclasses.replace(config, fusion=fusion, geometric=geometric))
 
 
-def compared(
-    args: argparse.Namespace, rig: Rig, contestants: Mapping[str, Contestant]
+def evaluate_setups(
+    args: argparse.Namespace, rig: Rig, setups: Mapping[str, DetectorSetup]
 ) -> dict[str, Any]:
-    """Figures of contestants by name on the drives that are asked for, and what these were."""
+    """Evaluate detector setups on the requested drives. The result contains the options used."""
     from multimodal_perception.evaluation.breakdown import MIN_POINTS, MIN_VISIBILITY
-    from multimodal_perception.evaluation.detector_drives import compare, driven, drives
+    from multimodal_perception.evaluation.detector_drives import (
+        compare_detectors,
+        plan_drives,
+        simulate_frames,
+    )
     from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol
 
-    protocol = NuScenesProtocol.of(args.classes, args.max_range)
-    chosen = drives(parse_seeds(args.seeds), args.frames_per_seed, args.every)
-    total = len(chosen) * args.frames_per_seed
+    protocol = NuScenesProtocol.for_classes(args.classes, args.max_range)
+    drives = plan_drives(parse_seeds(args.seeds), args.frames_per_seed, args.frame_interval)
+    total = len(drives) * args.frames_per_seed
 
     def frames() -> Iterator[Any]:
         with tqdm(total=total, unit="frame") as bar:
-            for drive, frame in driven(chosen, rig):
+            for drive, frame in simulate_frames(drives, rig):
                 yield drive, frame
                 bar.update()
 
-    rows = compare(frames(), contestants, protocol)
+    rows = compare_detectors(frames(), setups, protocol)
     return {
         "seeds": args.seeds,
         "rig": rig.name,
         "lidar": args.lidar,
         "frames": total,
-        "scenarios": sorted({d.scenario for d in chosen}),
-        "labels_that_count": {
-            "metres": dict(protocol.ranges),
-            "least_points": MIN_POINTS,
-            "or_least_visibility": MIN_VISIBILITY,
+        "scenarios": sorted({d.scenario for d in drives}),
+        "evaluated_labels": {
+            "max_range_m": dict(protocol.ranges),
+            "min_points": MIN_POINTS,
+            "or_min_visibility": MIN_VISIBILITY,
         },
-        "least_score": LEAST_SCORE,
+        "min_score": MIN_SCORE,
         "rows": rows,
     }
 
 
 def _by_view(rows: Mapping[str, Any]) -> Table:
-    """mAP of rows by the images that see there."""
+    """mAP of the rows by the image modalities that show the box centre."""
     first = next(iter(rows.values()))["by_view"]
     views = [view for view, part in first.items() if part["labels"]]
-    table = Table("", *views, title="mAP by the images that see there")
-    for name, figures in rows.items():
-        table.add_row(name, *(f"{100 * figures['by_view'][v]['map']:.1f}" for v in views))
+    table = Table("", *views, title="mAP by the images that show the box centre")
+    for name, metrics in rows.items():
+        table.add_row(name, *(f"{100 * metrics['by_view'][v]['map']:.1f}" for v in views))
     return table
 
 
-def report(title: str, result: Mapping[str, Any], path: Path | None) -> None:
-    """Print the rows, mAP and AP in percent, and write the result where asked."""
+def print_report(title: str, result: Mapping[str, Any], path: Path | None) -> None:
+    """Print tables of mAP and AP in percent, and write the result to `path` if that is not None."""
     rows = result["rows"]
     first = next(iter(rows.values()))
     conditions, bands = list(first["by_condition"]), list(first["by_distance"])
     classes = [c for c, values in first["by_class"].items() if values["labels"]]
-    whole = Table(title=f"{title}: {result['frames']} frames, seeds {result['seeds']}")
-    parts = Table(title="AP by class")
+    overview = Table(title=f"{title}: {result['frames']} frames, seeds {result['seeds']}")
+    by_class = Table(title="AP by class")
     for table, names in (
-        (whole, ("mAP", *conditions, *(f"{band} m" for band in bands), "p50 ms")),
-        (parts, classes),
+        (overview, ("mAP", *conditions, *(f"{band} m" for band in bands), "p50 ms")),
+        (by_class, classes),
     ):
         table.add_column("", overflow="fold")
         for name in names:
             table.add_column(name, justify="right")
-    for name, figures in rows.items():
-        maps = [figures["map"], *(figures["by_condition"][c]["map"] for c in conditions)]
-        maps += [figures["by_distance"][band]["map"] for band in bands]
+    for name, metrics in rows.items():
+        maps = [metrics["map"], *(metrics["by_condition"][c]["map"] for c in conditions)]
+        maps += [metrics["by_distance"][band]["map"] for band in bands]
         cells = [f"{100 * value:.1f}" for value in maps]
-        whole.add_row(name, *cells, f"{figures['latency_ms']['p50']:.1f}")
-        parts.add_row(name, *(f"{100 * figures['by_class'][c]['ap']:.1f}" for c in classes))
+        overview.add_row(name, *cells, f"{metrics['latency_ms']['p50']:.1f}")
+        by_class.add_row(name, *(f"{100 * metrics['by_class'][c]['ap']:.1f}" for c in classes))
     console = Console()
-    console.print(whole)
-    console.print(parts)
+    console.print(overview)
+    console.print(by_class)
     console.print(_by_view(rows))
     if path is not None:
         write_json(path, dict(result))

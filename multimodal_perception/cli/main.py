@@ -29,18 +29,56 @@ class Command:
     subcommands: Mapping[str, Command] = field(default_factory=dict)
 
 
+BENCHMARKS = "multimodal_perception.benchmarks"
+
 COMMANDS: dict[str, Command] = {
-    "bench": Command("measure the speed of a component beside comparable software", ".bench"),
+    "bench": Command(
+        "measure the speed of a component and compare it with similar software",
+        subcommands={
+            "detector": Command(
+                "time of the fusion detector per frame, compared with PointPillars",
+                f"{BENCHMARKS}.detector",
+            ),
+            "engine": Command(
+                "inference time of a model with every available engine", f"{BENCHMARKS}.engine"
+            ),
+            "evaluators": Command(
+                "compare the detection metrics with nuscenes-devkit and a KITTI evaluator",
+                f"{BENCHMARKS}.evaluators",
+            ),
+            "intake": Command(
+                "message intake over DDS: complete frames, CPU time, latency and memory",
+                f"{BENCHMARKS}.intake",
+            ),
+            "occupancy": Command(
+                "time of evidential occupancy on one core, compared with OctoMap",
+                f"{BENCHMARKS}.occupancy",
+            ),
+            "simulate": Command(
+                "speed and memory of the simulator, or a comparison of its sweeps with KITTI",
+                f"{BENCHMARKS}.simulation",
+            ),
+            "sync": Command(
+                "cost of the synchronizer, compared with message_filters",
+                f"{BENCHMARKS}.synchronizer",
+            ),
+        },
+    ),
     "calibrate": Command(
-        "estimate how far the extrinsics of cameras, LiDARs and thermal cameras have drifted",
-        ".calibrate",
+        "check the extrinsics of a rig",
+        subcommands={
+            "check": Command(
+                "estimate how far the extrinsics of cameras, LiDARs and thermal cameras have drifted",
+                ".calibrate",
+            ),
+        },
     ),
     "convert": Command("write a dataset as a rosbag2 that any ROS 2 tool can play", ".convert"),
     "demo": Command(
         "convert data to a bag, play it through DDS into the node, draw the results", ".demo"
     ),
     "doctor": Command(
-        "list the software found on this machine and the command that installs each missing part",
+        "list the installed software and the command that installs each missing part",
         ".doctor",
     ),
     "draw": Command(
@@ -73,6 +111,10 @@ COMMANDS: dict[str, Command] = {
             "image-fusion": Command(
                 "compute six image-fusion metrics on aligned visible and thermal images",
                 ".evaluate.image_fusion",
+            ),
+            "near-field": Command(
+                "compute metrics of the near-field network on simulated drives, by day and by night",
+                ".evaluate.near_field",
             ),
             "occupancy": Command(
                 "compare occupancy with simulated ground truth, or with labels of real frames",
@@ -119,7 +161,13 @@ COMMANDS: dict[str, Command] = {
         "play a dataset or bag over DDS into the live node and measure its latency", ".replay"
     ),
     "rig": Command(
-        "check a rig file, draw its fields of view, compare it with the topics of a bag", ".rig"
+        "check a rig file",
+        subcommands={
+            "check": Command(
+                "check a rig file, draw its fields of view, compare it with the topics of a bag",
+                ".rig",
+            ),
+        },
     ),
     "run": Command("run perception_node on the topics of a rig until Ctrl-C", ".run"),
     "simulate": Command(
@@ -129,10 +177,6 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         "train a network on simulated or recorded data",
         subcommands={
-            "average": Command(
-                "average the weights of trainings that started from the same checkpoint",
-                ".train.average",
-            ),
             "detector": Command(
                 "train the fusion detector on samples (see `train samples`)", ".train.detector"
             ),
@@ -147,6 +191,10 @@ COMMANDS: dict[str, Command] = {
             "near-field": Command(
                 "train the near-field network of fisheye cameras and ultrasonic sensors",
                 ".train.near_field",
+            ),
+            "recipe": Command(
+                "run a complete training: render data, train, export, evaluate, write the model card",
+                ".train.recipe",
             ),
             "samples": Command(
                 "write the samples that `train detector` reads, of simulated or labelled data",

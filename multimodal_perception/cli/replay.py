@@ -1,4 +1,4 @@
-"""Recorded data over DDS into the live node."""
+"""Play recorded data over DDS into the running node and measure its latency."""
 
 from __future__ import annotations
 
@@ -13,41 +13,47 @@ from tqdm import tqdm
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
 from multimodal_perception.evaluation.report import write_json
-from multimodal_perception.rig import load_rig, rig_path
+from multimodal_perception.rig import load_rig, resolve_rig_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help=PATH_HELP)
-    parser.add_argument("--dataset", choices=DATASET_NAMES, help="what lies at PATH")
-    parser.add_argument("--rig", help="rig of a bag (else made from its topics) or simulated drive")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second")
-    parser.add_argument("--loops", type=int, default=1)
+    parser.add_argument(
+        "--dataset", choices=DATASET_NAMES, help="format of PATH; detected by default"
+    )
+    parser.add_argument("--rig", help="rig of a bag or simulated drive; default: from the topics")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames per second [Hz]")
+    parser.add_argument("--loops", type=int, default=1, help="number of repetitions")
     parser.add_argument("--parameters", type=Path, help="ROS parameter file of the node")
-    parser.add_argument("--external", action="store_true", help="a node is running already")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--external", action="store_true", help="use a node that is already running"
+    )
+    parser.add_argument("--json", type=Path, help="write the result to this file")
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.ros import replay
+    from multimodal_perception.ros import node_process, replay
 
     if not (args.rate > 0 and args.loops > 0):
         raise UserError("--rate and --loops must be above 0")
-    rig = None if args.rig is None else load_rig(rig_path(args.rig))
+    rig = None if args.rig is None else load_rig(resolve_rig_path(args.rig))
     dataset = open_dataset(args.path, args.dataset, rig)
     node = (
-        nullcontext() if args.external else replay.perception_process(dataset.rig, args.parameters)
+        nullcontext()
+        if args.external
+        else node_process.perception_process(dataset.rig, args.parameters)
     )
     with node as process, tqdm(total=args.loops * len(dataset), unit="frame") as bar:
-        played = replay.play(
+        replayed = replay.play(
             dataset, args.rate, args.loops, on_frame=lambda _: bar.update(), process=process
         )
-    result = replay.summarise(played)
+    result = replay.summarise(replayed)
     table = Table(title=f"{dataset.name} at {args.rate:g} Hz")
-    table.add_column("figure")
+    table.add_column("quantity")
     table.add_column("value", justify="right")
-    table.add_row("frames sent / answered", f"{result['sent']} / {result['received']}")
+    table.add_row("frames sent / results received", f"{result['sent']} / {result['received']}")
     if busy := result["node_counts"].get("frames_dropped_busy"):
-        table.add_row("dropped, for a newer one came while the node was busy", str(busy))
+        table.add_row("frames dropped because the node was busy", str(busy))
     for name in ("latency_ms", "overhead_ms"):
         values = result[name]
         table.add_row(f"{name} p50 / p95", f"{values['p50']:.1f} / {values['p95']:.1f}")

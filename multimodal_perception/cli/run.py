@@ -1,4 +1,4 @@
-"""The live node, without ros2 launch."""
+"""Run perception_node without ros2 launch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rig", required=True, help="rig file, or the name of a shipped rig")
     parser.add_argument("--parameters", type=Path, help="ROS parameter file")
-    parser.add_argument("--namespace", default="", help="of the node and its output topics")
-    parser.add_argument("--use-sim-time", action="store_true", help="take the time from /clock")
+    parser.add_argument(
+        "--namespace", default="", help="namespace of the node and its output topics"
+    )
+    parser.add_argument(
+        "--use-sim-time", action="store_true", help="use the time of the topic /clock"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.ros import node, replay
+    from multimodal_perception.ros import node, node_process
 
-    replay.prepare_environment()
+    node_process.prepare_environment()
     ros = ["--ros-args"]
     if args.parameters is not None:
         ros += ["--params-file", str(args.parameters)]

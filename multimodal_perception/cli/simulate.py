@@ -1,4 +1,4 @@
-"""A drive on the proving ground: all sensors and all that is true, as a bag or for training."""
+"""Simulate a drive: all sensors and the ground truth, as a bag or as shards for training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from multimodal_perception.datasets.simulation_writer import (
     write_shards,
     write_simulation,
 )
-from multimodal_perception.rig import load_rig, rig_path
+from multimodal_perception.rig import load_rig, resolve_rig_path
 from multimodal_perception.simulation.sensors.conditions import (
     CONDITION_HELP,
     FAULT_HELP,
@@ -26,40 +26,57 @@ from multimodal_perception.simulation.sensors.conditions import (
 )
 from multimodal_perception.simulation.world.scenarios import load_scenario
 
-MOST_WORKERS = 64
+MAX_WORKERS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario",
         default="urban_street",
-        help="name (urban_street, intersection, highway, parking_lot, warehouse) or .yaml",
+        help="name of an installed scenario (urban_street, intersection, highway, parking_lot, "
+        "warehouse) or path of a .yaml file",
     )
-    parser.add_argument("--rig", default="simulation", help="name in config/rigs, or a .yaml")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--frames", type=int, default=100, help="how many, at the LiDAR's rate")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write, new or interrupted"
+        "--rig", default="simulation", help="name in config/rigs, or path of a .yaml file"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of scene, traffic and noise")
+    parser.add_argument(
+        "--frames", type=int, default=100, help="number of frames, at the rate of the first LiDAR"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="output folder; an interrupted one is resumed"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="number of worker processes"
+    )
     parser.add_argument(
         "--format",
         choices=("bag", "dataset"),
         default="bag",
-        help="MCAP, or .npz a frame; an interrupted one is gone on with",
+        help="bag: rosbag2 in MCAP format; dataset: one .npz file per frame",
     )
     parser.add_argument(
-        "--condition", action="append", default=[], metavar="NAME[=VALUE]", help=CONDITION_HELP
+        "--condition",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help=f"weather or light, may be repeated: {CONDITION_HELP}",
     )
-    parser.add_argument("--fault", action="append", default=[], metavar="FAULT", help=FAULT_HELP)
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help=f"sensor fault, may be repeated: {FAULT_HELP}",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 1 <= args.workers <= MOST_WORKERS:
-        raise UserError(f"--workers: allowed: 1 to {MOST_WORKERS}; got {args.workers}")
+    if not 1 <= args.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: allowed: 1 to {MAX_WORKERS}; got {args.workers}")
     plan = SimulationPlan(
         load_scenario(args.scenario),
-        load_rig(rig_path(args.rig)),
+        load_rig(resolve_rig_path(args.rig)),
         args.seed,
         args.frames,
         tuple(args.condition),
@@ -67,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
     )
     write = write_simulation if args.format == "bag" else write_shards
     if threading.current_thread() is threading.main_thread():
-        # A shell's background job ignores Ctrl-C's signal; `kill` and time limits send SIGTERM.
+        # Background jobs of a shell ignore SIGINT, and `kill` and time limits send SIGTERM: both must
+        # interrupt the run so that the bag is closed properly.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -79,7 +97,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         count = write(plan, args.out, args.workers, progress)
     except KeyboardInterrupt:
-        print(f"{args.out}: whole as far as it goes; the same command goes on", file=sys.stderr)
+        print(
+            f"{args.out}: interrupted; the output is valid, and the same command resumes it",
+            file=sys.stderr,
+        )
         raise
     print(f"{args.out}: {count} frames")
     return 0

@@ -1,1 +1,1 @@
-"""Readers of recorded data; each yields SensorFrames."""
+"""Readers of recorded and simulated data. Each reader yields SensorFrames."""

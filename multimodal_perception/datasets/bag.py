@@ -1,7 +1,7 @@
-"""rosbag2 recordings (sqlite3 and MCAP) as frames: the live node's intake, over recorded time.
+"""Reader of rosbag2 recordings (sqlite3 and MCAP), with the same decoding as the ROS node.
 
-Opening reads the bag once and synchronises by the stamps alone; a frame's messages are decoded when it
-is asked for. Without a rig file one is made from the topics.
+Opening a bag reads it once and synchronises the messages by their stamps. The messages of a frame are
+decoded when the frame is accessed. Without a rig file the rig is inferred from the topics.
 """
 
 from __future__ import annotations
@@ -25,9 +25,15 @@ from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.geometry.transform_tree import TransformTree
 from multimodal_perception.messages.decoders import stamp_ns_of
+from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
-from multimodal_perception.messages.images import camera_model_from_message
-from multimodal_perception.messages.intake import MOVING_TOPIC, STATIC_TOPIC, decode, set_transforms
+from multimodal_perception.messages.intake import (
+    MOVING_TOPIC,
+    STATIC_TOPIC,
+    add_transforms,
+    decode_reading,
+    set_calibration,
+)
 from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor
 from multimodal_perception.synchronization.frame_assembler import FrameAssembler
 from multimodal_perception.synchronization.synchronizer import ReadingSet, Synchronizer
@@ -36,8 +42,8 @@ INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
 
 @dataclass(frozen=True)
-class _Token:
-    """Where a message lies in the bag."""
+class _MessageReference:
+    """Position of a message in the bag: its topic and record time, and the stamp in its header."""
 
     topic: str
     record_ns: int
@@ -45,89 +51,102 @@ class _Token:
 
 
 @dataclass(frozen=True)
-class _Moment:
+class _SynchronizedSet:
+    """Synchronised readings, and the record time at which the synchroniser emitted them."""
+
     readings: ReadingSet
-    closed_ns: int
+    emitted_ns: int
 
 
-class Bag(Dataset):
-    """The frames of one bag folder, .db3 or .mcap file.
+class BagDataset(Dataset):
+    """The frames of one bag folder, .db3 file or .mcap file.
 
-    drops: messages that could not be used, by (sensor or topic, reason); complete once all frames
-    were read.
+    drops: number of unusable messages by (sensor or topic, reason). log: notices about assumptions,
+    and counts of values without a measurement. Both are complete once all frames have been read.
     """
 
     def __init__(self, path: str | Path, rig: Rig | None = None, deadline_s: float = 0.05) -> None:
-        """Open a bag. Raises DatasetError when it cannot be read or holds no sensor topic."""
+        """Open a bag. Raises DatasetError if it cannot be read or contains no sensor topic.
+
+        deadline_s: how long the synchroniser waits for the readings of a frame, seconds.
+        """
         self.path = Path(path)
         self.name = f"bag {self.path.name}"
         self.drops: Counter[tuple[str, str]] = Counter()
-        with readable(self.path):
+        self.log = DecodingLog(losses=self.drops)
+        with dataset_errors(self.path):
             self._reader = open_reader(self.path)
         types = {c.topic: c.msgtype for c in self._reader.connections}
         self.rig = self._infer_rig(types) if rig is None else rig
-        self._statics: list[tuple[int, Any]] = []
-        self._moving: list[Any] = []
-        self._infos: dict[str, list[tuple[int, Any]]] = {}
+        self._static_transforms: list[tuple[int, Any]] = []
+        self._moving_transforms: list[Any] = []
+        self._camera_infos: dict[str, list[tuple[int, Any]]] = {}
         self._labels = BagLabels(types, self.drops)
-        self._moments: list[_Moment] = []
-        self._calibrated: tuple[int, FrameAssembler] | None = None
-        with readable(self.path):
+        self._sets: list[_SynchronizedSet] = []
+        self._cached_assembler: tuple[int, FrameAssembler] | None = None
+        with dataset_errors(self.path):
             self._index(deadline_s)
-        if not self._moments:
-            wanted = ", ".join(s.topic for s in self.rig.sensors.values())
-            raise DatasetError(f"{self.path}: no usable message on {wanted}")
+        if not self._sets:
+            topics = ", ".join(s.topic for s in self.rig.sensors.values())
+            raise DatasetError(f"{self.path}: no usable message on the rig's topics {topics}")
 
     def __len__(self) -> int:
-        return len(self._moments)
+        return len(self._sets)
 
     def __getitem__(self, index: int) -> SensorFrame:
-        """Decode one frame. Raises DatasetError when the bag is broken there, IndexError."""
-        moment = self._moments[range(len(self))[index]]
+        """Decode one frame. Raises DatasetError if its messages cannot be read, IndexError."""
+        selected = self._sets[range(len(self))[index]]
         readings = {}
-        for name, (stamp_ns, token) in moment.readings.readings.items():
-            with readable(self.path):
-                message = self._fetch(token)
+        for name, (stamp_ns, reference) in selected.readings.readings.items():
+            with dataset_errors(self.path):
+                message = self._read_message(reference)
             try:
-                reading = decode(message, self.rig.sensors[name], token.stamp_ns)
+                reading = decode_reading(
+                    message, self.rig.sensors[name], reference.stamp_ns, self.log
+                )
             except MessageError as error:
                 self.drops[name, error.reason] += 1
                 continue
             readings[name] = stamp_ns, reading
         missing = frozenset(self.rig.sensors) - readings.keys()
-        decoded = ReadingSet(moment.readings.stamp_ns, readings, missing)
-        assembler = self._assembler(moment.closed_ns)
+        decoded = ReadingSet(selected.readings.stamp_ns, readings, missing)
+        assembler = self._assembler(selected.emitted_ns)
         frame = assembler.assemble(decoded)
-        return replace(frame, labels=self._labels.of(frame, assembler.odometry))
+        return replace(frame, labels=self._labels.labels_for(frame, assembler.odometry))
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files of the bag."""
         self._reader.close()
 
     def _index(self, deadline_s: float) -> None:
-        sensor_of = {s.topic: s.name for s in self.rig.sensors.values()}
-        info_of = {s.camera_info_topic: s.name for s in self.rig.sensors.values()}
+        sensor_of_topic = {s.topic: s.name for s in self.rig.sensors.values()}
+        sensor_of_info_topic = {s.camera_info_topic: s.name for s in self.rig.sensors.values()}
         synchronizer = Synchronizer(self.rig.sensors.values(), deadline_s)
         last_ns = 0
         for connection, record_ns, raw in self._reader.messages():
             topic, last_ns = connection.topic, record_ns
-            if topic in sensor_of:
-                token = self._token(connection, record_ns, raw)
-                if token is not None:
-                    name = sensor_of[topic]
-                    sets = synchronizer.add(name, token.stamp_ns, token, record_ns)
-                    self._moments += [_Moment(s, record_ns) for s in sets]
-            elif topic in (STATIC_TOPIC, MOVING_TOPIC, *info_of, *self._labels.topics):
+            if topic in sensor_of_topic:
+                reference = self._message_reference(connection, record_ns, raw)
+                if reference is not None:
+                    name = sensor_of_topic[topic]
+                    sets = synchronizer.add(name, reference.stamp_ns, reference, record_ns)
+                    self._sets += [_SynchronizedSet(s, record_ns) for s in sets]
+            elif topic in (STATIC_TOPIC, MOVING_TOPIC, *sensor_of_info_topic, *self._labels.topics):
                 message = self._deserialize(connection, raw)
                 if message is not None:
-                    self._remember(topic, info_of.get(topic), record_ns, message)
-        self._moments += [_Moment(s, last_ns) for s in synchronizer.flush(last_ns)]
+                    self._store(topic, sensor_of_info_topic.get(topic), record_ns, message)
+        self._sets += [_SynchronizedSet(s, last_ns) for s in synchronizer.flush(last_ns)]
         for name, statistics in synchronizer.statistics.items():
             for reason, count in statistics.drops.items():
                 self.drops[name, reason] += count
 
-    def _token(self, connection: Connection, record_ns: int, raw: Any) -> _Token | None:
-        """The stamp is the first field of every sensor message: CDR bytes 4 to 12."""
+    def _message_reference(
+        self, connection: Connection, record_ns: int, raw: Any
+    ) -> _MessageReference | None:
+        """Read the stamp from the raw CDR message; None and one counted drop if it is invalid.
+
+        The stamp is the first field of every sensor message: CDR bytes 4 to 12.
+        """
         message = bytes(raw[:12])
         order = "little" if len(message) > 1 and message[1] & 1 else "big"
         seconds = int.from_bytes(message[4:8], order, signed=True)  # type: ignore[arg-type]
@@ -135,65 +154,67 @@ class Bag(Dataset):
         if len(message) < 12 or seconds < 0 or nanoseconds >= NANOSECONDS:
             self.drops[connection.topic, "bad_stamp"] += 1
             return None
-        return _Token(connection.topic, record_ns, seconds * NANOSECONDS + nanoseconds)
+        return _MessageReference(connection.topic, record_ns, seconds * NANOSECONDS + nanoseconds)
 
-    def _remember(self, topic: str, sensor: str | None, record_ns: int, message: Any) -> None:
+    def _store(self, topic: str, sensor: str | None, record_ns: int, message: Any) -> None:
         if topic == STATIC_TOPIC:
-            self._statics.append((record_ns, message))
+            self._static_transforms.append((record_ns, message))
         elif topic == MOVING_TOPIC:
-            self._moving.append(message)
+            self._moving_transforms.append(message)
         elif topic in self._labels.topics:
-            self._labels.remember(topic, record_ns, message)
+            self._labels.add(topic, record_ns, message)
         elif sensor is not None:
-            self._infos.setdefault(sensor, []).append((record_ns, message))
+            self._camera_infos.setdefault(sensor, []).append((record_ns, message))
 
-    def _assembler(self, closed_ns: int) -> FrameAssembler:
-        """Calibration as it was known at one moment; kept until a later message changes it."""
-        known = bisect_right(self._statics, closed_ns, key=lambda s: s[0])
-        known += sum(bisect_right(i, closed_ns, key=lambda s: s[0]) for i in self._infos.values())
-        if self._calibrated is not None and self._calibrated[0] == known:
-            return self._calibrated[1]
-        tree = TransformTree(keep_s=1e6, most_stamps=1_000_000)
-        for record_ns, message in self._statics:
-            if record_ns <= closed_ns:
-                set_transforms(tree, message, True, self.drops)
-        for message in self._moving:
-            set_transforms(tree, message, False, self.drops)
+    def _assembler(self, time_ns: int) -> FrameAssembler:
+        """An assembler with the calibration that was recorded up to a time.
+
+        It is cached and rebuilt only if another calibration message has been recorded since.
+        """
+        count = bisect_right(self._static_transforms, time_ns, key=lambda s: s[0])
+        for infos in self._camera_infos.values():
+            count += bisect_right(infos, time_ns, key=lambda s: s[0])
+        if self._cached_assembler is not None and self._cached_assembler[0] == count:
+            return self._cached_assembler[1]
+        tree = TransformTree(keep_s=1e6, max_stamps=1_000_000)
+        for record_ns, message in self._static_transforms:
+            if record_ns <= time_ns:
+                add_transforms(tree, message, True, self.drops)
+        for message in self._moving_transforms:
+            add_transforms(tree, message, False, self.drops)
         assembler = FrameAssembler(self.rig, tree)
         assembler.drops = self.drops
-        for sensor, infos in self._infos.items():
-            # One that comes only after the frame is better than none.
-            usable = [i for i in infos if i[0] <= closed_ns] or infos[:1]
-            try:
-                assembler.intrinsics[sensor] = camera_model_from_message(usable[-1][1])
-            except MessageError as error:
-                self.drops[sensor, error.reason] += 1
-        self._calibrated = known, assembler
+        assembler.notices = self.log.notices
+        for sensor, infos in self._camera_infos.items():
+            # If no camera info precedes the frame, use the first one that follows it.
+            usable = [i for i in infos if i[0] <= time_ns] or infos[:1]
+            set_calibration(assembler, usable[-1][1], self.rig.sensors[sensor], self.drops)
+        self._cached_assembler = count, assembler
         return assembler
 
-    def _fetch(self, token: _Token) -> Any:
-        connections = [c for c in self._reader.connections if c.topic == token.topic]
-        start, stop = token.record_ns, token.record_ns + 1
-        found = None
+    def _read_message(self, reference: _MessageReference) -> Any:
+        """The message with the reference's stamp, else the last one of the same record time."""
+        connections = [c for c in self._reader.connections if c.topic == reference.topic]
+        start, stop = reference.record_ns, reference.record_ns + 1
+        message = None
         for connection, _, raw in self._reader.messages(connections, start, stop):
             message = self._reader.deserialize(raw, connection.msgtype)
-            found = message
-            if stamp_ns_of(message) == token.stamp_ns:
+            if stamp_ns_of(message) == reference.stamp_ns:
                 break
-        return found
+        return message
 
     def _deserialize(self, connection: Connection, raw: Any) -> Any:
         try:
             return self._reader.deserialize(raw, connection.msgtype)
-        except Exception:  # whatever a broken message makes the parser raise
+        except Exception:  # a malformed message can raise any exception in the parser
             self.drops[connection.topic, "undecodable"] += 1
             return None
 
     def _infer_rig(self, types: dict[str, str]) -> Rig:
-        """Sensors from the topics' types and names; their places come from /tf_static."""
+        """A rig from the types and names of the topics; the extrinsics come from /tf_static."""
         sensors: dict[str, Sensor] = {}
         for topic, message in sorted(types.items()):
-            modality = _modality(topic, message)
+            modality = _infer_modality(topic, message)
             if modality is None:
                 continue
             info = None
@@ -201,18 +222,19 @@ class Bag(Dataset):
                 info = _info_topic(topic, types)
                 if info is None:
                     continue
-            name = _identifier(topic, sensors)
+            name = _sensor_name(topic, sensors)
             sensors[name] = Sensor(
                 name, modality, topic, "", message=message, camera_info_topic=info
             )
         if not sensors:
-            raise DatasetError(f"{self.path}: no sensor topic among {', '.join(types) or 'none'}")
+            topics = ", ".join(types) or "none"
+            raise DatasetError(f"{self.path}: no sensor topic; the bag's topics: {topics}")
         return Rig(self.path.stem, sensors)
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turns whatever a parser raises on an untrusted bag into a DatasetError that names it."""
+def dataset_errors(path: Path) -> Iterator[None]:
+    """Convert any exception of the parser into a DatasetError that names the bag."""
     try:
         yield
     except UserError:
@@ -223,7 +245,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def open_reader(path: Path) -> AnyReader:
-    """An open reader that knows vision_msgs. Raises DatasetError when there is no such bag."""
+    """An open reader with the vision_msgs types. Raises DatasetError if the bag does not exist."""
     if not path.exists():
         raise DatasetError(f"{path}: no such bag")
     reader = AnyReader([path], default_typestore=typestore())
@@ -231,7 +253,7 @@ def open_reader(path: Path) -> AnyReader:
     return reader
 
 
-def _modality(topic: str, message: str) -> Modality | None:
+def _infer_modality(topic: str, message: str) -> Modality | None:
     if message in MESSAGE_TYPES[Modality.LIDAR]:
         return Modality.LIDAR
     if message in MESSAGE_TYPES[Modality.ULTRASONIC]:
@@ -243,7 +265,7 @@ def _modality(topic: str, message: str) -> Modality | None:
 
 
 def _info_topic(topic: str, types: dict[str, str]) -> str | None:
-    """camera_info beside the image, or one level up for image transports."""
+    """The camera_info topic next to the image, or one level up for image transports."""
     folder = topic
     for _ in range(2):
         folder = folder.rsplit("/", 1)[0]
@@ -252,7 +274,8 @@ def _info_topic(topic: str, types: dict[str, str]) -> str | None:
     return None
 
 
-def _identifier(topic: str, taken: dict[str, Sensor]) -> str:
+def _sensor_name(topic: str, taken: dict[str, Sensor]) -> str:
+    """A sensor name from a topic, unique among the sensors that already have a name."""
     words = [w for w in topic.strip("/").split("/") if w]
     endings = ("points", "image", "image_raw", "compressed", "range", "image_rect", "image_color")
     while len(words) > 1 and words[-1] in endings:

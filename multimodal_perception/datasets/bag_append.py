@@ -1,4 +1,8 @@
-"""Going on with an interrupted bag: MCAP cannot be appended to, so its next file, as rosbag2 splits."""
+"""Resuming an interrupted bag.
+
+MCAP files cannot be appended to; the frames that follow are written to another file of the same bag, as
+rosbag2 does when it splits a bag.
+"""
 
 from __future__ import annotations
 
@@ -14,74 +18,76 @@ from multimodal_perception.messages.frame_messages import TRUTH
 
 METADATA = "metadata.yaml"
 INFORMATION = "rosbag2_bagfile_information"
-# The key under which a bag's metadata has a digest of what was simulated.
-SIMULATION = "simulation"
+# Key of the custom data in a bag's metadata with the digest of the simulation.
+SIMULATION_DIGEST_KEY = "simulation"
 
 
-def frames_in(bag: Path, told: str, first_topic: str) -> int:
-    """How many frames of one simulation a bag holds; told: its digest.
+def count_frames(bag: Path, digest: str, first_topic: str) -> int:
+    """Number of frames in a bag of one simulation.
 
-    first_topic: that of each frame's odometry, which is written first; its truth is written last.
-    Raises DatasetError for anything but a whole bag of this simulation.
+    digest: digest of the simulation. first_topic: topic of the odometry, which is written first of each
+    frame; the visibility of its ground truth is written last.
+
+    Raises DatasetError for anything but an intact bag of this simulation.
     """
     information = _information(bag)
-    custom = information.get("custom_data")
-    if not isinstance(custom, dict) or SIMULATION not in custom:
-        raise DatasetError(f"{bag}: exists already, and is no bag of a simulation")
-    if custom[SIMULATION] != told:
-        raise DatasetError(f"{bag}: holds another simulation")
+    custom_data = information.get("custom_data")
+    if not isinstance(custom_data, dict) or SIMULATION_DIGEST_KEY not in custom_data:
+        raise DatasetError(f"{bag}: exists already and is not the bag of a simulation")
+    if custom_data[SIMULATION_DIGEST_KEY] != digest:
+        raise DatasetError(f"{bag}: contains another simulation")
     counts = _counts(bag, information)
     frames = counts[f"{TRUTH}/visibility"]
     if counts[first_topic] != frames:
-        raise DatasetError(f"{bag}: its last frame is incomplete; remove it and begin anew")
+        raise DatasetError(f"{bag}: its last frame is incomplete; remove the bag and start again")
     return frames
 
 
-def add_part(bag: Path, part: Path) -> None:
-    """Move the one file of the bag `part` into `bag` and enter it in its metadata.
+def append_bag(bag: Path, part: Path) -> None:
+    """Move the only file of the bag `part` into `bag` and add it to the metadata of `bag`.
 
-    Raises DatasetError when either cannot be read, OSError when it cannot be written.
+    Raises DatasetError if the metadata of either cannot be read, OSError if writing fails.
     """
-    whole, more = _information(bag), _information(part)
+    target, appended = _information(bag), _information(part)
     try:
-        if more["message_count"]:
-            number = len(whole["relative_file_paths"])
+        if appended["message_count"]:
+            number = len(target["relative_file_paths"])
             name = f"{bag.name}_{number}.mcap"
-            (part / more["relative_file_paths"][0]).replace(bag / name)
-            _join(whole, more, name)
-            _write(bag, whole)
+            (part / appended["relative_file_paths"][0]).replace(bag / name)
+            _merge_metadata(target, appended, name)
+            _write_information(bag, target)
     except (KeyError, TypeError, IndexError) as error:
-        raise DatasetError(f"{bag}: {METADATA}: not as rosbag2 writes it ({error!r})") from error
-    for rest in part.iterdir():
-        rest.unlink()
+        raise DatasetError(f"{bag}: {METADATA}: not in rosbag2's format ({error!r})") from error
+    for file in part.iterdir():
+        file.unlink()
     part.rmdir()
 
 
-def _join(whole: dict[str, Any], more: dict[str, Any], name: str) -> None:
-    start = min(_start(whole), _start(more))
-    end = max(_start(i) + i["duration"]["nanoseconds"] for i in (whole, more))
-    if not whole["message_count"]:
-        start = _start(more)
-    whole["starting_time"]["nanoseconds_since_epoch"] = start
-    whole["duration"]["nanoseconds"] = max(0, end - start)
-    whole["message_count"] += more["message_count"]
-    whole["relative_file_paths"].append(name)
-    whole["files"].append({**more["files"][0], "path": name})
-    topics = {t["topic_metadata"]["name"]: t for t in whole["topics_with_message_count"]}
-    for topic in more["topics_with_message_count"]:
-        known = topics.get(topic["topic_metadata"]["name"])
-        if known is None:
-            whole["topics_with_message_count"].append(topic)
+def _merge_metadata(target: dict[str, Any], appended: dict[str, Any], name: str) -> None:
+    start = min(_start(target), _start(appended))
+    end = max(_start(i) + i["duration"]["nanoseconds"] for i in (target, appended))
+    if not target["message_count"]:
+        start = _start(appended)
+    target["starting_time"]["nanoseconds_since_epoch"] = start
+    target["duration"]["nanoseconds"] = max(0, end - start)
+    target["message_count"] += appended["message_count"]
+    target["relative_file_paths"].append(name)
+    target["files"].append({**appended["files"][0], "path": name})
+    topics = {t["topic_metadata"]["name"]: t for t in target["topics_with_message_count"]}
+    for topic in appended["topics_with_message_count"]:
+        existing = topics.get(topic["topic_metadata"]["name"])
+        if existing is None:
+            target["topics_with_message_count"].append(topic)
         else:
-            known["message_count"] += topic["message_count"]
+            existing["message_count"] += topic["message_count"]
 
 
 def _start(information: dict[str, Any]) -> int:
     return int(information["starting_time"]["nanoseconds_since_epoch"])
 
 
-def _write(bag: Path, information: dict[str, Any]) -> None:
-    """Metadata in one step: the bag is readable at every moment."""
+def _write_information(bag: Path, information: dict[str, Any]) -> None:
+    """Replace the metadata atomically, so that the bag is readable at any time."""
     partial = bag / f".{METADATA}"
     text = yaml.safe_dump({INFORMATION: information}, sort_keys=False)
     partial.write_text(text, encoding="utf-8")
@@ -91,7 +97,9 @@ def _write(bag: Path, information: dict[str, Any]) -> None:
 def _information(bag: Path) -> dict[str, Any]:
     path = bag / METADATA
     if not path.is_file():
-        raise DatasetError(f"{bag}: exists already and has no {METADATA}: no bag, or broken off")
+        raise DatasetError(
+            f"{bag}: exists already and has no {METADATA}: not a bag, or one that was not closed"
+        )
     try:
         content = load_yaml(path)
     except ConfigurationError as error:
@@ -103,9 +111,9 @@ def _information(bag: Path) -> dict[str, Any]:
 
 
 def _counts(bag: Path, information: dict[str, Any]) -> Counter[str]:
-    """Messages by topic."""
+    """Number of messages of each topic."""
     try:
         topics = information["topics_with_message_count"]
         return Counter({t["topic_metadata"]["name"]: int(t["message_count"]) for t in topics})
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{bag}: {METADATA}: not as rosbag2 writes it ({error!r})") from error
+        raise DatasetError(f"{bag}: {METADATA}: not in rosbag2's format ({error!r})") from error

@@ -1,4 +1,4 @@
-"""Frames to a rosbag2 that any ROS 2 tool plays: sensor topics, /tf_static and labels."""
+"""Writer of frames as a rosbag2: sensor topics, /tf_static and labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _FOREVER = QosTime(9223372036, 854775807)
 
 
 class RosbagsTypes:
-    """rosbags' message classes, for message_types.MessageTypes."""
+    """The message classes of the rosbags library; implements message_types.MessageTypes."""
 
     def __init__(self) -> None:
         self.store = typestore()
@@ -49,9 +49,9 @@ class RosbagsTypes:
 
 
 class TopicWriter:
-    """Encoded messages to an open bag; a topic is added with its first one.
+    """Writes encoded messages to an open bag. A topic is added with its first message.
 
-    latched: topics that a player offers to late listeners.
+    latched: topics with transient-local durability, which a player also sends to late subscribers.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TopicWriter:
         self._connections: dict[str, Any] = {}
 
     def write(self, topic: str, name: str, recorded_ns: int, data: bytes | memoryview) -> None:
-        """Write one message of type `name`, as CDR."""
+        """Write one CDR-encoded message of type `name`."""
         if topic not in self._connections:
             qos = [_qos(latched=topic in self._latched)]
             self._connections[topic] = self._writer.add_connection(
@@ -73,7 +73,7 @@ class TopicWriter:
 
 
 def typestore() -> Typestore:
-    """ROS 2's standard messages and vision_msgs."""
+    """A type store with the standard messages of ROS 2 and vision_msgs."""
     store = get_typestore(Stores.ROS2_KILTED)
     definitions: dict[str, Any] = {}
     for path in sorted(share_path("underlay", "vision_msgs", "msg").glob("*.msg")):
@@ -87,14 +87,14 @@ def write_bag(
 ) -> dict[str, int]:
     """Write frames as a bag folder and return the number of messages by topic.
 
-    Each message is recorded at its frame's stamp. Extrinsics go to /tf_static when they change,
-    labels to /ground_truth/objects as vision_msgs/Detection3DArray.
+    Each message is recorded at the stamp of its frame. The extrinsics are written to /tf_static
+    whenever they change, the labels to /ground_truth/objects as vision_msgs/Detection3DArray.
 
-    Raises DatasetError when `out` exists or cannot be written; an unfinished bag is removed.
+    Raises DatasetError if `out` exists or cannot be written. An unfinished bag is removed.
     """
     out = Path(out)
     if out.exists():
-        raise DatasetError(f"{out}: exists already")
+        raise DatasetError(f"{out}: already exists; give a new folder")
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     counts: dict[str, int] = {}
     types = RosbagsTypes()
@@ -116,11 +116,11 @@ def write_bag(
 def _all_messages(
     frames: Iterable[SensorFrame], rig: Rig, types: RosbagsTypes
 ) -> Iterator[tuple[str, str, Any, int]]:
-    told: dict[str, NDArray[np.float64]] = {}
+    written: dict[str, NDArray[np.float64]] = {}  # extrinsics last written, by sensor
     for frame in frames:
         poses = frame.base_from_sensor
-        if any(n not in told or not np.array_equal(told[n], poses[n]) for n in poses):
-            told.update(poses)
+        if any(n not in written or not np.array_equal(written[n], poses[n]) for n in poses):
+            written.update(poses)
             name = "tf2_msgs/msg/TFMessage"
             yield TF_STATIC, name, static_transforms(frame, types), frame.stamp_ns
         for topic, name, message in frame_messages(frame, rig, types):

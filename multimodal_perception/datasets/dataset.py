@@ -11,13 +11,13 @@ from multimodal_perception.rig import Rig
 
 
 class DatasetError(UserError):
-    """Recorded data that cannot be read; the message names the file and what is wrong."""
+    """Recorded data cannot be read. The message names the file and the reason."""
 
 
 class Dataset(Protocol):
-    """A sequence of frames. Frames are read when asked for, so a long recording costs no memory.
+    """A sequence of frames. Each frame is read on access, so a long recording needs little memory.
 
-    Readers are subclasses for the sake of __iter__; whatever else has these members will do.
+    The readers inherit from this protocol to reuse __iter__. Any class with these members is valid.
     """
 
     name: str

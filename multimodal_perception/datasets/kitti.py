@@ -1,7 +1,8 @@
-"""KITTI's object benchmark (Geiger et al. 2012) in its own folder layout.
+"""Reader of the KITTI object benchmark (Geiger et al. 2012) in its original folder layout.
 
-image_2/*.png, velodyne/*.bin, calib/*.txt, label_2/*.txt; only velodyne/ must be there. base_link is on
-the ground below the LiDAR, which sits 1.73 m above it. KITTI has no stamps: frames are spaced at 10 Hz.
+The folders are image_2/*.png, velodyne/*.bin, calib/*.txt and label_2/*.txt; only velodyne/ is required.
+base_link is on the ground below the LiDAR, which is mounted at a height of 1.73 m. The benchmark has no
+time stamps, so the frames get stamps at 10 Hz.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, CameraImage, LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import points_in_boxes
+from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import load_rig
@@ -24,6 +25,7 @@ from multimodal_perception.rig import load_rig
 LIDAR_HEIGHT = 1.73
 FIRST_STAMP_NS = 1_317_000_000_000_000_000
 PERIOD_NS = 100_000_000
+# KITTI's object types to the class names of this package.
 CLASSES = {
     "Car": "car",
     "Van": "van",
@@ -40,11 +42,12 @@ BASE_FROM_LIDAR = poses.from_xyz_rpy((0.0, 0.0, LIDAR_HEIGHT))
 
 @dataclass(frozen=True)
 class KittiLabels:
-    """A label file, DontCare regions with it.
+    """The content of a label file, including its DontCare regions.
 
-    types: KITTI's names, N of them. boxes: (N, 7) float32 in base_link, zeros for DontCare. image_boxes:
-    (N, 4) float64 left, top, right, bottom, pixels. truncation: (N,) float64, share out of the image.
-    occlusion: (N,) int64, 0 in full sight, 1 partly and 2 largely hidden, 3 unknown; -1 for DontCare.
+    types: N type names of KITTI. boxes: (N, 7) float32 in base_link, zeros for DontCare. image_boxes:
+    (N, 4) float64 left, top, right, bottom, pixels. truncation: (N,) float64, fraction outside the
+    image. occlusion: (N,) int64, 0 fully visible, 1 partly occluded, 2 largely occluded, 3 unknown;
+    -1 for DontCare.
     """
 
     types: tuple[str, ...]
@@ -54,7 +57,7 @@ class KittiLabels:
     occlusion: NDArray[np.int64]
 
 
-class Kitti(Dataset):
+class KittiDataset(Dataset):
     """Frames of one KITTI folder (training or testing), in the order of their names."""
 
     def __init__(self, root: str | Path) -> None:
@@ -63,7 +66,7 @@ class Kitti(Dataset):
         self.rig = load_rig(share_path("config", "rigs", "kitti.yaml"))
         self.stems = sorted(p.stem for p in (self.root / "velodyne").glob("*.bin"))
         if not self.stems:
-            raise DatasetError(f"{self.root}: no velodyne/*.bin")
+            raise DatasetError(f"{self.root}: no velodyne/*.bin; expected a KITTI object folder")
         if not (self.root / "calib").is_dir():
             self.rig = replace(self.rig, sensors={"lidar": self.rig.sensors["lidar"]})
 
@@ -71,7 +74,7 @@ class Kitti(Dataset):
         return len(self.stems)
 
     def __getitem__(self, index: int) -> SensorFrame:
-        """Read one frame. Raises DatasetError for a file that is not what KITTI says, IndexError."""
+        """Read one frame. Raises DatasetError if a file is not in KITTI's format, IndexError."""
         stem = self.stems[range(len(self.stems))[index]]
         stamp_ns = FIRST_STAMP_NS + range(len(self.stems))[index] * PERIOD_NS
         points = read_velodyne(self.root / "velodyne" / f"{stem}.bin")
@@ -81,7 +84,9 @@ class Kitti(Dataset):
             lidars={"lidar": sweep},
             base_from_sensor={"lidar": BASE_FROM_LIDAR},
             expected=frozenset(self.rig.sensors),
-            own_vehicle=self.rig.own_vehicle,
+            vehicle_footprint=self.rig.vehicle_footprint,
+            odom_frame=self.rig.odom_frame,
+            ground_z=self.rig.ground_z,
         )
         calibration_file = self.root / "calib" / f"{stem}.txt"
         if not calibration_file.exists():
@@ -90,7 +95,7 @@ class Kitti(Dataset):
         return self._with_camera(self._with_labels(frame, stem, calibration), stem, calibration)
 
     def annotations(self, index: int) -> KittiLabels | None:
-        """All that the label file of a frame says, None without. Raises DatasetError, IndexError."""
+        """The label file of a frame, or None if there is none. Raises DatasetError, IndexError."""
         stem = self.stems[range(len(self.stems))[index]]
         path, calibration_file = (
             self.root / folder / f"{stem}.txt" for folder in ("label_2", "calib")
@@ -108,10 +113,10 @@ class Kitti(Dataset):
             return frame
         try:
             pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:  # the header announces more pixels than OpenCV allows
+        except cv2.error:  # the header states more pixels than OpenCV allows
             pixels = None
         if pixels is None:
-            raise DatasetError(f"{path}: not an image that can be read")
+            raise DatasetError(f"{path}: not a readable PNG or JPEG image")
         height, width = pixels.shape[:2]
         optical_from_lidar, matrix = camera_2(calibration)
         pose = BASE_FROM_LIDAR @ poses.inverse(optical_from_lidar)
@@ -130,7 +135,7 @@ class Kitti(Dataset):
         if not path.exists():
             return frame
         boxes, labels = read_labels(path, _base_from_rect(calibration))
-        counts = points_in_boxes(frame.points_in_base(), boxes)
+        counts = count_points_in_boxes(frame.points_in_base(), boxes)
         truth = Boxes3D(
             frame.stamp_ns,
             frame.base_frame,
@@ -143,22 +148,31 @@ class Kitti(Dataset):
 
 
 def read_velodyne(path: Path) -> NDArray[np.float32]:
-    """Points (N, 4) float32 of a .bin file, those not finite left out. Raises DatasetError."""
+    """Points (N, 4) float32 x, y, z, intensity of a .bin file, without non-finite points.
+
+    Raises DatasetError.
+    """
     try:
         values = np.fromfile(path, np.float32)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
     if values.size == 0 or values.size % 4 or path.stat().st_size % 16:
-        raise DatasetError(f"{path}: {path.stat().st_size} bytes is not a number of 16-byte points")
+        raise DatasetError(
+            f"{path}: the size is {path.stat().st_size} bytes; expected a positive multiple of 16 "
+            "(four float32 values per point)"
+        )
     points = values.reshape(-1, 4)
     finite = np.isfinite(points).all(axis=1)
     if not finite.any():
-        raise DatasetError(f"{path}: no point is finite")
+        raise DatasetError(f"{path}: all points have NaN or infinite values")
     return points if finite.all() else points[finite]
 
 
 def read_calibration(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Matrices of a calib file: P2 (3, 4), R0_rect (3, 3), Tr_velo_to_cam (3, 4). DatasetError."""
+    """The matrices P2 (3, 4), R0_rect (3, 3) and Tr_velo_to_cam (3, 4) of a calibration file.
+
+    Raises DatasetError.
+    """
     shapes = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
     matrices = {}
     try:
@@ -172,23 +186,29 @@ def read_calibration(path: Path) -> dict[str, NDArray[np.float64]]:
         try:
             matrix = np.array([float(v) for v in rest.split()]).reshape(shapes[key])
         except ValueError as error:
-            raise DatasetError(f"{path}:{number}: {key}: {error}") from error
+            rows, columns = shapes[key]
+            raise DatasetError(
+                f"{path}:{number}: {key}: expected {rows * columns} numbers ({error})"
+            ) from error
         if not np.isfinite(matrix).all():
-            raise DatasetError(f"{path}:{number}: {key} is not finite")
+            raise DatasetError(f"{path}:{number}: {key}: expected finite numbers")
         matrices[key] = matrix
     missing = shapes.keys() - matrices.keys()
     if missing:
-        raise DatasetError(f"{path}: missing {', '.join(sorted(missing))}")
+        raise DatasetError(f"{path}: missing lines: {', '.join(sorted(missing))}")
     focal = matrices["P2"][(0, 1), (0, 1)]
     if not (focal > 0).all() or not np.allclose(matrices["P2"][2, :3], (0, 0, 1)):
-        raise DatasetError(f"{path}: P2 is no camera's projection")
+        raise DatasetError(
+            f"{path}: P2: expected a camera projection with positive focal lengths and the third "
+            "row 0 0 1"
+        )
     if not poses.is_rigid(rect_from_lidar(matrices), 0.01):
-        raise DatasetError(f"{path}: R0_rect and Tr_velo_to_cam are not rotations")
+        raise DatasetError(f"{path}: R0_rect, Tr_velo_to_cam: expected rotation matrices")
     return matrices
 
 
 def rect_from_lidar(calibration: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Rectified camera 0 from LiDAR (4, 4)."""
+    """The transform (4, 4) from the LiDAR frame to the rectified frame of camera 0."""
     rotation, transform = np.eye(4), np.eye(4)
     rotation[:3, :3] = calibration["R0_rect"]
     transform[:3] = calibration["Tr_velo_to_cam"]
@@ -198,14 +218,14 @@ def rect_from_lidar(calibration: dict[str, NDArray[np.float64]]) -> NDArray[np.f
 def camera_2(
     calibration: dict[str, NDArray[np.float64]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """optical_from_lidar (4, 4) and matrix (3, 3) of the left colour camera.
+    """optical_from_lidar (4, 4) and intrinsic matrix (3, 3) of camera 2, the left colour camera.
 
-    P2 = K [I | t]: its last column is the camera's place beside camera 0, K t.
+    P2 = K [I | t], where t is the translation from camera 0 to camera 2; its last column is K t.
     """
     matrix = calibration["P2"][:, :3]
-    shift = np.eye(4)
-    shift[:3, 3] = np.linalg.solve(matrix, calibration["P2"][:, 3])
-    return shift @ rect_from_lidar(calibration), matrix
+    optical_from_rect = np.eye(4)
+    optical_from_rect[:3, 3] = np.linalg.solve(matrix, calibration["P2"][:, 3])
+    return optical_from_rect @ rect_from_lidar(calibration), matrix
 
 
 def _base_from_rect(calibration: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -215,15 +235,18 @@ def _base_from_rect(calibration: dict[str, NDArray[np.float64]]) -> NDArray[np.f
 def read_labels(
     path: Path, base_from_rect: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes (N, 7) in base_link and labels (N,) of a label file; DontCare left out. DatasetError."""
-    told = read_annotations(path, base_from_rect)
-    kept = np.array([t != DONT_CARE for t in told.types], bool)
-    labels = [CLASS_NAMES.index(CLASSES[t]) for t in told.types if t != DONT_CARE]
-    return told.boxes[kept], np.array(labels, np.int64)
+    """Boxes (N, 7) in base_link and class indices (N,) of a label file, without DontCare regions.
+
+    Raises DatasetError.
+    """
+    annotations = read_annotations(path, base_from_rect)
+    kept = np.array([t != DONT_CARE for t in annotations.types], bool)
+    labels = [CLASS_NAMES.index(CLASSES[t]) for t in annotations.types if t != DONT_CARE]
+    return annotations.boxes[kept], np.array(labels, np.int64)
 
 
 def read_annotations(path: Path, base_from_rect: NDArray[np.float64]) -> KittiLabels:
-    """All that a label file says. Raises DatasetError that names the line."""
+    """Read a label file. Raises DatasetError, which names the line."""
     types: list[str] = []
     rows: list[list[float]] = []
     try:
@@ -235,13 +258,17 @@ def read_annotations(path: Path, base_from_rect: NDArray[np.float64]) -> KittiLa
         if not words:
             continue
         if words[0] not in (*CLASSES, DONT_CARE) or len(words) not in (15, 16):
-            raise DatasetError(f"{path}:{number}: not a KITTI label: {line[:60]!r}")
+            types_allowed = ", ".join((*CLASSES, DONT_CARE))
+            raise DatasetError(
+                f"{path}:{number}: expected one of {types_allowed} and 14 or 15 numbers; "
+                f"got {line[:60]!r}"
+            )
         try:
             row = [float(v) for v in words[1:15]]
         except ValueError as error:
-            raise DatasetError(f"{path}:{number}: {error}") from error
+            raise DatasetError(f"{path}:{number}: expected numbers ({error})") from error
         if not np.isfinite(row).all():
-            raise DatasetError(f"{path}:{number}: not finite")
+            raise DatasetError(f"{path}:{number}: expected finite numbers")
         types.append(words[0])
         rows.append(row)
     values = np.array(rows, np.float64).reshape(-1, 14)
@@ -259,9 +286,10 @@ def read_annotations(path: Path, base_from_rect: NDArray[np.float64]) -> KittiLa
 
 
 def _box(row: NDArray[np.float64], base_from_rect: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Box (7,) of height, width, length, x, y, z of the bottom's middle, and rotation_y."""
-    height, width, length, x, y, z, turn = row
+    """Box (7,) from height, width, length, x, y, z of the bottom centre, and rotation_y."""
+    height, width, length, x, y, z, rotation_y = row
     centre = poses.transform_points(base_from_rect, np.array([x, y - height / 2, z]))
-    # rotation_y turns x right towards -z forward; its axis is the vehicle's, upside down.
-    heading = base_from_rect[:3, :3] @ (np.cos(turn), 0.0, -np.sin(turn))
+    # rotation_y is the angle about the camera's y axis, which points down: at 0 the object faces
+    # along the camera's x axis (right), at -pi/2 along its z axis (forward).
+    heading = base_from_rect[:3, :3] @ (np.cos(rotation_y), 0.0, -np.sin(rotation_y))
     return np.array([*centre, length, width, height, np.arctan2(heading[1], heading[0])])

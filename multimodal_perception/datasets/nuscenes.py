@@ -1,7 +1,7 @@
-"""One nuScenes sample (Caesar et al. 2020) as an mmdetection3d info file: frame.json beside its files.
+"""Reader of nuScenes samples (Caesar et al. 2020) from an mmdetection3d info file.
 
-Six cameras and LIDAR_TOP; labelled instances are given in the LiDAR's frame. base_link is nuScenes' ego
-frame: on the ground, below the rear axle.
+The folder contains frame.json, the six camera images and the sweep of LIDAR_TOP. The labelled instances
+are given in the LiDAR frame. base_link is the ego frame of nuScenes: on the ground, below the rear axle.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from multimodal_perception.frame import (
     SensorFrame,
 )
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import points_in_boxes
+from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.rig import Rig, Sensor
 
+# Class names of the nuScenes detection task to the class names of this package.
 CLASSES = {
     "car": "car",
     "truck": "truck",
@@ -45,8 +46,8 @@ CLASSES = {
     "barrier": "barrier",
 }
 LIDAR = "lidar_top"
-# What is raised by files whose content is not what it should be.
-BROKEN = (
+# Exceptions that malformed file content can raise.
+CONTENT_ERRORS = (
     OSError,
     LookupError,
     TypeError,
@@ -58,21 +59,21 @@ BROKEN = (
 
 
 @contextmanager
-def named(where: str) -> Iterator[None]:
-    """What breaks on a file's content is a DatasetError that says where and why."""
+def dataset_errors(source: str) -> Iterator[None]:
+    """Convert exceptions caused by file content into a DatasetError that names the source."""
     try:
         yield
-    except BROKEN as error:
-        raise DatasetError(f"{where}: {type(error).__name__}: {error}") from error
+    except CONTENT_ERRORS as error:
+        raise DatasetError(f"{source}: {type(error).__name__}: {error}") from error
 
 
-class NuScenesSample(Dataset):
-    """The sample of one folder."""
+class NuScenesSampleDataset(Dataset):
+    """The samples of one frame.json; usually it contains one."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         path = self.root / "frame.json"
-        with named(f"{path}: not a nuScenes info file"):
+        with dataset_errors(f"{path}: not a nuScenes info file"):
             info = json.loads(path.read_text(encoding="utf-8"))
             self._names = {v: k for k, v in info["metainfo"]["categories"].items()}
             self._samples = list(info["data_list"])
@@ -86,21 +87,22 @@ class NuScenesSample(Dataset):
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one sample. Raises DatasetError, IndexError."""
         sample = self._samples[range(len(self))[index]]
-        with named(f"{self.root / 'frame.json'}: sample {index}"):
+        with dataset_errors(f"{self.root / 'frame.json'}: sample {index}"):
             return self._read(sample)
 
     def _read(self, sample: Mapping[str, Any]) -> SensorFrame:
         stamp_ns = round(float(sample["timestamp"]) * NANOSECONDS)
         lidar = sample["lidar_points"]
         base_from_lidar = _rigid(lidar["lidar2ego"], "lidar2ego")
-        sweep = read_sweep(self._inside(lidar["lidar_path"]), stamp_ns, int(lidar["num_pts_feats"]))
+        path = self._file_path(lidar["lidar_path"])
+        sweep = read_sweep(path, stamp_ns, int(lidar["num_pts_feats"]))
         cameras, models, extrinsics = {}, {}, {LIDAR: base_from_lidar}
         for key, entry in sample["images"].items():
             name = key.lower()
             cameras[name] = self._image(name, entry)
             height, width = cameras[name].pixels.shape[:2]
             models[name] = CameraModel(width, height, np.array(entry["cam2img"])[:3, :3])
-            # lidar2cam holds the ego's motion between the two exposures; cam2ego does not.
+            # lidar2cam includes the ego motion between sweep and exposure; cam2ego does not.
             lidar_from_camera = poses.inverse(_rigid(entry["lidar2cam"], "lidar2cam"))
             extrinsics[name] = base_from_lidar @ lidar_from_camera
         frame = SensorFrame(
@@ -111,14 +113,16 @@ class NuScenesSample(Dataset):
             intrinsics=models,
             odom_from_base=_rigid(sample["ego2global"], "ego2global"),
             expected=frozenset(self.rig.sensors),
-            own_vehicle=self.rig.own_vehicle,
+            vehicle_footprint=self.rig.vehicle_footprint,
+            odom_frame=self.rig.odom_frame,
+            ground_z=self.rig.ground_z,
         )
         return replace(frame, labels=self._labels(sample["instances"], frame, base_from_lidar))
 
     def _image(self, name: str, entry: Mapping[str, Any]) -> CameraImage:
-        path = self._inside(entry["img_path"])
+        path = self._file_path(entry["img_path"])
         pixels = read_image(path)
-        # The stamp in microseconds is the last part of the file's name.
+        # The last part of the file name is the stamp in microseconds.
         stamp_ns = int(path.stem.rsplit("__", 1)[-1]) * 1000
         return CameraImage(name, stamp_ns, f"{name}_optical", pixels, "bgr8")
 
@@ -127,56 +131,61 @@ class NuScenesSample(Dataset):
     ) -> Boxes3D:
         boxes = np.array([i["bbox_3d"] for i in instances], np.float32).reshape(-1, 7)
         if not np.isfinite(boxes).all():
-            raise ValueError("bbox_3d is not finite")
-        known = [CLASSES.get(self._names.get(i["bbox_label_3d"], ""), "unknown") for i in instances]
+            raise ValueError("instances: bbox_3d: expected finite numbers")
+        names = [CLASSES.get(self._names.get(i["bbox_label_3d"], ""), "unknown") for i in instances]
         velocity = np.array([i["velocity"] for i in instances], np.float32).reshape(-1, 2)
         truth = Boxes3D(
             frame.stamp_ns,
             LIDAR,
             boxes,
             np.ones(len(boxes), np.float32),
-            np.array([CLASS_NAMES.index(k) for k in known], np.int64),
+            np.array([CLASS_NAMES.index(n) for n in names], np.int64),
             velocities=np.nan_to_num(velocity),
         ).transformed(base_from_lidar, frame.base_frame)
-        counts = points_in_boxes(frame.points_in_base(), truth.boxes)
+        counts = count_points_in_boxes(frame.points_in_base(), truth.boxes)
         return replace(truth, num_points=counts)
 
-    def _inside(self, name: str) -> Path:
+    def _file_path(self, name: str) -> Path:
+        """The path of a file in the folder. Raises DatasetError for a path outside of it."""
         path = self.root / name
         if Path(name).name != name or not path.is_file():
-            raise DatasetError(f"{self.root}: no file {name!r}")
+            raise DatasetError(f"{self.root}: no file {name!r} in this folder")
         return path
 
 
 def read_sweep(path: Path, stamp_ns: int, features: int = 5) -> LidarSweep:
-    """A .pcd.bin file of `features` float32 a point: x y z intensity and, of five, the ring.
+    """Read a .pcd.bin file with `features` float32 values per point.
 
-    Points that are not finite are left out. Raises DatasetError.
+    The values are x, y, z, intensity and, if there are at least five, the ring. Points with non-finite
+    values are removed. Raises DatasetError.
     """
     values = np.fromfile(path, np.float32)
     if features < 4 or values.size == 0 or values.size % features or path.stat().st_size % 4:
-        raise DatasetError(f"{path}: not a number of {features}-value points")
+        raise DatasetError(
+            f"{path}: the file size does not fit {features} float32 values per point (allowed: 4 or "
+            "more values)"
+        )
     points = values.reshape(-1, features)
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
-        raise DatasetError(f"{path}: no point is finite")
+        raise DatasetError(f"{path}: all points have NaN or infinite values")
     rings = np.clip(points[:, 4], 0, 65535).astype(np.uint16) if features > 4 else None
     return LidarSweep(LIDAR, stamp_ns, LIDAR, np.ascontiguousarray(points[:, :4]), rings=rings)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) uint8, blue first. Raises DatasetError."""
+    """Pixels (H, W, 3) uint8 in BGR order. Raises DatasetError."""
     try:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # the header announces more pixels than OpenCV allows
+    except cv2.error:  # the header states more pixels than OpenCV allows
         pixels = None
     if pixels is None:
-        raise DatasetError(f"{path}: not an image that can be read")
+        raise DatasetError(f"{path}: not a readable image")
     return np.asarray(pixels, np.uint8)
 
 
 def nuscenes_rig(cameras: list[str]) -> Rig:
-    """LIDAR_TOP and cameras by lower-case channel; extrinsics come with each frame."""
+    """A rig of LIDAR_TOP and cameras named by lower-case channel. Each frame has the extrinsics."""
     sensors = {
         LIDAR: Sensor(LIDAR, Modality.LIDAR, f"/{LIDAR}/points", LIDAR, rate_hz=20.0),
     }
@@ -190,11 +199,11 @@ def nuscenes_rig(cameras: list[str]) -> Rig:
             tolerance_s=0.1,
             camera_info_topic=f"/{name}/camera_info",
         )
-    return Rig("nuscenes", sensors, odom_frame="map", footprint=(4.1, 1.7), footprint_middle=1.4)
+    return Rig("nuscenes", sensors, odom_frame="map", footprint=(4.1, 1.7), footprint_offset_x=1.4)
 
 
 def _rigid(values: Any, name: str) -> NDArray[np.float64]:
     matrix = np.array(values, np.float64)
     if not poses.is_rigid(matrix):
-        raise ValueError(f"{name} is not a rigid transform")
+        raise ValueError(f"{name}: expected a rigid 4x4 transform")
     return matrix

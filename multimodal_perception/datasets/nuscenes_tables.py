@@ -1,6 +1,6 @@
-"""nuScenes v1.0 (Caesar et al. 2020) in its own layout: samples/ beside the tables of v1.0-*/.
+"""Reader of nuScenes v1.0 (Caesar et al. 2020) in its original layout: samples/ and v1.0-*/*.json.
 
-A frame is a sample: its LIDAR_TOP sweep and camera images, in the ego frame at the sweep's stamp.
+A frame is a sample: its LIDAR_TOP sweep and camera images, in the ego frame at the stamp of the sweep.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.nuscenes import (
     CLASSES,
     LIDAR,
-    named,
+    dataset_errors,
     nuscenes_rig,
     read_image,
     read_sweep,
@@ -29,7 +29,8 @@ from multimodal_perception.geometry.cameras import CameraModel
 
 Row = dict[str, Any]
 NS_PER_US = 1000
-# nuScenes' categories to the names of its detection task, which CLASSES knows; others are unknown.
+# Categories of nuScenes to the class names of its detection task (keys of CLASSES). All others are
+# read as "unknown".
 CATEGORIES = {
     "vehicle.car": "car",
     "vehicle.truck": "truck",
@@ -57,43 +58,44 @@ TABLES = (
     "visibility",
     "attribute",
 )
-# Middles of the visibility levels' ranges, share in sight.
+# Visible fraction of an object by visibility level: the centre of the level's range.
 VISIBILITY = {"v0-40": 0.2, "v40-60": 0.5, "v60-80": 0.7, "v80-100": 0.9}
-# A velocity is of two annotations no further apart than this; twice so far if on either side.
-VELOCITY_US = 1_500_000
+# A velocity is computed from two annotations within this time, or twice this time if one precedes
+# and the other follows the annotation (as the devkit does).
+MAX_VELOCITY_INTERVAL_US = 1_500_000
 
 
 def tables_folder(path: Path) -> Path | None:
-    """The folder of tables that a path means: itself or its only v1.0-*; None where there is none.
+    """The folder with the tables: `path` or its only v1.0-* subfolder; None if there is none.
 
-    Raises DatasetError where there are several.
+    Raises DatasetError if there are several subfolders.
     """
     if (path / "sample.json").is_file():
         return path
-    found = sorted(p.parent for p in path.glob("v1.0-*/sample.json"))
-    if len(found) > 1:
-        names = ", ".join(p.name for p in found)
-        raise DatasetError(f"{path}: holds {names}; give the path of one of them")
-    return found[0] if found else None
+    folders = sorted(p.parent for p in path.glob("v1.0-*/sample.json"))
+    if len(folders) > 1:
+        names = ", ".join(p.name for p in folders)
+        raise DatasetError(f"{path}: contains {names}; give the path of one of them")
+    return folders[0] if folders else None
 
 
-class NuScenes(Dataset):
-    """The samples of one version, scene after scene, with labels where it has annotations."""
+class NuScenesDataset(Dataset):
+    """The samples of one version, ordered by scene and time; with labels if it has annotations."""
 
     def __init__(self, root: str | Path) -> None:
-        """root: the data's folder, or one of its v1.0-* folders. Raises DatasetError."""
+        """root: the folder of the data set, or one of its v1.0-* folders. Raises DatasetError."""
         folder = tables_folder(Path(root))
         if folder is None:
-            raise DatasetError(f"{root}: no v1.0-*/sample.json in it")
+            raise DatasetError(f"{root}: no v1.0-*/sample.json in this folder")
         self.folder, self.root = folder, folder.parent
         self.name = f"nuscenes {folder.name}"
         self._tables = {name: self._table(name) for name in TABLES}
-        with named(f"{folder}: tables do not fit together"):
+        with dataset_errors(f"{folder}: inconsistent tables"):
             scenes = {row["token"]: k for k, row in enumerate(self._rows("scene"))}
             self._samples = sorted(
                 self._rows("sample"), key=lambda s: (scenes[s["scene_token"]], s["timestamp"])
             )
-            self._times = {s["token"]: int(s["timestamp"]) for s in self._samples}
+            self._times_us = {s["token"]: int(s["timestamp"]) for s in self._samples}
             self._keyframes, self._annotations = self._by_sample()
             self._attributes = {token: k for k, token in enumerate(self._tables["attribute"])}
             self._tracks = {token: k for k, token in enumerate(self._tables["instance"])}
@@ -108,18 +110,18 @@ class NuScenes(Dataset):
     def __getitem__(self, index: int) -> SensorFrame:
         """Read one sample. Raises DatasetError, IndexError."""
         sample = self._samples[range(len(self))[index]]
-        with named(f"{self.folder}: sample {index}"):
+        with dataset_errors(f"{self.folder}: sample {index}"):
             return self._read(sample)
 
     def attributes(self, index: int) -> NDArray[np.int64]:
-        """Row (M,) of the attribute table that each label of a sample has first, -1 without.
+        """Index (M,) into the attribute table of the first attribute of each label, -1 if none.
 
         Raises DatasetError, IndexError.
         """
         sample = self._samples[range(len(self))[index]]
-        with named(f"{self.folder}: sample {index}: attributes"):
-            told = [a["attribute_tokens"][:1] for a in self._annotations[sample["token"]]]
-            return np.array([self._attributes[t[0]] if t else -1 for t in told], np.int64)
+        with dataset_errors(f"{self.folder}: sample {index}: attributes"):
+            tokens = [a["attribute_tokens"][:1] for a in self._annotations[sample["token"]]]
+            return np.array([self._attributes[t[0]] if t else -1 for t in tokens], np.int64)
 
     def _rows(self, name: str) -> list[Row]:
         path = self.folder / f"{name}.json"
@@ -130,17 +132,19 @@ class NuScenes(Dataset):
         if not isinstance(rows, list) or not all(
             isinstance(r, dict) and "token" in r for r in rows
         ):
-            raise DatasetError(f"{path}: not a nuScenes table (a list of rows with a token each)")
+            raise DatasetError(
+                f"{path}: not a nuScenes table (expected a list of objects with the key token)"
+            )
         return rows
 
     def _table(self, name: str) -> dict[str, Row]:
         return {row["token"]: row for row in self._rows(name)}
 
     def _by_sample(self) -> tuple[dict[str, dict[str, Row]], dict[str, list[Row]]]:
-        """Key frames of LIDAR_TOP and cameras by sample and channel, and annotations by sample."""
+        """Key frames of LIDAR_TOP and the cameras by sample and channel; annotations by sample."""
         keyframes: dict[str, dict[str, Row]] = defaultdict(dict)
         for row in self._tables["sample_data"].values():
-            sensor = self._tables["sensor"][self._calibrated(row)["sensor_token"]]
+            sensor = self._tables["sensor"][self._calibrated_sensor(row)["sensor_token"]]
             channel = sensor["channel"].lower()
             if row["is_key_frame"] and (channel == LIDAR or sensor["modality"] == "camera"):
                 keyframes[row["sample_token"]][channel] = row
@@ -149,42 +153,44 @@ class NuScenes(Dataset):
             annotations[row["sample_token"]].append(row)
         return keyframes, annotations
 
-    def _calibrated(self, data: Row) -> Row:
+    def _calibrated_sensor(self, data: Row) -> Row:
         return self._tables["calibrated_sensor"][data["calibrated_sensor_token"]]
 
     def _read(self, sample: Row) -> SensorFrame:
         data = self._keyframes[sample["token"]]
         if not data:
-            raise ValueError("no key frame of LIDAR_TOP or a camera in sample_data")
-        lead = data.get(LIDAR) or next(iter(data.values()))
-        map_from_base = _pose(self._tables["ego_pose"][lead["ego_pose_token"]])
+            raise ValueError("sample_data: no key frame of LIDAR_TOP or of a camera")
+        reference = data.get(LIDAR) or next(iter(data.values()))
+        map_from_base = _pose(self._tables["ego_pose"][reference["ego_pose_token"]])
         base_from_map = poses.inverse(map_from_base)
-        stamp_ns = int(lead["timestamp"]) * NS_PER_US
-        lidars, cameras, models, places, motions = {}, {}, {}, {}, {}
+        stamp_ns = int(reference["timestamp"]) * NS_PER_US
+        lidars, cameras, models, extrinsics, motions = {}, {}, {}, {}, {}
         for name, row in data.items():
-            calibrated = self._calibrated(row)
-            places[name] = _pose(calibrated)
+            calibrated_sensor = self._calibrated_sensor(row)
+            extrinsics[name] = _pose(calibrated_sensor)
             motions[name] = base_from_map @ _pose(self._tables["ego_pose"][row["ego_pose_token"]])
-            at_ns, path = int(row["timestamp"]) * NS_PER_US, self._inside(row["filename"])
+            sensor_ns, path = int(row["timestamp"]) * NS_PER_US, self._file_path(row["filename"])
             if name == LIDAR:
-                lidars[name] = read_sweep(path, at_ns)
+                lidars[name] = read_sweep(path, sensor_ns)
                 continue
             pixels = read_image(path)
-            cameras[name] = CameraImage(name, at_ns, f"{name}_optical", pixels, "bgr8")
-            matrix = np.array(calibrated["camera_intrinsic"], np.float64)
+            cameras[name] = CameraImage(name, sensor_ns, f"{name}_optical", pixels, "bgr8")
+            matrix = np.array(calibrated_sensor["camera_intrinsic"], np.float64)
             models[name] = CameraModel(pixels.shape[1], pixels.shape[0], matrix)
         frame = SensorFrame(
             stamp_ns,
             lidars=lidars,
             cameras=cameras,
-            base_from_sensor=places,
+            base_from_sensor=extrinsics,
             intrinsics=models,
             reference_from_base=motions,
             odom_from_base=map_from_base,
             expected=frozenset(self.rig.sensors),
-            own_vehicle=self.rig.own_vehicle,
+            vehicle_footprint=self.rig.vehicle_footprint,
+            odom_frame=self.rig.odom_frame,
+            ground_z=self.rig.ground_z,
         )
-        if not self._tables["sample_annotation"]:  # a version without labels, such as v1.0-test
+        if not self._tables["sample_annotation"]:  # versions such as v1.0-test have no labels
             return frame
         return replace(frame, labels=self._labels(sample, stamp_ns, base_from_map))
 
@@ -194,12 +200,12 @@ class NuScenes(Dataset):
         for box, row in zip(boxes, rows, strict=True):
             pose = base_from_map @ _pose(row)
             width, length, height = row["size"]
-            box[:] = (*pose[:3, 3], length, width, height, poses.yaw_of(pose))
+            box[:] = (*pose[:3, 3], length, width, height, poses.to_yaw(pose))
         if not np.isfinite(boxes).all():
-            raise ValueError("an annotation is not finite")
+            raise ValueError("sample_annotation: expected finite numbers")
         velocities = np.array([self._velocity(row) for row in rows]).reshape(-1, 3)
         levels = [self._tables["visibility"].get(r["visibility_token"], {}) for r in rows]
-        sight = [VISIBILITY.get(str(level.get("level")), 1.0) for level in levels]
+        visibility = [VISIBILITY.get(str(level.get("level")), 1.0) for level in levels]
         return Boxes3D(
             stamp_ns,
             "base_link",
@@ -209,7 +215,7 @@ class NuScenes(Dataset):
             velocities=(velocities @ base_from_map[:3, :3].T)[:, :2].astype(np.float32),
             track_ids=np.array([self._tracks[r["instance_token"]] for r in rows], np.int64),
             num_points=np.array([int(r["num_lidar_pts"]) for r in rows], np.int64),
-            visibility=np.array(sight, np.float32),
+            visibility=np.array(visibility, np.float32),
         )
 
     def _class(self, row: Row) -> int:
@@ -218,24 +224,26 @@ class NuScenes(Dataset):
         return CLASS_NAMES.index(CLASSES.get(CATEGORIES.get(category, ""), "unknown"))
 
     def _velocity(self, row: Row) -> NDArray[np.float64]:
-        """Metres a second (3,) in the map, from the annotations before and after; NaN without."""
+        """Velocity (3,) in the map frame, m/s, from the previous and next annotations, or NaN."""
         table = self._tables["sample_annotation"]
         before, after = table.get(row["prev"], row), table.get(row["next"], row)
-        first, last = (self._times[r["sample_token"]] for r in (before, after))
-        allowed = VELOCITY_US * (2 if before is not row and after is not row else 1)
-        if before is after or not 0 < last - first <= allowed:
+        first_us, last_us = (self._times_us[r["sample_token"]] for r in (before, after))
+        both_sides = before is not row and after is not row
+        max_interval_us = MAX_VELOCITY_INTERVAL_US * (2 if both_sides else 1)
+        if before is after or not 0 < last_us - first_us <= max_interval_us:
             return np.full(3, np.nan)
-        way = np.subtract(after["translation"], before["translation"])
-        return np.asarray(way, np.float64) / (1e-6 * (last - first))
+        displacement = np.subtract(after["translation"], before["translation"])
+        return np.asarray(displacement, np.float64) / (1e-6 * (last_us - first_us))
 
-    def _inside(self, name: str) -> Path:
+    def _file_path(self, name: str) -> Path:
+        """The path of a file in the data set. Raises DatasetError for a path outside of it."""
         path = (self.root / name).resolve()
         if not path.is_relative_to(self.root.resolve()) or not path.is_file():
-            raise DatasetError(f"{self.root}: no file {name!r}")
+            raise DatasetError(f"{self.root}: no file {name!r} in this folder")
         return path
 
 
 def _pose(row: Row) -> NDArray[np.float64]:
-    """Pose (4, 4) of a row's translation and rotation, which is w x y z."""
+    """Pose (4, 4) from the translation and the rotation (quaternion w x y z) of a row."""
     w, x, y, z = row["rotation"]
     return poses.from_quaternion(row["translation"], (x, y, z, w))

@@ -1,19 +1,19 @@
-"""Which reader fits a path."""
+"""Opens recorded or simulated data with the reader for its format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from multimodal_perception.datasets.bag import Bag
+from multimodal_perception.datasets.bag import BagDataset
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
-from multimodal_perception.datasets.kitti import Kitti
-from multimodal_perception.datasets.nuscenes import NuScenesSample
-from multimodal_perception.datasets.nuscenes_tables import NuScenes, tables_folder
-from multimodal_perception.datasets.shards import ShardFolder
+from multimodal_perception.datasets.kitti import KittiDataset
+from multimodal_perception.datasets.nuscenes import NuScenesSampleDataset
+from multimodal_perception.datasets.nuscenes_tables import NuScenesDataset, tables_folder
+from multimodal_perception.datasets.shards import ShardDataset
 from multimodal_perception.datasets.simulated import PREFIX, open_simulation
 from multimodal_perception.datasets.simulation_writer import SHARD_RECORD
-from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.rig import Rig
 
 DatasetName = Literal["kitti", "nuscenes", "bag", "synthetic", "simulated", "shards"]
@@ -31,36 +31,42 @@ PATH_HELP = "dataset folder, bag, shards, `synthetic`, or a drive: simulated:SCE
 def open_dataset(
     path: str | Path, name: DatasetName | None = None, rig: Rig | None = None
 ) -> Dataset:
-    """Open recorded data; without a name, what lies at the path decides.
+    """Open recorded data. Without a name, the format is detected from the files at the path.
 
-    "synthetic" as path or name needs no data, nor does a simulated drive: see simulated.SYNTAX. `rig`
-    is for bags and simulated drives alone.
+    "synthetic" as path or name needs no files, and neither does a simulated drive (simulated.SYNTAX).
+    `rig` is only allowed for bags and simulated drives.
 
-    Raises DatasetError when nothing fits or the data cannot be read.
+    Raises DatasetError if the format is not recognised or the data cannot be read.
     """
-    if name == "simulated" or (name is None and _simulated(str(path))):
+    if name == "simulated" or (name is None and _is_simulation(str(path))):
         return open_simulation(str(path), rig)
     path = Path(path)
     if name is None:
-        name = _recognise(path)
+        name = _detect_format(path)
     if rig is not None and name != "bag":
-        raise DatasetError(f"{path}: {name} has its own rig")
+        raise DatasetError(
+            f"{path}: {name} has its own rig; a rig is allowed for bags and simulated drives"
+        )
     if name == "kitti":
-        return Kitti(path)
+        return KittiDataset(path)
     if name == "nuscenes":
-        return NuScenesSample(path) if (path / "frame.json").is_file() else NuScenes(path)
+        return (
+            NuScenesSampleDataset(path)
+            if (path / "frame.json").is_file()
+            else NuScenesDataset(path)
+        )
     if name == "synthetic":
-        return SyntheticStreet()
+        return SyntheticDataset()
     if name == "shards":
-        return ShardFolder(path)
-    return Bag(path, rig)
+        return ShardDataset(path)
+    return BagDataset(path, rig)
 
 
-def _simulated(path: str) -> bool:
+def _is_simulation(path: str) -> bool:
     return path.partition(":")[0].partition(",")[0] == PREFIX and not Path(path).exists()
 
 
-def _recognise(path: Path) -> DatasetName:
+def _detect_format(path: Path) -> DatasetName:
     if str(path) == "synthetic" and not path.exists():
         return "synthetic"
     if not path.exists():
@@ -74,6 +80,7 @@ def _recognise(path: Path) -> DatasetName:
     if (path / SHARD_RECORD).is_file():
         return "shards"
     raise DatasetError(
-        f"{path}: not a KITTI folder (velodyne/), nuScenes (v1.0-*/sample.json, or one sample's "
-        f"frame.json), a rosbag2 or simulated shards ({SHARD_RECORD})"
+        f"{path}: format not recognised; expected a KITTI folder (velodyne/), nuScenes "
+        "(v1.0-*/sample.json, or frame.json of a sample), a rosbag2 (metadata.yaml, .mcap, .db3) or "
+        f"simulated shards ({SHARD_RECORD})"
     )

@@ -1,4 +1,4 @@
-"""Folders of simulated frames for training, one .npz each, as datasets."""
+"""Reader of simulated training frames: a folder with one .npz file per frame."""
 
 from __future__ import annotations
 
@@ -20,44 +20,48 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.rig import load_rig
-from multimodal_perception.simulation.sensors.camera import View
+from multimodal_perception.simulation.sensors.camera import ImageTruth
 from multimodal_perception.simulation.sensors.lidar import SweepTruth
 from multimodal_perception.simulation.sensors.thermal import DEFAULT_KELVIN
 from multimodal_perception.simulation.sensors.ultrasonic import DEFAULT_LIMITS
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 
 
-class ShardFolder(Dataset):
-    """Frames and truth that `simulate --format dataset` wrote. Sweeps are deskewed."""
+class ShardDataset(Dataset):
+    """Frames and ground truth written by `simulate --format dataset`. The sweeps are deskewed."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open a folder. Raises DatasetError when it holds no frame, UserError for its rig."""
+        """Open a folder. Raises DatasetError if it has no frames, UserError for an invalid rig."""
         self.path = Path(path)
         self.name = f"shards {self.path.name}"
         self.rig = load_rig(self.path / "rig.yaml")
         self._files = sorted(self.path.glob("[0-9]*.npz"))
         self._last: tuple[int, dict[str, NDArray]] | None = None
         if not self._files:
-            raise DatasetError(f"{self.path}: no frame (000000.npz) in it")
+            raise DatasetError(f"{self.path}: no frames; expected files such as 000000.npz")
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> SensorFrame:
-        """Read one frame. Raises DatasetError when its file is broken, IndexError."""
+        """Read one frame. Raises DatasetError if its file is invalid, IndexError."""
         index = range(len(self))[index]
         try:
             return self._frame(self._arrays(index))
         except (KeyError, ValueError, TypeError) as error:
-            raise DatasetError(f"{self._files[index]}: no frame of this rig ({error})") from error
+            raise DatasetError(
+                f"{self._files[index]}: does not fit the sensors of rig.yaml ({error})"
+            ) from error
 
     def truth(self, index: int) -> FrameTruth:
-        """What is true of one frame, but for the echoes. Raises as __getitem__ does."""
+        """The ground truth of one frame, without ultrasonic echoes. Raises like __getitem__."""
         index = range(len(self))[index]
         try:
             return self._truth(self._arrays(index))
         except (KeyError, ValueError, TypeError) as error:
-            raise DatasetError(f"{self._files[index]}: no truth of this rig ({error})") from error
+            raise DatasetError(
+                f"{self._files[index]}: the ground truth does not fit rig.yaml ({error})"
+            ) from error
 
     def _arrays(self, index: int) -> dict[str, NDArray]:
         if self._last is None or self._last[0] != index:
@@ -66,19 +70,21 @@ class ShardFolder(Dataset):
 
     def _frame(self, arrays: dict[str, NDArray]) -> SensorFrame:
         stamp_ns = int(arrays["stamp_ns"])
-        places, models = {}, {}
+        extrinsics, models = {}, {}
         lidars, cameras, thermals = {}, {}, {}
         for name, sensor in self.rig.sensors.items():
-            what = "points" if sensor.modality is Modality.LIDAR else "pixels"
-            if f"{name}.{what}" not in arrays:
+            key = f"{name}.{'points' if sensor.modality is Modality.LIDAR else 'pixels'}"
+            if key not in arrays:
                 continue
-            values = arrays[f"{name}.{what}"]
+            values = arrays[key]
             if sensor.modality is Modality.LIDAR:
                 lidars[name] = LidarSweep(name, stamp_ns, sensor.frame_id, values)
             elif sensor.modality is Modality.CAMERA:
                 cameras[name] = CameraImage(name, stamp_ns, sensor.frame_id, values)
             else:
-                kelvin = sensor.kelvin or DEFAULT_KELVIN if values.dtype == np.uint16 else None
+                kelvin = (
+                    sensor.counts_to_kelvin or DEFAULT_KELVIN if values.dtype == np.uint16 else None
+                )
                 thermals[name] = ThermalImage(name, stamp_ns, sensor.frame_id, values, kelvin)
             if sensor.intrinsics is not None:
                 models[name] = sensor.intrinsics.camera_model()
@@ -86,7 +92,7 @@ class ShardFolder(Dataset):
         for name in (*lidars, *cameras, *thermals, *ultrasonics):
             pose = self.rig.sensors[name].base_from_sensor()
             if pose is not None:
-                places[name] = pose
+                extrinsics[name] = pose
         return SensorFrame(
             stamp_ns,
             self.rig.base_frame,
@@ -94,25 +100,27 @@ class ShardFolder(Dataset):
             cameras,
             thermals,
             ultrasonics,
-            places,
+            extrinsics,
             models,
             odom_from_base=arrays["truth.odom_from_base"],
             expected=frozenset(self.rig.sensors),
             labels=self._boxes(arrays),
-            own_vehicle=self.rig.own_vehicle,
+            vehicle_footprint=self.rig.vehicle_footprint,
+            odom_frame=self.rig.odom_frame,
+            ground_z=self.rig.ground_z,
         )
 
     def _ultrasonics(
         self, arrays: dict[str, NDArray], stamp_ns: int
     ) -> dict[str, UltrasonicReading]:
-        """By name; a silent one was written as NaN."""
-        sensors = self.rig.of(Modality.ULTRASONIC)
+        """Readings by sensor name. A sensor that published nothing is stored as NaN."""
+        sensors = self.rig.sensors_of(Modality.ULTRASONIC)
         ranges = arrays["ultrasonics"] if sensors else np.zeros(0)
-        found = {}
+        readings = {}
         for (name, sensor), value in zip(sensors.items(), ranges, strict=True):
             limits = sensor.limits or DEFAULT_LIMITS
             if not np.isnan(value):
-                found[name] = UltrasonicReading(
+                readings[name] = UltrasonicReading(
                     name,
                     stamp_ns,
                     sensor.frame_id,
@@ -121,7 +129,7 @@ class ShardFolder(Dataset):
                     limits.max_range,
                     limits.field_of_view,
                 )
-        return found
+        return readings
 
     def _boxes(self, arrays: dict[str, NDArray]) -> Boxes3D:
         boxes = arrays["truth.boxes"]
@@ -148,7 +156,7 @@ class ShardFolder(Dataset):
             classes, tracks = (arrays[f"truth.{name}.{p}"] for p in ("semantics", "instances"))
             if f"truth.{name}.depth" in arrays:
                 depth = arrays[f"truth.{name}.depth"].astype(np.float32)
-                views[name] = View(depth, classes, tracks)
+                views[name] = ImageTruth(depth, classes, tracks)
             else:
                 points[name] = SweepTruth(classes, tracks)
         return FrameTruth(

@@ -1,9 +1,9 @@
-"""Simulated drives as datasets, made on the spot from one line of text."""
+"""Simulated drives as datasets, from a specification in one line of text."""
 
 from __future__ import annotations
 
 from multimodal_perception.datasets.dataset import DatasetError
-from multimodal_perception.rig import Rig, load_rig, rig_path
+from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.simulation.sensors.conditions import parse_fault
 from multimodal_perception.simulation.simulation import Simulation
 
@@ -13,30 +13,31 @@ DEFAULT_SCENARIO, DEFAULT_RIG, DEFAULT_FRAMES = "urban_street", "simulation", 20
 
 
 def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
-    """A drive by a line such as "simulated:urban_street,seed=3,frames=20,night,fog=80".
+    """Open the drive of a line such as "simulated:urban_street,seed=3,frames=20,night,fog=80".
 
-    Raises DatasetError for a line that does not follow SYNTAX, UserError for what it names and is not.
+    rig: rig of the drive, unless the line names another one. Raises DatasetError for a line that does
+    not follow SYNTAX, UserError for an unknown scenario, rig, condition or fault.
     """
-    scenario, *words = spec.removeprefix(PREFIX).removeprefix(":").split(",")
-    numbers = {"seed": 0, "frames": DEFAULT_FRAMES}
+    scenario, *entries = spec.removeprefix(PREFIX).removeprefix(":").split(",")
+    integers = {"seed": 0, "frames": DEFAULT_FRAMES}
     conditions, faults = [], []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in numbers:
+    for entry in entries:
+        key, _, value = entry.partition("=")
+        if key in integers:
             try:
-                numbers[key] = int(value)
+                integers[key] = int(value)
             except ValueError:
-                raise DatasetError(f"{spec}: {key}: {value!r} is no whole number") from None
+                raise DatasetError(f"{spec}: {key}: {value!r} is not an integer") from None
         elif key == "rig":
-            rig = load_rig(rig_path(value))
+            rig = load_rig(resolve_rig_path(value))
         elif key == "fault":
             faults.append(parse_fault(value))
-        elif word:
-            conditions.append(word)
+        elif entry:
+            conditions.append(entry)
         else:
             raise DatasetError(f"{spec}: expected {SYNTAX}")
     if rig is None:
-        rig = load_rig(rig_path(DEFAULT_RIG))
+        rig = load_rig(resolve_rig_path(DEFAULT_RIG))
     return Simulation(
-        scenario or DEFAULT_SCENARIO, rig, numbers["seed"], numbers["frames"], conditions, faults
+        scenario or DEFAULT_SCENARIO, rig, integers["seed"], integers["frames"], conditions, faults
     )

@@ -1,6 +1,7 @@
-"""Simulated drives to disk: a rosbag2 (MCAP) with all that is true, or shards for training.
+"""Writes simulated drives to disk: as rosbag2 (MCAP) with ground truth, or as shards for training.
 
-Frames are made by worker processes and written in order, so the file does not depend on their number.
+Frames are simulated by worker processes and written in order, so that the output does not depend on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from typing import Any, TypeVar
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from multimodal_perception.datasets.bag_append import SIMULATION, add_part, frames_in
+from multimodal_perception.datasets.bag_append import (
+    SIMULATION_DIGEST_KEY,
+    append_bag,
+    count_frames,
+)
 from multimodal_perception.datasets.bag_writer import RosbagsTypes, TopicWriter
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.ground_truth_messages import odometry_message, truth_messages
 from multimodal_perception.frame import Modality
 from multimodal_perception.messages import encoders
 from multimodal_perception.messages.frame_messages import TF_STATIC, TRUTH, frame_messages
-from multimodal_perception.processes import begin_worker
+from multimodal_perception.processes import initialise_worker
 from multimodal_perception.rig import Rig, dump_rig
 from multimodal_perception.simulation.sensors.conditions import Fault
 from multimodal_perception.simulation.simulation import Simulation, SimulationError
@@ -43,18 +48,18 @@ from multimodal_perception.simulation.world.scenarios import Scenario
 T = TypeVar("T")
 DEFAULT_ODOMETRY = "/odom"
 SHARD_RECORD = "dataset.json"
-# A bag's next file is made in this folder within.
-PART = ".part"
-# Kept free on the disk, so that a bag can be ended with its index: an unwritten chunk and more.
+# Folder inside a bag in which the file of a resumed simulation is written.
+PARTIAL_BAG = ".part"
+# Disk space that is kept free, so that a bag can be closed with its last chunk and its index.
 RESERVE_BYTES = 16 << 20
-# /tf comes so often between two frames that a sweep can be deskewed by it.
-POSES_A_FRAME = 5
-Encoded = list[tuple[str, str, int, bytes]]  # topic, type, recorded at, CDR
+# Poses on /tf per frame, enough to deskew a sweep by interpolation.
+POSES_PER_FRAME = 5
+Encoded = list[tuple[str, str, int, bytes]]  # topic, type, recording time in ns, CDR data
 
 
 @dataclass(frozen=True)
 class SimulationPlan:
-    """What a Simulation is made of, to be sent to a worker."""
+    """Arguments of a Simulation, which can be sent to worker processes."""
 
     scenario: Scenario
     rig: Rig
@@ -64,14 +69,14 @@ class SimulationPlan:
     faults: tuple[Fault, ...] = field(default=())
 
     def simulation(self) -> Simulation:
-        """The simulation. Raises SimulationError."""
+        """Create the simulation. Raises SimulationError."""
         return Simulation(
             self.scenario, self.rig, self.seed, self.frames, self.conditions, self.faults
         )
 
 
-def description(plan: SimulationPlan) -> dict[str, Any]:
-    """What a bag or a folder of shards is of, but for the number of frames."""
+def describe_plan(plan: SimulationPlan) -> dict[str, Any]:
+    """Everything that defines the content of a bag or shard folder, except the number of frames."""
     return {
         "scenario": plan.scenario.name,
         "rig": plan.rig.name,
@@ -90,54 +95,57 @@ def write_simulation(
     workers: int = 1,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> int:
-    """Write a bag folder, or go on with an interrupted one; returns the number of frames in it.
+    """Write a bag folder or resume an interrupted one; returns the number of frames in it.
 
-    What was written when it is interrupted (KeyboardInterrupt, passed on) or the disk is full is a
-    valid bag, and the same call goes on with it in another file of the same folder. Raises
-    DatasetError when `out` is anything else or cannot be written.
+    If it is interrupted (KeyboardInterrupt, which is passed on) or the disk is full, the bag is valid up
+    to there, and the same call resumes it in another file of the same folder. Raises DatasetError if
+    `out` contains anything else or cannot be written.
     """
-    plan.simulation()  # complains before anything is written
-    # A digest, for YAML folds long lines as each library pleases.
-    told = hashlib.sha256(json.dumps(description(plan)).encode()).hexdigest()
-    begun = out.exists()
-    count = frames_in(out, told, _odometry_topic(plan.rig)) if begun else 0
+    plan.simulation()  # raises errors before anything is written
+    # A digest rather than the text, because YAML libraries wrap long lines differently.
+    digest = hashlib.sha256(json.dumps(describe_plan(plan)).encode()).hexdigest()
+    resuming = out.exists()
+    count = count_frames(out, digest, _odometry_topic(plan.rig)) if resuming else 0
     if count >= plan.frames:
         return count
-    target = out / PART if begun else out
+    target = out / PARTIAL_BAG if resuming else out
     try:
-        if begun:
+        if resuming:
             shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        stopped: BaseException | None = None
+        interruption: BaseException | None = None
         with Writer(target, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            writer.set_custom_data(SIMULATION, told)
+            writer.set_custom_data(SIMULATION_DIGEST_KEY, digest)
             try:
-                count = _fill(writer, plan, range(count, plan.frames), workers, progress)
-            except BaseException as error:  # left in order, the writer ends the bag as it should
-                stopped = error
-        if begun:
-            add_part(out, target)
-        if stopped is not None:
-            raise stopped
+                count = _write_frames(writer, plan, range(count, plan.frames), workers, progress)
+            except BaseException as error:  # raised again once the writer has closed the bag
+                interruption = error
+        if resuming:
+            append_bag(out, target)
+        if interruption is not None:
+            raise interruption
         return count
     except OSError as error:
         raise DatasetError(f"{out}: {error.strerror or error}") from error
 
 
-def _fill(
+def _write_frames(
     writer: Writer,
     plan: SimulationPlan,
     indices: range,
     workers: int,
     progress: Callable[[Sequence[int]], Iterable[int]],
 ) -> int:
+    """Write the frames of the indices to the bag; returns the number of frames in it."""
     topics = TopicWriter(writer, _types().store, (TF_STATIC, f"{TRUTH}/classes"))
     count = indices.start
-    with closing(made(plan, encoded_frame, indices, workers)) as frames:
+    with closing(generate_frames(plan, encode_frame, indices, workers)) as frames:
         for _, encoded in zip(progress(indices), frames, strict=True):
-            need = RESERVE_BYTES + sum(len(data) for *_, data in encoded)
-            if shutil.disk_usage(writer.path).free < need:
-                raise DatasetError(f"{writer.path}: the disk is full; the bag holds {count} frames")
+            required_bytes = RESERVE_BYTES + sum(len(data) for *_, data in encoded)
+            if shutil.disk_usage(writer.path).free < required_bytes:
+                raise DatasetError(
+                    f"{writer.path}: the disk is full; the bag contains {count} frames"
+                )
             for message in encoded:
                 topics.write(*message)
             count += 1
@@ -150,24 +158,25 @@ def write_shards(
     workers: int = 1,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> int:
-    """Write one compressed .npz a frame, with rig.yaml and dataset.json; returns how many were made.
+    """Write one compressed .npz file per frame, rig.yaml and dataset.json.
 
-    Frames that are there already are kept, so an interrupted run goes on where it stopped. Raises
-    DatasetError when the folder holds another simulation or cannot be written.
+    Existing frames are kept, so that an interrupted run can be resumed. Returns the number of frames
+    written by this call. Raises DatasetError if the folder contains another simulation or cannot be
+    written.
     """
     plan.simulation()
-    told = description(plan)
+    description = describe_plan(plan)
     try:
         out.mkdir(parents=True, exist_ok=True)
         record = out / SHARD_RECORD
         if record.exists():
-            _check_record(record, told)
+            _check_record(record, description)
         elif any(out.iterdir()):
-            raise DatasetError(f"{out}: not empty, and no simulation")
-        record.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            raise DatasetError(f"{out}: not empty, and not a folder of simulated shards")
+        record.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         (out / "rig.yaml").write_text(dump_rig(plan.rig), encoding="utf-8")
         missing = [i for i in range(plan.frames) if not shard_path(out, i).exists()]
-        with closing(made(plan, shard_arrays, missing, workers)) as frames:
+        with closing(generate_frames(plan, shard_arrays, missing, workers)) as frames:
             for index, arrays in zip(progress(missing), frames, strict=True):
                 partial = out / f".{index:06d}.npz"
                 np.savez_compressed(partial, allow_pickle=False, **arrays)
@@ -177,21 +186,19 @@ def write_shards(
     return len(missing)
 
 
-def _check_record(record: Path, told: dict[str, Any]) -> None:
-    """Raises DatasetError when a folder of shards is of another simulation."""
-    known = json.loads(record.read_text(encoding="utf-8"))
-    # Folders of the first format do not say all.
-    if not isinstance(known, dict) or known != {k: told[k] for k in told if k in known}:
-        raise DatasetError(f"{record.parent}: holds another simulation")
+def _check_record(record: Path, description: dict[str, Any]) -> None:
+    """Raise DatasetError if a folder of shards belongs to another simulation."""
+    if json.loads(record.read_text(encoding="utf-8")) != description:
+        raise DatasetError(f"{record.parent}: contains another simulation")
 
 
 def shard_path(folder: Path, index: int) -> Path:
-    """Where a frame of a shard folder lies."""
+    """Path of one frame in a shard folder."""
     return folder / f"{index:06d}.npz"
 
 
 def read_shard(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of one frame by name. Raises DatasetError."""
+    """Read the arrays of one frame by name. Raises DatasetError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
@@ -199,38 +206,47 @@ def read_shard(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path}: {error}") from error
 
 
-def made(
+def generate_frames(
     plan: SimulationPlan,
-    form: Callable[[Simulation, int], T],
+    convert: Callable[[Simulation, int], T],
     indices: Iterable[int],
     workers: int,
 ) -> Generator[T, None, None]:
-    """form(simulation, i) of each index in order, made by processes; with one worker, here."""
+    """Yield convert(simulation, i) of each index in order, computed by worker processes.
+
+    With one worker they are computed in this process.
+    """
     if workers <= 1:
         simulation = plan.simulation()
-        return (form(simulation, i) for i in indices)
-    return _made_by_processes(plan, form, iter(indices), workers)
+        return (convert(simulation, i) for i in indices)
+    return _generate_in_processes(plan, convert, iter(indices), workers)
 
 
-def _made_by_processes(
-    plan: SimulationPlan, form: Callable[[Simulation, int], T], indices: Iterator[int], workers: int
+def _generate_in_processes(
+    plan: SimulationPlan,
+    convert: Callable[[Simulation, int], T],
+    indices: Iterator[int],
+    workers: int,
 ) -> Generator[T, None, None]:
+    """generate_frames with worker processes."""
     threads = max(1, (os.cpu_count() or 1) // workers)
-    # Forked threads of Embree would never run again.
+    # "spawn", because the threads of Embree do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _prepare, (plan, threads))
+    pool = ProcessPoolExecutor(workers, context, _initialise_worker, (plan, threads))
     pending: deque[Future[T]] = deque()
     try:
-        # A few frames ahead: enough to keep all at work, little memory.
+        # A few frames ahead keep all workers busy with little memory.
         for index in itertools.islice(indices, workers + 1):
-            pending.append(pool.submit(_make, form, index))
+            pending.append(pool.submit(_convert_frame, convert, index))
         while pending:
             result = pending.popleft().result()
             for index in itertools.islice(indices, 1):
-                pending.append(pool.submit(_make, form, index))
+                pending.append(pool.submit(_convert_frame, convert, index))
             yield result
     except BrokenProcessPool as error:
-        raise SimulationError("a worker died (too little memory?): try fewer --workers") from error
+        raise SimulationError(
+            "a worker process was terminated (out of memory?): use fewer --workers"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -238,25 +254,25 @@ def _made_by_processes(
 _simulation: Simulation | None = None
 
 
-def _prepare(plan: SimulationPlan, threads: int) -> None:
+def _initialise_worker(plan: SimulationPlan, threads: int) -> None:
     global _simulation
-    begin_worker()
-    scene.THREADS = threads
+    initialise_worker()
+    scene.RAYCAST_THREADS = threads
     _simulation = plan.simulation()
 
 
-def _make(form: Callable[[Simulation, int], T], index: int) -> T:
+def _convert_frame(convert: Callable[[Simulation, int], T], index: int) -> T:
     assert _simulation is not None
-    return form(_simulation, index)
+    return convert(_simulation, index)
 
 
-def encoded_frame(simulation: Simulation, index: int) -> Encoded:
-    """All messages of one frame, encoded."""
+def encode_frame(simulation: Simulation, index: int) -> Encoded:
+    """All messages of one frame, serialized to CDR."""
     observation = simulation.observe(index)
     types = _types()
     stamp_ns = simulation.stamp_ns(index)
-    listed = itertools.chain(
-        _still_messages(simulation, types) if index == 0 else (),
+    messages = itertools.chain(
+        _static_messages(simulation, types) if index == 0 else (),
         _odometry_messages(simulation, index, types),
         (
             (t, n, stamp_ns, m)
@@ -266,20 +282,20 @@ def encoded_frame(simulation: Simulation, index: int) -> Encoded:
     )
     return [
         (topic, name, ns, bytes(types.store.serialize_cdr(message, name)))
-        for topic, name, ns, message in listed
+        for topic, name, ns, message in messages
     ]
 
 
 @cache
 def _types() -> RosbagsTypes:
-    """The message classes, read once: that takes longer than a frame."""
+    """The message classes; loading them takes longer than simulating a frame."""
     return RosbagsTypes()
 
 
-def _still_messages(
+def _static_messages(
     simulation: Simulation, types: RosbagsTypes
 ) -> Iterator[tuple[str, str, int, Any]]:
-    """/tf_static of all sensors, dead ones too, and what the class numbers mean."""
+    """/tf_static of all sensors, including those with an outage, and the names of the classes."""
     rig, stamp_ns = simulation.rig, simulation.stamp_ns(0)
     transforms = []
     for sensor in rig.sensors.values():
@@ -297,14 +313,14 @@ def _still_messages(
 def _odometry_messages(
     simulation: Simulation, index: int, types: RosbagsTypes
 ) -> Iterator[tuple[str, str, int, Any]]:
-    """/tf from half a frame before to half a frame after, and the odometry of the frame."""
+    """/tf from half a frame before to half a frame after the stamp, and the frame's odometry."""
     rig = simulation.rig
     stamp_ns = simulation.stamp_ns(index)
-    step = round(1e9 / simulation.rate_hz / POSES_A_FRAME)
+    step = round(1e9 / simulation.rate_hz / POSES_PER_FRAME)
     first = 1 if index == 0 else 0
     last = 1 if index == len(simulation) - 1 else 0
     name = "tf2_msgs/msg/TFMessage"
-    for k in range(-(POSES_A_FRAME // 2) - first, POSES_A_FRAME // 2 + 1 + last):
+    for k in range(-(POSES_PER_FRAME // 2) - first, POSES_PER_FRAME // 2 + 1 + last):
         ns = stamp_ns + k * step
         pose = simulation.odometry(ns)
         moved = encoders.transform_to_message(types, pose, rig.odom_frame, rig.base_frame, ns)
@@ -318,7 +334,7 @@ def _odometry_topic(rig: Rig) -> str:
 
 
 def shard_arrays(simulation: Simulation, index: int) -> dict[str, np.ndarray]:
-    """One frame as arrays, named sensor.what; truth begins with "truth."."""
+    """One frame as arrays named "SENSOR.CONTENT"; names of ground truth start with "truth."."""
     observation = simulation.observe(index)
     frame, truth = observation.frame, observation.truth
     arrays: dict[str, np.ndarray] = {
@@ -344,8 +360,8 @@ def shard_arrays(simulation: Simulation, index: int) -> dict[str, np.ndarray]:
             arrays[f"truth.{name}.semantics"] = view.semantics
             arrays[f"truth.{name}.instances"] = view.instances
             arrays[f"truth.{name}.depth"] = view.depth.astype(np.float16)
-    names = list(simulation.rig.of(Modality.ULTRASONIC))
+    names = list(simulation.rig.sensors_of(Modality.ULTRASONIC))
     if names:
-        said = [frame.ultrasonics[n].range_m if n in frame.ultrasonics else np.nan for n in names]
-        arrays["ultrasonics"] = np.array(said, np.float32)
+        ranges = [frame.ultrasonics[n].range_m if n in frame.ultrasonics else np.nan for n in names]
+        arrays["ultrasonics"] = np.array(ranges, np.float32)
     return arrays

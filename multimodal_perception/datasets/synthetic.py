@@ -1,7 +1,7 @@
-"""A small street made on the spot: one LiDAR and one camera, with exact labels.
+"""A small synthetic street with one LiDAR and one camera, and exact labels.
 
-For demonstrations and tests on machines without recorded data. Every ray is intersected with a flat
-ground, upright boxes and poles; the same seed gives the same frames.
+It serves demonstrations and tests on machines without recorded data. Every ray is intersected with a
+flat ground, upright boxes and poles. The same seed gives the same frames.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from multimodal_perception.frame import (
     SensorFrame,
 )
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import points_in_boxes
+from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.resources import share_path
-from multimodal_perception.rig import OPTICAL, load_rig
+from multimodal_perception.rig import BODY_FROM_OPTICAL, load_rig
 
 FIRST_STAMP_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 100_000_000
-EGO_SPEED = 5.0  # metres a second
+EGO_SPEED = 5.0  # m/s
 BASE_FROM_LIDAR = poses.from_xyz_rpy((0.0, 0.0, 1.8))
-BASE_FROM_CAMERA = poses.from_xyz_rpy((0.4, 0.0, 1.6)) @ OPTICAL
+BASE_FROM_CAMERA = poses.from_xyz_rpy((0.4, 0.0, 1.6)) @ BODY_FROM_OPTICAL
 CAMERA = CameraModel.pinhole(960, 400, 620.0)
 SKY = (0.62, 0.74, 0.88)
 
 
 @dataclass(frozen=True)
 class _Solid:
-    """An upright box on the ground. box: x y z length width height yaw; speed along its heading."""
+    """An upright box on the ground.
+
+    box: x, y, z, length, width, height, yaw. speed: along its heading, m/s.
+    """
 
     box: tuple[float, float, float, float, float, float, float]
     colour: tuple[float, float, float]
@@ -45,8 +48,8 @@ class _Solid:
     speed: float = 0.0
 
 
-class SyntheticStreet(Dataset):
-    """Frames of a drive along a street of parked and moving cars, walkers, walls and poles."""
+class SyntheticDataset(Dataset):
+    """Frames of a drive along a street with parked and moving cars, pedestrians, walls and poles."""
 
     name = "synthetic street"
 
@@ -70,7 +73,7 @@ class SyntheticStreet(Dataset):
         return self._frames
 
     def __getitem__(self, index: int) -> SensorFrame:
-        """Make one frame. Raises IndexError."""
+        """Render one frame. Raises IndexError."""
         index = range(self._frames)[index]
         stamp_ns = FIRST_STAMP_NS + index * PERIOD_NS
         seconds = index * PERIOD_NS / 1e9
@@ -87,8 +90,8 @@ class SyntheticStreet(Dataset):
             boxes,
             np.ones(len(boxes), np.float32),
             labels,
-            # Measured points scatter about the faces.
-            num_points=points_in_boxes(in_base, boxes, 0.05),
+            # A margin, because measured points scatter around the faces.
+            num_points=count_points_in_boxes(in_base, boxes, 0.05),
         )
         return SensorFrame(
             stamp_ns,
@@ -102,13 +105,13 @@ class SyntheticStreet(Dataset):
 
     def _sweep(self, solids: list[_Solid], stamp_ns: int, rng: np.random.Generator) -> LidarSweep:
         distance, hit = _cast(BASE_FROM_LIDAR[:3, 3], self._rays, solids)
-        seen = distance < 90.0
-        noisy = distance[seen] + rng.normal(0.0, 0.015, int(seen.sum()))
-        points = np.empty((len(noisy), 4), np.float32)
-        points[:, :3] = self._rays[seen] * noisy[:, None]
+        in_range = distance < 90.0
+        measured = distance[in_range] + rng.normal(0.0, 0.015, int(in_range.sum()))
+        points = np.empty((len(measured), 4), np.float32)
+        points[:, :3] = self._rays[in_range] * measured[:, None]
         brightness = np.array([0.2, *(float(np.mean(s.colour)) for s in solids)])
-        points[:, 3] = brightness[hit[seen]]
-        return LidarSweep("lidar", stamp_ns, "lidar", points, rings=self._ring[seen])
+        points[:, 3] = brightness[hit[in_range]]
+        return LidarSweep("lidar", stamp_ns, "lidar", points, rings=self._ring[in_range])
 
     def _image(self, solids: list[_Solid], stamp_ns: int) -> CameraImage:
         origin = BASE_FROM_CAMERA[:3, 3]
@@ -129,7 +132,7 @@ class SyntheticStreet(Dataset):
 
 
 def _street(rng: np.random.Generator) -> list[_Solid]:
-    """The street in base_link at the first frame."""
+    """The solids of the street, in base_link at the first frame."""
     solids = []
     paints = ((0.75, 0.15, 0.15), (0.2, 0.3, 0.65), (0.8, 0.8, 0.82), (0.15, 0.15, 0.17))
     for k, x in enumerate((9.0, 17.5, 27.0, 36.0, -9.0)):
@@ -175,7 +178,10 @@ def _moved(solid: _Solid, seconds: float) -> _Solid:
 def _cast(
     origin: NDArray[np.float64], rays: NDArray[np.float64], solids: list[_Solid]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distance (N,) along unit rays (N, 3), inf without a hit, and what was hit: 0 ground, 1 + i."""
+    """Distance (N,) along unit rays (N, 3) and the object hit (N,).
+
+    The distance is inf without a hit. The object is 0 for the ground and 1 + i for solid i.
+    """
     return _cast_boxes(origin, rays, np.array([s.box for s in solids]))
 
 
@@ -190,12 +196,12 @@ def _cast_boxes(origin, rays, boxes):  # type: ignore[no-untyped-def]
         c, s = np.cos(boxes[k, 6]), np.sin(boxes[k, 6])
         x, y = origin[0] - boxes[k, 0], origin[1] - boxes[k, 1]
         start = (c * x + s * y, c * y - s * x, origin[2] - boxes[k, 2])
-        reach = np.hypot(boxes[k, 3], boxes[k, 4]) / 2
+        radius = np.hypot(boxes[k, 3], boxes[k, 4]) / 2
         for i in range(len(rays)):
-            # A ray that passes the box's circle by, or flies away from it, misses.
+            # Skip rays that miss the circle around the footprint of the box.
             side = x * rays[i, 1] - y * rays[i, 0]
             flat = rays[i, 0] ** 2 + rays[i, 1] ** 2
-            if side * side > reach * reach * flat:
+            if side * side > radius * radius * flat:
                 continue
             direction = (
                 c * rays[i, 0] + s * rays[i, 1],

@@ -1,4 +1,4 @@
-"""Folders of aligned visible and thermal images: `visible/` and `infrared/`, one stem a pair."""
+"""Reader of aligned visible and thermal images: `visible/` and `infrared/` with equal file stems."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-HELD_OUT = 5  # each fifth pair by sorted stem is kept for testing
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+HELD_OUT_INTERVAL = 5  # every fifth pair, by sorted stem, belongs to the test split
 
 
 @dataclass(frozen=True)
 class ImagePair:
-    """One pair on the thermal image's grid, which is the coarser one in public collections.
+    """One pair at the resolution of the thermal image, the lower one in public data sets.
 
     rgb: (H, W, 3) uint8. thermal: (H, W) uint8.
     """
@@ -28,36 +28,40 @@ class ImagePair:
 
     @property
     def grey(self) -> NDArray[np.uint8]:
-        """The visible image's luma (H, W) uint8."""
+        """Luma of the visible image (H, W) uint8."""
         return cv2.cvtColor(self.rgb, cv2.COLOR_RGB2GRAY)
 
 
-def pair_stems(root: str | Path) -> list[str]:
-    """Stems of the images that both folders hold, sorted. Raises UserError when there are none."""
+def list_pair_stems(root: str | Path) -> list[str]:
+    """Sorted stems of the images that both folders contain. Raises UserError if there are none."""
     folders = [Path(root) / name for name in ("visible", "infrared")]
-    found = []
+    stems_by_folder = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(
-                f"{folder}: not a folder; visible/ and infrared/ are expected in {root}"
-            )
-        found.append({p.stem for p in folder.iterdir() if p.suffix.lower() in ENDINGS})
-    stems = sorted(found[0] & found[1])
+            raise UserError(f"{folder}: not a folder; {root} must contain visible/ and infrared/")
+        stems_by_folder.append(
+            {p.stem for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
+        )
+    stems = sorted(stems_by_folder[0] & stems_by_folder[1])
     if not stems:
-        endings = ", ".join(ENDINGS)
-        raise UserError(f"{root}: no stem is in both visible/ and infrared/ ({endings})")
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise UserError(
+            f"{root}: visible/ and infrared/ have no image file stem in common (allowed suffixes: "
+            f"{suffixes})"
+        )
     return stems
 
 
-def held_out(stems: list[str]) -> list[str]:
-    """The test split: each fifth, from the first."""
-    return stems[::HELD_OUT]
+def held_out_stems(stems: list[str]) -> list[str]:
+    """The test split: every fifth stem, starting with the first."""
+    return stems[::HELD_OUT_INTERVAL]
 
 
 def read_pair(root: str | Path, stem: str) -> ImagePair:
-    """One pair; the visible image is resized to the thermal one. Raises UserError naming the file.
+    """Read one pair and resize the visible image to the size of the thermal one.
 
-    A thermal image of 16 bits is stretched between its 1st and 99th percentile.
+    A 16-bit thermal image is scaled linearly from its 1st and 99th percentile to 0 and 255. Raises
+    UserError, which names the file.
     """
     visible = _read(Path(root) / "visible", stem, cv2.IMREAD_COLOR)
     thermal = _read(Path(root) / "infrared", stem, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
@@ -66,15 +70,18 @@ def read_pair(root: str | Path, stem: str) -> ImagePair:
         spread = max(float(high - low), 1.0)
         thermal = np.clip((thermal - low) * (255.0 / spread), 0, 255).astype(np.uint8)
     size = thermal.shape[1], thermal.shape[0]
-    shrinks = visible.shape[1] >= size[0]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(visible, size, interpolation=how)
+    interpolation = cv2.INTER_AREA if visible.shape[1] >= size[0] else cv2.INTER_LINEAR
+    resized = cv2.resize(visible, size, interpolation=interpolation)
     return ImagePair(stem, cv2.cvtColor(resized, cv2.COLOR_BGR2RGB), thermal.astype(np.uint8))
 
 
 def _read(folder: Path, stem: str, flags: int) -> NDArray[np.generic]:
     path = next(
-        (p for p in sorted(folder.glob("*")) if p.stem == stem and p.suffix.lower() in ENDINGS),
+        (
+            p
+            for p in sorted(folder.glob("*"))
+            if p.stem == stem and p.suffix.lower() in IMAGE_SUFFIXES
+        ),
         folder / stem,
     )
     try:

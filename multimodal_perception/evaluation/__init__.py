@@ -1,1 +1,1 @@
-"""Comparison of results with labels."""
+"""Metrics that compare results with ground truth."""

@@ -1,6 +1,6 @@
-"""Images that are wrong on purpose: what a fusion of visible and thermal should withstand.
+"""Perturbations of image pairs that test the robustness of visible-thermal image fusion.
 
-PAIF (Liu et al. 2023) perturbs both images of a pair, adversarially and with noise, while it trains.
+PAIF (Liu et al. 2023) perturbs both images of a pair during training, adversarially and with noise.
 """
 
 from __future__ import annotations
@@ -11,35 +11,40 @@ import torch
 from torch import Tensor
 
 
-def attacked(
+def projected_gradient_attack(
     fuse: Callable[[Tensor, Tensor], Tensor],
     visible: Tensor,
     thermal: Tensor,
-    size: float,
+    epsilon: float,
     steps: int,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Both images changed by at most `size` a pixel so that the fused one changes most.
+    """Perturb both images by at most `epsilon` per pixel so that the fused image changes most.
 
-    Images (B, 1, H, W) float32 in [0, 1]. Projected gradient ascent (Madry et al. 2018) on the
-    squared change of what `fuse` makes of both, by the gradient's sign from a random start.
+    Images (B, 1, H, W) float32 in [0, 1]. Projected gradient ascent (Madry et al. 2018) on the mean
+    squared change of the output of `fuse`, with steps along the sign of the gradient and a random
+    initialisation.
     """
     clean = torch.cat([visible, thermal], 1)
     with torch.no_grad():
-        wanted = fuse(visible, thermal)
-    stride = 2.0 * size / steps
+        clean_output = fuse(visible, thermal)
+    step_size = 2.0 * epsilon / steps
     noise = torch.rand(clean.shape, generator=generator, device="cpu").to(clean)
-    moved = (clean + size * (2.0 * noise - 1.0)).clamp(0.0, 1.0)
+    perturbed = (clean + epsilon * (2.0 * noise - 1.0)).clamp(0.0, 1.0)
     for _ in range(steps):
-        moved.requires_grad_(True)
-        change = (fuse(moved[:, :1], moved[:, 1:]) - wanted).float().square().mean()
-        (slope,) = torch.autograd.grad(change, moved)
-        moved = moved.detach() + stride * slope.sign()
-        moved = torch.minimum(torch.maximum(moved, clean - size), clean + size).clamp(0.0, 1.0)
-    return moved[:, :1], moved[:, 1:]
+        perturbed.requires_grad_(True)
+        output = fuse(perturbed[:, :1], perturbed[:, 1:])
+        change = (output - clean_output).float().square().mean()
+        (gradient,) = torch.autograd.grad(change, perturbed)
+        perturbed = perturbed.detach() + step_size * gradient.sign()
+        perturbed = torch.minimum(torch.maximum(perturbed, clean - epsilon), clean + epsilon)
+        perturbed = perturbed.clamp(0.0, 1.0)
+    return perturbed[:, :1], perturbed[:, 1:]
 
 
-def noisy(images: Tensor, deviation: float, generator: torch.Generator | None = None) -> Tensor:
-    """Images in [0, 1] with Gaussian noise of a standard deviation, the same in every pixel."""
+def add_gaussian_noise(
+    images: Tensor, deviation: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Images in [0, 1] with additive Gaussian noise of the given standard deviation."""
     noise = torch.randn(images.shape, generator=generator, device="cpu").to(images)
     return (images + deviation * noise).clamp(0.0, 1.0)

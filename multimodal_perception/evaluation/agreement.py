@@ -1,7 +1,7 @@
-"""Whether two engines say the same of the fusion detector's networks, and whether it says what it did.
+"""Comparison of the fusion detector's outputs between inference engines, and with stored outputs.
 
-Relative to what is said: a score to itself, at least SCORE_FLOOR; a box's numbers to themselves, at
-least a metre or a radian, so that a place at zero does not ask for infinite precision.
+All differences are relative to the magnitude of the value, but at least to SCORE_FLOOR for scores and to
+1 m or 1 rad for box parameters, so that values near zero do not require infinite precision.
 """
 
 from __future__ import annotations
@@ -16,41 +16,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector, Network
 from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage
-from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays
 from multimodal_perception.runtime.settings import EngineName, RuntimeConfig
 
 TOLERANCE = 1e-3
 SCORE_FLOOR = 0.01
-# Proposals below are not compared: which of them are among the best is a matter of rounding.
-LEAST_SCORE = 0.05
-# Golden outputs: of so many frames, boxes from this score on; those from SURE on must be there again.
-GOLDEN_FRAMES, GOLDEN_SCORE, SURE = 3, 0.1, 0.2
+# Proposals with lower scores are not compared, because rounding decides which of them are selected.
+MIN_PROPOSAL_SCORE = 0.05
+# Stored ("golden") outputs contain the boxes of GOLDEN_FRAMES frames with at least GOLDEN_MIN_SCORE.
+# A comparison requires a match for each box with at least GOLDEN_REQUIRED_SCORE.
+GOLDEN_FRAMES, GOLDEN_MIN_SCORE, GOLDEN_REQUIRED_SCORE = 3, 0.1, 0.2
+# Boxes whose centres differ by more do not match, metres.
+MAX_CENTRE_DIFFERENCE_M = 0.1
 
 
 @dataclass
 class Agreement:
-    """The largest relative differences so far, by output. alone: proposals that only one side has."""
+    """The result of a comparison of two sets of outputs.
 
-    apart: dict[str, float] = field(default_factory=dict)
-    alone: int = 0
+    max_differences: largest relative difference by output. unmatched: boxes that only one of the two
+    sets contains. compared: number of compared boxes.
+    """
+
+    max_differences: dict[str, float] = field(default_factory=dict)
+    unmatched: int = 0
     compared: int = 0
 
-    def note(self, name: str, value: float) -> None:
-        self.apart[name] = max(self.apart.get(name, 0.0), value)
+    def record(self, name: str, difference: float) -> None:
+        self.max_differences[name] = max(self.max_differences.get(name, 0.0), difference)
 
     @property
-    def holds(self) -> bool:
-        """Whether everything is within TOLERANCE; not when nothing was compared."""
-        return bool(self.compared) and not self.alone and max(self.apart.values()) <= TOLERANCE
+    def within_tolerance(self) -> bool:
+        """True if every box has a match within TOLERANCE; False if nothing was compared."""
+        if not self.compared or self.unmatched:
+            return False
+        return max(self.max_differences.values()) <= TOLERANCE
 
 
-class BothEngines:
-    """One network run by one engine; another is given the same arrays and what it says compared."""
+class ComparedNetwork:
+    """A network that runs on two engines, compares their outputs and returns those of the first."""
 
     def __init__(self, engine: Network, other: Network, agreement: Agreement) -> None:
         self._engine, self._other, self.agreement = engine, other, agreement
@@ -64,77 +73,99 @@ class BothEngines:
         return self._engine.device
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """What the first engine says."""
-        said, other = self._engine.run(arrays), self._other.run(arrays)
-        if "labels" in said:
-            found = [tuple(r[k][0] for k in ("boxes", "scores", "labels")) for r in (said, other)]
-            compare_found(found[0], found[1], LEAST_SCORE, self.agreement)
-        elif "features" in said:
-            self.agreement.note("features", relative(said["features"], other["features"], 1.0))
+        """The outputs of the first engine."""
+        outputs, others = self._engine.run(arrays), self._other.run(arrays)
+        if "labels" in outputs:
+            first, second = (
+                tuple(result[k][0] for k in ("boxes", "scores", "labels"))
+                for result in (outputs, others)
+            )
+            compare_detections(first, second, MIN_PROPOSAL_SCORE, self.agreement)
+        elif "features" in outputs:
+            difference = max_relative_difference(outputs["features"], others["features"], 1.0)
+            self.agreement.record("features", difference)
         else:
-            self.agreement.compared += said["refined"].shape[1]
-            for name, floor in (("confidences", SCORE_FLOOR), ("refined", 1.0)):
-                self.agreement.note(name, relative(said[name], other[name], floor))
-        return said
+            self.agreement.compared += outputs["refined_boxes"].shape[1]
+            for name, floor in (("confidences", SCORE_FLOOR), ("refined_boxes", 1.0)):
+                difference = max_relative_difference(outputs[name], others[name], floor)
+                self.agreement.record(name, difference)
+        return outputs
 
 
-def compare_found(
-    found: tuple[NDArray, ...], other: tuple[NDArray, ...], least: float, agreement: Agreement
+def compare_detections(
+    first: tuple[NDArray, ...], second: tuple[NDArray, ...], min_score: float, agreement: Agreement
 ) -> None:
-    """Note how far boxes (N, 7), scores (N,) and labels (N,) of score `least` on are from the nearest
-    of their class on the other side, whose scores may lie just below."""
-    for ours, theirs in ((found, other), (other, found)):
-        boxes, scores, labels = theirs
-        for box, score, label in zip(*ours, strict=True):
-            if score < least:
+    """Compare each box of at least `min_score` with the nearest box of its class in the other set.
+
+    first, second: boxes (N, 7), scores (N,) and labels (N,). Both sets are compared with the other
+    one. The score of the nearest box may be lower than `min_score`.
+    """
+    for queries, candidates in ((first, second), (second, first)):
+        boxes, scores, labels = candidates
+        for box, score, label in zip(*queries, strict=True):
+            if score < min_score:
                 continue
             agreement.compared += 1
-            same = np.flatnonzero(labels == label)
-            away = np.abs(boxes[same, :3] - box[:3]).max(axis=1, initial=0.0)
-            if not len(same) or away.min() > 0.1:
-                agreement.alone += 1
+            same_class = np.flatnonzero(labels == label)
+            distances = np.abs(boxes[same_class, :3] - box[:3]).max(axis=1, initial=0.0)
+            if not len(same_class) or distances.min() > MAX_CENTRE_DIFFERENCE_M:
+                agreement.unmatched += 1
                 continue
-            k = same[away.argmin()]
-            agreement.note("scores", relative(np.array(score), np.array(scores[k]), SCORE_FLOOR))
-            agreement.note("boxes", relative(box, boxes[k], 1.0))
+            k = same_class[distances.argmin()]
+            difference = max_relative_difference(np.array(score), np.array(scores[k]), SCORE_FLOOR)
+            agreement.record("scores", difference)
+            agreement.record("boxes", max_relative_difference(box, boxes[k], 1.0))
 
 
-def relative(said: NDArray, other: NDArray, floor: float) -> float:
-    """The largest difference, relative to the other's size or `floor`. Of yaws that differ by a whole
-    turn only what is left."""
-    off = np.abs(np.asarray(said, np.float64) - other)
-    if off.shape[-1:] == (7,):
-        off[..., 6] = np.minimum(off[..., 6], np.abs(2 * np.pi - off[..., 6]))
-    return float((off / np.maximum(np.abs(other), floor)).max(initial=0.0))
+def max_relative_difference(values: NDArray, reference: NDArray, floor: float) -> float:
+    """The largest difference relative to the magnitude of the reference, but at least `floor`.
+
+    The last axis may be box parameters (7,): then yaw differences are taken modulo 2 pi.
+    """
+    difference = np.abs(np.asarray(values, np.float64) - reference)
+    if difference.shape[-1:] == (7,):
+        difference[..., 6] = np.minimum(difference[..., 6], np.abs(2 * np.pi - difference[..., 6]))
+    return float((difference / np.maximum(np.abs(reference), floor)).max(initial=0.0))
 
 
 def compare_engines(
     model: str, engines: tuple[EngineName, EngineName], frames: Iterable[SensorFrame]
 ) -> Agreement:
-    """Run the detector on frames by both engines. Raises UserError where one of them does not work."""
-    first, second = (_detector(model, name) for name in engines)
+    """Run the detector on frames with both engines. Raises UserError if an engine fails."""
+    first, second = (_open_detector(model, name) for name in engines)
     agreement = Agreement()
-    for kind, network in first.images.items():
-        first.images[kind] = BothEngines(network, second.images[kind], agreement)
-    if first.blind is not None and second.blind is not None:
-        first.blind = BothEngines(first.blind, second.blind, agreement)
-    first.proposals = BothEngines(first.proposals, second.proposals, agreement)
-    if first.refinement is not None and second.refinement is not None:
-        first.refinement = BothEngines(first.refinement, second.refinement, agreement)
+    for name, network in first.image_networks.items():
+        first.image_networks[name] = ComparedNetwork(
+            network, second.image_networks[name], agreement
+        )
+    if (
+        first.proposal_network_without_lidar is not None
+        and second.proposal_network_without_lidar is not None
+    ):
+        first.proposal_network_without_lidar = ComparedNetwork(
+            first.proposal_network_without_lidar, second.proposal_network_without_lidar, agreement
+        )
+    first.proposal_network = ComparedNetwork(
+        first.proposal_network, second.proposal_network, agreement
+    )
+    if first.refinement_network is not None and second.refinement_network is not None:
+        first.refinement_network = ComparedNetwork(
+            first.refinement_network, second.refinement_network, agreement
+        )
     for frame in frames:
-        first.detect(frame, ground_cloud(frame))
+        first.detect(frame, segment_ground(frame))
     if first.failures:
-        raise UserError(f"{model}: {first.failures} frames or images could not be run")
+        raise UserError(f"{model}: inference failed on {first.failures} frames or images")
     return agreement
 
 
 def golden_frames() -> list[SensorFrame]:
-    """Frames of the synthetic street, their camera's brightness given as a thermal image as well."""
+    """Frames of the synthetic street, with the camera's brightness as an additional thermal image."""
     frames = []
-    for frame in SyntheticStreet(GOLDEN_FRAMES):
+    for frame in SyntheticDataset(GOLDEN_FRAMES):
         ((name, camera),) = frame.cameras.items()
-        warm = camera.rgb().mean(axis=2).astype(np.uint16) * 16 + 20000
-        thermal = ThermalImage("thermal", camera.stamp_ns, camera.frame_id, warm)
+        counts = camera.rgb().mean(axis=2).astype(np.uint16) * 16 + 20000
+        thermal = ThermalImage("thermal", camera.stamp_ns, camera.frame_id, counts)
         poses, models = dict(frame.base_from_sensor), dict(frame.intrinsics)
         poses["thermal"], models["thermal"] = poses[name], models[name]
         frames.append(
@@ -144,14 +175,18 @@ def golden_frames() -> list[SensorFrame]:
 
 
 def write_golden(model: str, path: Path) -> int:
-    """Write what ONNX Runtime finds in golden_frames. Returns how many boxes."""
+    """Store the detections of ONNX Runtime in golden_frames. Returns the number of boxes."""
     if not path.parent.is_dir():
-        raise UserError(f"{path}: no such folder")
-    arrays = {"onnx": np.array(_hash(model))}
+        raise UserError(f"{path.parent}: no such folder")
+    arrays = {"onnx": np.array(_onnx_hashes(model))}
     count = 0
-    for k, told in enumerate(_told(model, "onnxruntime")):
-        arrays |= {f"{k}.boxes": told.boxes, f"{k}.scores": told.scores, f"{k}.labels": told.labels}
-        count += len(told)
+    for k, boxes in enumerate(_detect_golden_frames(model, "onnxruntime")):
+        arrays |= {
+            f"{k}.boxes": boxes.boxes,
+            f"{k}.scores": boxes.scores,
+            f"{k}.labels": boxes.labels,
+        }
+        count += len(boxes)
     try:
         np.savez_compressed(path, allow_pickle=False, **arrays)
     except OSError as error:
@@ -160,43 +195,46 @@ def write_golden(model: str, path: Path) -> int:
 
 
 def compare_with_golden(model: str, engine: EngineName, path: Path) -> Agreement:
-    """What an engine finds in golden_frames against what is stored. Raises UserError for a file that
-    is not of this model's ONNX."""
+    """Compare the detections of an engine in golden_frames with the stored ones.
+
+    Raises UserError if the file is invalid or was written with other ONNX files.
+    """
     agreement = Agreement()
     try:
         with np.load(path, allow_pickle=False) as content:
             golden = {name: content[name] for name in content.files}
-        if str(golden["onnx"]) != _hash(model):
+        if str(golden["onnx"]) != _onnx_hashes(model):
             raise UserError(
-                f"{path}: of another ONNX than {model}'s; if the change is meant: "
+                f"{path}: written with other ONNX files than those of {model}; if they were changed "
+                "on purpose, run: "
                 f"multimodal-perception evaluate agreement --detector {model} --golden {path}"
             )
-        for k, told in enumerate(_told(model, engine)):
+        for k, boxes in enumerate(_detect_golden_frames(model, engine)):
             stored = tuple(golden[f"{k}.{n}"] for n in ("boxes", "scores", "labels"))
-            found = told.boxes, told.scores, told.labels
-            compare_found(found, stored, SURE, agreement)
+            detections = boxes.boxes, boxes.scores, boxes.labels
+            compare_detections(detections, stored, GOLDEN_REQUIRED_SCORE, agreement)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not golden outputs ({error})") from error
+        raise UserError(f"{path}: not a file of golden outputs ({error})") from error
     return agreement
 
 
-def _told(model: str, engine: EngineName) -> list[Boxes3D]:
-    detector = _detector(model, engine)
-    told = [detector.detect(frame, ground_cloud(frame)) for frame in golden_frames()]
+def _detect_golden_frames(model: str, engine: EngineName) -> list[Boxes3D]:
+    detector = _open_detector(model, engine)
+    boxes = [detector.detect(frame, segment_ground(frame)) for frame in golden_frames()]
     if detector.failures:
-        raise UserError(f"{model}: {engine} could not run a frame")
-    return told
+        raise UserError(f"{model}: inference with {engine} failed")
+    return boxes
 
 
-def _detector(model: str, engine: EngineName) -> FusionDetector:
+def _open_detector(model: str, engine: EngineName) -> FusionDetector:
     config = RuntimeConfig(order=(engine,), device="cpu")
-    return FusionDetector(FusionConfig(model, min_score=GOLDEN_SCORE), config)
+    return FusionDetector(FusionConfig(model, min_score=GOLDEN_MIN_SCORE), config)
 
 
-def _hash(model: str) -> str:
-    """Of all networks' ONNX."""
+def _onnx_hashes(model: str) -> str:
+    """SHA-256 of the ONNX files of all networks of a detector."""
     card = load_card(model)
-    others = [str(card.settings.get(part, "")) for part in ("blind", "refinement")]
-    others = [*card.named("images").values(), *others]
-    cards = [card, *(card.beside(name) for name in others if name)]
+    others = [str(card.settings.get(part, "")) for part in ("without_lidar", "refinement")]
+    others = [*card.linked_models("images").values(), *others]
+    cards = [card, *(card.sibling_card(name) for name in others if name)]
     return " ".join(c.onnx.sha256 for c in cards if c.onnx is not None)

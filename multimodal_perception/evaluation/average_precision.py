@@ -1,9 +1,9 @@
-"""Average precision of boxes in images, as COCO defines it (Lin et al. 2014; its evaluation's rules).
+"""Average precision of 2D boxes as defined by COCO (Lin et al. 2014, and the COCO evaluation code).
 
-Per class all boxes of all images are matched in the order of their scores, image by image: each takes
-the free label that it overlaps most, if by at least the threshold. A label that does not count may be
-taken by any number of boxes; those then count neither way. AP is the mean of the precision, made to fall
-only, at 101 recalls; the AP of a class is its mean over the thresholds 0.50 to 0.95.
+For each class and image the boxes are matched in descending order of their scores. Each box is matched
+with the unmatched label of the highest IoU, if that is at least the threshold. Any number of boxes may
+match an ignored label; such boxes are neither true nor false positives. AP is the mean interpolated
+precision at 101 recalls. The AP of a class is the mean over the IoU thresholds 0.50 to 0.95.
 """
 
 from __future__ import annotations
@@ -16,118 +16,127 @@ from numpy.typing import NDArray
 
 from multimodal_perception.geometry.image_boxes import areas, intersections
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-# Boxes of one image and class that count, the best ones.
-MOST = 100
+# Only the boxes with the highest scores of each image and class are evaluated.
+MAX_DETECTIONS = 100
 
 
 @dataclass(frozen=True)
-class ImageTruth:
-    """Labels of one image: boxes (K, 4), classes (K,) and which count."""
+class ImageGroundTruth:
+    """Labels of one image: boxes (K, 4) left, top, right, bottom in pixels, and class indices (K,).
+
+    evaluated: (K,) mask; the other labels are ignored, like crowd regions of COCO.
+    """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
-    counts: NDArray[np.bool_]
+    evaluated: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class ImageBoxes:
-    """Answers for one image: boxes (N, 4), scores (N,) and classes (N,)."""
+class ImageDetections:
+    """Detections of one image: boxes (N, 4), scores (N,) and class indices (N,)."""
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
 
 
-class AveragePrecision:
-    """Gathers images of one class table and tells AP by class."""
+class CocoAveragePrecision:
+    """Accumulates the matches of images and computes AP by class."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
-        self._rows: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in self.classes]
-        self._labels = np.zeros(len(self.classes), np.int64)
+        # By class, for each image: scores, true positives and ignored boxes (see match_boxes).
+        self._matches: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in self.classes]
+        self._label_counts = np.zeros(len(self.classes), np.int64)
 
-    def add(self, truth: ImageTruth, found: ImageBoxes) -> None:
-        """One image."""
+    def add(self, truth: ImageGroundTruth, detections: ImageDetections) -> None:
+        """Match the detections of one image with its labels."""
         for k in range(len(self.classes)):
-            of_truth, of_found = truth.labels == k, found.labels == k
-            counts = truth.counts[of_truth]
-            self._labels[k] += int(counts.sum())
-            order = np.argsort(-found.scores[of_found], kind="stable")[:MOST]
-            boxes = found.boxes[of_found][order]
-            hits, left = match(boxes, truth.boxes[of_truth], counts)
-            self._rows[k].append((found.scores[of_found][order], hits, left))
+            class_truth, class_detections = truth.labels == k, detections.labels == k
+            evaluated = truth.evaluated[class_truth]
+            self._label_counts[k] += int(evaluated.sum())
+            scores = detections.scores[class_detections]
+            order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
+            boxes = detections.boxes[class_detections][order]
+            matched, ignored = match_boxes(boxes, truth.boxes[class_truth], evaluated)
+            self._matches[k].append((scores[order], matched, ignored))
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """By class and "all" (the mean of the classes with labels): ap, ap50, ap75 and labels."""
+        """ap, ap50, ap75 and labels, by class and for "all" (the mean of the classes with labels)."""
         result = {}
         for k, name in enumerate(self.classes):
-            values = self._of_class(k)
+            values = self._class_ap(k)
             result[name] = {
                 "ap": float(values.mean()),
                 "ap50": float(values[0]),
                 "ap75": float(values[5]),
-                "labels": int(self._labels[k]),
+                "labels": int(self._label_counts[k]),
             }
-        told = [r for r in result.values() if r["labels"]]
+        labelled = [r for r in result.values() if r["labels"]]
         mean = {
-            key: float(np.mean([r[key] for r in told])) if told else float("nan")
+            key: float(np.mean([r[key] for r in labelled])) if labelled else float("nan")
             for key in ("ap", "ap50", "ap75")
         }
-        result["all"] = {**mean, "labels": int(self._labels.sum())}
+        result["all"] = {**mean, "labels": int(self._label_counts.sum())}
         return result
 
-    def _of_class(self, k: int) -> NDArray[np.float64]:
-        """AP by threshold (10,); NaN without labels."""
-        if not self._labels[k]:
-            return np.full(len(THRESHOLDS), np.nan)
-        scores = np.concatenate([r[0] for r in self._rows[k]])
+    def _class_ap(self, k: int) -> NDArray[np.float64]:
+        """AP by IoU threshold (10,); NaN if the class has no labels."""
+        if not self._label_counts[k]:
+            return np.full(len(IOU_THRESHOLDS), np.nan)
+        scores = np.concatenate([m[0] for m in self._matches[k]])
         order = np.argsort(-scores, kind="stable")
-        hits = np.concatenate([r[1] for r in self._rows[k]], axis=1)[:, order]
-        left = np.concatenate([r[2] for r in self._rows[k]], axis=1)[:, order]
-        result = np.zeros(len(THRESHOLDS))
-        for t in range(len(THRESHOLDS)):
-            right = hits[t][~left[t]]
-            result[t] = interpolated(right, int(self._labels[k]))
+        matched = np.concatenate([m[1] for m in self._matches[k]], axis=1)[:, order]
+        ignored = np.concatenate([m[2] for m in self._matches[k]], axis=1)[:, order]
+        result = np.zeros(len(IOU_THRESHOLDS))
+        for t in range(len(IOU_THRESHOLDS)):
+            true_positive = matched[t][~ignored[t]]
+            result[t] = interpolated_precision(true_positive, int(self._label_counts[k]))
         return result
 
 
-def match(
-    boxes: NDArray[np.float32], truth: NDArray[np.float32], counts: NDArray[np.bool_]
+def match_boxes(
+    boxes: NDArray[np.float32], truth: NDArray[np.float32], evaluated: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of boxes (N, 4), best first: right ones and ones that do not count, (10, N) by threshold.
+    """True positives and ignored boxes, (10, N) each by IoU threshold.
 
-    Against a label that does not count, the overlap is the share of the box that lies in it, as COCO
-    does for crowds: part of something unclear is unclear.
+    boxes: (N, 4), by descending score. truth: (K, 4) labels. evaluated: (K,) labels that are not
+    ignored. The overlap with an ignored label is the fraction of the box inside it, as COCO does for
+    crowd regions.
     """
-    n, shape = len(boxes), (len(THRESHOLDS), len(boxes))
-    hits, left = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    n, shape = len(boxes), (len(IOU_THRESHOLDS), len(boxes))
+    matched, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     if not n or not len(truth):
-        return hits, left
+        return matched, ignored
     common = intersections(boxes, truth)
-    own = areas(boxes)[:, None]
-    union = np.where(counts[None], own + areas(truth)[None] - common, own)
+    box_areas = areas(boxes)[:, None]
+    union = np.where(evaluated[None], box_areas + areas(truth)[None] - common, box_areas)
     overlap = common / np.maximum(union, 1e-9)
-    for t, threshold in enumerate(THRESHOLDS):
+    for t, threshold in enumerate(IOU_THRESHOLDS):
         taken = np.zeros(len(truth), np.bool_)
         for i in range(n):
-            # As COCO's evaluation, a hair below the threshold is enough.
-            fits = (overlap[i] >= min(threshold, 1 - 1e-10)) & ~(taken & counts)
-            real = np.flatnonzero(fits & counts)
-            if len(real):
-                best = real[overlap[i, real].argmax()]
-                taken[best] = hits[t, i] = True
-            elif (fits & ~counts).any():
-                left[t, i] = True
-    return hits, left
+            # The minimum is the same as in the evaluation code of COCO.
+            candidate = (overlap[i] >= min(threshold, 1 - 1e-10)) & ~(taken & evaluated)
+            labels = np.flatnonzero(candidate & evaluated)
+            if len(labels):
+                best = labels[overlap[i, labels].argmax()]
+                taken[best] = matched[t, i] = True
+            elif (candidate & ~evaluated).any():
+                ignored[t, i] = True
+    return matched, ignored
 
 
-def interpolated(right: NDArray[np.bool_], labels: int) -> float:
-    """Mean precision at 101 recalls of answers, best first, of which some are right."""
-    true = np.cumsum(right)
-    precision = true / np.arange(1, len(right) + 1)
+def interpolated_precision(true_positive: NDArray[np.bool_], labels: int) -> float:
+    """Mean interpolated precision at 101 recalls.
+
+    true_positive: (N,) for the boxes by descending score. labels: number of labels.
+    """
+    hits = np.cumsum(true_positive)
+    precision = hits / np.arange(1, len(true_positive) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(true / labels, RECALLS, side="left")
+    index = np.searchsorted(hits / labels, RECALLS, side="left")
     padded = np.append(precision, 0.0)
-    return float(padded[np.minimum(at, len(right))].mean())
+    return float(padded[np.minimum(index, len(true_positive))].mean())

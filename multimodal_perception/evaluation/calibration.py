@@ -1,4 +1,8 @@
-"""How well drift is found: known shifts of real image pairs, known turns of real and simulated rigs."""
+"""Evaluation of the calibration monitor.
+
+It is tested with known shifts and rotations of real image pairs, and with known rotation errors of the
+cameras of recorded and simulated rigs.
+"""
 
 from __future__ import annotations
 
@@ -15,165 +19,203 @@ from scipy.spatial.transform import Rotation
 from multimodal_perception.calibration_monitor.drift_estimation import (
     Fit,
     fit_motion,
-    similarity_grid,
-    similarity_moves,
+    similarity_candidates,
+    similarity_displacements,
 )
-from multimodal_perception.calibration_monitor.edge_matching import match_blocks, structure
-from multimodal_perception.calibration_monitor.monitor import WatchConfig, judge
-from multimodal_perception.calibration_monitor.sensor_pairs import Pair, look, pairs_of
+from multimodal_perception.calibration_monitor.edge_matching import edge_channels, match_blocks
+from multimodal_perception.calibration_monitor.monitor import (
+    CalibrationMonitorConfig,
+    estimate_drift,
+)
+from multimodal_perception.calibration_monitor.sensor_pairs import Pair, find_pairs, measure_offset
 from multimodal_perception.datasets.visible_thermal_pairs import ImagePair, read_pair
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Level
 
-LARGEST_SHIFT, LARGEST_TURN = 20.0, np.radians(2.0)
-# Blocks of image pairs, pixels; the reach is what the largest shift and turn take at a corner.
-STEP, REACH = 48, 32
-# Turns that must be noticed, and jitter that must not be, degrees.
-TURNS, JITTER = (0.5, 2.0), 0.05
+# Largest shift (pixels) and rotation (radians) of image pairs.
+MAX_SHIFT, MAX_ROTATION = 20.0, np.radians(2.0)
+# Step between blocks of image pairs, and the largest displacement of a block, pixels. The latter is
+# the displacement of an image corner by the largest shift and rotation.
+BLOCK_STEP, MAX_DISPLACEMENT = 48, 32
+# Rotation errors that must raise an alarm, and the largest one that must not, degrees.
+ROTATION_RANGE_DEG, JITTER_DEG = (0.5, 2.0), 0.05
 
 
-def shifted(
+def move_thermal_image(
     pair: ImagePair, motion: NDArray[np.float64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The thermal image (H, W) of a pair moved by x, y, angle, and which pixels it then has."""
+    """The thermal image (H, W) of a pair moved by x, y (pixels) and angle (radians), and a valid mask.
+
+    The mask (H, W) is False for pixels that come from outside the original image.
+    """
     height, width = pair.thermal.shape
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     c, s = np.cos(motion[2]), np.sin(motion[2])
-    turn = np.array([[c, -s], [s, c]])
-    matrix = np.column_stack([turn, centre + motion[:2] - turn @ centre])
+    rotation = np.array([[c, -s], [s, c]])
+    matrix = np.column_stack([rotation, centre + motion[:2] - rotation @ centre])
     image = cv2.warpAffine(pair.thermal, matrix, (width, height))
-    whole = np.full((height, width), 255, np.uint8)
-    return image, cv2.warpAffine(whole, matrix, (width, height), flags=cv2.INTER_LINEAR) == 255
+    ones = np.full((height, width), 255, np.uint8)
+    return image, cv2.warpAffine(ones, matrix, (width, height), flags=cv2.INTER_LINEAR) == 255
 
 
-def register(
-    visible: NDArray[np.uint8], thermal: NDArray[np.uint8], seen: NDArray[np.bool_] | None = None
+def estimate_motion(
+    visible: NDArray[np.uint8], thermal: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None
 ) -> Fit | None:
-    """Shift x, y (pixels) and angle (radians) from a visible image (H, W) to a thermal one of its size,
-    about the middle; seen: (H, W), the pixels that the thermal one has. None where nothing fits."""
+    """Estimate the shift x, y (pixels) and the angle (radians) of a thermal image.
+
+    The motion is relative to the visible image of equal size (H, W), about the image centre. valid:
+    (H, W) mask of the thermal image. Returns None if no motion fits.
+    """
     height, width = visible.shape
-    blocks = match_blocks(structure(visible), structure(thermal, seen), step=STEP, reach=REACH)
+    blocks = match_blocks(
+        edge_channels(visible),
+        edge_channels(thermal, valid),
+        step=BLOCK_STEP,
+        max_displacement=MAX_DISPLACEMENT,
+    )
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    grid = similarity_grid(LARGEST_SHIFT + 1, float(np.hypot(*centre)))
-    return fit_motion(blocks, similarity_moves(blocks.centres, centre), grid)
+    grid = similarity_candidates(MAX_SHIFT + 1, float(np.hypot(*centre)))
+    return fit_motion(blocks, similarity_displacements(blocks.centres, centre), grid)
 
 
 def mean_displacement(
     first: NDArray[np.float64], second: NDArray[np.float64], shape: tuple[int, int]
 ) -> float:
-    """Mean distance in pixels, over a grid on an image (H, W), of where two similarities put a point."""
+    """Mean distance in pixels between two motions of an image, over a grid of points.
+
+    first, second: shift x, y (pixels) and angle (radians). shape: (H, W) of the image.
+    """
     height, width = shape
     grid = np.meshgrid(np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 7))
     points = np.stack(grid, -1).reshape(-1, 2)
-    moves = similarity_moves(points, np.array([(width - 1) / 2, (height - 1) / 2]))
-    one, other = moves(np.stack([first, second]))
-    return float(np.linalg.norm(one - other, axis=1).mean())
+    motion_model = similarity_displacements(points, np.array([(width - 1) / 2, (height - 1) / 2]))
+    first_points, second_points = motion_model(np.stack([first, second]))
+    return float(np.linalg.norm(first_points - second_points, axis=1).mean())
 
 
 def score_pairs(root: str | Path, stems: Iterable[str], seed: int = 0) -> dict[str, Any]:
-    """Figures of known random shifts and turns of aligned pairs. Raises UserError for a bad file.
+    """Errors of the estimated motion for random shifts and rotations of aligned pairs.
 
-    error_px: mean displacement of an image's points between the motion found and the true one.
-    repeat_px: between the motion found and the true one on top of what is found in the pair as it is,
-    as published pairs are themselves some pixels off.
+    error_px: mean displacement of the image points between the estimated and the true motion.
+    relative_error_px: the same, but the true motion includes the motion that is estimated for the
+    original pair, because the images of public pairs are misaligned by some pixels. Raises UserError
+    for an invalid file.
     """
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for stem in stems:
         pair = read_pair(root, stem)
-        azimuth, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, LARGEST_SHIFT)
-        angle = rng.uniform(-LARGEST_TURN, LARGEST_TURN)
+        azimuth, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, MAX_SHIFT)
+        angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
         motion = np.array([length * np.cos(azimuth), length * np.sin(azimuth), angle])
-        found = register(pair.grey, *shifted(pair, motion))
-        still = register(pair.grey, pair.thermal)
+        estimate = estimate_motion(pair.grey, *move_thermal_image(pair, motion))
+        original = estimate_motion(pair.grey, pair.thermal)
         shape = pair.thermal.shape
         row: dict[str, Any] = {"stem": stem, "motion": motion.tolist(), "error_px": None}
-        if found is not None:
-            row["error_px"] = mean_displacement(found.values, motion, shape)
-            row["sd"] = np.sqrt(np.diag(found.covariance)).tolist()
-            row["support"], row["distinct"] = found.support, found.distinct
-            row["shift_error_px"] = float(np.linalg.norm((found.values - motion)[:2]))
-            row["angle_error_deg"] = float(np.degrees(abs(found.values[2] - angle)))
-            if still is not None:
-                both = motion + still.values
-                row["repeat_px"] = mean_displacement(found.values, both, shape)
+        if estimate is not None:
+            row["error_px"] = mean_displacement(estimate.values, motion, shape)
+            row["standard_deviation"] = np.sqrt(np.diag(estimate.covariance)).tolist()
+            row["support"], row["distinctness"] = estimate.support, estimate.distinctness
+            row["shift_error_px"] = float(np.linalg.norm((estimate.values - motion)[:2]))
+            row["angle_error_deg"] = float(np.degrees(abs(estimate.values[2] - angle)))
+            if original is not None:
+                total = motion + original.values
+                row["relative_error_px"] = mean_displacement(estimate.values, total, shape)
         rows.append(row)
     errors = np.array([np.inf if r["error_px"] is None else r["error_px"] for r in rows])
-    repeats = np.array([r.get("repeat_px", np.inf) for r in rows])
+    relative = np.array([r.get("relative_error_px", np.inf) for r in rows])
     return {
         "pairs": len(rows),
         "median_error_px": float(np.median(errors)),
         "p90_error_px": float(np.percentile(errors, 90)),
-        "share_within_2_px": float((errors <= 2).mean()),
-        "median_repeat_px": float(np.median(repeats)),
+        "fraction_within_2_px": float((errors <= 2).mean()),
+        "median_relative_error_px": float(np.median(relative)),
         "median_shift_error_px": _median(rows, "shift_error_px"),
         "median_angle_error_deg": _median(rows, "angle_error_deg"),
         "rows": rows,
     }
 
 
-def misplaced(frame: SensorFrame, sensor: str, turn: NDArray[np.float64]) -> SensorFrame:
-    """The frame with a calibration that is wrong: everything is seen turned by `turn` (pairs.Look)."""
-    back = np.eye(4)
-    back[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
-    poses = {**frame.base_from_sensor, sensor: frame.base_from_sensor[sensor] @ back}
+def with_rotation_error(
+    frame: SensorFrame, sensor: str, rotation: NDArray[np.float64]
+) -> SensorFrame:
+    """The frame with a rotation error (3,) in the extrinsics of a sensor.
+
+    rotation: rotation vector with the sign convention of OffsetMeasurement, radians.
+    """
+    error = np.eye(4)
+    error[:3, :3] = Rotation.from_rotvec(rotation).as_matrix()
+    poses = {**frame.base_from_sensor, sensor: frame.base_from_sensor[sensor] @ error}
     return replace(frame, base_from_sensor=poses)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One frame's verdict on one wrong calibration. applied, error: degrees; error is what is left."""
+class RotationTrial:
+    """The result of the calibration monitor for one frame with a known rotation error.
+
+    applied_deg: the rotation error. residual_deg: angle between the applied and the estimated rotation,
+    NaN without an estimate. alarm: whether the monitor reported a drift.
+    """
 
     frame: str
     pair: Pair
-    applied: float
-    error: float
+    applied_deg: float
+    residual_deg: float
     alarm: bool
 
 
-def turn_trials(
+def rotation_trials(
     frames: Iterable[tuple[str, SensorFrame]],
-    turns: int,
-    still: int,
-    config: WatchConfig | None = None,
+    rotations: int,
+    jitters: int,
+    config: CalibrationMonitorConfig | None = None,
     seed: int = 0,
-) -> Iterator[Trial]:
-    """Of each frame and pair: as it is, `still` jitters up to 0.05 degrees, `turns` turns of 0.5 to 2
-    degrees about random axes; each judged from this one frame alone."""
+) -> Iterator[RotationTrial]:
+    """Evaluate each frame and sensor pair with known rotation errors about random axes.
+
+    For each pair: no error, `jitters` errors of up to 0.05 degrees, and `rotations` errors of 0.5 to 2
+    degrees. Each result is from a single frame.
+    """
     rng = np.random.default_rng(seed)
     for name, frame in frames:
-        for pair in pairs_of(frame):
-            sizes = [0.0, *rng.uniform(0, JITTER, still), *rng.uniform(*TURNS, turns)]
-            for size in sizes:
+        for pair in find_pairs(frame):
+            angles = [
+                0.0,
+                *rng.uniform(0, JITTER_DEG, jitters),
+                *rng.uniform(*ROTATION_RANGE_DEG, rotations),
+            ]
+            for angle in angles:
                 axis = rng.normal(size=3)
-                turn = np.radians(size) * axis / np.linalg.norm(axis)
-                seen = look(misplaced(frame, pair.sensor, turn), pair)
-                drift = None if seen is None else judge([seen], config)
-                left = np.nan
+                rotation = np.radians(angle) * axis / np.linalg.norm(axis)
+                modified = with_rotation_error(frame, pair.sensor, rotation)
+                measurement = measure_offset(modified, pair)
+                drift = None if measurement is None else estimate_drift([measurement], config)
+                residual = np.nan
                 if drift is not None:
-                    back = Rotation.from_rotvec(drift.turn) * Rotation.from_rotvec(turn).inv()
-                    left = float(np.degrees(back.magnitude()))
+                    estimated, applied = map(Rotation.from_rotvec, (drift.rotation, rotation))
+                    residual = float(np.degrees((estimated * applied.inv()).magnitude()))
                 alarm = drift is not None and drift.level is not Level.OK
-                yield Trial(name, pair, size, left, alarm)
+                yield RotationTrial(name, pair, angle, residual, alarm)
 
 
-def drift_figures(trials: Iterable[Trial]) -> dict[str, Any]:
-    """By kind of pair and sensor: share of drifts noticed, of false alarms, and the angle's error."""
-    groups: dict[str, list[Trial]] = {}
+def drift_metrics(trials: Iterable[RotationTrial]) -> dict[str, Any]:
+    """Detection rate, false alarm rate and residual angle by sensor pair."""
+    groups: dict[str, list[RotationTrial]] = {}
     for trial in trials:
         groups.setdefault(str(trial.pair), []).append(trial)
     result = {}
     for name, group in groups.items():
-        drifted = [t for t in group if t.applied > JITTER]
-        quiet = [t for t in group if t.applied <= JITTER]
-        errors = np.array([t.error for t in group if np.isfinite(t.error)])
+        rotations = [t.alarm for t in group if t.applied_deg > JITTER_DEG]
+        jitters = [t.alarm for t in group if t.applied_deg <= JITTER_DEG]
+        estimated = np.array([np.isfinite(t.residual_deg) for t in group])
+        errors = np.array([t.residual_deg for t in group])[estimated]
         result[name] = {
             "frames": len({t.frame for t in group}),
-            "turns": len(drifted),
-            "noticed": float(np.mean([t.alarm for t in drifted])) if drifted else None,
-            "still": len(quiet),
-            "false_alarms": float(np.mean([t.alarm for t in quiet])) if quiet else None,
-            "not_judged": float(np.mean([not np.isfinite(t.error) for t in group])),
+            "rotations": len(rotations),
+            "detection_rate": float(np.mean(rotations)) if rotations else None,
+            "jitters": len(jitters),
+            "false_alarm_rate": float(np.mean(jitters)) if jitters else None,
+            "no_estimate_rate": float(np.mean(~estimated)),
             "median_error_deg": float(np.median(errors)) if errors.size else None,
             "p90_error_deg": float(np.percentile(errors, 90)) if errors.size else None,
         }

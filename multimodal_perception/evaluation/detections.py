@@ -1,4 +1,4 @@
-"""Recall and precision of boxes against labels, by distance of centres on the ground plane."""
+"""Recall and precision of 3D boxes, matched with labels by centre distance on the ground plane."""
 
 from __future__ import annotations
 
@@ -12,108 +12,124 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
+from multimodal_perception.latency import latency_percentiles
 from multimodal_perception.perception import Perception
 
-LABELLED = ("car", "van", "truck", "pedestrian", "cyclist")
-# nuScenes' scale of matching (Caesar et al. 2020, section 3.1) has 0.5, 1, 2 and 4 m.
-MATCH_M = 1.0
+EVALUATED_CLASSES = ("car", "van", "truck", "pedestrian", "cyclist")
+# One of the matching distances of nuScenes (0.5, 1, 2 and 4 m; Caesar et al. 2020, section 3.1).
+MATCH_DISTANCE_M = 1.0
 MIN_POINTS = 10
 MAX_RANGE_M = 40.0
 
 
 @dataclass
 class DetectionScore:
-    """Counts over frames: labels that counted and those found; boxes that counted and those right.
+    """Counts of labels and boxes over frames.
 
-    per_class: labels' class to [found, labels]. predicted: boxes' class to [right, boxes].
-    max_range: metres from the vehicle up to which labels and boxes count.
+    labels: evaluated labels, of which matched_labels have a box. boxes: evaluated boxes, of which
+    matched_boxes have a label (true positives). by_class: class of the label to [matched, labels].
+    by_predicted_class: class of the box to [matched, boxes]. max_range: maximum distance of labels
+    and boxes from the vehicle, metres.
     """
 
     labels: int = 0
-    found: int = 0
+    matched_labels: int = 0
     boxes: int = 0
-    right: int = 0
+    matched_boxes: int = 0
     frames: int = 0
     max_range: float = MAX_RANGE_M
-    per_class: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
-    predicted: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    by_class: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    by_predicted_class: dict[str, list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0])
+    )
 
     def add(self, boxes: Boxes3D, frame: SensorFrame) -> None:
-        """Count one frame. Raises ValueError when it has no labels."""
+        """Count one frame. Raises ValueError if it has no labels."""
         if frame.labels is None:
             raise ValueError("the frame has no labels")
         truth = frame.labels
-        counts = countable(truth, self.max_range)
+        evaluated = evaluated_labels(truth, self.max_range)
         self.frames += 1
-        matched = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, counts)
-        found = set(matched[matched >= 0].tolist())
-        for i in np.flatnonzero(counts):
+        label_of_box = match_by_distance(
+            boxes.boxes, boxes.scores, truth.boxes, MATCH_DISTANCE_M, evaluated
+        )
+        matched_labels = set(label_of_box[label_of_box >= 0].tolist())
+        for i in np.flatnonzero(evaluated):
             name = truth.class_names[truth.labels[i]]
             self.labels += 1
-            self.found += int(i) in found
-            self.per_class[name][0] += int(i) in found
-            self.per_class[name][1] += 1
-        # A label that does not count (too far, too few points) makes its box neither right nor wrong.
-        ignored = match(boxes.boxes, boxes.scores, truth.boxes, MATCH_M, ~counts) >= 0
-        judged = in_view(boxes, frame) & near(boxes, self.max_range) & ~(ignored & (matched < 0))
-        for i in np.flatnonzero(judged):
+            self.matched_labels += int(i) in matched_labels
+            self.by_class[name][0] += int(i) in matched_labels
+            self.by_class[name][1] += 1
+        # A box on an ignored label (too far, too few points) is neither a true nor a false positive.
+        on_ignored = (
+            match_by_distance(boxes.boxes, boxes.scores, truth.boxes, MATCH_DISTANCE_M, ~evaluated)
+            >= 0
+        )
+        is_evaluated = centre_in_any_camera(boxes, frame) & within_range(boxes, self.max_range)
+        is_evaluated &= ~(on_ignored & (label_of_box < 0))
+        for i in np.flatnonzero(is_evaluated):
             name = boxes.class_names[boxes.labels[i]]
             self.boxes += 1
-            self.right += int(matched[i] >= 0)
-            self.predicted[name][0] += int(matched[i] >= 0)
-            self.predicted[name][1] += 1
+            self.matched_boxes += int(label_of_box[i] >= 0)
+            self.by_predicted_class[name][0] += int(label_of_box[i] >= 0)
+            self.by_predicted_class[name][1] += 1
 
     @property
     def recall(self) -> float:
-        """Share of the labels found; NaN without labels."""
-        return self.found / self.labels if self.labels else float("nan")
+        """Fraction of the labels that have a box; NaN without labels."""
+        return self.matched_labels / self.labels if self.labels else float("nan")
 
     @property
     def precision(self) -> float:
-        """Share of the boxes that are right; NaN without boxes."""
-        return self.right / self.boxes if self.boxes else float("nan")
+        """Fraction of the boxes that have a label; NaN without boxes."""
+        return self.matched_boxes / self.boxes if self.boxes else float("nan")
 
     @property
-    def false_per_frame(self) -> float:
-        """Wrong boxes a labelled frame; NaN without one."""
-        return (self.boxes - self.right) / self.frames if self.frames else float("nan")
+    def false_positives_per_frame(self) -> float:
+        """Boxes without a label per labelled frame; NaN without frames."""
+        if not self.frames:
+            return float("nan")
+        return (self.boxes - self.matched_boxes) / self.frames
 
 
-def match(
+def match_by_distance(
     boxes: NDArray[np.floating],
     scores: NDArray[np.floating],
     truth: NDArray[np.floating],
-    distance: float,
+    max_distance: float,
     allowed: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Index (N,) of the label of each box, -1 without one: best score first, nearest free label.
+    """Index (N,) of the label matched with each box, -1 if there is none.
 
-    boxes: (N, 7), scores: (N,), truth: (M, 7), allowed: (M,) which labels may be taken.
+    In descending order of the scores, each box takes the nearest unmatched label within max_distance
+    (metres). boxes: (N, 7), scores: (N,), truth: (M, 7), allowed: (M,) labels that may be matched.
     """
     result = np.full(len(boxes), -1, np.int64)
     free = np.array(allowed, bool)
     for i in np.argsort(-np.asarray(scores), kind="stable"):
-        away = np.hypot(*(truth[:, :2] - boxes[i, :2]).T)
-        away[~free] = np.inf
-        if len(away) and away.min() <= distance:
-            result[i] = int(away.argmin())
+        distances = np.hypot(*(truth[:, :2] - boxes[i, :2]).T)
+        distances[~free] = np.inf
+        if len(distances) and distances.min() <= max_distance:
+            result[i] = int(distances.argmin())
             free[result[i]] = False
     return result
 
 
-def evaluate(
+def evaluate_detections(
     frames: Iterable[SensorFrame],
     process: Callable[[SensorFrame], Perception],
     repeats: int = 5,
     max_range: float = MAX_RANGE_M,
-    told: Callable[[int, SensorFrame, Boxes3D], None] | None = None,
+    on_labelled_frame: Callable[[int, SensorFrame, Boxes3D], None] | None = None,
 ) -> dict[str, Any]:
-    """Score a pipeline on labelled frames, and time it: the median of `repeats` runs a frame.
+    """Evaluate a pipeline on labelled frames and measure its latency.
 
-    told: is given the number, frame and boxes of each labelled frame, for other measures.
+    The latency of a frame is the median of `repeats` runs. on_labelled_frame: called with the index,
+    the frame and the detected boxes of each labelled frame, for further metrics.
 
-    Keys: frames, labelled_frames, recall_1m, precision_1m, false_per_frame, max_range, counts,
-    per_class, predicted, latency_ms and stage_ms {p50, p95}.
+    Keys of the result: frames, labelled_frames, recall_1m, precision_1m, false_positives_per_frame,
+    max_range, counts, by_class (recall), by_predicted_class (precision), latency_ms {p50, p95},
+    stage_ms {stage: {p50, p95}}.
     """
     score, count, labelled = DetectionScore(max_range=max_range), 0, 0
     times: dict[str, list[float]] = defaultdict(list)
@@ -125,68 +141,66 @@ def evaluate(
         if frame.labels is not None:
             labelled += 1
             score.add(runs[-1].boxes, frame)
-            if told is not None:
-                told(count - 1, frame, runs[-1].boxes)
+            if on_labelled_frame is not None:
+                on_labelled_frame(count - 1, frame, runs[-1].boxes)
     totals = times.pop("total", [])
     return {
         "frames": count,
         "labelled_frames": labelled,
         "recall_1m": score.recall,
         "precision_1m": score.precision,
-        "false_per_frame": score.false_per_frame,
+        "false_positives_per_frame": score.false_positives_per_frame,
         "max_range": max_range,
         "counts": {
             "labels": score.labels,
-            "found": score.found,
+            "matched_labels": score.matched_labels,
             "boxes": score.boxes,
-            "right": score.right,
+            "matched_boxes": score.matched_boxes,
         },
-        "per_class": {
-            n: {"recall_1m": f / m, "labels": m} for n, (f, m) in sorted(score.per_class.items())
+        "by_class": {
+            name: {"recall_1m": matched / labels, "labels": labels}
+            for name, (matched, labels) in sorted(score.by_class.items())
         },
-        "predicted": {
-            n: {"precision_1m": r / m, "boxes": m} for n, (r, m) in sorted(score.predicted.items())
+        "by_predicted_class": {
+            name: {"precision_1m": matched / boxes, "boxes": boxes}
+            for name, (matched, boxes) in sorted(score.by_predicted_class.items())
         },
-        "latency_ms": percentiles(totals),
-        "stage_ms": {stage: percentiles(values) for stage, values in times.items()},
+        "latency_ms": latency_percentiles(totals),
+        "stage_ms": {stage: latency_percentiles(values) for stage, values in times.items()},
     }
 
 
-def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """p50 and p95; NaN of nothing."""
-    array = np.array(list(values), np.float64)
-    if not len(array):
-        return {"p50": float("nan"), "p95": float("nan")}
-    return {"p50": float(np.percentile(array, 50)), "p95": float(np.percentile(array, 95))}
+def centre_in_any_camera(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
+    """Mask (N,) of the boxes with the centre in the image of a camera; all True without images.
 
-
-def in_view(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.bool_]:
-    """Boxes (N,) whose middle a camera has in its image, all where the frame has no image.
-
-    KITTI labels nothing outside of its image.
+    Needed for KITTI, which has labels only inside the image.
     """
     if not frame.cameras:
         return np.ones(len(boxes), bool)
-    return seen_by(boxes, frame, frame.cameras)
+    return centres_in_images(boxes, frame, frame.cameras)
 
 
-def seen_by(boxes: Boxes3D, frame: SensorFrame, sensors: Iterable[str]) -> NDArray[np.bool_]:
-    """Boxes (N,) whose middle any of these cameras and thermal cameras has in its image."""
-    seen = np.zeros(len(boxes), bool)
+def centres_in_images(
+    boxes: Boxes3D, frame: SensorFrame, sensors: Iterable[str]
+) -> NDArray[np.bool_]:
+    """Mask (N,) of the boxes with the centre in the image of any of these (thermal) cameras."""
+    visible = np.zeros(len(boxes), bool)
     for name in sensors if len(boxes) else ():
         sensor_from_base = poses.inverse(frame.reference_from_sensor(name))
         centres = poses.transform_points(sensor_from_base, boxes.boxes[:, :3])
-        seen |= frame.intrinsics[name].project(centres)[1]
-    return seen
+        visible |= frame.intrinsics[name].project(centres)[1]
+    return visible
 
 
-def near(boxes: Boxes3D, max_range: float) -> NDArray[np.bool_]:
-    """Boxes (N,) no further than that from the vehicle, metres."""
+def within_range(boxes: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+    """Mask (N,) of the boxes within max_range metres of the vehicle."""
     return np.hypot(boxes.boxes[:, 0], boxes.boxes[:, 1]) <= max_range
 
 
-def countable(truth: Boxes3D, max_range: float) -> NDArray[np.bool_]:
-    """Labels (N,) that count: of LABELLED, near, and with enough LiDAR points."""
-    wanted = np.isin(truth.labels, [CLASS_NAMES.index(n) for n in LABELLED])
-    seen = np.ones(len(truth), bool) if truth.num_points is None else truth.num_points >= MIN_POINTS
-    return wanted & near(truth, max_range) & seen
+def evaluated_labels(truth: Boxes3D, max_range: float) -> NDArray[np.bool_]:
+    """Mask (N,) of the labels of EVALUATED_CLASSES within range and with enough LiDAR points."""
+    in_classes = np.isin(truth.labels, [CLASS_NAMES.index(n) for n in EVALUATED_CLASSES])
+    enough_points = np.ones(len(truth), bool)
+    if truth.num_points is not None:
+        enough_points = truth.num_points >= MIN_POINTS
+    return in_classes & within_range(truth, max_range) & enough_points

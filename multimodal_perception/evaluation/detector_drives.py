@@ -1,4 +1,4 @@
-"""Detectors side by side on simulated drives: every one sees the same frames, by day and by night."""
+"""Comparison of detectors on the same frames of simulated drives, by day and by night."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.datasets.simulation_writer import SimulationPlan
-from multimodal_perception.evaluation.breakdown import breakdown, counting
-from multimodal_perception.evaluation.detections import percentiles, seen_by
+from multimodal_perception.evaluation.breakdown import breakdown, observable_labels
+from multimodal_perception.evaluation.detections import centres_in_images
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
-from multimodal_perception.pipeline import Detector, ImageDetector, Pipeline
+from multimodal_perception.latency import latency_percentiles
+from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.world.scenarios import load_scenario
+from multimodal_perception.stages import Detector, ImageDetector
+from multimodal_perception.tracking import TrackingConfig
 
-# Scenarios in turn, one a seed.
+# The seed selects the scenario: SCENARIOS[seed % 4].
 SCENARIOS = ("urban_street", "intersection", "highway", "parking_lot")
 CONDITIONS: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",)}
-# An ultrasonic hears that something is there, not what.
-SEEING = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL)
-WORDS = {
+# Modalities from which objects can be classified. Ultrasonic ranges only show that there is one.
+CLASSIFYING_MODALITIES = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL)
+MODALITY_NAMES = {
     Modality.LIDAR: "lidar",
     Modality.CAMERA: "cameras",
     Modality.THERMAL: "thermal",
@@ -35,59 +38,59 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Drive:
-    """One simulated drive: where, when and which frames of it are looked at, `every` apart."""
+    """One simulated drive, of which `frames` frames are evaluated, one in every `interval` sweeps."""
 
     scenario: str
     condition: str
     seed: int
     frames: int
-    every: int
+    interval: int
 
     @property
     def indices(self) -> range:
-        """Of its frames in the simulation."""
-        return range(self.every, self.every * (self.frames + 1), self.every)
+        """Indices of the evaluated frames in the simulation."""
+        return range(self.interval, self.interval * (self.frames + 1), self.interval)
 
     @property
     def tags(self) -> dict[str, str]:
-        """What its figures are told apart by."""
+        """Tags of the frames, by which the metrics are broken down."""
         return {"condition": self.condition, "scenario": self.scenario}
 
     def plan(self, rig: Rig) -> SimulationPlan:
-        """The simulation that it is part of."""
+        """The plan of the simulation."""
         return SimulationPlan(
             load_scenario(self.scenario),
             rig,
             self.seed,
-            self.every * (self.frames + 1),
+            self.interval * (self.frames + 1),
             CONDITIONS[self.condition],
         )
 
 
-def drives(
-    seeds: Iterable[int], frames: int, every: int, conditions: Iterable[str] = tuple(CONDITIONS)
+def plan_drives(
+    seeds: Iterable[int], frames: int, interval: int, conditions: Iterable[str] = tuple(CONDITIONS)
 ) -> list[Drive]:
-    """The drives that seeds mean: the scenarios in turn, each in every one of the conditions."""
+    """One drive for each seed and condition. The seed also selects the scenario."""
     return [
-        Drive(SCENARIOS[seed % len(SCENARIOS)], condition, seed, frames, every)
+        Drive(SCENARIOS[seed % len(SCENARIOS)], condition, seed, frames, interval)
         for seed in seeds
         for condition in conditions
     ]
 
 
-def driven(chosen: Iterable[Drive], rig: Rig) -> Iterator[tuple[Drive, SensorFrame]]:
-    """The frames of drives, simulated one after another, sweeps deskewed, labels with visibility."""
-    for drive in chosen:
+def simulate_frames(drives: Iterable[Drive], rig: Rig) -> Iterator[tuple[Drive, SensorFrame]]:
+    """Simulate the evaluated frames of drives, with deskewed sweeps and labels with visibility."""
+    for drive in drives:
         simulation = drive.plan(rig).simulation()
         for index in drive.indices:
             yield drive, simulation[index]
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A detector and the kinds of sensors that it is given.
+class DetectorSetup:
+    """A detector and the modalities that it receives.
 
-    image_detector: whose boxes are placed on the ground where there is no LiDAR, as the node does it.
+    image_detector: its 2D boxes are projected onto the ground in frames without LiDAR, as in the node.
     """
 
     detector: Detector
@@ -95,78 +98,94 @@ class Contestant:
     image_detector: ImageDetector | None = None
 
 
-def compare(
+def compare_detectors(
     frames: Iterable[tuple[Drive, SensorFrame]],
-    contestants: Mapping[str, Contestant],
+    setups: Mapping[str, DetectorSetup],
     protocol: NuScenesProtocol | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """breakdown's figures of each contestant, by condition, scenario and view too, and its latency_ms.
+    """The metrics of `breakdown` for each setup, with by_condition, by_scenario and by_view.
 
-    by_view: of labels and boxes by the images that have their middle, see `views`.
-    latency_ms: p50 and p95 of the pipeline without occupancy, milliseconds, here and in by_condition.
-    Frames are looked at once and not kept. Raises ValueError for a frame without labels.
+    by_view: metrics of the labels and boxes grouped by `camera_coverage`, the image modalities that
+    show their centre. latency_ms: p50 and p95 of the pipeline without tracking and occupancy,
+    milliseconds, in total and in by_condition. The frames are iterated once and not stored. Raises
+    ValueError for a frame without labels.
     """
+    # Only the detections are evaluated, so tracking and occupancy are off.
+    config = PipelineConfig(occupancy="none", tracking=TrackingConfig(enabled=False))
     pipelines = {
-        n: (Pipeline(c.detector, image_detector=c.image_detector), c.modalities)
-        for n, c in contestants.items()
+        name: (
+            build_pipeline(config, detector=setup.detector, image_detector=setup.image_detector),
+            setup.modalities,
+        )
+        for name, setup in setups.items()
     }
-    scored: dict[str, list[ScoredFrame]] = {name: [] for name in contestants}
-    viewed: dict[str, dict[str, list[ScoredFrame]]] = {n: defaultdict(list) for n in contestants}
-    times: dict[str, dict[str, list[float]]] = {n: defaultdict(list) for n in contestants}
+    scored: dict[str, list[ScoredFrame]] = {name: [] for name in setups}
+    by_view: dict[str, dict[str, list[ScoredFrame]]] = {n: defaultdict(list) for n in setups}
+    times: dict[str, dict[str, list[float]]] = {n: defaultdict(list) for n in setups}
     for drive, frame in frames:
         if frame.labels is None:
             raise ValueError("the frame has no labels")
-        truth = frame.labels.select(counting(frame.labels))
-        wanted = views(truth, frame)
+        truth = frame.labels.select(observable_labels(frame.labels))
+        truth_view = camera_coverage(truth, frame)
         for name, (pipeline, modalities) in pipelines.items():
-            part = frame.only(modalities)
-            if not scored[name]:  # kernels of the stages that only a real frame reaches
+            part = frame.select_modalities(modalities)
+            if not scored[name]:  # compile the kernels of stages that only run on real frames
                 pipeline.process(part)
-            told = pipeline.process(part)
-            scored[name].append(ScoredFrame(told.boxes, truth, tags=drive.tags))
-            found = views(told.boxes, frame)
-            for view in {*wanted, *found}:
-                parts = told.boxes.select(found == view), truth.select(wanted == view)
-                viewed[name][view].append(ScoredFrame(*parts))
-            times[name][drive.condition].append(told.stage_ms["total"])
-    return {
-        name: _figures(scored[name], viewed[name], times[name], protocol) for name in contestants
+            result = pipeline.process(part)
+            scored[name].append(ScoredFrame(result.boxes, truth, tags=drive.tags))
+            box_view = camera_coverage(result.boxes, frame)
+            for view in {*truth_view, *box_view}:
+                by_view[name][view].append(
+                    ScoredFrame(
+                        result.boxes.select(box_view == view), truth.select(truth_view == view)
+                    )
+                )
+            times[name][drive.condition].append(result.stage_ms["total"])
+    return {name: _metrics(scored[name], by_view[name], times[name], protocol) for name in setups}
+
+
+def camera_coverage(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.str_]:
+    """The image modalities (N,) that show the centre of each box, such as "cameras+thermal".
+
+    "none" if the centre is in no image of the frame.
+    """
+    sensors = {Modality.CAMERA: frame.cameras, Modality.THERMAL: frame.thermals}
+    visible = {
+        MODALITY_NAMES[modality]: centres_in_images(boxes, frame, names)
+        for modality, names in sensors.items()
     }
-
-
-def views(boxes: Boxes3D, frame: SensorFrame) -> NDArray[np.str_]:
-    """Which kinds of a frame's images have the middle of each box (N,): "cameras+thermal", "none"."""
-    kinds = {Modality.CAMERA: frame.cameras, Modality.THERMAL: frame.thermals}
-    seen = {WORDS[kind]: seen_by(boxes, frame, sensors) for kind, sensors in kinds.items()}
     return np.array(
-        ["+".join(n for n, mask in seen.items() if mask[i]) or "none" for i in range(len(boxes))],
+        [
+            "+".join(name for name, mask in visible.items() if mask[i]) or "none"
+            for i in range(len(boxes))
+        ],
         np.str_,
     )
 
 
-def _figures(
+def _metrics(
     frames: Sequence[ScoredFrame],
-    viewed: Mapping[str, Sequence[ScoredFrame]],
+    by_view: Mapping[str, Sequence[ScoredFrame]],
     times: Mapping[str, Sequence[float]],
     protocol: NuScenesProtocol | None,
 ) -> dict[str, Any]:
-    figures = breakdown(frames, protocol)
-    figures["by_view"] = {view: breakdown(viewed[view], protocol) for view in sorted(viewed)}
-    figures["latency_ms"] = percentiles(itertools.chain(*times.values()))
+    metrics = breakdown(frames, protocol)
+    metrics["by_view"] = {view: breakdown(by_view[view], protocol) for view in sorted(by_view)}
+    metrics["latency_ms"] = latency_percentiles(itertools.chain(*times.values()))
     for condition, values in times.items():
-        figures["by_condition"][condition]["latency_ms"] = percentiles(values)
-    return figures
+        metrics["by_condition"][condition]["latency_ms"] = latency_percentiles(values)
+    return metrics
 
 
-def seeing_subsets(rig: Rig) -> dict[str, tuple[Modality, ...]]:
-    """All sets of a rig's kinds of sensors that can see, by name ("lidar+cameras"), largest first.
+def modality_subsets(rig: Rig) -> dict[str, tuple[Modality, ...]]:
+    """All subsets of a rig's modalities that can classify objects, by name, largest first.
 
-    Empty for a rig that cannot see.
+    A name is for example "lidar+cameras". The result is empty for a rig with only ultrasonic sensors.
     """
-    kinds = [m for m in WORDS if rig.of(m)]
-    found: dict[str, tuple[Modality, ...]] = {}
-    for size in range(len(kinds), 0, -1):
-        for subset in itertools.combinations(kinds, size):
-            if any(m in SEEING for m in subset):
-                found["+".join(WORDS[m] for m in subset)] = subset
-    return found
+    modalities = [m for m in MODALITY_NAMES if rig.sensors_of(m)]
+    subsets: dict[str, tuple[Modality, ...]] = {}
+    for size in range(len(modalities), 0, -1):
+        for subset in itertools.combinations(modalities, size):
+            if any(m in CLASSIFYING_MODALITIES for m in subset):
+                subsets["+".join(MODALITY_NAMES[m] for m in subset)] = subset
+    return subsets

@@ -1,4 +1,4 @@
-"""Boxes in images scored on simulated drives, by images, and those that are placed on the ground."""
+"""Evaluation of the image detector on simulated drives: COCO AP, and recall of the projected boxes."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.detection.images.ground_projection import (
-    PRIORS,
-    WITHIN,
-    PlacingConfig,
-    frame_boxes,
+    CLASS_PRIORS,
+    SCORE_RADIUS,
+    GroundProjectionConfig,
+    project_frame_boxes,
 )
-from multimodal_perception.detection.images.rgb_thermal import RgbirConfig, RgbirDetector
+from multimodal_perception.detection.images.rgb_thermal import (
+    RgbThermalDetector,
+    RgbThermalDetectorConfig,
+)
 from multimodal_perception.evaluation.average_precision import (
-    AveragePrecision,
-    ImageBoxes,
-    ImageTruth,
+    CocoAveragePrecision,
+    ImageDetections,
+    ImageGroundTruth,
 )
 from multimodal_perception.evaluation.segmentation_drives import (
     CONDITIONS,
-    cut_rig,
-    observed,
-    with_images,
+    camera_thermal_rig,
+    select_images,
+    simulate_observations,
 )
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Modality, SensorFrame
-from multimodal_perception.geometry.image_boxes import tight_boxes
+from multimodal_perception.geometry.image_boxes import boxes_from_instances
 from multimodal_perception.images.view_warp import warp_between
 from multimodal_perception.perception import Boxes2D
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES, labels_from_semantics
-from multimodal_perception.simulation.sensors.camera import View
+from multimodal_perception.simulation.sensors.camera import ImageTruth
 
 IMAGES = ("both", "visible", "thermal")
-# Objects of fewer visible pixels or a lower box are not scored, nor is what is said of them.
-LEAST_PIXELS, LEAST_HEIGHT = 24, 8.0
-# With the thermal image alone an object counts where that camera sees this share of its box.
-SEEN = 0.5
-# Every answer above this counts in AP, however unsure.
-LEAST_SCORE = 0.02
-BANDS = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0))
+# Objects with fewer visible pixels or a lower 2D box (pixels) are ignored.
+MIN_OBJECT_PIXELS, MIN_BOX_HEIGHT = 24, 8.0
+# With only the thermal image, objects are ignored if the thermal camera covers less of their box.
+MIN_THERMAL_COVERAGE = 0.5
+# Score threshold of the detector for AP.
+MIN_SCORE = 0.02
+DISTANCE_BANDS_M = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0))
 
 
 def score_drives(
@@ -53,139 +56,162 @@ def score_drives(
     frames: int,
     progress: Callable[[int], Any],
 ) -> dict[str, Any]:
-    """AP by images, condition and class in the first camera's view, and what is placed right.
+    """AP by input images, condition and class in the first camera's view; ground projection metrics.
 
-    Raises UserError for a rig without a camera and a thermal camera, or a card that does not fit.
+    Raises UserError for a rig without a camera or a thermal camera, or an incompatible card.
     """
-    rig = cut_rig(rig)
-    camera = next(iter(rig.of(Modality.CAMERA)))
-    threshold = RgbirConfig().min_score
-    detector = RgbirDetector(RgbirConfig(min_score=LEAST_SCORE), RuntimeConfig(), card=card)
+    rig = camera_thermal_rig(rig)
+    camera = next(iter(rig.sensors_of(Modality.CAMERA)))
+    threshold = RgbThermalDetectorConfig().min_score
+    detector = RgbThermalDetector(
+        RgbThermalDetectorConfig(min_score=MIN_SCORE), RuntimeConfig(), card=card
+    )
     classes = detector.class_names
-    scores = {i: {c: AveragePrecision(classes) for c in CONDITIONS} for i in IMAGES}
-    placed = {c: PlacedScore() for c in CONDITIONS}
+    scores = {i: {c: CocoAveragePrecision(classes) for c in CONDITIONS} for i in IMAGES}
+    projected = {c: GroundProjectionScore() for c in CONDITIONS}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
-        for condition, observation in observed(rig, seeds, frames):
+        for condition, observation in simulate_observations(rig, seeds, frames):
             frame, labels = observation.frame, observation.truth.boxes
             truth, tracks = image_truth(observation.truth.views[camera], classes)
             for images in IMAGES:
-                seen = with_images(frame, images)
-                found = detector.detect_view(seen, camera)
-                told = truth if images != "thermal" else _seen_by_thermal(truth, frame, camera)
-                if found is None:
-                    found = Boxes2D(camera, frame.stamp_ns, *_NOTHING, classes, (1, 1))
-                answers = ImageBoxes(found.boxes, found.scores, found.labels)
-                scores[images][condition].add(told, answers)
+                detections = detector.detect_view(select_images(frame, images), camera)
+                visible = truth
+                if images == "thermal":
+                    visible = _ignore_outside_thermal(truth, frame, camera)
+                if detections is None:
+                    detections = Boxes2D(camera, frame.stamp_ns, *_NO_BOXES, classes, (1, 1))
+                scores[images][condition].add(
+                    visible,
+                    ImageDetections(detections.boxes, detections.scores, detections.labels),
+                )
                 if images == "both":
-                    sure = _select(found, found.scores >= threshold)
-                    boxes = frame_boxes({camera: sure}, frame, PlacingConfig())
-                    placed[condition].add(labels, tracks[truth.counts], boxes)
+                    confident = _select(detections, detections.scores >= threshold)
+                    boxes = project_frame_boxes(
+                        {camera: confident}, frame, GroundProjectionConfig()
+                    )
+                    projected[condition].add(labels, tracks[truth.evaluated], boxes)
             bar.update()
     return {
         "frames": len(seeds) * len(CONDITIONS) * frames,
         "conditions": {name: list(words) for name, words in CONDITIONS.items()},
-        "least": {"pixels": LEAST_PIXELS, "height": LEAST_HEIGHT},
+        "min_object": {"pixels": MIN_OBJECT_PIXELS, "box_height_px": MIN_BOX_HEIGHT},
         "rows": {i: {c: s.summary() for c, s in by.items()} for i, by in scores.items()},
-        "placed": {c: s.summary() for c, s in placed.items()},
+        "ground_projection": {c: s.summary() for c, s in projected.items()},
     }
 
 
-_NOTHING = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+_NO_BOXES = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
 
 
-def image_truth(view: View, classes: Sequence[str]) -> tuple[ImageTruth, NDArray[np.int64]]:
-    """Boxes about the visible pixels of a view's objects of the classes, and their tracks."""
+def image_truth(
+    view: ImageTruth, classes: Sequence[str]
+) -> tuple[ImageGroundTruth, NDArray[np.int64]]:
+    """Boxes around the visible pixels of the objects of the classes, and their track ids (K,)."""
     labels = labels_from_semantics(view.semantics)
     table = np.full(256, -1, np.int64)
     for k, name in enumerate(classes):
         table[SEGMENTATION_CLASSES.index(name)] = k
-    kinds = table[labels]
-    tracks, boxes, pixels = tight_boxes(np.where(kinds >= 0, view.instances, 0))
-    kind_of = np.array(
-        [np.bincount(kinds[(view.instances == t) & (kinds >= 0)]).argmax() for t in tracks],
+    class_map = table[labels]
+    tracks, boxes, pixels = boxes_from_instances(np.where(class_map >= 0, view.instances, 0))
+    classes_of_tracks = np.array(
+        [np.bincount(class_map[(view.instances == t) & (class_map >= 0)]).argmax() for t in tracks],
         np.int64,
     )
-    counts = (pixels >= LEAST_PIXELS) & (boxes[:, 3] - boxes[:, 1] >= LEAST_HEIGHT)
-    return ImageTruth(boxes, kind_of, counts), tracks
+    evaluated = (pixels >= MIN_OBJECT_PIXELS) & (boxes[:, 3] - boxes[:, 1] >= MIN_BOX_HEIGHT)
+    return ImageGroundTruth(boxes, classes_of_tracks, evaluated), tracks
 
 
-def _seen_by_thermal(truth: ImageTruth, frame: SensorFrame, camera: str) -> ImageTruth:
-    """The same truth; what the first thermal camera does not see does not count."""
+def _ignore_outside_thermal(
+    truth: ImageGroundTruth, frame: SensorFrame, camera: str
+) -> ImageGroundTruth:
+    """The ground truth with objects outside the first thermal camera's field of view ignored."""
     thermal = next(iter(frame.thermals))
     warp = warp_between(
         frame.intrinsics[camera],
         frame.base_from_sensor[camera],
         frame.intrinsics[thermal],
         frame.base_from_sensor[thermal],
+        frame.ground_z,
     )
-    shares = [float(warp.seen[y1:y2, x1:x2].mean()) for x1, y1, x2, y2 in truth.boxes.astype(int)]
-    return ImageTruth(
-        truth.boxes, truth.labels, truth.counts & (np.array(shares) >= SEEN).astype(np.bool_)
+    coverage = np.array(
+        [float(warp.valid[y1:y2, x1:x2].mean()) for x1, y1, x2, y2 in truth.boxes.astype(int)]
     )
+    covered = (coverage >= MIN_THERMAL_COVERAGE).astype(np.bool_)
+    return ImageGroundTruth(truth.boxes, truth.labels, truth.evaluated & covered)
 
 
-def _select(found: Boxes2D, index: NDArray[np.bool_]) -> Boxes2D:
+def _select(detections: Boxes2D, index: NDArray[np.bool_]) -> Boxes2D:
     return Boxes2D(
-        found.sensor,
-        found.stamp_ns,
-        found.boxes[index],
-        found.scores[index],
-        found.labels[index],
-        found.class_names,
-        found.size,
+        detections.sensor,
+        detections.stamp_ns,
+        detections.boxes[index],
+        detections.scores[index],
+        detections.labels[index],
+        detections.class_names,
+        detections.size,
     )
 
 
-class PlacedScore:
-    """How many of the objects that an image shows within 30 m have a placed box within WITHIN."""
+class GroundProjectionScore:
+    """Recall and precision of boxes projected from an image onto the ground, within 30 m.
+
+    An object is detected if a projected box of its class lies within SCORE_RADIUS.
+    """
 
     def __init__(self) -> None:
-        self._objects: list[tuple[str, float, bool]] = []  # class, distance, found
-        self._boxes: list[tuple[float, bool]] = []  # score, right
+        self._objects: list[tuple[str, float, bool]] = []  # class, distance, detected
+        self._boxes: list[tuple[float, bool]] = []  # score, matched
 
-    def add(self, labels: Boxes3D, tracks: NDArray[np.int64], placed: Boxes3D) -> None:
-        """One frame. labels: of all objects; tracks: of those that the image shows."""
+    def add(self, labels: Boxes3D, tracks: NDArray[np.int64], projected: Boxes3D) -> None:
+        """Count one frame.
+
+        labels: of all objects. tracks: track ids of the objects that are visible in the image.
+        projected: boxes projected onto the ground.
+        """
         assert labels.track_ids is not None
-        shown = np.isin(labels.track_ids, tracks)
-        groups = [_GROUP.get(CLASS_NAMES[k], "") for k in labels.labels]
+        visible = np.isin(labels.track_ids, tracks)
+        groups = [_DETECTOR_CLASS.get(CLASS_NAMES[k], "") for k in labels.labels]
         distances = np.hypot(labels.boxes[:, 0], labels.boxes[:, 1])
         free = np.array([bool(g) for g in groups], np.bool_)
-        found = np.zeros(len(labels), np.bool_)
-        for i in range(len(placed)):
-            group = _GROUP[CLASS_NAMES[placed.labels[i]]]
-            away = np.hypot(*(labels.boxes[:, :2] - placed.boxes[i, :2]).T)
-            fits = free & (away <= WITHIN) & np.array([g == group for g in groups], np.bool_)
-            right = bool(fits.any())
-            if right:
-                best = np.where(fits, away, np.inf).argmin()
-                free[best], found[best] = False, True
-            if np.hypot(*placed.boxes[i, :2]) <= BANDS[-1][1]:
-                self._boxes.append((float(placed.scores[i]), right))
-        for k in np.flatnonzero(shown & (distances <= BANDS[-1][1])):
+        detected = np.zeros(len(labels), np.bool_)
+        max_distance = DISTANCE_BANDS_M[-1][1]
+        for i in range(len(projected)):
+            group = _DETECTOR_CLASS[CLASS_NAMES[projected.labels[i]]]
+            error = np.hypot(*(labels.boxes[:, :2] - projected.boxes[i, :2]).T)
+            same_group = np.array([g == group for g in groups], np.bool_)
+            candidates = free & (error <= SCORE_RADIUS) & same_group
+            matched = bool(candidates.any())
+            if matched:
+                nearest = np.where(candidates, error, np.inf).argmin()
+                free[nearest], detected[nearest] = False, True
+            if np.hypot(*projected.boxes[i, :2]) <= max_distance:
+                self._boxes.append((float(projected.scores[i]), matched))
+        for k in np.flatnonzero(visible & (distances <= max_distance)):
             if groups[k]:
-                self._objects.append((groups[k], float(distances[k]), bool(found[k])))
+                self._objects.append((groups[k], float(distances[k]), bool(detected[k])))
 
     def summary(self) -> dict[str, Any]:
-        """Recall by class and distance; of the boxes the share that is right, and their mean score."""
-        result: dict[str, Any] = {"all": _recall([f for *_, f in self._objects])}
+        """Recall in total, by class and by distance; count, precision and mean score of the boxes."""
+        result: dict[str, Any] = {"all": _recall([d for *_, d in self._objects])}
         for name in sorted({g for g, *_ in self._objects}):
-            result[name] = _recall([f for g, _, f in self._objects if g == name])
-        for low, high in BANDS:
-            inside = [f for _, d, f in self._objects if low <= d < high]
-            result[f"{low:.0f}-{high:.0f} m"] = _recall(inside)
-        right = [r for _, r in self._boxes]
+            result[name] = _recall([d for g, _, d in self._objects if g == name])
+        for low, high in DISTANCE_BANDS_M:
+            in_band = [d for _, distance, d in self._objects if low <= distance < high]
+            result[f"{low:.0f}-{high:.0f} m"] = _recall(in_band)
+        matched, scores = [m for _, m in self._boxes], [s for s, _ in self._boxes]
         result["boxes"] = {
-            "count": len(right),
-            "right": float(np.mean(right)) if right else float("nan"),
-            "mean_score": float(np.mean([s for s, _ in self._boxes])) if right else float("nan"),
+            "count": len(matched),
+            "precision": float(np.mean(matched)) if matched else float("nan"),
+            "mean_score": float(np.mean(scores)) if scores else float("nan"),
         }
         return result
 
 
-def _recall(found: list[bool]) -> dict[str, float]:
-    return {"labels": len(found), "found": float(np.mean(found)) if found else float("nan")}
+def _recall(detected: list[bool]) -> dict[str, float]:
+    recall = float(np.mean(detected)) if detected else float("nan")
+    return {"labels": len(detected), "recall": recall}
 
 
-# The detector's class by the package's.
-_GROUP = {prior.label: name for name, prior in PRIORS.items()}
-_GROUP |= dict.fromkeys(("van", "truck", "bus"), "vehicle")
+# Class names of this package to the classes of the image detector.
+_DETECTOR_CLASS = {prior.label: name for name, prior in CLASS_PRIORS.items()}
+_DETECTOR_CLASS |= dict.fromkeys(("van", "truck", "bus"), "vehicle")

@@ -1,4 +1,4 @@
-"""The simulator held against real sweeps of a Velodyne HDL-64E: KITTI's frames."""
+"""Comparison of the simulated LiDAR with real sweeps of a Velodyne HDL-64E from KITTI."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.datasets.kitti import LIDAR_HEIGHT, Kitti
+from multimodal_perception.datasets.kitti import LIDAR_HEIGHT, KittiDataset
 from multimodal_perception.frame import CLASS_NAMES, SensorFrame
-from multimodal_perception.geometry.boxes import points_in_boxes
+from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.rig import Rig, parse_rig
 from multimodal_perception.simulation.simulation import Simulation
 
-# KITTI's LiDAR turns at 10 Hz in steps of 0.1728 degrees (Geiger et al. 2013, table 1: 0.09 degrees of
-# resolution, two blocks firing in turn).
+# KITTI's LiDAR rotates at 10 Hz in steps of 0.1728 degrees (Geiger et al. 2013, table 1: 0.09 degrees
+# of resolution, with two blocks of lasers that fire alternately).
 COLUMNS = 2083
 ELEVATIONS = np.array([-25.0, -20.0, -15.0, -10.0, -8.0, -6.0, -4.0, -2.0, 0.0, 2.5])
 RANGES = np.array([0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 120.0])
 CAR_RANGES = ((5.0, 10.0), (10.0, 15.0), (15.0, 20.0), (20.0, 30.0), (30.0, 40.0), (40.0, 60.0))
 CAR = CLASS_NAMES.index("car")
-FIELD_OF_VIEW = np.radians(40.0)  # half, of the sweeps that KITTI cut to the camera's
+# Half the horizontal field of view of the sweeps that KITTI cropped to the camera's view.
+HALF_FIELD_OF_VIEW = np.radians(40.0)
 
 
 @dataclass
 class SweepStatistics:
-    """What is counted of many sweeps, in the field of view of the camera ahead."""
+    """Statistics over sweeps, within the field of view of the front camera.
+
+    sweeps: number of uncropped sweeps. points: mean number of points. by_elevation, by_range: mean
+    histograms. intensity: mean and standard deviation. ground_noise: standard deviation of the height of
+    ground points, metres. cars: (N, 3) distance (metres), number of points and silhouette (m2).
+    """
 
     sweeps: int
     points: float
@@ -36,11 +42,11 @@ class SweepStatistics:
     by_range: NDArray[np.float64]
     intensity: tuple[float, float]
     ground_noise: float
-    cars: NDArray[np.float64]  # (N, 3) distance, points, silhouette in square metres
+    cars: NDArray[np.float64]
 
 
 def kitti_rig() -> Rig:
-    """KITTI's LiDAR alone, as the simulator needs it."""
+    """A rig with only KITTI's LiDAR, for the simulator."""
     sensor = {
         "modality": "lidar",
         "topic": "/lidar/points",
@@ -51,32 +57,36 @@ def kitti_rig() -> Rig:
     return parse_rig({"name": "kitti", "sensors": {"lidar": sensor}}, "KITTI's rig")
 
 
-def gather(frames: Iterable[tuple[SensorFrame, NDArray[np.bool_]]]) -> SweepStatistics:
-    """Statistics of frames, each with a mask of the labels whose points are all there to be seen."""
+def sweep_statistics(
+    frames: Iterable[tuple[SensorFrame, NDArray[np.bool_]]],
+) -> SweepStatistics:
+    """Statistics of frames. Each frame comes with a mask of its unoccluded labels."""
     elevations, ranges, shades, noises, cars, points = [], [], [], [], [], []
-    for frame, clear in frames:
+    for frame, unoccluded in frames:
         xyz = frame.lidars["lidar"].points
-        ahead = np.abs(np.arctan2(xyz[:, 1], xyz[:, 0])) < FIELD_OF_VIEW
-        # KITTI's sweeps that were cut to the image lack the ground near by.
-        whole = float(np.mean(ahead)) < 0.9
+        ahead = np.abs(np.arctan2(xyz[:, 1], xyz[:, 0])) < HALF_FIELD_OF_VIEW
+        # Some sweeps of KITTI are cropped to the image and have no ground points near the vehicle.
+        uncropped = float(np.mean(ahead)) < 0.9
         xyz = xyz[ahead]
         flat = np.linalg.norm(xyz[:, :2], axis=1)
         far = np.linalg.norm(xyz[:, :3], axis=1)
-        if whole:
+        if uncropped:
             points.append(len(xyz))
             elevations.append(np.histogram(np.degrees(np.arctan2(xyz[:, 2], flat)), ELEVATIONS)[0])
             ranges.append(np.histogram(far, RANGES)[0])
         shades.append(xyz[:, 3])
         noises += _ground_noise(xyz)
         assert frame.labels is not None
-        boxes = frame.labels.boxes[clear & (frame.labels.labels == CAR)]
+        boxes = frame.labels.boxes[unoccluded & (frame.labels.labels == CAR)]
         in_base = frame.points_in_base()
-        # Measured points scatter about the faces; the ground below is left out.
+        # Enlarge the boxes, because points scatter around the faces, but exclude the ground.
         boxes = boxes + np.array([0, 0, 0.08, 0.1, 0.1, -0.12, 0], np.float32)
-        middle = np.linalg.norm(boxes[:, :2], axis=1)
-        seen = (np.abs(np.arctan2(boxes[:, 1], boxes[:, 0])) < FIELD_OF_VIEW - 0.1) & (middle > 4)
-        counts = points_in_boxes(in_base, boxes)
-        cars.append(np.column_stack([middle, counts, _silhouette(boxes)])[seen])
+        distance = np.linalg.norm(boxes[:, :2], axis=1)
+        in_view = (np.abs(np.arctan2(boxes[:, 1], boxes[:, 0])) < HALF_FIELD_OF_VIEW - 0.1) & (
+            distance > 4
+        )
+        counts = count_points_in_boxes(in_base, boxes)
+        cars.append(np.column_stack([distance, counts, _silhouette(boxes)])[in_view])
     shade = np.concatenate(shades)
     return SweepStatistics(
         len(points),
@@ -90,14 +100,14 @@ def gather(frames: Iterable[tuple[SensorFrame, NDArray[np.bool_]]]) -> SweepStat
 
 
 def _silhouette(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Area (N,) of boxes' outlines as seen from the origin."""
-    turn = boxes[:, 6] - np.arctan2(boxes[:, 1], boxes[:, 0])
-    across = boxes[:, 3] * np.abs(np.sin(turn)) + boxes[:, 4] * np.abs(np.cos(turn))
-    return np.asarray(across * boxes[:, 5], np.float64)
+    """Area (N,) of the boxes' silhouettes from the origin, square metres."""
+    angle = boxes[:, 6] - np.arctan2(boxes[:, 1], boxes[:, 0])
+    width = boxes[:, 3] * np.abs(np.sin(angle)) + boxes[:, 4] * np.abs(np.cos(angle))
+    return np.asarray(width * boxes[:, 5], np.float64)
 
 
 def _ground_noise(points: NDArray[np.float32]) -> list[float]:
-    """Spread of the height about a plane in patches of 1 m of the road ahead."""
+    """Standard deviation of the height around a plane, in patches of 1 m of the road ahead."""
     spreads = []
     for x in range(6, 16):
         near = (np.abs(points[:, 0] - x) < 0.5) & (np.abs(points[:, 1]) < 1.0)
@@ -106,15 +116,17 @@ def _ground_noise(points: NDArray[np.float32]) -> list[float]:
             continue
         design = np.column_stack([patch[:, :2], np.ones(len(patch))])
         plane = np.linalg.lstsq(design, patch[:, 2], rcond=None)[0]
-        rest = patch[:, 2] - design @ plane
-        spreads.append(float(1.4826 * np.median(np.abs(rest))))
+        residual = patch[:, 2] - design @ plane
+        spreads.append(float(1.4826 * np.median(np.abs(residual))))
     return spreads
 
 
 def real_frames(root: Path) -> Iterable[tuple[SensorFrame, NDArray[np.bool_]]]:
-    """KITTI's labelled frames; clear are the labels it calls at most partly occluded and not
-    truncated."""
-    dataset = Kitti(root)
+    """KITTI's labelled frames, with a mask of the labels that are at most partly occluded.
+
+    Truncated labels are excluded as well.
+    """
+    dataset = KittiDataset(root)
     for index, stem in enumerate(dataset.stems):
         frame = dataset[index]
         lines = (root / "label_2" / f"{stem}.txt").read_text(encoding="ascii").splitlines()
@@ -125,52 +137,55 @@ def real_frames(root: Path) -> Iterable[tuple[SensorFrame, NDArray[np.bool_]]]:
 def simulated_frames(
     scenario: str, frames: int, seed: int
 ) -> Iterable[tuple[SensorFrame, NDArray[np.bool_]]]:
-    """Frames 2 s apart of a scenario; clear are the labels of which most is in sight."""
+    """Frames of a scenario at intervals of 2 s, with a mask of the labels of visibility above 0.7."""
     simulation = Simulation(scenario, kitti_rig(), seed, frames * 20)
     for index in range(0, frames * 20, 20):
         observation = simulation.observe(index)
         yield observation.frame, observation.truth.visibility > 0.7
 
 
-def compare(root: Path, scenario: str = "urban_street", frames: int = 12) -> dict[str, Any]:
-    """Real, simulated and their ratio, by name; points on cars for each real car as well."""
-    real, made = gather(real_frames(root)), gather(simulated_frames(scenario, frames, 1))
+def compare_with_kitti(
+    root: Path, scenario: str = "urban_street", frames: int = 12
+) -> dict[str, Any]:
+    """The real and the simulated value and their ratio, by statistic and for each real car."""
+    real = sweep_statistics(real_frames(root))
+    simulated = sweep_statistics(simulated_frames(scenario, frames, 1))
     table: dict[str, Any] = {
-        "whole sweeps": _row(real.sweeps, made.sweeps),
-        "points ahead": _row(real.points, made.points),
-        "intensity mean": _row(real.intensity[0], made.intensity[0]),
-        "intensity spread": _row(real.intensity[1], made.intensity[1]),
-        "ground height noise (m)": _row(real.ground_noise, made.ground_noise),
+        "uncropped sweeps": _row(real.sweeps, simulated.sweeps),
+        "points ahead": _row(real.points, simulated.points),
+        "intensity mean": _row(real.intensity[0], simulated.intensity[0]),
+        "intensity standard deviation": _row(real.intensity[1], simulated.intensity[1]),
+        "ground height noise (m)": _row(real.ground_noise, simulated.ground_noise),
     }
     for k in range(len(ELEVATIONS) - 1):
         name = f"points at {ELEVATIONS[k]:g} to {ELEVATIONS[k + 1]:g} deg"
-        table[name] = _row(real.by_elevation[k], made.by_elevation[k])
+        table[name] = _row(real.by_elevation[k], simulated.by_elevation[k])
     for k in range(len(RANGES) - 1):
         name = f"points at {RANGES[k]:g} to {RANGES[k + 1]:g} m"
-        table[name] = _row(real.by_range[k], made.by_range[k])
+        table[name] = _row(real.by_range[k], simulated.by_range[k])
     for low, high in CAR_RANGES:
-        pair = [_on_cars(s.cars, low, high) for s in (real, made)]
-        table[f"points on a car at {low:g} to {high:g} m, at the middle"] = _row(*pair)
+        pair = [_points_on_cars(s.cars, low, high) for s in (real, simulated)]
+        table[f"points on a car at {low:g} to {high:g} m, scaled to the centre"] = _row(*pair)
     for distance, count, area in real.cars[np.argsort(real.cars[:, 0])]:
-        near = made.cars[np.abs(made.cars[:, 0] / distance - 1.0) < 0.12]
-        # As if each stood at the real one's distance and were as large.
-        like = near[:, 1] * (near[:, 0] / distance) ** 2 * area / near[:, 2]
+        near = simulated.cars[np.abs(simulated.cars[:, 0] / distance - 1.0) < 0.12]
+        # Scale the number of points to the distance and the silhouette of the real car.
+        scaled = near[:, 1] * (near[:, 0] / distance) ** 2 * area / near[:, 2]
         name = f"points on the real car at {distance:.1f} m"
-        table[name] = _row(count, float(np.median(like)) if len(like) else float("nan"))
+        table[name] = _row(count, float(np.median(scaled)) if len(scaled) else float("nan"))
     return table
 
 
-def _on_cars(cars: NDArray[np.float64], low: float, high: float) -> float:
-    """Median points on a car between two distances, as if it stood in their middle."""
+def _points_on_cars(cars: NDArray[np.float64], low: float, high: float) -> float:
+    """Median number of points on cars in a distance band, scaled to the centre of the band."""
     near = cars[(cars[:, 0] >= low) & (cars[:, 0] < high)]
     if not len(near):
         return float("nan")
     return float(np.median(near[:, 1] * (near[:, 0] / (0.5 * (low + high))) ** 2))
 
 
-def _row(real: float, made: float) -> dict[str, float]:
+def _row(real: float, simulated: float) -> dict[str, float]:
     return {
         "real": float(real),
-        "simulated": float(made),
-        "ratio": float(made / real) if real else 0,
+        "simulated": float(simulated),
+        "ratio": float(simulated / real) if real else 0,
     }

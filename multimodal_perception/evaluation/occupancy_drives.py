@@ -1,4 +1,4 @@
-"""Occupancy on simulated drives: what each set of sensors makes of them, and with one that lies."""
+"""Evaluation of occupancy on simulated drives, for subsets of the sensors and with sensor faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from multimodal_perception.evaluation.occupancy import (
     OCCUPIED,
     UNDECIDED,
     OccupancyScore,
-    Truth,
+    TruthFunction,
     score_grid,
 )
 from multimodal_perception.frame import Modality, SensorFrame
@@ -28,15 +28,15 @@ from multimodal_perception.simulation.simulation import Observation, Simulation
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
-# Scenarios in turn, one a seed. Fog was in no data that anything here was tuned or trained on.
+# The seed selects the scenario. Fog occurs in no training data and was not used for tuning.
 SCENARIOS = ("urban_street", "parking_lot", "intersection", "warehouse", "highway")
-SEEN: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",)}
-UNSEEN: dict[str, tuple[str, ...]] = {"fog": ("fog=40",)}
-# Truth is looked up in four places of a cell of 0.2 m.
-FINER_M = 0.1
+KNOWN_CONDITIONS: dict[str, tuple[str, ...]] = {"day": (), "night": ("night",)}
+HELD_OUT_CONDITIONS: dict[str, tuple[str, ...]] = {"fog": ("fog=40",)}
+# Resolution of the truth, metres: four cells of truth per grid cell of 0.2 m.
+TRUTH_RESOLUTION_M = 0.1
 FIRST_FRAME = 20
-# What a stuck ultrasonic goes on to say, metres, though nothing need be there.
-STUCK_AT = 3.0
+# Constant range of the stuck ultrasonic sensor, metres.
+STUCK_RANGE_M = 3.0
 KERB = SEMANTIC_NAMES.index("kerb")
 
 FULL = "full"
@@ -47,43 +47,45 @@ SUBSETS: dict[str, tuple[Modality, ...]] = {
     "camera+ultrasonic": (Modality.CAMERA, Modality.ULTRASONIC),
     "ultrasonic": (Modality.ULTRASONIC,),
 }
-LIARS = ("ultrasonic stuck", "camera mask all free")
+FAULTS = ("ultrasonic stuck", "camera mask all free")
 
 
 @dataclass
 class DriveScores:
-    """Scores by set of sensors and condition, and of the full set by distance (seen conditions).
+    """Scores by sensor subset and condition, and of the full set by distance (known conditions).
 
-    contradictions: by set and condition, of each frame the largest share of an ultrasonic's echo that
-    everyone else calls free.
+    contradictions: by subset and condition, for each frame the largest contradiction of an ultrasonic
+    echo: the mean free mass of all other sources on its arc.
     """
 
     scores: dict[tuple[str, str], OccupancyScore] = field(
         default_factory=lambda: defaultdict(OccupancyScore)
     )
-    rings: dict[str, OccupancyScore] = field(default_factory=lambda: defaultdict(OccupancyScore))
+    by_distance: dict[str, OccupancyScore] = field(
+        default_factory=lambda: defaultdict(OccupancyScore)
+    )
     contradictions: dict[tuple[str, str], list[float]] = field(
         default_factory=lambda: defaultdict(list)
     )
 
-    def figures(self) -> dict[str, Any]:
-        """Of the full set on seen conditions at the top, then by_subset, by_condition, by_distance."""
+    def metrics(self) -> dict[str, Any]:
+        """Metrics of the full set in known conditions; by_subset, by_condition and by_distance."""
         conditions = sorted({condition for _, condition in self.scores})
         names = list(dict.fromkeys(name for name, _ in self.scores))
-        seen = [c for c in conditions if c in SEEN]
+        known = [c for c in conditions if c in KNOWN_CONDITIONS]
         by_subset: dict[str, dict[str, Any]] = {
-            name: dict(self._sum(name, seen).figures()) for name in names
+            name: dict(self._sum(name, known).metrics()) for name in names
         }
         for name in names:
             by_subset[name]["by_condition"] = {
-                c: self.scores[name, c].figures() for c in conditions if (name, c) in self.scores
+                c: self.scores[name, c].metrics() for c in conditions if (name, c) in self.scores
             }
-            found = [v for c in seen for v in self.contradictions[name, c]]
-            by_subset[name]["contradiction"] = float(np.mean(found)) if found else float("nan")
+            values = [v for c in known for v in self.contradictions[name, c]]
+            by_subset[name]["contradiction"] = float(np.mean(values)) if values else float("nan")
         return {
-            **self._sum(FULL, seen).figures(),
+            **self._sum(FULL, known).metrics(),
             "by_condition": by_subset[FULL]["by_condition"],
-            "by_distance": {name: score.figures() for name, score in self.rings.items()},
+            "by_distance": {name: score.metrics() for name, score in self.by_distance.items()},
             "by_subset": by_subset,
         }
 
@@ -91,7 +93,7 @@ class DriveScores:
         total = OccupancyScore()
         for condition in conditions:
             if (name, condition) in self.scores:
-                total.join(self.scores[name, condition])
+                total.merge(self.scores[name, condition])
         return total
 
 
@@ -99,41 +101,43 @@ def score_drive(
     result: DriveScores,
     simulation: Simulation,
     condition: str,
-    make: Callable[[], Pipeline],
+    make_pipeline: Callable[[], Pipeline],
     true_masks: bool,
     max_range: float = MAX_RANGE_M,
 ) -> Iterator[int]:
-    """Score one drive, all sets of sensors side by side; yields each frame's number when it is done.
+    """Evaluate one drive with all sensor subsets and faults. Yields the index of each finished frame.
 
-    make: gives a fresh pipeline. true_masks: hand over the simulator's pixel classes as masks, for a
-    pipeline without a segmenter.
+    make_pipeline: creates a pipeline. true_masks: use the simulator's true pixel classes as masks, for
+    pipelines without a segmenter.
     """
-    pipelines = {name: make() for name in (*SUBSETS, *LIARS)}
+    pipelines = {name: make_pipeline() for name in (*SUBSETS, *FAULTS)}
     for index in range(FIRST_FRAME, len(simulation)):
         observation = simulation.observe(index)
-        frame = simulation[index]  # deskewed
-        answer = cell_truth(observation.truth)
+        frame = simulation[index]  # with deskewed sweeps
+        true_state = cell_truth(observation.truth)
         for name, pipeline in pipelines.items():
-            part, masks = _seen_by(name, frame, observation, true_masks)
+            part, masks = _apply_subset(name, frame, observation, true_masks)
             if masks is not None:
-                pipeline.segmenter = _Told(masks)
+                pipeline.segmenter = FixedSegmenter(masks)
             grid = pipeline.process(part).occupancy
             assert grid is not None
-            rings = result.rings if name == FULL and condition in SEEN else None
-            score_grid(grid, answer, max_range, [result.scores[name, condition]], rings)
+            evaluate_bands = name == FULL and condition in KNOWN_CONDITIONS
+            by_distance = result.by_distance if evaluate_bands else None
+            score_grid(grid, true_state, max_range, [result.scores[name, condition]], by_distance)
             mapper = pipeline.occupancy
-            # An echo is believed from the second frame on.
+            # An echo affects the grid from its second frame on, so there may be no contradictions yet.
             if isinstance(mapper, EvidentialMapper) and mapper.contradictions:
                 largest = max(mapper.contradictions.values())
                 result.contradictions[name, condition].append(largest)
         yield index
 
 
-def cell_truth(truth: FrameTruth) -> Truth:
-    """What the cells of 0.2 m around middles x and y (N,) in base_link are.
+def cell_truth(truth: FrameTruth) -> TruthFunction:
+    """The true state of grid cells of 0.2 m.
 
-    Occupied when something stands in any of four places of it, free when all four are seen to be,
-    undecided otherwise and where there is a kerb: whether that is an obstacle depends on the wheel.
+    A cell is occupied if one of its four truth cells is occupied, free if all four are observed free,
+    and undecided otherwise. Kerbs are undecided, because it depends on the vehicle whether they are
+    obstacles.
     """
     grid, kerb = truth.occupancy, truth.semantic_grid == KERB
     rows, columns = grid.free.shape
@@ -142,42 +146,46 @@ def cell_truth(truth: FrameTruth) -> Truth:
     state[kerb] = UNDECIDED
     state[grid.occupied > 0] = OCCUPIED
 
-    def answer(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.integer]:
+    def true_state(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.integer]:
         parts = []
         for dx in (-0.05, 0.05):
             for dy in (-0.05, 0.05):
                 j = np.floor((x + dx - grid.origin[0]) / grid.resolution).astype(np.int64)
                 i = np.floor((y + dy - grid.origin[1]) / grid.resolution).astype(np.int64)
                 inside = (i >= 0) & (i < rows) & (j >= 0) & (j < columns)
-                found = np.full(len(x), UNDECIDED, np.int8)
-                found[inside] = state[i[inside], j[inside]]
-                parts.append(found)
-        places = np.stack(parts)
+                part = np.full(len(x), UNDECIDED, np.int8)
+                part[inside] = state[i[inside], j[inside]]
+                parts.append(part)
+        parts_of_cells = np.stack(parts)
         result = np.full(len(x), UNDECIDED, np.int8)
-        result[(places == FREE).all(axis=0)] = FREE
-        result[(places == OCCUPIED).any(axis=0)] = OCCUPIED
+        result[(parts_of_cells == FREE).all(axis=0)] = FREE
+        result[(parts_of_cells == OCCUPIED).any(axis=0)] = OCCUPIED
         return result
 
-    return answer
+    return true_state
 
 
 @dataclass(frozen=True)
-class _Told:
-    """A segmenter that was told what to say."""
+class FixedSegmenter:
+    """A segmenter that returns given masks."""
 
     masks: Mapping[str, SegmentationMask]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
         return self.masks
 
 
-def _seen_by(
+def _apply_subset(
     name: str, frame: SensorFrame, observation: Observation, true_masks: bool
 ) -> tuple[SensorFrame, Mapping[str, SegmentationMask] | None]:
-    """The frame as a set of sensors has it, and the masks to hand over (None: the pipeline's own)."""
-    part = frame.only(SUBSETS.get(name, SUBSETS[FULL]))
+    """The frame with a subset of the sensors or a fault, and the masks for the pipeline.
+
+    The masks are None if the pipeline has to compute them.
+    """
+    part = frame.select_modalities(SUBSETS.get(name, SUBSETS[FULL]))
     if name == "ultrasonic stuck":
-        part = replace(part, ultrasonics=_stuck(part))
+        part = replace(part, ultrasonics=_with_stuck_sensor(part))
     if name == "camera mask all free":
         return part, {
             sensor: SegmentationMask(
@@ -196,19 +204,19 @@ def _seen_by(
     return part, masks
 
 
-def _stuck(frame: SensorFrame) -> dict[str, Any]:
-    """The ultrasonics, the first of those that look ahead saying the same for ever."""
+def _with_stuck_sensor(frame: SensorFrame) -> dict[str, Any]:
+    """The ultrasonic readings, with a constant range of the sensor that faces most forward."""
     readings = dict(frame.ultrasonics)
     if readings:
-        ahead = max(readings, key=lambda n: (frame.base_from_sensor[n][0, 0], n))
-        readings[ahead] = replace(readings[ahead], range_m=STUCK_AT)
+        name = max(readings, key=lambda n: (frame.base_from_sensor[n][0, 0], n))
+        readings[name] = replace(readings[name], range_m=STUCK_RANGE_M)
     return readings
 
 
 def simulate(
     seed: int, condition: Sequence[str], rig: Rig, frames: int, max_range: float
 ) -> Simulation:
-    """The drive that a seed means: scenarios in turn, from FIRST_FRAME on."""
+    """The simulated drive of a seed, which also selects the scenario; evaluate from FIRST_FRAME on."""
     scenario = SCENARIOS[seed % len(SCENARIOS)]
-    layout = GridLayout(float(np.ceil(max_range)) + 1.0, FINER_M)
+    layout = GridLayout(float(np.ceil(max_range)) + 1.0, TRUTH_RESOLUTION_M)
     return Simulation(scenario, rig, seed, FIRST_FRAME + frames, tuple(condition), grid=layout)

@@ -1,4 +1,4 @@
-"""Scores of segmentation: intersection over union by class, from a confusion matrix."""
+"""Segmentation metrics: pixel accuracy and intersection over union, from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ from numpy.typing import NDArray
 from multimodal_perception.segmentation.classes import IGNORED
 
 
-class Confusion:
-    """Pixels by what they are (rows) and what they were called (columns)."""
+class ConfusionMatrix:
+    """Pixel counts by true class (rows) and predicted class (columns)."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
         self.counts = np.zeros((len(classes), len(classes)), np.int64)
 
-    def add(self, truth: NDArray, answer: NDArray) -> None:
-        """Count the pixels of one image; those whose truth is IGNORED do not count.
+    def add(self, truth: NDArray, prediction: NDArray) -> None:
+        """Count the pixels of one image, except those with the true label IGNORED.
 
-        Raises ValueError when the shapes differ or a label is no class.
+        truth, prediction: class indices of equal shape. Raises ValueError if the shapes differ or an
+        index is not a class.
         """
-        if truth.shape != answer.shape:
-            raise ValueError(f"truth is {truth.shape}, the answer {answer.shape}")
-        scored = truth != IGNORED
+        if truth.shape != prediction.shape:
+            raise ValueError(
+                f"shape of truth {truth.shape} and prediction {prediction.shape} differ"
+            )
+        evaluated = truth != IGNORED
         n = len(self.classes)
-        true, called = truth[scored].astype(np.int64), answer[scored].astype(np.int64)
-        if true.size and max(true.max(), called.max()) >= n:
+        true, predicted = truth[evaluated].astype(np.int64), prediction[evaluated].astype(np.int64)
+        if true.size and max(true.max(), predicted.max()) >= n:
             raise ValueError(f"labels must be below {n}")
-        self.counts += np.bincount(true * n + called, minlength=n * n).reshape(n, n)
+        self.counts += np.bincount(true * n + predicted, minlength=n * n).reshape(n, n)
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Of each class: pixels in both over pixels in either; NaN where the truth never shows it."""
-        hit = np.diag(self.counts)
-        shown = self.counts.sum(axis=1)
-        either = shown + self.counts.sum(axis=0) - hit
-        return np.where(shown > 0, hit / np.maximum(either, 1), np.nan)
+        """Intersection over union by class (C,); NaN for classes without pixels in the truth."""
+        intersection = np.diag(self.counts)
+        true_pixels = self.counts.sum(axis=1)
+        union = true_pixels + self.counts.sum(axis=0) - intersection
+        return np.where(true_pixels > 0, intersection / np.maximum(union, 1), np.nan)
 
     @property
     def mean_iou(self) -> float:
-        """Mean over the classes that the truth shows; NaN without any."""
+        """Mean IoU of the classes with pixels in the truth; NaN without any."""
         iou = self.iou
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
     def summary(self) -> dict[str, Any]:
-        """miou, pixel accuracy and the IoU of each class."""
+        """miou, pixel accuracy, and iou by class."""
         total = self.counts.sum()
         return {
             "miou": self.mean_iou,

@@ -1,4 +1,4 @@
-"""Segmentation scored on simulated drives: each network with the images that it takes."""
+"""Evaluation of segmentation networks on simulated drives, with each set of their input images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.segmentation import Confusion
+from multimodal_perception.evaluation.segmentation import ConfusionMatrix
 from multimodal_perception.frame import Modality, SensorFrame
-from multimodal_perception.images.rgb_thermal_inputs import RgbxConfig
+from multimodal_perception.images.rgb_thermal_inputs import RgbThermalConfig
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
-from multimodal_perception.segmentation.rgb_thermal import RgbxSegmenter
+from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
 from multimodal_perception.simulation.simulation import Observation, Simulation
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
@@ -26,10 +26,10 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     "fog": ("fog=60",),
 }
 SCENARIOS = ("urban_street", "intersection", "parking_lot", "highway", "warehouse")
-FRAMES_BETWEEN = 20
+FRAME_INTERVAL = 20
 FIRST_FRAME = 5
-# Which images a network of one stream takes.
-ALONE = {"visible": ("visible",), "other": ("thermal",)}
+# Input images of networks with a single stream, by the card setting `fusion`.
+SINGLE_STREAM_INPUTS = {"visible": ("visible",), "thermal": ("thermal",)}
 
 
 def score_drives(
@@ -39,28 +39,30 @@ def score_drives(
     frames: int,
     progress: Callable[[int], Any],
 ) -> dict[str, Any]:
-    """Scores by network and images ("cmx, both"; the card's path for another cmx) and condition.
+    """Metrics by network, input images and condition.
 
-    All are scored in the first camera's view, whole, also where the thermal camera does not see it.
-    Raises UserError for a rig without a camera and a thermal camera, or a card that does not fit.
+    A row is for example "cmx, both", or the path of the card for a second network of that name. All
+    pixels of the first camera's view are evaluated, including those outside the thermal camera's field
+    of view. Raises UserError for a rig without a camera or a thermal camera, or an incompatible card.
     """
-    rig = cut_rig(rig)
-    camera = next(iter(rig.of(Modality.CAMERA)))
-    rows: dict[str, tuple[RgbxSegmenter, str]] = {}
+    rig = camera_thermal_rig(rig)
+    camera = next(iter(rig.sensors_of(Modality.CAMERA)))
+    rows: dict[str, tuple[RgbThermalSegmenter, str]] = {}
     for card in cards:
-        segmenter = RgbxSegmenter(RgbxConfig(), RuntimeConfig(), card=card)
+        segmenter = RgbThermalSegmenter(RgbThermalConfig(), RuntimeConfig(), card=card)
         fusion = str(card.settings.get("fusion", "cmx"))
-        kinds = ALONE.get(fusion, ("both", "visible", "thermal"))
-        name = fusion if f"{fusion}, {kinds[0]}" not in rows else card.source
-        rows |= {f"{name}, {images}": (segmenter, images) for images in kinds}
+        inputs = SINGLE_STREAM_INPUTS.get(fusion, ("both", "visible", "thermal"))
+        name = fusion if f"{fusion}, {inputs[0]}" not in rows else card.source
+        rows |= {f"{name}, {images}": (segmenter, images) for images in inputs}
     classes = cards[0].classes
-    scores = {row: {c: Confusion(classes) for c in CONDITIONS} for row in rows}
+    scores = {row: {c: ConfusionMatrix(classes) for c in CONDITIONS} for row in rows}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
-        for condition, seen in observed(rig, seeds, frames):
-            truth = labels_from_semantics(seen.truth.views[camera].semantics)
+        for condition, observation in simulate_observations(rig, seeds, frames):
+            truth = labels_from_semantics(observation.truth.views[camera].semantics)
             for row, (segmenter, images) in rows.items():
-                labels = segmenter.segment_view(with_images(seen.frame, images), camera)
-                if labels is None:  # nothing was seen: all of it is wrong
+                part = select_images(observation.frame, images)
+                labels = segmenter.segment_view(part, camera)
+                if labels is None:  # no output counts as the last class everywhere
                     labels = np.full_like(truth, len(classes) - 1)
                 scores[row][condition].add(truth, labels)
             bar.update()
@@ -71,31 +73,35 @@ def score_drives(
     }
 
 
-def cut_rig(rig: Rig) -> Rig:
-    """The rig with its first camera and first thermal camera alone: all else costs time."""
+def camera_thermal_rig(rig: Rig) -> Rig:
+    """The rig with only its first camera and first thermal camera, to save simulation time."""
     kept = {}
     for modality in (Modality.CAMERA, Modality.THERMAL):
-        sensors = rig.of(modality)
+        sensors = rig.sensors_of(modality)
         if not sensors:
-            raise UserError(f"rig {rig.name}: segmentation needs a sensor of kind {modality.value}")
+            raise UserError(
+                f"rig {rig.name}: the evaluation needs a sensor of modality {modality.value}"
+            )
         name = next(iter(sensors))
         kept[name] = sensors[name]
     return replace(rig, sensors=kept)
 
 
-def observed(rig: Rig, seeds: Sequence[int], frames: int) -> Iterator[tuple[str, Observation]]:
-    """Condition and what is seen, of `frames` frames of each seed's drive by each condition."""
-    count = FIRST_FRAME + frames * FRAMES_BETWEEN
+def simulate_observations(
+    rig: Rig, seeds: Sequence[int], frames: int
+) -> Iterator[tuple[str, Observation]]:
+    """Simulate `frames` frames for each seed and condition. Yields condition and observation."""
+    count = FIRST_FRAME + frames * FRAME_INTERVAL
     for seed in seeds:
         scenario = SCENARIOS[seed % len(SCENARIOS)]
         for condition, words in CONDITIONS.items():
             simulation = Simulation(scenario, rig, seed, count, words)
             for i in range(frames):
-                yield condition, simulation.observe(FIRST_FRAME + i * FRAMES_BETWEEN)
+                yield condition, simulation.observe(FIRST_FRAME + i * FRAME_INTERVAL)
 
 
-def with_images(frame: SensorFrame, images: str) -> SensorFrame:
-    """The frame with both, visible or thermal images alone."""
+def select_images(frame: SensorFrame, images: str) -> SensorFrame:
+    """The frame with "both" images, or with only the "visible" or "thermal" images."""
     if images == "visible":
         return replace(frame, thermals={})
     return replace(frame, cameras={}) if images == "thermal" else frame

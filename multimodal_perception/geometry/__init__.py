@@ -1,1 +1,1 @@
-"""Coordinates: poses, camera models and boxes. No ROS, no sensor state."""
+"""Geometry: poses, transforms over time, camera models, and 2D and 3D bounding boxes. No ROS."""

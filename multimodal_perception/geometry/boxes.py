@@ -1,4 +1,7 @@
-"""Oriented boxes: x y z length width height yaw, metres and radians, x y z the middle."""
+"""Oriented 3D bounding boxes: x y z length width height yaw, metres and radians.
+
+x y z is the centre of the box; yaw rotates about z.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-# Signs of length, width, height at the corners: the bottom face counter-clockwise, then the top.
+# Signs of length, width and height at the eight corners; same order as `corners`.
 CORNER_SIGNS = np.array(
     [
         [1, 1, -1],
@@ -20,6 +23,7 @@ CORNER_SIGNS = np.array(
     ],
     np.float64,
 )
+# The 12 edges as pairs of corner indices.
 EDGES = (
     (0, 1),
     (1, 2),
@@ -37,7 +41,10 @@ EDGES = (
 
 
 def corners(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Corners (N, 8, 3) of boxes (N, 7): bottom face counter-clockwise from front left, then the top."""
+    """Return the corners (N, 8, 3) of boxes (N, 7).
+
+    Order: bottom face counter-clockwise from the front left corner, then the top face.
+    """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
     local = 0.5 * CORNER_SIGNS[None] * boxes[:, None, 3:6]
     c, s = np.cos(boxes[:, 6])[:, None], np.sin(boxes[:, 6])[:, None]
@@ -46,16 +53,19 @@ def corners(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.stack([x, y, local[..., 2]], axis=-1) + boxes[:, None, :3]
 
 
-def points_in_boxes(
+def count_points_in_boxes(
     points: NDArray[np.floating], boxes: NDArray[np.floating], margin: float = 0.0
 ) -> NDArray[np.int64]:
-    """How many of the points (N, 3 or more) lie in each of the boxes (M, 7), grown by margin metres."""
+    """Count the points (N, 3 or more) inside each of the boxes (M, 7).
+
+    margin: enlarges each box on every side, metres.
+    """
     xyz = np.ascontiguousarray(points[:, :3], np.float32)
     return _count(xyz, np.asarray(boxes, np.float64).reshape(-1, 7), float(margin))
 
 
-def inside(points: NDArray[np.floating], box: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Which of the points (N, 3 or more) lie in one box (7,)."""
+def points_in_box(points: NDArray[np.floating], box: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return a mask (N,) of the points (N, 3 or more) inside one box (7,)."""
     offset = np.asarray(points, np.float64)[:, :3] - np.asarray(box[:3], np.float64)
     c, s = np.cos(box[6]), np.sin(box[6])
     x = np.abs(c * offset[:, 0] + s * offset[:, 1])
@@ -65,42 +75,46 @@ def inside(points: NDArray[np.floating], box: NDArray[np.floating]) -> NDArray[n
 
 
 def iou_bev(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Intersection over union (N, M) of the footprints of boxes (N, 7) and (M, 7)."""
-    return _iou(*_pair(a, b), False)
+    """Return the intersection over union (N, M) of the footprints of boxes (N, 7) and (M, 7)."""
+    return _iou(*_as_arrays(a, b), False)
 
 
 def iou_3d(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Intersection over union (N, M) of the volumes of boxes (N, 7) and (M, 7)."""
-    return _iou(*_pair(a, b), True)
+    """Return the intersection over union (N, M) of the volumes of boxes (N, 7) and (M, 7)."""
+    return _iou(*_as_arrays(a, b), True)
 
 
-def iou_3d_each(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Intersection over union (N,) of the volumes of each box of (N, 7) and its partner of (N, 7)."""
-    return _iou_each(*_pair(a, b))
+def iou_3d_aligned(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the intersection over union (N,) of the volumes of a[i] and b[i], both (N, 7)."""
+    return _iou_each(*_as_arrays(a, b))
 
 
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float
 ) -> NDArray[np.int64]:
-    """Indices of the boxes (N, 7) kept, best score first: none overlaps a better by more in BEV."""
+    """Non-maximum suppression by IoU in bird's-eye view.
+
+    Returns the indices of the kept boxes of (N, 7), highest score first. A box is suppressed if its
+    IoU with a kept box of higher score is above the threshold.
+    """
     order = np.argsort(-np.asarray(scores), kind="stable")
-    return _apart(iou_bev(boxes, boxes), order, threshold)
+    return _suppress(iou_bev(boxes, boxes), order, threshold)
 
 
 @numba.njit(cache=True, nogil=True)
-def _apart(overlap, order, threshold):  # type: ignore[no-untyped-def]
+def _suppress(overlap, order, threshold):  # type: ignore[no-untyped-def]
     kept, n = np.empty(len(order), np.int64), 0
     for i in order:
-        apart = True
+        keep = True
         for k in range(n):
-            apart &= not overlap[i, kept[k]] > threshold
-        if apart:
+            keep &= not overlap[i, kept[k]] > threshold
+        if keep:
             kept[n] = i
             n += 1
     return kept[:n]
 
 
-def _pair(
+def _as_arrays(
     a: NDArray[np.floating], b: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
@@ -137,7 +151,10 @@ def _footprint(box):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _overlap_area(a, b):  # type: ignore[no-untyped-def]
-    """Area common to two convex counter-clockwise quadrilaterals (Sutherland and Hodgman 1974)."""
+    """Area of the intersection of two convex counter-clockwise quadrilaterals.
+
+    Polygon clipping of Sutherland and Hodgman (1974).
+    """
     polygon = np.empty((16, 2))
     clipped = np.empty((16, 2))
     n = 4
@@ -174,8 +191,9 @@ def _iou(a, b, volume):  # type: ignore[no-untyped-def]
     for i in range(len(a)):
         first = _footprint(a[i])
         for j in range(len(b)):
-            reach = np.hypot(a[i, 3], a[i, 4]) / 2 + np.hypot(b[j, 3], b[j, 4]) / 2
-            if np.hypot(a[i, 0] - b[j, 0], a[i, 1] - b[j, 1]) > reach:
+            # Boxes whose circumscribed circles do not meet cannot overlap.
+            max_distance = np.hypot(a[i, 3], a[i, 4]) / 2 + np.hypot(b[j, 3], b[j, 4]) / 2
+            if np.hypot(a[i, 0] - b[j, 0], a[i, 1] - b[j, 1]) > max_distance:
                 continue
             common = _overlap_area(first, _footprint(b[j]))
             size_a, size_b = a[i, 3] * a[i, 4], b[j, 3] * b[j, 4]

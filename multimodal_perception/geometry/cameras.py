@@ -1,7 +1,7 @@
-"""Camera models as ROS names them: pinhole, plumb_bob, rational_polynomial, equidistant fisheye.
+"""Camera models with the distortion models of ROS.
 
-A camera's optical frame is x right, y down, z forward (REP 103). Pixel (0, 0) is the centre of the
-top left pixel.
+pinhole (no distortion), plumb_bob, rational_polynomial and equidistant (fisheye). The optical frame is
+x right, y down, z forward (REP 103). Pixel coordinate (0, 0) is the centre of the top left pixel.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Distortion = Literal["pinhole", "plumb_bob", "rational_polynomial", "equidistant"]
+# Allowed numbers of distortion coefficients of each model.
 DISTORTION_COUNTS: dict[str, tuple[int, ...]] = {
     "pinhole": (0,),
     "plumb_bob": (4, 5),
     "rational_polynomial": (8, 12, 14),
     "equidistant": (4,),
 }
-# Points nearer than this to the camera's plane have no useful image.
+# Points closer than this to the camera's image plane are not projected, metres.
 MIN_DEPTH = 1e-3
 
 
@@ -28,10 +29,11 @@ MIN_DEPTH = 1e-3
 class CameraModel:
     """Intrinsics of one camera.
 
-    matrix: (3, 3) float64, pixels. coefficients: (n,) float64 as OpenCV orders them
-    (k1 k2 p1 p2 k3 ... or, equidistant, k1 k2 k3 k4).
+    width, height: image size in pixels. matrix: (3, 3) float64 camera matrix, pixels. coefficients:
+    (n,) float64 distortion coefficients in the order of OpenCV (k1 k2 p1 p2 k3 ..., or k1 k2 k3 k4 for
+    equidistant).
 
-    Raises ValueError when the size, focal lengths or number of coefficients cannot be.
+    Raises ValueError if the size, the matrix or the coefficients are invalid.
     """
 
     width: int
@@ -66,22 +68,26 @@ class CameraModel:
 
     @classmethod
     def pinhole(cls, width: int, height: int, focal: float) -> CameraModel:
-        """An ideal camera that looks through the middle of the image; focal length in pixels."""
+        """Return a camera without distortion, its principal point in the image centre.
+
+        focal: focal length in pixels.
+        """
         matrix = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
         return cls(width, height, matrix)
 
     def project(self, points: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Pixels (N, 2) of points (N, 3) in the optical frame, metres, and which the image holds.
+        """Project points (N, 3), in the optical frame and in metres, into the image.
 
-        The mask (N,) is true where the point lies before the camera, inside the distortion model's
-        one-to-one range and inside the image. Elsewhere the pixel is NaN or out of the image.
+        Returns pixel coordinates (N, 2) and a mask (N,). The mask is true where the point is in front
+        of the camera, inside the image, and in the range where the distortion model is one-to-one.
+        Elsewhere the pixel coordinates are NaN or outside the image.
         """
         p = np.asarray(points, np.float64).reshape(-1, 3)
         distort = (
             self._distort_equidistant if self.model == "equidistant" else self._distort_perspective
         )
         normalised, usable = distort(p)
-        # By columns: sums over rows of two numbers are slow.
+        # Computed per column: numpy reductions over rows of two elements are slow.
         x, y = normalised[:, 0], normalised[:, 1]
         u = self.matrix[0, 0] * x + self.matrix[0, 1] * y + self.matrix[0, 2]
         v = self.matrix[1, 1] * y + self.matrix[1, 2]
@@ -92,7 +98,7 @@ class CameraModel:
         return pixels, usable & inside
 
     def unproject(self, pixels: ArrayLike) -> NDArray[np.float64]:
-        """Unit rays (N, 3) in the optical frame through pixels (N, 2); NaN where there is none."""
+        """Return unit rays (N, 3) in the optical frame through pixels (N, 2); NaN where undefined."""
         uv = np.asarray(pixels, np.float64).reshape(-1, 2)
         if not len(uv):
             return np.zeros((0, 3))
@@ -103,7 +109,7 @@ class CameraModel:
             undistorted = distorted
         else:
             criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-12)
-            # OpenCV 5 gave undistortPoints the criteria that only undistortPointsIter took before.
+            # OpenCV 4 accepts criteria in undistortPointsIter only, OpenCV 5 in undistortPoints.
             undistort = getattr(cv2, "undistortPointsIter", cv2.undistortPoints)
             eye = np.eye(3)
             undistorted = undistort(
@@ -111,14 +117,15 @@ class CameraModel:
             )[:, 0]
         rays = np.column_stack([undistorted, np.ones(len(undistorted))])
         if self.model != "pinhole":
-            # Where the polynomial turns back in the image, OpenCV's iteration does not converge.
+            # OpenCV's iteration does not converge where the distortion polynomial is not monotonic, so
+            # the result is distorted again and compared.
             again, usable = self._distort_perspective(rays)
             error = np.linalg.norm(again - distorted, axis=1)
             rays[~(usable & (error * self.matrix[0, 0] < 1e-5))] = np.nan
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
     def scaled(self, factor_x: float, factor_y: float) -> CameraModel:
-        """The same camera after its image is resized by the factors (pixel centres kept)."""
+        """Return the model of the same camera for an image resized by the factors."""
         scale = np.diag([factor_x, factor_y, 1.0])
         scale[:2, 2] = (factor_x - 1) / 2, (factor_y - 1) / 2
         size = round(self.width * factor_x), round(self.height * factor_y)
@@ -136,12 +143,13 @@ class CameraModel:
         rays = np.column_stack([ideal, np.ones(len(ideal))])
         zero = np.zeros(3)
         distorted = cv2.projectPoints(rays, zero, zero, np.eye(3), self.coefficients)[0][:, 0]
-        # Past the radius where the polynomial turns back, far points would land inside the image.
-        usable &= np.linalg.norm(ideal, axis=1) <= self._largest_radius()
+        # Beyond the radius where the polynomial stops growing, points outside the field of view would
+        # be projected into the image.
+        usable &= np.linalg.norm(ideal, axis=1) <= self._max_radius()
         return distorted, usable
 
-    def _largest_radius(self) -> float:
-        """Largest undistorted radius (tangent of the angle) with a growing distorted radius."""
+    def _max_radius(self) -> float:
+        """Undistorted radius (tangent of the angle) up to which the distorted radius grows."""
         radius = np.linspace(0.0, 10.0, 2001)
         k = np.zeros(8)
         given = self.coefficients[:8]
@@ -151,29 +159,29 @@ class CameraModel:
         bottom = 1 + r2 * (k[5] + r2 * (k[6] + r2 * k[7]))
         with np.errstate(divide="ignore", invalid="ignore"):
             distorted = radius * top / bottom
-        turned = np.flatnonzero(~(np.diff(distorted) > 0))
-        return float(radius[turned[0]]) if len(turned) else float("inf")
+        decreasing = np.flatnonzero(~(np.diff(distorted) > 0))
+        return float(radius[decreasing[0]]) if len(decreasing) else float("inf")
 
     def _distort_equidistant(
         self, points: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        # Kannala and Brandt (2006), eq. 6, as cv2.fisheye orders it; also beyond 90 degrees.
+        # Kannala and Brandt (2006), eq. 6, with cv2.fisheye's coefficients; valid beyond 90 degrees.
         radius = np.hypot(points[:, 0], points[:, 1])
         theta = np.arctan2(radius, points[:, 2])
         scale = np.divide(
             self._theta_distorted(theta), radius, out=np.ones_like(radius), where=radius > 0
         )
         with np.errstate(invalid="ignore"):
-            # On the axis, behind the lens, the direction in the image is undefined.
-            usable = (theta <= self._largest_theta()) & ((radius > 0) | (points[:, 2] > 0))
+            # The image direction of a point on the optical axis behind the camera is undefined.
+            usable = (theta <= self._max_theta()) & ((radius > 0) | (points[:, 2] > 0))
         return points[:, :2] * scale[:, None], usable
 
     def _undistort_equidistant(self, distorted: NDArray[np.float64]) -> NDArray[np.float64]:
         radius = np.linalg.norm(distorted, axis=1)
-        largest = self._largest_theta()
-        low, high = np.zeros_like(radius), np.full_like(radius, largest)
-        theta = np.clip(radius, 0.0, largest)
-        for _ in range(60):  # Newton's step, bisection where it leaves the bracket
+        max_theta = self._max_theta()
+        low, high = np.zeros_like(radius), np.full_like(radius, max_theta)
+        theta = np.clip(radius, 0.0, max_theta)
+        for _ in range(60):  # Newton steps; bisection where a step leaves the bracket
             value = self._theta_distorted(theta) - radius
             low, high = np.where(value < 0, theta, low), np.where(value < 0, high, theta)
             slope = self._theta_slope(theta)
@@ -182,7 +190,7 @@ class CameraModel:
             theta = np.where(inside, step, (low + high) / 2)
             if np.max(np.abs(value), initial=0.0) < 1e-14:
                 break
-        theta[radius > self._theta_distorted(np.array([largest]))[0] + 1e-12] = np.nan
+        theta[radius > self._theta_distorted(np.array([max_theta]))[0] + 1e-12] = np.nan
         direction = np.divide(
             distorted, radius[:, None], out=np.zeros_like(distorted), where=radius[:, None] > 0
         )
@@ -196,7 +204,8 @@ class CameraModel:
         t2, (k1, k2, k3, k4) = theta**2, self.coefficients
         return 1 + t2 * (3 * k1 + t2 * (5 * k2 + t2 * (7 * k3 + t2 * 9 * k4)))
 
-    def _largest_theta(self) -> float:
+    def _max_theta(self) -> float:
+        """Angle to the optical axis up to which the distorted angle grows, radians."""
         theta = np.linspace(0.0, np.pi, 1001)
-        turned = np.flatnonzero(self._theta_slope(theta) <= 0)
-        return float(theta[max(turned[0] - 1, 0)]) if len(turned) else float(np.pi)
+        decreasing = np.flatnonzero(self._theta_slope(theta) <= 0)
+        return float(theta[max(decreasing[0] - 1, 0)]) if len(decreasing) else float(np.pi)

@@ -1,4 +1,4 @@
-"""Rigid transforms, 4x4, named `target_from_source`: metres, radians, quaternions x y z w."""
+"""Rigid transforms as 4x4 matrices named `target_from_source`; metres, radians, quaternions x y z w."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation, Slerp
 
 Array = NDArray[np.float64]
-# Odometry may be this wrong between two moments, beyond what the limits of speed allow.
-SLACK_M, SLACK_RAD = 1.0, 0.3
+# Odometry errors tolerated between two poses in addition to the motion that the speed limits allow.
+JUMP_MARGIN_M, JUMP_MARGIN_RAD = 1.0, 0.3
 
 
 def from_xyz_rpy(xyz: ArrayLike, rpy: ArrayLike = (0.0, 0.0, 0.0)) -> Array:
-    """Pose (4, 4) from a translation (3,) and roll, pitch, yaw (3,) about fixed axes, as URDF."""
+    """Return a pose (4, 4) from a translation (3,) and roll, pitch, yaw (3,) about fixed axes (URDF)."""
     return _compose(Rotation.from_euler("xyz", rpy).as_matrix(), xyz)
 
 
 def from_quaternion(xyz: ArrayLike, quaternion: ArrayLike) -> Array:
-    """Pose (4, 4) from a translation (3,) and a quaternion x y z w (4,), normalised here.
+    """Return a pose (4, 4) from a translation (3,) and a quaternion x y z w (4,).
 
-    Raises ValueError if a value is not finite or the quaternion's norm is not within 1 % of one.
+    The quaternion is normalised. Raises ValueError if a value is not finite or if the norm of the
+    quaternion differs from 1 by more than 0.01.
     """
     q = np.asarray(quaternion, np.float64)
     t = np.asarray(xyz, np.float64)
@@ -32,22 +33,22 @@ def from_quaternion(xyz: ArrayLike, quaternion: ArrayLike) -> Array:
 
 
 def to_quaternion(pose: Array) -> tuple[Array, Array]:
-    """Translation (3,) and quaternion x y z w (4,) of a pose (4, 4)."""
+    """Return the translation (3,) and the quaternion x y z w (4,) of a pose (4, 4)."""
     return pose[:3, 3].copy(), Rotation.from_matrix(pose[:3, :3]).as_quat()
 
 
 def to_rpy(pose: Array) -> Array:
-    """Roll, pitch, yaw (3,) of a pose (4, 4): the inverse of from_xyz_rpy."""
+    """Return roll, pitch, yaw (3,) of a pose (4, 4); the inverse of from_xyz_rpy."""
     return Rotation.from_matrix(pose[:3, :3]).as_euler("xyz")
 
 
-def yaw_of(pose: Array) -> float:
-    """Heading about z in radians, of the pose's x axis seen from above."""
+def to_yaw(pose: Array) -> float:
+    """Return the heading of the pose's x axis in the x-y plane, radians."""
     return float(np.arctan2(pose[1, 0], pose[0, 0]))
 
 
 def inverse(pose: Array) -> Array:
-    """Inverse (4, 4) of a rigid transform: source_from_target."""
+    """Return the inverse (4, 4) of a rigid transform: source_from_target."""
     result = np.eye(4)
     result[:3, :3] = pose[:3, :3].T
     result[:3, 3] = -pose[:3, :3].T @ pose[:3, 3]
@@ -55,7 +56,7 @@ def inverse(pose: Array) -> Array:
 
 
 def is_rigid(pose: ArrayLike, tolerance: float = 1e-3) -> bool:
-    """Whether a matrix (4, 4) is finite, orthonormal and right-handed within `tolerance`."""
+    """Return whether a matrix (4, 4) is finite, orthonormal and right-handed within `tolerance`."""
     matrix = np.asarray(pose, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         return False
@@ -68,32 +69,34 @@ def is_rigid(pose: ArrayLike, tolerance: float = 1e-3) -> bool:
 def transform_points(
     target_from_source: Array, points: NDArray[np.floating]
 ) -> NDArray[np.floating]:
-    """Points (..., 3) in the target frame, in the dtype given."""
+    """Transform points (..., 3) into the target frame; the dtype of the points is kept."""
     rotation = target_from_source[:3, :3].astype(points.dtype)
     return points @ rotation.T + target_from_source[:3, 3].astype(points.dtype)
 
 
-def jumped(
+def is_odometry_jump(
     before: Array,
     after: Array,
     seconds: float,
-    most_speed: float = 70.0,
-    most_turn_rate: float = 4.0,
+    max_speed: float = 70.0,
+    max_yaw_rate: float = 4.0,
 ) -> bool:
-    """Whether a pose (4, 4) is further from the one `seconds` before than any vehicle gets.
+    """Return whether the motion between two poses (4, 4) is too large for a vehicle.
 
-    most_speed, most_turn_rate: m/s and rad/s about z, beyond SLACK_M and SLACK_RAD.
+    before, after: poses `seconds` apart. The motion is a jump if it exceeds max_speed (m/s) by more
+    than JUMP_MARGIN_M or max_yaw_rate (rad/s about z) by more than JUMP_MARGIN_RAD.
     """
-    gone = np.linalg.norm(after[:3, 3] - before[:3, 3])
-    turned = abs(wrap_angle(yaw_of(after) - yaw_of(before)))
-    too_far = gone > SLACK_M + most_speed * seconds
-    return bool(too_far or turned > SLACK_RAD + most_turn_rate * seconds)
+    distance = np.linalg.norm(after[:3, 3] - before[:3, 3])
+    yaw_change = abs(wrap_angle(to_yaw(after) - to_yaw(before)))
+    too_far = distance > JUMP_MARGIN_M + max_speed * seconds
+    return bool(too_far or yaw_change > JUMP_MARGIN_RAD + max_yaw_rate * seconds)
 
 
 def interpolate(first: Array, second: Array, fraction: float) -> Array:
-    """Pose (4, 4) at `fraction` of the way: linear translation, spherical rotation (Shoemake 1985).
+    """Interpolate between two poses (4, 4) at `fraction` in [0, 1].
 
-    A fraction outside [0, 1] extrapolates at the same speed.
+    Linear in translation, spherical linear in rotation (Shoemake 1985). A fraction outside [0, 1]
+    extrapolates with constant velocity.
     """
     rotations = Rotation.from_matrix(np.stack([first[:3, :3], second[:3, :3]]))
     if 0.0 <= fraction <= 1.0:
@@ -106,9 +109,9 @@ def interpolate(first: Array, second: Array, fraction: float) -> Array:
 
 
 def wrap_angle(angle: ArrayLike) -> Array:
-    """Angles in [-pi, pi)."""
+    """Wrap angles to [-pi, pi)."""
     wrapped = np.mod(np.asarray(angle, np.float64) + np.pi, 2.0 * np.pi) - np.pi
-    # Just below -pi the remainder rounds up to a whole turn.
+    # Slightly below -pi the remainder rounds up to 2 pi.
     return np.where(wrapped >= np.pi, -np.pi, wrapped)
 
 

@@ -6,5 +6,5 @@ NANOSECONDS = 1_000_000_000
 
 
 def stamp_to_ns(seconds: int, nanoseconds: int) -> int:
-    """Nanoseconds of a builtin_interfaces/Time."""
+    """Return a builtin_interfaces/Time as nanoseconds."""
     return seconds * NANOSECONDS + nanoseconds

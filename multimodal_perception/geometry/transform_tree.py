@@ -1,7 +1,7 @@
-"""The tree of coordinate frames over time, as /tf and /tf_static tell it. No ROS here.
+"""Tree of coordinate frames over time, filled from /tf and /tf_static. No ROS imports.
 
-Plays the part of tf2::BufferCore: static transforms hold for ever, moving ones are kept for some
-seconds and interpolated at the stamp asked for.
+It has the role of tf2::BufferCore: static transforms are kept forever; dynamic transforms are kept for
+some seconds and interpolated at the requested stamp.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS
 
 Pose = NDArray[np.float64]
-MOST_FRAMES = 2000
-MOST_STAMPS = 4000
-# A transform this much older or newer than the stamp asked for still serves.
+MAX_FRAMES = 2000
+MAX_STAMPS = 4000
+# A dynamic transform may be this much older or newer than the requested stamp.
 TOLERANCE_NS = NANOSECONDS // 5
 
 
 class TransformError(ValueError):
-    """A transform that is not known or cannot be. `reason` is a short word to count by."""
+    """A transform is unknown or invalid. `reason` is a short keyword for counters."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -31,7 +31,7 @@ class TransformError(ValueError):
 
 
 class _Edge:
-    """Poses parent_from_child of one frame, by rising stamp; one pose alone when static."""
+    """Poses parent_from_child of one frame, sorted by stamp; a single pose if static."""
 
     def __init__(self, parent: str, static: bool) -> None:
         self.parent = parent
@@ -41,10 +41,14 @@ class _Edge:
 
 
 class TransformTree:
-    """Frames and the transforms between them; each has one parent. Frame ids lose a leading slash."""
+    """Frames and the transforms between them. Each frame has one parent.
 
-    def __init__(self, keep_s: float = 10.0, most_stamps: int = MOST_STAMPS) -> None:
-        self._most_stamps = most_stamps
+    A leading slash of a frame id is removed. keep_s: how long dynamic transforms are kept. max_stamps:
+    maximum number of stored poses per frame.
+    """
+
+    def __init__(self, keep_s: float = 10.0, max_stamps: int = MAX_STAMPS) -> None:
+        self._max_stamps = max_stamps
         self._keep_ns = round(keep_s * NANOSECONDS)
         self._edges: dict[str, _Edge] = {}
 
@@ -53,15 +57,15 @@ class TransformTree:
 
         Raises TransformError: bad_transform (not rigid, no name), cycle, too_many_frames.
         """
-        parent, child = _clean(parent), _clean(child)
+        parent, child = _normalise_name(parent), _normalise_name(child)
         if not parent or not child or not poses.is_rigid(pose):
             raise TransformError("bad_transform", f"{parent!r} to {child!r}")
         edge = self._edges.get(child)
         if edge is None or edge.parent != parent or edge.static != static:
             if child == parent or child in self._ancestors(parent):
-                raise TransformError("cycle", f"{child} is above {parent} already")
-            if len(self._edges) >= MOST_FRAMES:
-                raise TransformError("too_many_frames", f"{MOST_FRAMES} frames are known")
+                raise TransformError("cycle", f"{child} is already an ancestor of {parent}")
+            if len(self._edges) >= MAX_FRAMES:
+                raise TransformError("too_many_frames", f"the tree already has {MAX_FRAMES} frames")
             edge = self._edges[child] = _Edge(parent, static)
         if static:
             edge.stamps, edge.poses = [stamp_ns], [pose]
@@ -69,32 +73,32 @@ class TransformTree:
             self._insert(edge, stamp_ns, pose)
 
     def lookup(self, target: str, source: str, stamp_ns: int) -> Pose:
-        """target_from_source (4, 4) at a stamp, interpolated.
+        """Return target_from_source (4, 4) at a stamp, interpolated.
 
-        Raises TransformError: unknown_frame, disconnected, or extrapolation, when a moving
-        transform on the way is not known within 0.2 s of the stamp.
+        Raises TransformError: unknown_frame, disconnected, or extrapolation, if a dynamic transform
+        on the path has no pose within 0.2 s of the stamp.
         """
-        target, source = _clean(target), _clean(source)
+        target, source = _normalise_name(target), _normalise_name(source)
         if target == source:
             return np.eye(4)
         for name in (target, source):
             if name not in self._edges and not any(e.parent == name for e in self._edges.values()):
                 raise TransformError("unknown_frame", repr(name))
-        above_target = [target, *self._ancestors(target)]
-        above_source = [source, *self._ancestors(source)]
-        common = next((f for f in above_source if f in above_target), None)
+        target_chain = [target, *self._ancestors(target)]
+        source_chain = [source, *self._ancestors(source)]
+        common = next((f for f in source_chain if f in target_chain), None)
         if common is None:
-            raise TransformError("disconnected", f"{target} and {source} are in two trees")
-        common_from_target = self._climb(above_target[: above_target.index(common)], stamp_ns)
-        common_from_source = self._climb(above_source[: above_source.index(common)], stamp_ns)
+            raise TransformError("disconnected", f"{target} and {source} are not connected")
+        common_from_target = self._climb(target_chain[: target_chain.index(common)], stamp_ns)
+        common_from_source = self._climb(source_chain[: source_chain.index(common)], stamp_ns)
         return poses.inverse(common_from_target) @ common_from_source
 
-    def clear_moving(self) -> None:
-        """Forget all but the static transforms, as after a jump of the clock."""
+    def clear_dynamic(self) -> None:
+        """Remove all dynamic transforms, for example after a jump of the clock."""
         self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
     def frames(self) -> list[str]:
-        """Names of all frames."""
+        """Return the names of all frames, sorted."""
         return sorted({*self._edges, *(e.parent for e in self._edges.values())})
 
     def _insert(self, edge: _Edge, stamp_ns: int, pose: Pose) -> None:
@@ -105,7 +109,7 @@ class TransformTree:
         edge.stamps.insert(at, stamp_ns)
         edge.poses.insert(at, pose)
         old = bisect_left(edge.stamps, edge.stamps[-1] - self._keep_ns)
-        old = max(old, len(edge.stamps) - self._most_stamps)
+        old = max(old, len(edge.stamps) - self._max_stamps)
         del edge.stamps[:old], edge.poses[:old]
 
     def _ancestors(self, frame: str) -> Iterator[str]:
@@ -114,14 +118,14 @@ class TransformTree:
             yield frame
 
     def _climb(self, chain: list[str], stamp_ns: int) -> Pose:
-        """Top of the chain from its first frame."""
+        """Return the pose of the first frame of the chain in the parent of the last one."""
         pose = np.eye(4)
         for frame in chain:
-            pose = _at(self._edges[frame], frame, stamp_ns) @ pose
+            pose = _pose_at(self._edges[frame], frame, stamp_ns) @ pose
         return pose
 
 
-def _at(edge: _Edge, child: str, stamp_ns: int) -> Pose:
+def _pose_at(edge: _Edge, child: str, stamp_ns: int) -> Pose:
     if edge.static:
         return edge.poses[0]
     at = bisect_left(edge.stamps, stamp_ns)
@@ -134,10 +138,11 @@ def _at(edge: _Edge, child: str, stamp_ns: int) -> Pose:
         )
     nearest = min(at, len(edge.stamps) - 1)
     if abs(edge.stamps[nearest] - stamp_ns) > TOLERANCE_NS:
-        away = (stamp_ns - edge.stamps[nearest]) / NANOSECONDS
-        raise TransformError("extrapolation", f"{edge.parent} to {child} is {away:.3f} s away")
+        offset_s = (stamp_ns - edge.stamps[nearest]) / NANOSECONDS
+        detail = f"{edge.parent} to {child}: the stamp is {offset_s:.3f} s from the nearest pose"
+        raise TransformError("extrapolation", detail)
     return edge.poses[nearest]
 
 
-def _clean(frame: str) -> str:
+def _normalise_name(frame: str) -> str:
     return frame.strip().lstrip("/")

@@ -1,1 +1,1 @@
-"""Visible and thermal images made one."""
+"""Fusion of visible and thermal images."""

@@ -1,1 +1,1 @@
-"""Image preprocessing: resizing, thermal normalization, alignment, image quality."""
+"""Image preprocessing: resizing, thermal normalisation, alignment of views, image quality."""

@@ -1,10 +1,10 @@
-"""Network inputs of pairs of visible and thermal images."""
+"""Inputs of networks for a visible image and a second image (thermal image or LiDAR depth)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -14,88 +14,129 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.images.thermal_to_camera import ThermalViews, placed
-from multimodal_perception.images.view_warp import lidar_image
+from multimodal_perception.images.thermal_to_camera import ThermalViews, has_pose
+from multimodal_perception.images.view_warp import render_inverse_depth
 from multimodal_perception.runtime.card import ModelCard
 
-# Inputs of the network, in its order.
-INPUTS = ("visible", "other", "visible_mask", "other_mask")
+SecondInput = Literal["thermal", "lidar"]
+# Names of the network's inputs, in the order of its arguments.
+INPUTS = ("visible", "thermal", "visible_mask", "thermal_mask")
 
 
 @dataclass(frozen=True)
-class RgbxConfig:
-    """Which images are segmented, and by what.
+class RgbThermalConfig:
+    """Parameters of the segmentation of visible and thermal images.
 
-    model: name of a shipped model, or the path of a card. cameras: sensors to segment, each costs a
-    run of the network; empty is the camera that shares most of its view with a thermal camera, else
-    the first one. other: what goes with the visible image. ground_z: height of the ground in
-    base_link, for bringing thermal images into a camera's view.
+    Attributes:
+        model: Segmentation model: the name of a shipped model or the path of a card.yaml. Change it to
+            use a model that you trained yourself.
+        cameras: Names of the cameras or thermal cameras to segment; each one needs a run of the network
+            per frame. Leave it empty to segment the camera whose view a thermal camera covers best, or
+            the first camera if there is no thermal camera.
+        second_input: Second input image of the network besides the visible image: the thermal image or
+            the inverse depth of the LiDAR points. It must be the modality that the model was trained
+            with (settings.second_input of its card). Set it to none to use the visible image only.
     """
 
     model: str = "segmentation"
     cameras: tuple[str, ...] = ()
-    other: Literal["thermal", "lidar", "none"] = "thermal"
-    ground_z: float = field(default=0.0, metadata={"min": -10.0, "max": 10.0, "unit": "m"})
+    second_input: Literal["thermal", "lidar", "none"] = "thermal"
 
 
-class InputMaker:
-    """Frames to what the network takes; thermal contrast and warps are kept from frame to frame."""
+def trained_second_input(card: ModelCard) -> SecondInput:
+    """Modality of the second image that a network was trained with: thermal or lidar.
 
-    def __init__(self, card: ModelCard, config: RgbxConfig, counts: Counter[str]) -> None:
+    Raises UserError for any other value of settings.second_input.
+    """
+    value = card.settings.get("second_input", "thermal")
+    if value == "thermal":
+        return "thermal"
+    if value == "lidar":
+        return "lidar"
+    raise UserError(f"{card.source}: settings.second_input: allowed: thermal, lidar; got {value!r}")
+
+
+def check_second_input(card: ModelCard, second_input: str, parameter: str) -> None:
+    """Raise UserError if a configured second input contradicts the card.
+
+    parameter: name of the configured parameter, for the message.
+    """
+    trained = trained_second_input(card)
+    if second_input not in (trained, "none"):
+        raise UserError(
+            f"{parameter}: {second_input!r} contradicts {card.source}, which was trained with "
+            f"{trained}; allowed: {trained}, none"
+        )
+
+
+class RgbThermalInputBuilder:
+    """Builds the network's inputs from frames. Contrast limits and warps are kept between frames.
+
+    counts: rejected images by `sensor.reason`; it is updated.
+    """
+
+    def __init__(self, card: ModelCard, config: RgbThermalConfig, counts: Counter[str]) -> None:
+        """Raises UserError for a card whose inputs do not fit."""
+        check_input_shapes(card)
         self._config = config
         self._counts = counts
         self._rows, self._columns = card.inputs["visible"].shape[-2:]
-        scale = card.normalisation.get("visible", {})
-        self._mean, self._std = float(scale.get("mean", 127.0)), float(scale.get("std", 128.0))
-        self._thermals = ThermalViews(config.ground_z, counts, _quartile(card))
+        pixels = card.normalisation.get("visible", {})
+        self._mean, self._std = float(pixels.get("mean", 127.0)), float(pixels.get("std", 128.0))
+        self._thermals = ThermalViews(counts, _thermal_quartile(card))
+        self._takes_thermal = trained_second_input(card) == "thermal"
 
-    def factor(self, model: CameraModel) -> float:
-        """Size of a view in the network's input, of its own."""
+    def scale(self, model: CameraModel) -> float:
+        """Factor from the size of a camera's image to its size in the network's input."""
         return min(self._columns / model.width, self._rows / model.height)
 
-    def chosen(self, frame: SensorFrame) -> list[str]:
-        """The sensors whose view is segmented in this frame."""
-        cameras = [n for n in frame.cameras if placed(frame, n)]
-        thermals = [n for n in frame.thermals if placed(frame, n)]
+    def select_views(self, frame: SensorFrame) -> list[str]:
+        """Names of the sensors whose view is processed in this frame."""
+        cameras = [n for n in frame.cameras if has_pose(frame, n)]
+        thermals = [n for n in frame.thermals if has_pose(frame, n) and self._takes_thermal]
         if self._config.cameras:
             return [n for n in self._config.cameras if n in cameras or n in thermals]
         if not cameras:
             return thermals[:1]
-        if self._config.other == "thermal" and thermals:
-            return [max(cameras, key=lambda n: self._thermals.best(frame, n)[1])]
+        if self._config.second_input == "thermal" and thermals:
+            return [max(cameras, key=lambda n: self._thermals.best_match(frame, n)[1])]
         return cameras[:1]
 
-    def make(self, frame: SensorFrame, name: str) -> dict[str, NDArray[np.float32]] | None:
-        """Arrays for one view, or None where nothing of it can be used."""
+    def build(self, frame: SensorFrame, name: str) -> dict[str, NDArray[np.float32]] | None:
+        """The network's inputs for the view of one sensor; None if it has no usable image.
+
+        visible (1, 3, H, W), thermal (1, 1, H, W) and their masks (1, 1, H, W), all float32. A mask is
+        1 where the image has valid pixels.
+        """
         shape = self._rows, self._columns
         arrays = {n: np.zeros((1, 1, *shape), np.float32) for n in INPUTS}
         arrays["visible"] = np.zeros((1, 3, *shape), np.float32)
         model = frame.intrinsics[name]
-        factor = self.factor(model)
-        rows, columns = round(model.height * factor), round(model.width * factor)
+        scale = self.scale(model)
+        rows, columns = round(model.height * scale), round(model.width * scale)
         view = model.scaled(columns / model.width, rows / model.height)
         image = frame.cameras.get(name)
-        if image is not None and self._thermals.usable(image):
+        if image is not None and self._thermals.is_usable(image):
             small = cv2.resize(image.rgb(), (columns, rows), interpolation=cv2.INTER_AREA)
             pixels = (small.astype(np.float32) - self._mean) / self._std
             arrays["visible"][0, :, :rows, :columns] = pixels.transpose(2, 0, 1)
             arrays["visible_mask"][0, 0, :rows, :columns] = 1.0
-        found = self._other(frame, name, view)
-        if found is not None:
-            arrays["other"][0, 0, :rows, :columns] = found[0]
-            arrays["other_mask"][0, 0, :rows, :columns] = found[1]
-        if not (arrays["visible_mask"].any() or arrays["other_mask"].any()):
-            self._counts[f"{name}.nothing_to_see"] += 1
+        second = self._second_image(frame, name, view)
+        if second is not None:
+            arrays["thermal"][0, 0, :rows, :columns] = second[0]
+            arrays["thermal_mask"][0, 0, :rows, :columns] = second[1]
+        if not (arrays["visible_mask"].any() or arrays["thermal_mask"].any()):
+            self._counts[f"{name}.no_usable_image"] += 1
             return None
         return arrays
 
-    def _other(
+    def _second_image(
         self, frame: SensorFrame, name: str, view: CameraModel
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-        """The other image (H, W) in a view, zero where it is not seen, and where it is."""
-        if self._config.other == "lidar" and name in frame.cameras:
-            return lidar_image(frame, view, frame.reference_from_sensor(name))
-        if self._config.other != "thermal" and name in frame.cameras:
+        """The second image (H, W) in a view, zero where invalid, and its mask; None without one."""
+        if self._config.second_input == "lidar" and name in frame.cameras:
+            return render_inverse_depth(frame, view, frame.reference_from_sensor(name))
+        if self._config.second_input != "thermal" and name in frame.cameras:
             return None
         if name in frame.thermals:
             grey = self._thermals.normalised(frame.thermals[name])
@@ -103,12 +144,27 @@ class InputMaker:
                 return None
             small = cv2.resize(grey, (view.width, view.height), interpolation=cv2.INTER_AREA)
             return small, np.ones(small.shape, np.bool_)
-        thermal = self._thermals.best(frame, name)[0]
-        return self._thermals.view(frame, name, view, thermal) if thermal else None
+        thermal = self._thermals.best_match(frame, name)[0]
+        return self._thermals.warped(frame, name, view, thermal) if thermal else None
 
 
-def _quartile(card: ModelCard) -> float | None:
-    """What the network was trained to find at thermal images' upper quartile, if it was."""
+def check_input_shapes(card: ModelCard) -> None:
+    """Raise UserError unless a card's inputs are a visible image, a second image and their masks."""
+    if tuple(card.inputs) != INPUTS:
+        raise UserError(
+            f"{card.source}: inputs: allowed: {', '.join(INPUTS)}; got {', '.join(card.inputs)}"
+        )
+    size = card.inputs["visible"].shape[-2:]
+    for name, spec in card.inputs.items():
+        expected = (1, 3 if name == "visible" else 1, *size)
+        if spec.shape != expected:
+            raise UserError(
+                f"{card.source}: inputs.{name}.shape: must be {list(expected)}, got {list(spec.shape)}"
+            )
+
+
+def _thermal_quartile(card: ModelCard) -> float | None:
+    """The value that the upper quartile of thermal images had in training; None if it was not mapped."""
     value = card.settings.get("thermal_quartile")
     if value is None:
         return None
@@ -120,14 +176,18 @@ def _quartile(card: ModelCard) -> float | None:
 
 
 def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:
-    """What calibration feeds the network of recorded frames. The callable may raise UserError."""
-    maker = InputMaker(card, RgbxConfig(), Counter())
+    """A function from recorded frames to the network's inputs, for the calibration of quantised engines.
 
-    def make(frame: SensorFrame) -> dict[str, Any]:
-        for name in maker.chosen(frame):
-            arrays = maker.make(frame, name)
+    It raises UserError for a frame without a usable image.
+    """
+    config = RgbThermalConfig(second_input=trained_second_input(card))
+    builder = RgbThermalInputBuilder(card, config, Counter())
+
+    def build(frame: SensorFrame) -> dict[str, Any]:
+        for name in builder.select_views(frame):
+            arrays = builder.build(frame, name)
             if arrays is not None:
                 return arrays
         raise UserError("the frame has no image that can be segmented")
 
-    return make
+    return build

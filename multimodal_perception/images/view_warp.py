@@ -1,11 +1,12 @@
-"""Other sensors brought into a camera's view, so that a network finds them pixel by pixel.
+"""Alignment of other sensors with a camera's view, so that a network gets registered pixels.
 
-A thermal camera sits elsewhere and sees another field. Without its depth a pixel cannot be placed
-exactly; each is taken to be as far away as the ground plane there, and `far` where that is further or
-the ray goes up. So roads, kerbs and feet fall on themselves, and of something upright the part at
-height z, seen from height h at distance d, is off by focal * baseline * z / (h * d) pixels at most: 4
-pixels at 320 pixels' width for a person's head at 10 m with a baseline of 0.2 m. Far things fall on
-themselves. LiDAR points need no such assumption: they are projected, each onto its pixel.
+A thermal camera is mounted at another position and has another field of view. As the depth of a pixel is
+unknown, each pixel is assumed to lie on the ground plane, or at the distance `far` where the ground is
+further or the ray points upwards. Roads, kerbs and feet are aligned exactly, and so are distant objects.
+The part of an upright object at height z, in the view of a camera at height h and at distance d, is
+displaced by at most focal * baseline * z / (h * d) pixels: 4 pixels in an image 320 pixels wide for a
+person's head at 10 m with a baseline of 0.2 m. LiDAR points need no such assumption: each point is
+projected onto its pixel.
 """
 
 from __future__ import annotations
@@ -20,24 +21,26 @@ from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 
+# Assumed distance of pixels that do not lie on the ground, m.
 FAR = 100.0
-# Inverse depth of a LiDAR image is scaled so that this distance, metres, becomes one.
-NEAREST = 2.0
+# Distance at which the scaled inverse depth of a LiDAR image is one, m. Closer points are clipped to it.
+MIN_DEPTH = 2.0
 
 
 @dataclass(frozen=True)
 class Warp:
-    """Where each pixel of a view lies in another camera's image, and which pixels it sees.
+    """Map from the pixels of a view to those of another camera's image.
 
-    columns, rows: (H, W) float32. seen: (H, W) bool.
+    columns, rows: (H, W) float32, position in the other image, px. valid: (H, W) bool, pixels inside
+    the other camera's field of view.
     """
 
     columns: NDArray[np.float32]
     rows: NDArray[np.float32]
-    seen: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
 
     def apply(self, image: NDArray) -> NDArray:
-        """An image of the other camera in this view (H, W), same dtype; unseen pixels hold zero."""
+        """Warp an image of the other camera into this view (H, W), same dtype; invalid pixels are 0."""
         return cv2.remap(image, self.columns, self.rows, cv2.INTER_LINEAR)
 
 
@@ -50,10 +53,11 @@ def warp_between(
     far: float = FAR,
     distance: NDArray[np.floating] | None = None,
 ) -> Warp:
-    """The warp that brings `source`'s image into `view`, by the ground plane and `far` (metres).
+    """Compute the warp of the image of camera `source` into the view of camera `view`.
 
-    ground_z: height of the ground in base_link. Poses (4, 4) are of the optical frames. distance:
-    (H, W), metres along each pixel's ray where that is known, NaN elsewhere.
+    base_from_view, base_from_source: poses (4, 4) of the optical frames. ground_z: height of the ground
+    in base_link, m. far: distance of pixels that do not lie on the ground, m. distance: (H, W), known
+    distance along each pixel's ray, m; NaN where it is unknown.
     """
     v, u = np.mgrid[0 : view.height, 0 : view.width]
     rays = view.unproject(np.column_stack([u.ravel(), v.ravel()])) @ base_from_view[:3, :3].T
@@ -65,27 +69,27 @@ def warp_between(
             known = distance.ravel()
             along = np.where(np.isfinite(known), known, along)
         points = centre + along[:, None] * rays
-    pixels, seen = source.project(poses.transform_points(poses.inverse(base_from_source), points))
-    seen &= np.isfinite(pixels).all(axis=1)
-    pixels[~seen] = -10.0
+    pixels, valid = source.project(poses.transform_points(poses.inverse(base_from_source), points))
+    valid &= np.isfinite(pixels).all(axis=1)
+    pixels[~valid] = -10.0
     shape = view.height, view.width
     columns, rows = (pixels[:, i].astype(np.float32).reshape(shape) for i in (0, 1))
-    return Warp(columns, rows, seen.reshape(shape))
+    return Warp(columns, rows, valid.reshape(shape))
 
 
-def lidar_image(
+def render_inverse_depth(
     frame: SensorFrame, view: CameraModel, reference_from_view: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Inverse depth (H, W) float32 in [0, 1] of a frame's LiDAR points in a view, and where it is.
+    """Inverse depth (H, W) float32 in [0, 1] of a frame's LiDAR points in a view, and its mask (H, W).
 
-    A point covers the 3x3 pixels about it; of several, the nearest counts.
+    Each point covers 3x3 pixels; where points overlap, the nearest one is used.
     """
     points = frame.points_in_base()[:, :3]
-    inside = poses.transform_points(poses.inverse(reference_from_view), points)
-    pixels, seen = view.project(inside)
+    local = poses.transform_points(poses.inverse(reference_from_view), points)
+    pixels, valid = view.project(local)
     inverse = np.zeros((view.height, view.width), np.float32)
-    at = np.rint(pixels[seen]).astype(np.int64)
-    near = NEAREST / np.maximum(inside[seen, 2], NEAREST)
-    np.maximum.at(inverse, (at[:, 1], at[:, 0]), near.astype(np.float32))
+    at = np.rint(pixels[valid]).astype(np.int64)
+    values = MIN_DEPTH / np.maximum(local[valid, 2], MIN_DEPTH)
+    np.maximum.at(inverse, (at[:, 1], at[:, 0]), values.astype(np.float32))
     inverse = cv2.dilate(inverse, np.ones((3, 3), np.uint8))
     return inverse, inverse > 0

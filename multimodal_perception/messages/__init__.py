@@ -1,1 +1,1 @@
-"""ROS messages to readings, and results to messages, without rclpy."""
+"""Conversion of ROS messages to readings and of results to ROS messages, without rclpy."""

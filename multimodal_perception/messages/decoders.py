@@ -1,8 +1,8 @@
-"""Messages to nouns and back.
+"""Decode ROS messages with ranges, 3D boxes and occupancy grids to the core data types.
 
-Decoders take any object with the message's attributes (rclpy's or rosbags'), raise MessageError and
-import no ROS. Encoders take a MessageTypes, which knows whose classes to build: RclpyTypes here,
-datasets.bag_writer.RosbagsTypes for files. Both build with keyword arguments, every field given.
+Decoders accept any object with the attributes of the message (of rclpy or of rosbags), raise
+MessageError and import no ROS package. Encoders (encoders.py) create messages with a MessageTypes:
+RclpyTypes, or datasets.bag_writer.RosbagsTypes for bag files.
 """
 
 from __future__ import annotations
@@ -19,12 +19,50 @@ from multimodal_perception.frame import (
     UltrasonicReading,
 )
 from multimodal_perception.geometry.stamps import NANOSECONDS, stamp_to_ns
+from multimodal_perception.messages.accepted import Accepted
+from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.perception import OccupancyGrid
 
+# Larger values of max_range are not in metres, or the sensor is not ultrasonic.
+MAX_ULTRASONIC_M = 100.0
+# Factor on max_range up to which a range is within the limits (rounding to float32).
+LIMIT_TOLERANCE = 1.001
+
+ACCEPTED = (
+    Accepted(
+        "sensor_msgs/Range range",
+        ("min_range to max_range", "+inf", "max_range", "-inf", "NaN", "no_echo_ranges of the rig"),
+        "Distance of an object; +inf, max_range and no_echo_ranges: no echo, free up to max_range; -inf: an "
+        "object closer than min_range; NaN: no measurement (REP 117).",
+        "outside_limits or no_range: the reading is not used",
+    ),
+    Accepted(
+        "sensor_msgs/Range of a fixed distance (min_range = max_range)",
+        ("-inf", "+inf"),
+        "-inf: an object within the distance, which is marked as occupied; +inf: free.",
+        "fixed_distance_range",
+    ),
+    Accepted(
+        "sensor_msgs/Range limits",
+        ("0 <= min_range <= max_range", f"0 < max_range <= {MAX_ULTRASONIC_M:g} m"),
+        "Metres, times metres_per_unit of the rig.",
+        "bad_range, implausible_limits",
+    ),
+    Accepted(
+        "sensor_msgs/Range field_of_view",
+        ("0 to pi, without 0",),
+        "Full angle of the cone in radians.",
+        "bad_range",
+    ),
+)
+
 
 def stamp_ns_of(msg: Any) -> int:
-    """Nanoseconds of a message's header. Raises MessageError("bad_stamp") below zero."""
+    """Return the stamp of a message's header in nanoseconds.
+
+    Raises MessageError("bad_stamp") if it is negative or has 10^9 nanoseconds or more.
+    """
     stamp = msg.header.stamp
     nanoseconds = stamp_to_ns(int(stamp.sec), int(stamp.nanosec))
     if nanoseconds < 0 or int(stamp.nanosec) >= NANOSECONDS:
@@ -32,22 +70,69 @@ def stamp_ns_of(msg: Any) -> int:
     return nanoseconds
 
 
-def ultrasonic_from_message(msg: Any, sensor: str, stamp_ns: int) -> UltrasonicReading:
-    """Decode a Range (REP 117 semantics are kept, not interpreted).
+def ultrasonic_from_message(
+    msg: Any,
+    sensor: str,
+    stamp_ns: int,
+    log: DecodingLog | None = None,
+    *,
+    metres_per_unit: float = 1.0,
+    no_echo_ranges: tuple[float, ...] = (),
+) -> UltrasonicReading:
+    """Decode a Range. The special values of REP 117 (+inf, -inf, NaN) are kept.
 
-    Raises MessageError("bad_range") when the limits or the field of view cannot be.
+    A sensor with min_range = max_range only detects whether there is an object within this distance: it
+    has the ranges -inf (object) and +inf (none). Finite ranges outside the limits are kept for the stages,
+    which ignore them, and counted in the log, as is NaN. metres_per_unit, no_echo_ranges: see rig.Sensor.
+
+    Raises MessageError: bad_range if the limits or the field of view are invalid, implausible_limits if
+    max_range is above MAX_ULTRASONIC_M, fixed_distance_range for a finite range of a sensor of a fixed
+    distance.
     """
-    low, high, view = float(msg.min_range), float(msg.max_range), float(msg.field_of_view)
+    log = log or DecodingLog()
+    low, high = float(msg.min_range) * metres_per_unit, float(msg.max_range) * metres_per_unit
+    view, reading = float(msg.field_of_view), float(msg.range)
     if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
         raise MessageError("bad_range", f"min_range {low}, max_range {high}")
-    if not (math.isfinite(view) and 0 < view <= 2 * math.pi):
+    if high == 0:
+        raise MessageError("bad_range", "max_range is 0")
+    if not (math.isfinite(view) and 0 < view <= math.pi):
+        if view > math.pi:
+            log.notices.add(sensor, f"field_of_view {view:g} is not in radians")
         raise MessageError("bad_range", f"field_of_view {view}")
-    reading = float(msg.range)
+    if high > MAX_ULTRASONIC_M:
+        hint = "set metres_per_unit in the rig if the driver does not publish metres"
+        log.notices.add(sensor, f"max_range {high:g} m is not that of an ultrasonic sensor; {hint}")
+        raise MessageError("implausible_limits", f"max_range {high:g} m")
+    if any(np.float32(reading) == np.float32(value) for value in no_echo_ranges):
+        reading = math.inf
+    reading *= metres_per_unit
+    if low == high and math.isfinite(reading):
+        log.notices.add(
+            sensor,
+            f"min_range = max_range = {high:g} m, but range is {reading:g}; REP 117 has -inf for an object "
+            "and +inf for none",
+        )
+        raise MessageError("fixed_distance_range", f"range {reading:g}")
+    if math.isnan(reading):
+        log.losses[sensor, "no_range"] += 1
+    elif math.isfinite(reading) and not low <= reading <= high * LIMIT_TOLERANCE:
+        side = f"below min_range {low:g}" if reading < low else f"above max_range {high:g}"
+        log.losses[sensor, "outside_limits"] += 1
+        # The limit and not the range is in the text, so that the notice is given once.
+        log.notices.add(
+            sensor,
+            f"range {side} m is ignored (sensor_msgs/Range); set no_echo_ranges in the rig if the driver "
+            "reports a missing echo this way",
+        )
     return UltrasonicReading(sensor, stamp_ns, msg.header.frame_id, reading, low, high, view)
 
 
 def boxes_from_message(msg: Any) -> Boxes3D:
-    """Decode a Detection3DArray by best hypothesis. Raises MessageError("bad_detection")."""
+    """Decode a Detection3DArray; the class of a detection is that of its best hypothesis.
+
+    Raises MessageError("bad_detection") if a value is not finite.
+    """
     n = len(msg.detections)
     boxes = np.zeros((n, 7), np.float32)
     scores, labels = np.zeros(n, np.float32), np.full(n, UNKNOWN, np.int64)
@@ -74,11 +159,14 @@ def boxes_from_message(msg: Any) -> Boxes3D:
 
 
 def occupancy_from_message(msg: Any) -> OccupancyGrid:
-    """Decode a nav_msgs/OccupancyGrid. Raises MessageError("bad_grid")."""
+    """Decode a nav_msgs/OccupancyGrid; percentages become masses of free and occupied.
+
+    Raises MessageError("bad_grid") if the geometry is invalid or does not match the data.
+    """
     info = msg.info
     origin = float(info.origin.position.x), float(info.origin.position.y)
     cells = np.frombuffer(memoryview(msg.data), np.int8)
-    # The message holds a float32; 0.05 comes back as 0.05.
+    # The message has a float32; rounding restores 0.05 exactly.
     resolution = round(float(info.resolution), 6)
     if not (math.isfinite(resolution) and resolution > 0 and np.isfinite(origin).all()):
         raise MessageError("bad_grid", f"resolution {info.resolution}, origin {origin}")

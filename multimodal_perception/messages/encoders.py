@@ -1,4 +1,4 @@
-"""Readings and results to ROS messages."""
+"""Encode readings and results as ROS messages."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.messages.message_types import MessageTypes
-from multimodal_perception.occupancy.layers import percent
 from multimodal_perception.perception import Boxes2D, OccupancyGrid
 
-# sensor_msgs/PointField's datatypes.
+# numpy type codes to datatypes of sensor_msgs/PointField.
 POINT_TYPES = {"u1": 2, "u2": 4, "u4": 6, "f4": 7}
 
 
-def header(types: MessageTypes, stamp_ns: int, frame_id: str) -> Any:
-    return types.new("std_msgs/msg/Header", stamp=time(types, stamp_ns), frame_id=frame_id)
+def make_header(types: MessageTypes, stamp_ns: int, frame_id: str) -> Any:
+    """Create a std_msgs/Header."""
+    return types.new("std_msgs/msg/Header", stamp=make_time(types, stamp_ns), frame_id=frame_id)
 
 
-def time(types: MessageTypes, stamp_ns: int) -> Any:
+def make_time(types: MessageTypes, stamp_ns: int) -> Any:
+    """Create a builtin_interfaces/Time from nanoseconds."""
     seconds, nanoseconds = divmod(int(stamp_ns), NANOSECONDS)
     return types.new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
 
 
 def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
-    """Detection3DArray: class_id is the class's name, id the track's number where there is one."""
-    head = header(types, boxes.stamp_ns, boxes.frame_id)
+    """Encode 3D boxes as Detection3DArray: class_id is the class name, id the track id if any."""
+    head = make_header(types, boxes.stamp_ns, boxes.frame_id)
     tracks = [-1] * len(boxes) if boxes.track_ids is None else boxes.track_ids.tolist()
     detections = []
     for i in range(len(boxes)):
@@ -49,9 +50,9 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
             class_id=boxes.class_names[boxes.labels[i]],
             score=float(boxes.scores[i]),
         )
-        # All zeros: not known.
-        known = np.zeros(36) if boxes.covariances is None else boxes.covariances[i].reshape(-1)
-        covariance = types.values(known.astype(np.float64))
+        # All zeros mean that the covariance is unknown.
+        flat = np.zeros(36) if boxes.covariances is None else boxes.covariances[i].reshape(-1)
+        covariance = types.values(flat.astype(np.float64))
         with_pose = types.new(
             "vision_msgs/msg/ObjectHypothesisWithPose",
             hypothesis=hypothesis,
@@ -71,22 +72,22 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
     return types.new("vision_msgs/msg/Detection3DArray", header=head, detections=detections)
 
 
-def image_boxes_to_message(types: MessageTypes, found: Boxes2D, frame_id: str) -> Any:
-    """Detection2DArray: a box's middle and size in pixels, class_id the class's name."""
-    head = header(types, found.stamp_ns, frame_id)
+def image_boxes_to_message(types: MessageTypes, boxes: Boxes2D, frame_id: str) -> Any:
+    """Encode 2D boxes as Detection2DArray: centre and size in pixels, class_id is the class name."""
+    head = make_header(types, boxes.stamp_ns, frame_id)
     unknown = types.new(
         "geometry_msgs/msg/PoseWithCovariance",
         pose=_pose(types, (0.0, 0.0, 0.0), 0.0),
         covariance=types.values(np.zeros(36)),
     )
     detections = []
-    for i in range(len(found)):
-        x1, y1, x2, y2 = map(float, found.boxes[i])
+    for i in range(len(boxes)):
+        x1, y1, x2, y2 = map(float, boxes.boxes[i])
         point = types.new("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
         hypothesis = types.new(
             "vision_msgs/msg/ObjectHypothesis",
-            class_id=found.class_names[found.labels[i]],
-            score=float(found.scores[i]),
+            class_id=boxes.class_names[boxes.labels[i]],
+            score=float(boxes.scores[i]),
         )
         box = types.new(
             "vision_msgs/msg/BoundingBox2D",
@@ -103,27 +104,27 @@ def image_boxes_to_message(types: MessageTypes, found: Boxes2D, frame_id: str) -
     return types.new("vision_msgs/msg/Detection2DArray", header=head, detections=detections)
 
 
-def occupancy_to_message(
-    types: MessageTypes, grid: OccupancyGrid, cells: NDArray[np.int8] | None = None
-) -> Any:
-    """nav_msgs/OccupancyGrid of (rows, columns) cells; the percent of plausibility by default."""
-    cells = percent(grid) if cells is None else cells
+def occupancy_to_message(types: MessageTypes, grid: OccupancyGrid, cells: NDArray[np.int8]) -> Any:
+    """Encode a nav_msgs/OccupancyGrid with the geometry of `grid`.
+
+    cells: values (rows, columns), -1 to 100; see occupancy.layers.
+    """
     rows, columns = cells.shape
     info = types.new(
         "nav_msgs/msg/MapMetaData",
-        map_load_time=time(types, grid.stamp_ns),
+        map_load_time=make_time(types, grid.stamp_ns),
         resolution=float(grid.resolution),
         width=columns,
         height=rows,
         origin=_pose(types, (*grid.origin, 0.0), 0.0),
     )
-    head = header(types, grid.stamp_ns, grid.frame_id)
+    head = make_header(types, grid.stamp_ns, grid.frame_id)
     data = types.values(cells.reshape(-1))
     return types.new("nav_msgs/msg/OccupancyGrid", header=head, info=info, data=data)
 
 
 def sweep_to_message(types: MessageTypes, sweep: LidarSweep) -> Any:
-    """PointCloud2 with x y z intensity float32, and ring and time where the sweep has them."""
+    """Encode a sweep as PointCloud2 with x y z intensity float32, and ring and time if available."""
     layout = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4")]
     if sweep.rings is not None:
         layout.append(("ring", "<u2"))
@@ -145,21 +146,21 @@ def sweep_to_message(types: MessageTypes, sweep: LidarSweep) -> Any:
 def points_to_message(
     types: MessageTypes, rows: NDArray[np.void], stamp_ns: int, frame_id: str, dense: bool = True
 ) -> Any:
-    """PointCloud2 of records (N,), a field each. dense: whether all values are finite."""
+    """Encode a structured array (N,) as PointCloud2. dense: whether all values are finite."""
     dtype = rows.dtype
     fields = [
         types.new(
             "sensor_msgs/msg/PointField",
             name=name,
-            offset=int(place[1]),
-            datatype=POINT_TYPES[place[0].str[1:]],
+            offset=int(layout[1]),
+            datatype=POINT_TYPES[layout[0].str[1:]],
             count=1,
         )
-        for name, place in (dtype.fields or {}).items()
+        for name, layout in (dtype.fields or {}).items()
     ]
     return types.new(
         "sensor_msgs/msg/PointCloud2",
-        header=header(types, stamp_ns, frame_id),
+        header=make_header(types, stamp_ns, frame_id),
         height=1,
         width=len(rows),
         fields=fields,
@@ -172,7 +173,7 @@ def points_to_message(
 
 
 def image_to_message(types: MessageTypes, image: CameraImage | ThermalImage) -> Any:
-    """sensor_msgs/Image in the encoding that the pixels have."""
+    """Encode an image as sensor_msgs/Image without converting its pixels."""
     pixels = np.ascontiguousarray(image.pixels)
     if isinstance(image, CameraImage):
         encoding: str = image.encoding
@@ -180,7 +181,7 @@ def image_to_message(types: MessageTypes, image: CameraImage | ThermalImage) -> 
         encoding = "mono8" if pixels.dtype == np.uint8 else "mono16"
     return types.new(
         "sensor_msgs/msg/Image",
-        header=header(types, image.stamp_ns, image.frame_id),
+        header=make_header(types, image.stamp_ns, image.frame_id),
         height=pixels.shape[0],
         width=pixels.shape[1],
         encoding=encoding,
@@ -193,14 +194,14 @@ def image_to_message(types: MessageTypes, image: CameraImage | ThermalImage) -> 
 def camera_info_to_message(
     types: MessageTypes, camera: CameraModel, stamp_ns: int, frame_id: str
 ) -> Any:
-    """CameraInfo of a camera model; a pinhole is written as plumb_bob without distortion."""
+    """Encode a camera model as CameraInfo; pinhole becomes plumb_bob with zero distortion."""
     model = "plumb_bob" if camera.model == "pinhole" else camera.model
     coefficients = np.zeros(5) if camera.model == "pinhole" else camera.coefficients
     projection = np.zeros((3, 4))
     projection[:, :3] = camera.matrix
     return types.new(
         "sensor_msgs/msg/CameraInfo",
-        header=header(types, stamp_ns, frame_id),
+        header=make_header(types, stamp_ns, frame_id),
         height=camera.height,
         width=camera.width,
         distortion_model=model,
@@ -222,10 +223,10 @@ def camera_info_to_message(
 
 
 def range_to_message(types: MessageTypes, reading: UltrasonicReading) -> Any:
-    """sensor_msgs/Range of an ultrasonic reading."""
+    """Encode an ultrasonic reading as sensor_msgs/Range."""
     return types.new(
         "sensor_msgs/msg/Range",
-        header=header(types, reading.stamp_ns, reading.frame_id),
+        header=make_header(types, reading.stamp_ns, reading.frame_id),
         radiation_type=0,
         field_of_view=reading.field_of_view,
         min_range=reading.min_range,
@@ -238,11 +239,11 @@ def range_to_message(types: MessageTypes, reading: UltrasonicReading) -> Any:
 def transform_to_message(
     types: MessageTypes, parent_from_child: NDArray[np.float64], parent: str, child: str, ns: int
 ) -> Any:
-    """geometry_msgs/TransformStamped of a pose (4, 4)."""
+    """Encode a pose (4, 4) as geometry_msgs/TransformStamped."""
     (x, y, z), (qx, qy, qz, qw) = poses.to_quaternion(parent_from_child)
     return types.new(
         "geometry_msgs/msg/TransformStamped",
-        header=header(types, ns, parent),
+        header=make_header(types, ns, parent),
         child_frame_id=child,
         transform=types.new(
             "geometry_msgs/msg/Transform",

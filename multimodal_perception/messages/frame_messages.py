@@ -1,4 +1,4 @@
-"""All messages of one SensorFrame, as a bag or a replay publishes them."""
+"""All ROS messages of one SensorFrame, as written to a bag or published by a replay."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from multimodal_perception.frame import SensorFrame
 from multimodal_perception.messages import encoders, message_types
 from multimodal_perception.rig import Rig
 
-# Before every topic that says what is true, not what a sensor saw.
+# Prefix of all ground truth topics.
 TRUTH = "/ground_truth"
-
-
 LABEL_TOPIC = f"{TRUTH}/objects"
-
-
 TF_STATIC = "/tf_static"
 
 
 def frame_messages(
     frame: SensorFrame, rig: Rig, types: message_types.MessageTypes
 ) -> Iterator[tuple[str, str, Any]]:
-    """(topic, type, message) of each reading of a frame and of its labels; the camera's info first."""
+    """Yield (topic, type, message) of each reading and of the labels of a frame.
+
+    CameraInfo messages come first, because images cannot be used without them.
+    """
     for name, model in frame.intrinsics.items():
         image = frame.cameras.get(name) or frame.thermals[name]
         topic = rig.sensors[name].camera_info_topic
@@ -45,7 +44,7 @@ def frame_messages(
 
 
 def static_transforms(frame: SensorFrame, types: message_types.MessageTypes) -> Any:
-    """TFMessage with base_from_sensor of each reading of a frame."""
+    """Return a TFMessage with base_from_sensor of each reading of a frame."""
     transforms = [
         encoders.transform_to_message(
             types,

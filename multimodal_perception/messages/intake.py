@@ -1,6 +1,7 @@
-"""Messages of a rig's topics to SensorFrames: the one way in, for the live node and for bags.
+"""Convert the messages of a rig's topics to SensorFrames, for the live node and for bags.
 
-Imports no ROS: decoders take any object with the messages' attributes. The caller brings the clock.
+It imports no ROS package: the decoders accept any object with the attributes of the messages. The caller
+passes the current time.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from typing import Any
 from multimodal_perception.frame import Modality, Reading, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
+from multimodal_perception.messages.camera_info import calibration_from_message
 from multimodal_perception.messages.decoders import stamp_ns_of, ultrasonic_from_message
+from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
-from multimodal_perception.messages.images import (
-    camera_model_from_message,
-    image_from_message,
-    thermal_from_message,
-)
-from multimodal_perception.messages.pointcloud import sweep_from_message
+from multimodal_perception.messages.images import image_from_message
+from multimodal_perception.messages.pointcloud import PointCloudOptions, sweep_from_message
+from multimodal_perception.messages.thermal import thermal_from_message
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.synchronization.frame_assembler import FrameAssembler, sensor_counts
 from multimodal_perception.synchronization.message_filters_policies import (
@@ -35,10 +35,12 @@ STATIC_TOPIC, MOVING_TOPIC = "/tf_static", "/tf"
 Handler = Callable[[Any, int], list[SensorFrame]]
 
 
-class Intake:
-    """Decodes, synchronises and assembles what a rig's topics say; counts what it cannot use.
+class MessageIntake:
+    """Decodes and synchronises the messages of a rig's topics and assembles them into frames.
 
-    drops: messages refused, by (sensor or topic, reason).
+    topics: message type by topic, including /tf, /tf_static, CameraInfo and odometry.
+    drops: number of messages by (sensor or topic, reason) that were invalid or of which a part could
+    not be used. log: notices about assumptions, and counts of values without a measurement.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Intake:
         policy: Policy = "deadline",
         frame_rate_hz: float | None = None,
     ) -> None:
-        """See make_synchronizer for the last three. Raises ValueError as it does."""
+        """For deadline_s, policy and frame_rate_hz and for errors see make_synchronizer."""
         self.rig = rig
         self.transforms = TransformTree()
         self.synchronizer: AnySynchronizer = make_synchronizer(
@@ -56,54 +58,55 @@ class Intake:
         )
         self.assembler = FrameAssembler(rig, self.transforms)
         self.drops: Counter[tuple[str, str]] = Counter()
-        self._jumps = 0
+        self.log = DecodingLog(self.assembler.notices, losses=self.drops)
+        self._clock_jumps = 0
         self.topics: dict[str, str] = {STATIC_TOPIC: TF_TYPE, MOVING_TOPIC: TF_TYPE}
         self._handlers: dict[str, Handler] = {
             STATIC_TOPIC: lambda msg, _: self._on_transforms(msg, True),
             MOVING_TOPIC: lambda msg, _: self._on_transforms(msg, False),
         }
-        # Of what has arrived at once, topics are taken in this order: an image needs its own CameraInfo.
+        # Messages that arrived together are processed in the order of `topics`: CameraInfo precedes the
+        # image that needs it.
         for sensor in rig.sensors.values():
             if sensor.camera_info_topic is not None:
                 topic = sensor.camera_info_topic
-                self._listen(topic, "sensor_msgs/msg/CameraInfo", self._info_handler(sensor))
+                self._add_topic(topic, "sensor_msgs/msg/CameraInfo", self._info_handler(sensor))
         for sensor in rig.sensors.values():
-            self._listen(sensor.topic, sensor.message, self._sensor_handler(sensor))
+            self._add_topic(sensor.topic, sensor.message, self._sensor_handler(sensor))
         if rig.odometry_topic is not None:
-            self._listen(rig.odometry_topic, "nav_msgs/msg/Odometry", self._on_odometry)
+            self._add_topic(rig.odometry_topic, "nav_msgs/msg/Odometry", self._on_odometry)
 
     def receive(self, topic: str, msg: Any, now_ns: int) -> list[SensorFrame]:
-        """Take one message; returns the frames that it closes. A bad one is dropped and counted.
+        """Process one message; return the frames that it completes. Invalid messages are counted.
 
         Raises KeyError for a topic that is not in `topics`.
         """
         return self._handlers[topic](msg, now_ns)
 
     def advance(self, now_ns: int) -> list[SensorFrame]:
-        """Let time pass; returns the frames whose deadline has come."""
+        """Advance the time; return the frames whose deadline has passed."""
         return self._frames(self.synchronizer.advance(now_ns))
 
     def flush(self, now_ns: int) -> list[SensorFrame]:
-        """The frames still pending, as at the end of a recording."""
+        """Return all pending frames, for example at the end of a recording."""
         return self._frames(self.synchronizer.flush(now_ns))
 
-    def take_notices(self) -> list[str]:
-        """What a person should be told, each once; empties the list."""
-        notices, self.assembler.notices = self.assembler.notices, []
-        return notices
+    def pop_notices(self) -> list[str]:
+        """Return new messages for the user, each of which occurs once, and clear them."""
+        return self.log.notices.pop()
 
-    def drops_of(self, sensor: str) -> dict[str, int]:
-        """All that was dropped of one sensor, by reason."""
+    def drop_counts(self, sensor: str) -> dict[str, int]:
+        """Return the number of dropped messages and readings of one sensor by reason."""
         counts: Counter[str] = Counter(sensor_counts(self.drops, sensor))
         counts.update(sensor_counts(self.assembler.drops, sensor))
         counts.update(self.synchronizer.statistics[sensor].drops)
         return dict(counts)
 
     def statistics(self) -> dict[str, SensorStatistics]:
-        """What became of each sensor's readings."""
+        """Return the statistics of each sensor's readings."""
         return self.synchronizer.statistics
 
-    def _listen(self, topic: str, message: str, handler: Handler) -> None:
+    def _add_topic(self, topic: str, message: str, handler: Handler) -> None:
         self.topics[topic] = message
         self._handlers[topic] = handler
 
@@ -111,7 +114,7 @@ class Intake:
         def handle(msg: Any, now_ns: int) -> list[SensorFrame]:
             try:
                 stamp_ns = stamp_ns_of(msg)
-                reading = decode(msg, sensor, stamp_ns)
+                reading = decode_reading(msg, sensor, stamp_ns, self.log)
             except MessageError as error:
                 self.drops[sensor.name, error.reason] += 1
                 return self.advance(now_ns)
@@ -120,23 +123,20 @@ class Intake:
         return handle
 
     def _frames(self, sets: list[ReadingSet]) -> list[SensorFrame]:
-        if self.synchronizer.clock_jumps != self._jumps:
-            self._jumps = self.synchronizer.clock_jumps
-            self.transforms.clear_moving()
+        if self.synchronizer.clock_jumps != self._clock_jumps:
+            self._clock_jumps = self.synchronizer.clock_jumps
+            self.transforms.clear_dynamic()
         return [self.assembler.assemble(s) for s in sets]
 
     def _info_handler(self, sensor: Sensor) -> Handler:
         def handle(msg: Any, now_ns: int) -> list[SensorFrame]:
-            try:
-                self.assembler.intrinsics[sensor.name] = camera_model_from_message(msg)
-            except MessageError as error:
-                self.drops[sensor.name, error.reason] += 1
+            set_calibration(self.assembler, msg, sensor, self.drops)
             return []
 
         return handle
 
     def _on_transforms(self, msg: Any, static: bool) -> list[SensorFrame]:
-        set_transforms(self.transforms, msg, static, self.drops)
+        add_transforms(self.transforms, msg, static, self.drops)
         return []
 
     def _on_odometry(self, msg: Any, now_ns: int) -> list[SensorFrame]:
@@ -149,10 +149,27 @@ class Intake:
         return []
 
 
-def set_transforms(
+def set_calibration(
+    assembler: FrameAssembler, msg: Any, sensor: Sensor, drops: Counter[tuple[str, str]]
+) -> None:
+    """Use a CameraInfo for the images of a sensor; an invalid one is counted in `drops`."""
+    try:
+        calibration = calibration_from_message(
+            msg, sensor.images_are_rectified, sensor.apply_baseline
+        )
+    except MessageError as error:
+        drops[sensor.name, error.reason] += 1
+        assembler.notices.add(sensor.name, f"CameraInfo is not used: {error.detail}")
+        return
+    assembler.calibrations[sensor.name] = calibration
+    for notice in calibration.notices:
+        assembler.notices.add(sensor.name, notice)
+
+
+def add_transforms(
     tree: TransformTree, msg: Any, static: bool, drops: Counter[tuple[str, str]]
 ) -> None:
-    """Put a TFMessage into a tree; transforms that cannot be are counted in `drops`."""
+    """Add a TFMessage to a tree; invalid transforms are counted in `drops`."""
     for transform in msg.transforms:
         try:
             parent, child = transform.header.frame_id, transform.child_frame_id
@@ -162,15 +179,38 @@ def set_transforms(
             drops[STATIC_TOPIC if static else MOVING_TOPIC, error.reason] += 1
 
 
-def decode(msg: Any, sensor: Sensor, stamp_ns: int) -> Reading:
-    """One sensor's message to its reading. Raises MessageError."""
+def decode_reading(
+    msg: Any, sensor: Sensor, stamp_ns: int, log: DecodingLog | None = None
+) -> Reading:
+    """Decode a message of a sensor to a reading. Raises MessageError.
+
+    log: receives the notices about assumptions, and the counts of parts that are not used.
+    """
+    log = log or DecodingLog()
     if sensor.modality is Modality.LIDAR:
-        return sweep_from_message(msg, sensor.name, stamp_ns)
+        options = PointCloudOptions.from_sensor(sensor)
+        return sweep_from_message(msg, sensor.name, stamp_ns, options, log)
     if sensor.modality is Modality.CAMERA:
-        return image_from_message(msg, sensor.name, stamp_ns)
+        return image_from_message(msg, sensor.name, stamp_ns, sensor.topic, log.notices)
     if sensor.modality is Modality.THERMAL:
-        return thermal_from_message(msg, sensor.name, stamp_ns, sensor.kelvin)
-    return ultrasonic_from_message(msg, sensor.name, stamp_ns)
+        return thermal_from_message(
+            msg,
+            sensor.name,
+            stamp_ns,
+            sensor.counts_to_kelvin,
+            sensor.temperature_unit,
+            sensor.invalid_counts,
+            sensor.topic,
+            log,
+        )
+    return ultrasonic_from_message(
+        msg,
+        sensor.name,
+        stamp_ns,
+        log,
+        metres_per_unit=sensor.metres_per_unit,
+        no_echo_ranges=sensor.no_echo_ranges,
+    )
 
 
 def _pose(translation: Any, rotation: Any) -> Any:

@@ -1,152 +1,271 @@
-"""sensor_msgs/PointCloud2 to LidarSweep without copying where the layout allows.
+"""Decode sensor_msgs/PointCloud2 to LidarSweep, without a copy if the layout allows it.
 
-Works on any object with the message's attributes, whether rclpy or rosbags made it.
+The decoder accepts any object with the attributes of the message, of rclpy or of rosbags.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import LidarSweep
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.messages.accepted import Accepted
+from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
+from multimodal_perception.messages.point_layout import FieldRole, PointLayout, read_layout
+from multimodal_perception.messages.point_times import (
+    TimeOrigin,
+    is_time_name,
+    is_time_part,
+    read_point_times,
+)
+from multimodal_perception.pointcloud.returns import Returns, find_returns
+from multimodal_perception.rig import Sensor
 
-# sensor_msgs/PointField constants INT8 to FLOAT64.
-DATATYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
-INTENSITY_NAMES = ("intensity", "reflectivity", "i")
-RING_NAMES = ("ring", "channel", "line")
-TIME_NAMES = ("t", "time", "timestamp", "time_stamp", "time_offset", "offset_time")
-# A point further than this from the message's stamp has a time that means something else.
-MAX_TIME_OFFSET = 2.0
+XYZ = ("x", "y", "z")
+INTENSITY_NAMES = (
+    *("intensity", "reflectivity", "i", "intensities", "reflectance", "remission", "signal"),
+    *("amplitude", "rssi"),
+)
+RING_NAMES = (
+    *("ring", "channel", "line", "laser_id", "ring_id", "line_id", "laser", "beam", "beam_id"),
+    *("layer", "ring_number"),
+)
+RINGS = 2**16
+# If more than FAR_FRACTION of the points are beyond the maximum range, the coordinates are not in metres,
+# except if they are beyond PLACEHOLDER_M: then they mark missing returns.
+FAR_FRACTION, PLACEHOLDER_M = 0.1, 1e6
+# Half of the points of a LiDAR are closer than this, metres; checked on so many points.
+MAX_MEDIAN_M, SAMPLES = 250.0, 512
+
+ACCEPTED = (
+    Accepted(
+        "PointCloud2 coordinates",
+        ("x, y, z (or X, Y, Z) float32 or float64", "one field xyz with 3 values"),
+        "Metres in the frame of header.frame_id, times metres_per_unit of the rig. A notice is given if half "
+        f"of the points are farther than {MAX_MEDIAN_M:.0f} m.",
+        f"missing_xyz; implausible_coordinates if over {FAR_FRACTION:.0%} of the points are farther than "
+        "max_range of the rig (millimetres)",
+    ),
+    Accepted(
+        "PointCloud2 points without a measurement",
+        (
+            "NaN, inf",
+            "(0, 0, 0) or closer than min_range of the rig",
+            "farther than max_range of the rig",
+        ),
+        "The points are removed together with their ring and time, and counted as information: "
+        "points_not_finite, points_near, points_far.",
+        "all_nan or no_returns if no point is left",
+    ),
+    Accepted(
+        "PointCloud2 intensity field",
+        INTENSITY_NAMES,
+        "Any type; the driver's values. Values that are not finite become 0, as do all without such a field.",
+        "A field with several values per point is ignored, with a notice.",
+    ),
+    Accepted(
+        "PointCloud2 ring field",
+        RING_NAMES,
+        f"Integers, or floating-point numbers with integer values, from 0 to {RINGS - 1}.",
+        "unusable_rings; the points are used without rings",
+    ),
+)
 
 
-def sweep_from_message(msg: Any, sensor: str, stamp_ns: int) -> LidarSweep:
+@dataclass(frozen=True)
+class PointCloudOptions:
+    """How the messages of a LiDAR are decoded; see the fields of rig.Sensor. period_s: of the sweeps."""
+
+    min_range: float = 0.1
+    max_range: float = 1000.0
+    metres_per_unit: float = 1.0
+    point_time_origin: TimeOrigin = "auto"
+    period_s: float = 0.1
+
+    @classmethod
+    def from_sensor(cls, sensor: Sensor) -> PointCloudOptions:
+        """Return the options in the rig's entry of a LiDAR."""
+        return cls(
+            sensor.min_range,
+            sensor.max_range,
+            sensor.metres_per_unit,
+            sensor.point_time_origin,
+            1.0 / sensor.rate_hz,
+        )
+
+
+DEFAULTS = PointCloudOptions()
+
+
+def sweep_from_message(
+    msg: Any,
+    sensor: str,
+    stamp_ns: int,
+    options: PointCloudOptions = DEFAULTS,
+    log: DecodingLog | None = None,
+) -> LidarSweep:
     """Decode a PointCloud2.
 
-    Any field order, offsets, padding, byte order and organisation. Intensity keeps the driver's
-    numbers (0 where there is none). Points with a coordinate that is not finite are left out.
-    Times become seconds after the stamp: integers are nanoseconds, small numbers seconds, large
-    ones absolute seconds or nanoseconds.
+    Any field order, offsets, padding, byte order and organisation (ordered or unordered) are accepted; see
+    ACCEPTED here, in point_layout and in point_times. Points without a measurement are removed. Times
+    become seconds relative to the stamp, NaN for points without a time. log: receives notices and counts.
 
     Raises MessageError with reason empty, bad_layout, bad_point_step, bad_row_step, truncated,
-    oversized, missing_xyz, bad_field or all_nan.
+    missing_xyz, bad_field, all_nan, no_returns or implausible_coordinates.
     """
-    count = _check_layout(msg)
-    fields = _columns(msg)
-    for axis in "xyz":
-        if axis not in fields or fields[axis][0].kind != "f":
-            found = ", ".join(fields) or "no field"
-            raise MessageError("missing_xyz", f"x, y, z must be floating point; found {found}")
-    intensity = next((n for n in INTENSITY_NAMES if n in fields), None)
-    points = _packed(msg, fields, intensity, count)
-    if points is None:
-        points = np.zeros((count, 4), np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for column, axis in enumerate("xyz"):
-                points[:, column] = _column(msg, fields[axis])
-            if intensity is not None:
-                points[:, 3] = _column(msg, fields[intensity])
-    rings = _first(msg, fields, RING_NAMES)
-    times = _first(msg, fields, TIME_NAMES)
-    if rings is not None:
-        rings = rings.astype(np.uint16) if rings.dtype.kind in "iu" else None
-    finite = np.isfinite(points[:, :3]).all(axis=1)
-    if not finite.all():
-        if not finite.any():
-            raise MessageError("all_nan", f"none of {count} points is finite")
-        points = points[finite]
-        rings = None if rings is None else rings[finite]
-        times = None if times is None else times[finite]
-    times = _time_offsets(times, stamp_ns)
+    log = log or DecodingLog()
+    layout = read_layout(msg, _role)
+    if layout.extra_bytes:
+        log.notices.add(
+            sensor,
+            f"data is longer than width x height states ({layout.size} points of {layout.point_step} "
+            "bytes); the rest is ignored",
+        )
+    points = _points(layout, sensor, log)
+    if options.metres_per_unit != 1.0:
+        points = points * np.array([options.metres_per_unit] * 3 + [1.0], np.float32)
+    returns = find_returns(points, options.min_range, options.max_range)
+    _check_returns(points, returns, sensor, options, log)
+    keep = returns.keep if returns.removed else None
+    points = points if keep is None else points[keep]
+    _check_unit(points, sensor, log)
+    rings = _rings(layout, keep, sensor, log)
+    times = read_point_times(layout, keep, stamp_ns, options.period_s, options.point_time_origin)
+    offsets = None
+    if times is not None:
+        offsets = times.offsets
+        if times.notice or times.problem:
+            log.notices.add(sensor, times.notice or times.problem)
+        if offsets is None:
+            log.losses[sensor, "unusable_point_times"] += 1
+        else:
+            log.information[sensor, "points_without_time"] += int(np.isnan(offsets).sum())
     if not np.isfinite(points[:, 3]).all():
         points = points.copy()
         points[~np.isfinite(points[:, 3]), 3] = 0.0
-    return LidarSweep(sensor, stamp_ns, msg.header.frame_id, points, times, rings)
+    return LidarSweep(sensor, stamp_ns, msg.header.frame_id, points, offsets, rings)
 
 
-def _check_layout(msg: Any) -> int:
-    width, height = int(msg.width), int(msg.height)
-    point_step, row_step = int(msg.point_step), int(msg.row_step)
-    if width < 0 or height < 0:
-        raise MessageError("bad_layout", f"size {width} x {height}")
-    if width * height == 0:
-        raise MessageError("empty", f"size {width} x {height}")
-    if point_step <= 0:
-        raise MessageError("bad_point_step", f"point_step {point_step}")
-    if row_step < width * point_step:
-        raise MessageError("bad_row_step", f"row_step {row_step} < {width} x {point_step}")
-    size = memoryview(msg.data).nbytes
-    if size < height * row_step:
-        raise MessageError("truncated", f"{size} bytes of data, {height * row_step} announced")
-    if size > height * row_step:
-        raise MessageError("oversized", f"{size} bytes of data, {height * row_step} announced")
-    return width * height
+def _role(name: str) -> FieldRole:
+    plain = name.lower()
+    if plain in XYZ or plain in INTENSITY_NAMES or plain in RING_NAMES or is_time_name(name):
+        return "used"
+    return "optional" if plain == "xyz" or is_time_part(name) else "unused"
 
 
-def _columns(msg: Any) -> dict[str, tuple[np.dtype[Any], int]]:
-    """Type and offset of each single-valued field; one that does not fit in a point is refused."""
-    order = ">" if msg.is_bigendian else "<"
-    columns: dict[str, tuple[np.dtype[Any], int]] = {}
-    for field in msg.fields:
-        code = DATATYPES.get(int(field.datatype))
-        if code is None:
-            raise MessageError("bad_field", f"{field.name!r} has unknown datatype {field.datatype}")
-        dtype, offset, count = np.dtype(order + code), int(field.offset), int(field.count)
-        if offset < 0 or offset + max(count, 1) * dtype.itemsize > int(msg.point_step):
-            raise MessageError("bad_field", f"{field.name!r} ends beyond point_step")
-        if field.name in columns:
-            raise MessageError("bad_field", f"{field.name!r} appears twice")
-        if count <= 1:  # some drivers leave count at 0 for one value
-            columns[str(field.name)] = dtype, offset
-    return columns
+def _points(layout: PointLayout, sensor: str, log: DecodingLog) -> NDArray[np.float32]:
+    """Return the points (N, 4) float32; a view of the message's memory if the layout allows it."""
+    columns = layout.columns
+    axes = next((a for a in (XYZ, ("X", "Y", "Z")) if all(n in columns for n in a)), None)
+    packed = columns.get("xyz")
+    names = ", ".join(columns) or "none"
+    if axes is None and (packed is None or packed.count != 3 or packed.dtype.kind != "f"):
+        raise MessageError("missing_xyz", f"no fields x, y, z; fields: {names}")
+    if axes is not None and any(
+        columns[n].dtype.kind != "f" or columns[n].count != 1 for n in axes
+    ):
+        raise MessageError("missing_xyz", f"x, y, z must be floating point; fields: {names}")
+    intensity = None
+    for name in layout.find(INTENSITY_NAMES):
+        if columns[name].count == 1:
+            intensity = name
+            break
+        count = columns[name].count
+        log.notices.add(sensor, f"field {name!r} has {count} values per point and is ignored")
+    if axes is not None and intensity is not None:
+        view = _contiguous_view(layout, (*axes, intensity))
+        if view is not None:
+            return view
+    points = np.zeros((layout.size, 4), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if axes is None:
+            points[:, :3] = layout.values("xyz")
+        else:
+            for column, axis in enumerate(axes):
+                points[:, column] = layout.values(axis)
+        if intensity is not None:
+            points[:, 3] = layout.values(intensity)
+    return points
 
 
-def _column(msg: Any, column: tuple[np.dtype[Any], int]) -> NDArray[Any]:
-    dtype, offset = column
-    shape = int(msg.height), int(msg.width)
-    strides = int(msg.row_step), int(msg.point_step)
-    return np.ndarray(shape, dtype, memoryview(msg.data), offset, strides).reshape(-1)
-
-
-def _packed(
-    msg: Any, fields: dict[str, tuple[np.dtype[Any], int]], intensity: str | None, count: int
-) -> NDArray[np.float32] | None:
-    """A view (N, 4) of the message's own memory, where x y z intensity lie side by side."""
-    if intensity is None or int(msg.row_step) != int(msg.width) * int(msg.point_step):
+def _contiguous_view(layout: PointLayout, names: tuple[str, ...]) -> NDArray[np.float32] | None:
+    """Return a view (N, 4) of the message's memory if the fields are adjacent float32."""
+    if not layout.is_contiguous or np.dtype("<f4") != np.dtype(np.float32):
         return None
-    start = fields["x"][1]
-    for i, name in enumerate(("x", "y", "z", intensity)):
-        if fields[name] != (np.dtype("<f4"), start + 4 * i):
+    start = layout.columns[names[0]].offset
+    for i, name in enumerate(names):
+        column = layout.columns[name]
+        if (column.dtype, column.offset) != (np.dtype("<f4"), start + 4 * i):
             return None
-    if np.dtype("<f4") != np.dtype(np.float32):
-        return None
-    data, strides = memoryview(msg.data), (int(msg.point_step), 4)
-    return np.ndarray((count, 4), np.float32, data, start, strides)
+    strides = layout.point_step, 4
+    return np.ndarray((layout.size, 4), np.float32, memoryview(layout.data), start, strides)
 
 
-def _first(
-    msg: Any, fields: dict[str, tuple[np.dtype[Any], int]], names: tuple[str, ...]
-) -> NDArray[Any] | None:
-    name = next((n for n in names if n in fields), None)
-    return None if name is None else _column(msg, fields[name])
+def _check_returns(
+    points: NDArray[np.float32],
+    returns: Returns,
+    sensor: str,
+    options: PointCloudOptions,
+    log: DecodingLog,
+) -> None:
+    """Count the points that are no measurement. Raises MessageError if no others are left."""
+    count = len(points)
+    measured = count - returns.not_finite - returns.near
+    if returns.not_finite == count:
+        raise MessageError("all_nan", f"none of {count} points is finite")
+    if returns.far > FAR_FRACTION * measured:
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            sample = points[~returns.keep, :3].astype(np.float64)
+        distance = np.linalg.norm(sample[np.isfinite(sample).all(axis=1)], axis=1)
+        distance = distance[distance > options.max_range]
+        typical = float(np.median(distance))
+        if typical < PLACEHOLDER_M:
+            detail = (
+                f"over {FAR_FRACTION:.0%} of the points are farther than {options.max_range:g} m"
+            )
+            hint = "set metres_per_unit in the rig (0.001 for millimetres)"
+            log.notices.add(sensor, f"the coordinates are not in metres: {detail}; {hint}")
+            raise MessageError("implausible_coordinates", detail)
+    for reason, number in (
+        ("points_not_finite", returns.not_finite),
+        ("points_near", returns.near),
+        ("points_far", returns.far),
+    ):
+        if number:
+            log.information[sensor, reason] += number
+    if returns.removed == count:
+        raise MessageError("no_returns", f"none of {count} points is a measurement")
 
 
-def _time_offsets(values: NDArray[Any] | None, stamp_ns: int) -> NDArray[np.float32] | None:
-    if values is None or len(values) == 0:
-        return None
-    if values.dtype.kind in "iu":
-        offsets = values.astype(np.float64) / NANOSECONDS
-    else:
-        offsets = values.astype(np.float64)
-        finite = offsets[np.isfinite(offsets)]
-        largest = np.abs(finite).max() if len(finite) else np.inf
-        if largest > 1e15:  # nanoseconds of the epoch
-            offsets = (offsets - stamp_ns) / NANOSECONDS
-        elif largest > 1e6:  # seconds of the epoch
-            offsets = offsets - stamp_ns / NANOSECONDS
-    if not (np.abs(offsets) <= MAX_TIME_OFFSET).all():
-        return None
-    return offsets.astype(np.float32)
+def _check_unit(points: NDArray[np.float32], sensor: str, log: DecodingLog) -> None:
+    sample = points[:: max(1, len(points) // SAMPLES), :3]
+    if float(np.median(np.linalg.norm(sample, axis=1))) > MAX_MEDIAN_M:
+        log.notices.add(
+            sensor,
+            f"half of the points are farther than {MAX_MEDIAN_M:.0f} m, taken as metres; set "
+            "metres_per_unit in the rig if they have another unit",
+        )
+
+
+def _rings(
+    layout: PointLayout, keep: NDArray[np.bool_] | None, sensor: str, log: DecodingLog
+) -> NDArray[np.uint16] | None:
+    """Return the beam numbers (N,) of the kept points, or None without a usable field."""
+    names = layout.find(RING_NAMES)
+    for name in names:
+        if layout.columns[name].count != 1:
+            continue
+        values = layout.values(name) if keep is None else layout.values(name)[keep]
+        if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+            return values.astype(np.uint16)
+        with np.errstate(invalid="ignore"):
+            if ((values >= 0) & (values < RINGS) & (values == np.floor(values))).all():
+                return values.astype(np.uint16)
+    if names:
+        log.losses[sensor, "unusable_rings"] += 1
+        log.notices.add(sensor, f"field {names[0]!r} has no valid beam numbers and is ignored")
+    return None

@@ -1,1 +1,1 @@
-"""Learned occupancy of the near field from fisheye cameras and ultrasonic sensors."""
+"""Near-field occupancy network for fisheye cameras and ultrasonic sensors."""

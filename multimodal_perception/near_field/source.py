@@ -1,81 +1,101 @@
-"""The learned near field in the pipeline: what its network says of a frame, as evidence."""
+"""Near-field stage: runs the near-field network and returns its evidence as a grid."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.near_field.network_inputs import CELLS, RESOLUTION, NearFieldInputs
+from multimodal_perception.near_field.network_inputs import (
+    CELLS,
+    INPUT_SHAPES,
+    PIXEL_MEAN,
+    PIXEL_SCALE,
+    RESOLUTION,
+    NearFieldInputs,
+)
 from multimodal_perception.occupancy.cells import Cells
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
-from multimodal_perception.perception import OccupancyGrid
-from multimodal_perception.runtime.card import load_card
+from multimodal_perception.perception import OccupancyGrid, StageStatus
+from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import EngineError
+from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 
 @dataclass(frozen=True)
 class NearFieldConfig:
-    """The learned near field, for rigs with fisheyes.
+    """Parameters of the near-field network, for vehicles with fisheye cameras.
 
-    model: name or path of its card; empty for none. length, width: of the vehicle; nothing is said of
-    its own place. kerbs: whether they count as occupied; else nothing is said of them.
+    Attributes:
+        model: Near-field model: the name of a shipped model (`near_field`) or the path of a card.yaml.
+            Leave it empty to switch the near-field network off.
+        kerbs_occupied: Treat kerbs as occupied; otherwise the cells of kerbs stay unknown. Disable it if
+            the vehicle may drive over kerbs.
     """
 
     model: str = ""
-    length: float = field(default=4.5, metadata={"min": 0.0, "max": 14.0, "unit": "m"})
-    width: float = field(default=1.8, metadata={"min": 0.0, "max": 14.0, "unit": "m"})
-    kerbs: bool = True
+    kerbs_occupied: bool = True
 
 
 class NearFieldSource:
-    """Fisheyes and ultrasonics of a frame to masses and classes of 72 x 72 cells of 0.2 m.
+    """Evidence and classes of 72 x 72 cells of 0.2 m from fisheye cameras and ultrasonic sensors.
 
-    A frame without fisheyes says nothing: the cones of the ultrasonics are the better model then.
-    counts: cameras not used, and engine_failed.
+    Cells inside the vehicle's footprint (`footprint` and `footprint_offset_x` of the rig) stay unknown,
+    as the network was trained without labels there. Frames without fisheye cameras give no grid, because
+    the inverse sensor model of the ultrasonic sensors is more accurate than the network then. counts:
+    rejected cameras and engine_failed.
     """
 
     def __init__(self, config: NearFieldConfig, runtime: RuntimeConfig | None = None) -> None:
-        """Raises UserError for a card that cannot be used, or when no engine runs it."""
+        """Raises UserError for a card of another network, or if no inference engine runs it."""
         self.config = config
         card = load_card(config.model)
-        if not card.classes or card.classes[0] != "free" or set(card.classes) - set(SEMANTIC_LAYER):
-            allowed = ", ".join(SEMANTIC_LAYER)
-            raise UserError(f"{card.source}: classes: free first, then others of {allowed}")
+        check_card(card)
         self._engine = open_model(card, runtime)
         self._inputs = NearFieldInputs()
-        self._numbers = np.array([SEMANTIC_LAYER.index(name) for name in card.classes], np.uint8)
-        x, y = Cells.around_base(CELLS, RESOLUTION).middles(*np.mgrid[0:CELLS, 0:CELLS])
-        self._own = (np.abs(x) < config.length / 2) & (np.abs(y) < config.width / 2)
+        # Class numbers of the semantic layer by class of the network.
+        self._class_numbers = np.array([SEMANTIC_LAYER.index(n) for n in card.classes], np.uint8)
+        x, y = Cells.around_base(CELLS, RESOLUTION).centres(*np.mgrid[0:CELLS, 0:CELLS])
+        self._centres = np.column_stack([x.ravel(), y.ravel()])
         self._failures: Counter[str] = Counter()
 
     @property
     def counts(self) -> Counter[str]:
+        """Rejected cameras and failed frames by reason."""
         return self._inputs.counts + self._failures
 
+    @property
+    def status(self) -> tuple[StageStatus, ...]:
+        """Status of the inference engine, for diagnostics."""
+        return (engine_status(self._engine),)
+
     def update(self, frame: SensorFrame) -> OccupancyGrid | None:
-        """The near field of one frame in base_link; None where no fisheye looks or no engine runs."""
-        arrays = self._inputs.arrays(frame)
-        if arrays is None or not self._inputs.fisheyes(frame):
+        """The grid of one frame in base_link; None without fisheye cameras or if the engine fails."""
+        fisheyes = self._inputs.select_fisheyes(frame)
+        # Also without fisheye cameras, to accumulate the ultrasonic evidence.
+        arrays = self._inputs.build(frame, fisheyes)
+        if arrays is None or not fisheyes:
             return None
         try:
-            answer = self._engine.run(arrays)
+            outputs = self._engine.run(arrays)
         except EngineError:
             self._failures["engine_failed"] += 1
             return None
-        evidence = answer["evidence"][0]
+        evidence = outputs["evidence"][0]
         belief = evidence / (evidence.sum(axis=0) + len(evidence))  # Han et al. 2021, eq. 4
-        # Of cells that no sensor reaches the network has learnt nothing.
-        blind = (answer["looked"][0] == 0) & ~arrays["sound"][0].any(axis=0) | self._own
-        belief[:, blind] = 0.0
-        semantic = self._numbers[1 + belief[1:].argmax(axis=0)]
-        if not self.config.kerbs:
-            belief[self._numbers == SEMANTIC_LAYER.index("kerb")] = 0.0
+        # The network was not trained on cells without any sensor data.
+        no_data = (outputs["camera_count"][0] == 0) & ~arrays["ultrasonic_grid"][0].any(axis=0)
+        belief[:, no_data | self._inside_vehicle(frame)] = 0.0
+        semantic = self._class_numbers[1 + belief[1:].argmax(axis=0)]
+        if not self.config.kerbs_occupied:
+            belief[self._class_numbers == SEMANTIC_LAYER.index("kerb")] = 0.0
         occupied = belief[1:].sum(axis=0)
         semantic[occupied <= belief[0]] = 0
         corner = -CELLS * RESOLUTION / 2
@@ -88,3 +108,40 @@ class NearFieldSource:
             occupied,
             semantic=semantic,
         )
+
+    def _inside_vehicle(self, frame: SensorFrame) -> NDArray[np.bool_]:
+        """Cells (72, 72) whose centre is inside the footprint; none if the footprint is unknown."""
+        if frame.vehicle_footprint is None:
+            return np.zeros((CELLS, CELLS), np.bool_)
+        return frame.vehicle_footprint.contains(self._centres).reshape(CELLS, CELLS)
+
+
+def check_card(card: ModelCard) -> None:
+    """Raise UserError unless a card is that of a near-field network with this module's grid."""
+    parameter = f"pipeline.near_field.model: {card.source}"
+    shapes = {name: spec.shape for name, spec in card.inputs.items()}
+    if shapes != INPUT_SHAPES:
+        raise UserError(f"{parameter}: inputs: must be {_describe(INPUT_SHAPES)}")
+    expected = {
+        "evidence": (1, len(card.classes), CELLS, CELLS),
+        "camera_count": (1, CELLS, CELLS),
+    }
+    if {name: spec.shape for name, spec in card.outputs.items()} != expected:
+        raise UserError(f"{parameter}: outputs: must be {_describe(expected)}")
+    if not card.classes or card.classes[0] != "free" or set(card.classes) - set(SEMANTIC_LAYER):
+        allowed = ", ".join(SEMANTIC_LAYER)
+        raise UserError(f"{parameter}: classes: must be free, then others of {allowed}")
+    pixels = card.normalisation.get("images", {})
+    if pixels and (pixels.get("mean"), pixels.get("std")) != (PIXEL_MEAN, PIXEL_SCALE):
+        raise UserError(
+            f"{parameter}: normalisation.images: mean must be {PIXEL_MEAN}, std {PIXEL_SCALE}"
+        )
+    half = CELLS * RESOLUTION / 2
+    if card.range and not np.allclose(
+        [card.range[0], card.range[1], card.range[3], card.range[4]], [-half, -half, half, half]
+    ):
+        raise UserError(f"{parameter}: range: must be {-half:g} to {half:g} m in x and y")
+
+
+def _describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())

@@ -1,4 +1,4 @@
-"""The bird's-eye-view backbone: three scales and a neck, FPN or RCNet's."""
+"""The bird's-eye-view (BEV) backbone with three scales, and two necks: FPN and RCNet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> 
 
 
 class BevBackbone(nn.Module):
-    """Canvas to features at a half, a quarter and an eighth of its size."""
+    """BEV canvas to features at strides 2, 4 and 8."""
 
     def __init__(
         self, inputs: int, widths: tuple[int, int, int], depths: tuple[int, int, int]
@@ -31,36 +31,40 @@ class BevBackbone(nn.Module):
             inputs = width
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, canvas: Tensor, beside: Tensor) -> list[Tensor]:
-        """(B, C, S, S) and (B, D, S, S), C + D as inputs -> scales of a half, a quarter and an eighth.
+    def forward(self, canvas: Tensor, extra: Tensor) -> list[Tensor]:
+        """Features of the concatenated channels of canvas (B, C, S, S) and extra (B, D, S, S).
 
-        [(B, C1, S/2, S/2), (B, C2, S/4, S/4), (B, C3, S/8, S/8)].
+        C + D = inputs. Returns [(B, C1, S/2, S/2), (B, C2, S/4, S/4), (B, C3, S/8, S/8)].
         """
         features = []
         for k, stage in enumerate(self.stages):
             assert isinstance(stage, nn.Sequential)
-            canvas = stage(canvas) if k else stage[1:](_both(stage[0], canvas, beside))
+            canvas = stage(canvas) if k else stage[1:](_concatenated(stage[0], canvas, extra))
             features.append(canvas)
         return features
 
 
-def _both(layer: nn.Module, x: Tensor, beside: Tensor) -> Tensor:
-    """A `convolution` of x and what lies beside it. Run, not trained: as a sum of two, because ONNX
-    Runtime has no fast convolution of a number of channels that its blocks do not divide."""
+def _concatenated(layer: nn.Module, x: Tensor, extra: Tensor) -> Tensor:
+    """Apply a `convolution` to the concatenation of x and extra.
+
+    For inference it is computed as the sum of two convolutions, because ONNX Runtime is slow if the
+    number of channels is not a multiple of its block size.
+    """
     if layer.training:
-        return layer(torch.cat([x, beside], 1))
-    convolve, norm, activate = layer.children()
-    assert isinstance(convolve, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        return layer(torch.cat([x, extra], 1))
+    conv, norm, activate = layer.children()
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     assert norm.running_var is not None
-    own, other = convolve.weight[:, : x.shape[1]], convolve.weight[:, x.shape[1] :]
-    other = other * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
-    stride, padding = convolve.stride[0], convolve.kernel_size[0] // 2
-    added = F.conv2d(beside, other, None, stride, padding)
-    return activate(norm(F.conv2d(x, own, None, stride, padding)) + added)
+    weight_x, weight_extra = conv.weight[:, : x.shape[1]], conv.weight[:, x.shape[1] :]
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    weight_extra = weight_extra * scale[:, None, None, None]
+    stride, padding = conv.stride[0], conv.kernel_size[0] // 2
+    added = F.conv2d(extra, weight_extra, None, stride, padding)
+    return activate(norm(F.conv2d(x, weight_x, None, stride, padding)) + added)
 
 
 class FeaturePyramid(nn.Module):
-    """FPN (Lin et al. 2017): coarse scales come down to the fine one."""
+    """FPN (Lin et al. 2017): top-down fusion of three scales into the finest one."""
 
     def __init__(self, widths: tuple[int, int, int], channels: int) -> None:
         super().__init__()
@@ -76,11 +80,17 @@ class FeaturePyramid(nn.Module):
         return self.smooth(top)
 
 
-class ReversePyramid(nn.Module):
-    """RCNet (Zong et al. 2021): fine scales go up first, then a shift of channels across scales.
+class RCNetPyramid(nn.Module):
+    """A simplified RCNet (Zong et al., ACM MM 2021): bottom-up fusion, then a cross-scale channel shift.
 
-    Reverse feature pyramid: each scale takes in the two finer ones at once, weighted by learned gates
-    (section 3.2); cross-scale shift: channels move between neighbouring scales (section 3.3).
+    Bottom-up fusion (after RevFP, section 3.2): each scale is fused with the next finer one, weighted by
+    a softmax of two learned scalars. Cross-scale shift (after CSN, section 3.3): a quarter of the
+    channels is exchanged with each of the other two scales.
+
+    Differences from the paper: its RevFP fuses each scale with both the finer and the coarser one, with
+    weights that depend on the input; here only the finer scale is fused, and the gates are constant
+    after training. Guided upsampling and global context are left out. All scales are upsampled to the
+    finest one before the shift, and one map is returned instead of a pyramid.
     """
 
     def __init__(self, widths: tuple[int, int, int], channels: int) -> None:
@@ -88,8 +98,8 @@ class ReversePyramid(nn.Module):
         self.lateral = nn.ModuleList([nn.Conv2d(w, channels, 1) for w in widths])
         self.gates = nn.Parameter(torch.ones(2, 2))
         self.merge = nn.ModuleList([convolution(channels, channels) for _ in range(2)])
-        self.shifted = channels // 4
-        self.after = nn.Conv2d(3 * channels, channels, 1)
+        self.shifted_channels = channels // 4
+        self.reduce = nn.Conv2d(3 * channels, channels, 1)
         self.smooth = convolution(channels, channels)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -99,15 +109,16 @@ class ReversePyramid(nn.Module):
             gates = self.gates[k - 1].softmax(0)
             finer = F.max_pool2d(levels[k - 1], 2)
             levels[k] = self.merge[k - 1](gates[0] * levels[k] + gates[1] * finer)
-        fine, middle, coarse = (
+        scales = [  # (B, channels, S/2, S/2) each
             levels[0],
             F.interpolate(levels[1], scale_factor=2.0, mode="nearest"),
             F.interpolate(levels[2], scale_factor=4.0, mode="nearest"),
-        )
-        n = self.shifted
-        stack = [fine, middle, coarse]
+        ]
+        n = self.shifted_channels
         shifted = [
-            torch.cat([stack[(k + 1) % 3][:, :n], stack[k][:, n:-n], stack[(k - 1) % 3][:, -n:]], 1)
+            torch.cat(
+                [scales[(k + 1) % 3][:, :n], scales[k][:, n:-n], scales[(k - 1) % 3][:, -n:]], 1
+            )
             for k in range(3)
         ]
-        return self.smooth(F.relu(self.after(torch.cat(shifted, 1)) + fine))
+        return self.smooth(F.relu(self.reduce(torch.cat(shifted, 1)) + scales[0]))

@@ -1,4 +1,4 @@
-"""Centre heatmaps and what is regressed there (CenterPoint, Yin et al. 2021, section 4)."""
+"""Centre heatmaps and box regression (CenterPoint, Yin et al. 2021, section 4)."""
 
 from __future__ import annotations
 
@@ -10,60 +10,64 @@ from torch import Tensor, nn
 
 from multimodal_perception.networks.bev_backbone import convolution
 
-# Regressed at a centre: offset in the cell (2), z, log size (3), sine and cosine of the yaw and of
-# twice the yaw. The latter tell the axis, as shape does; the former only which of its ends is the
-# front: alone, where that is in doubt, they would settle between both, across the axis.
-CODE = 10
+# Box code: offset in the cell (2), z, log size (3), sine and cosine of the yaw (2) and of twice the yaw
+# (2). Twice the yaw gives the axis, the yaw only which end is the front: if the front is uncertain, the
+# mean of both possible yaws would be perpendicular to the axis.
+BOX_CODE_SIZE = 10
 
 
 class CentreHead(nn.Module):
-    """One heatmap a class and one box a cell."""
+    """Predicts one heatmap per class and one box code per cell."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.shared = convolution(channels, channels)
-        self.heat = nn.Conv2d(channels, classes, 1)
-        self.code = nn.Conv2d(channels, CODE, 1)
-        nn.init.constant_(self.heat.bias, -2.19)  # type: ignore[arg-type]  # a probability of 0.1
+        self.heatmap = nn.Conv2d(channels, classes, 1)
+        self.code = nn.Conv2d(channels, BOX_CODE_SIZE, 1)
+        nn.init.constant_(self.heatmap.bias, -2.19)  # type: ignore[arg-type]  # a probability of 0.1
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> logits (B, classes, H, W), codes (B, 10, H, W)."""
+        """(B, C, H, W) -> heatmap logits (B, classes, H, W) and box codes (B, 10, H, W)."""
         shared = self.shared(features)
-        return self.heat(shared), self.code(shared)
+        return self.heatmap(shared), self.code(shared)
 
 
-def best_centres(
-    heat: Tensor, code: Tensor, count: int, least: Sequence[float]
+def select_peaks(
+    heatmap: Tensor, code: Tensor, count: int, peak_ratios: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The `count` highest peaks of all classes.
+    """Select the `count` highest peaks of all classes.
 
-    heat: logits (B, K, H, W); code (B, 10, H, W). least: (K,), share of the highest score about a cell
-    that it needs to be a peak. Returns scores (B, R), labels (B, R) from 0, cells (B, R)
-    row * W + column, codes (B, R, 10).
+    heatmap: logits (B, K, H, W). code: (B, 10, H, W). peak_ratios: (K,), fraction of the maximum score
+    in its 3 x 3 neighbourhood that a cell needs to be a peak.
+
+    Returns scores (B, R), labels (B, R) from 0, cells (B, R) row * W + column, and codes (B, R, 10).
     """
-    batch, classes, height, width = heat.shape
-    score = heat.sigmoid()
-    # A peak is no lower than its neighbours: NMS by max pooling (Zhou et al. 2019, section 3). People
-    # stand closer together than a cell and its neighbours are, so theirs may be (TransFusion, Bai et
-    # al. 2022, pools them not at all); the shoulder of a single one's Gaussian is 0.14 of it.
-    bar = F.max_pool2d(score, 3, 1, 1) * score.new_tensor(least)[:, None, None]
-    peak = (score >= bar).to(score.dtype)
+    batch, classes, height, width = heatmap.shape
+    score = heatmap.sigmoid()
+    # NMS by max pooling (Zhou et al. 2019, section 3). People may stand in neighbouring cells, so their
+    # ratio is below 1 (TransFusion, Bai et al. 2022, does not pool them at all). The neighbours of a
+    # single person's peak have 0.14 of its score and stay below the ratio.
+    threshold = F.max_pool2d(score, 3, 1, 1) * score.new_tensor(peak_ratios)[:, None, None]
+    peak = (score >= threshold).to(score.dtype)
     flat = (score * peak).reshape(batch, classes * height * width)
     best, index = flat.topk(count, dim=1)
     label, cell = index // (height * width), index % (height * width)
-    codes = code.reshape(batch, CODE, height * width)
-    codes = codes.gather(2, cell[:, None].expand(-1, CODE, -1)).transpose(1, 2)
+    codes = code.reshape(batch, BOX_CODE_SIZE, height * width)
+    codes = codes.gather(2, cell[:, None].expand(-1, BOX_CODE_SIZE, -1)).transpose(1, 2)
     return best, label, cell, codes
 
 
-def boxes_of(cells: Tensor, codes: Tensor, width: int, step: float, extent: float) -> Tensor:
-    """Boxes (..., 7) of codes (..., 10) at cells (...): x y z length width height yaw."""
+def decode_boxes(cells: Tensor, codes: Tensor, width: int, step: float, extent: float) -> Tensor:
+    """Decode codes (..., 10) at cells (...) to boxes (..., 7): x y z length width height yaw.
+
+    width: cells per row. step: cell size, metres. extent: half side of the grid, metres.
+    """
     row, column = cells // width, cells % width
     x = (column.to(codes.dtype) + codes[..., 0]) * step - extent
     y = (row.to(codes.dtype) + codes[..., 1]) * step - extent
     size = codes[..., 3:6].clamp(-3.0, 3.5).exp()
     axis = torch.atan2(codes[..., 8], codes[..., 9]) / 2
     sine, cosine = axis.sin(), axis.cos()
-    ahead = torch.where(sine * codes[..., 6] + cosine * codes[..., 7] < 0, -1.0, 1.0).to(sine.dtype)
-    yaw = torch.atan2(ahead * sine, ahead * cosine)
+    front = torch.where(sine * codes[..., 6] + cosine * codes[..., 7] < 0, -1.0, 1.0).to(sine.dtype)
+    yaw = torch.atan2(front * sine, front * cosine)
     return torch.cat([torch.stack([x, y, codes[..., 2]], -1), size, yaw[..., None]], -1)

@@ -1,4 +1,4 @@
-"""Deformable attention at given places of one feature map (Zhu et al. 2021, eq. 2), one level."""
+"""Single-scale deformable attention (Zhu et al. 2021, eq. 2) over vertically stacked images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Beyond every image: where the side of an image is no bound.
-FAR = 1e4
+# No limit of a sampling position, in normalised coordinates.
+UNBOUNDED = 1e4
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at `points` places a head about its own place in an atlas of images.
+    """Each query samples `points` positions per head around its reference position.
 
-    The atlas holds `images` feature maps one below the other; a query never looks into the next one.
+    The feature map holds the maps of `images` images stacked vertically. Sampling positions are clamped
+    to the image that contains the reference position.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class DeformableAttention(nn.Module):
     ) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"{channels} channels do not part into {heads} heads")
+            raise ValueError(f"channels ({channels}) must be a multiple of heads ({heads})")
         self.heads, self.points = heads, points
         self.value = nn.Conv2d(values, channels, 1)
         self.offsets = nn.Linear(queries, heads * points * 2)
@@ -32,32 +33,34 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.offsets.weight)
         nn.init.zeros_(self.weights.weight)
         nn.init.zeros_(self.weights.bias)
-        # Heads begin in different directions, each point further out, in cells of the feature map.
+        # As in the paper, the heads start in different directions, with each point one cell farther.
         angle = torch.arange(heads) * (2 * math.pi / heads)
-        way = torch.stack([angle.cos(), angle.sin()], -1)[:, None]
-        start = way * torch.arange(points)[None, :, None]
-        self.offsets.bias = nn.Parameter(start.flatten())
+        direction = torch.stack([angle.cos(), angle.sin()], -1)[:, None]
+        initial = direction * torch.arange(points)[None, :, None]
+        self.offsets.bias = nn.Parameter(initial.flatten())
 
-    def forward(self, query: Tensor, atlas: Tensor, places: Tensor, images: int) -> Tensor:
-        """query (B, Q, queries), atlas (B, values, images * h, w), places (B, Q, 2) -> (B, Q, C).
+    def forward(self, query: Tensor, feature_map: Tensor, sample_uv: Tensor, images: int) -> Tensor:
+        """Returns (B, Q, C).
 
-        places: x and y in the atlas, -1 to 1 from edge to edge, as grid_sample takes them.
+        query (B, Q, queries); feature_map (B, values, images * h, w); sample_uv (B, Q, 2), reference
+        positions x and y in the stacked map, -1 to 1 from edge to edge, as in grid_sample.
         """
         batch, count, _ = query.shape
-        looks = self.heads * self.points
-        # Places are not known finely enough in half precision.
-        value = self.value(atlas).float()
+        samples = self.heads * self.points
+        # Positions need single precision.
+        value = self.value(feature_map).float()
         _, channels, height, width = value.shape
         value = value.reshape(batch * self.heads, channels // self.heads, height, width)
-        # Looks before queries, so that what follows works on whole rows: ONNX Runtime is slow with sums
-        # over two numbers, or with the same two for many.
-        cell = places.new_tensor([2.0 / width, 2.0 / height]).repeat(looks)
-        offsets = (self.offsets(query).float() * cell).reshape(batch, count, looks, 2)
-        grid = places[:, None] + offsets.transpose(1, 2)  # (B, looks, Q, 2)
-        top = torch.floor((places[..., 1] + 1) * (images / 2)).clamp(0, images - 1)
-        top = (top * (2 / images) - 1)[:, None]
-        low = torch.stack([torch.full_like(top, -FAR), top], -1)
-        high = torch.stack([torch.full_like(top, FAR), top + 2 / images], -1)
+        # Samples come before queries, so that all operators below work on long rows: ONNX Runtime is
+        # slow with reductions or broadcasts over two elements.
+        cell = sample_uv.new_tensor([2.0 / width, 2.0 / height]).repeat(samples)
+        offsets = (self.offsets(query).float() * cell).reshape(batch, count, samples, 2)
+        grid = sample_uv[:, None] + offsets.transpose(1, 2)  # (B, samples, Q, 2)
+        # Clamp to the rows of the image that contains the reference position.
+        top = torch.floor((sample_uv[..., 1] + 1) * (images / 2)).clamp(0, images - 1)
+        top = (top * (2 / images) - 1)[:, None]  # (B, 1, Q)
+        low = torch.stack([torch.full_like(top, -UNBOUNDED), top], -1)
+        high = torch.stack([torch.full_like(top, UNBOUNDED), top + 2 / images], -1)
         grid = torch.minimum(torch.maximum(grid, low), high)
         grid = grid.reshape(batch * self.heads, self.points, count, 2)
         # (B * heads, C / heads, points, Q)
@@ -66,5 +69,5 @@ class DeformableAttention(nn.Module):
         weights = weights.reshape(batch * self.heads, 1, self.points, count)
         weights = (weights - weights.amax(2, keepdim=True)).exp()
         weights = weights / weights.sum(2, keepdim=True)
-        mixed = (sampled * weights).sum(2).reshape(batch, channels, count)
-        return self.out(mixed.transpose(1, 2))
+        attended = (sampled * weights).sum(2).reshape(batch, channels, count)
+        return self.out(attended.transpose(1, 2))

@@ -1,9 +1,9 @@
-"""DEYOLO's dual enhancement (Chen et al., ICPR 2024), from the paper: DECA, DEPA and its focus.
+"""DEYOLO's dual enhancement (Chen et al., ICPR 2024): DECA, DEPA and bi-directional decoupled focus.
 
-Two streams enhance each other by what each finds important: DECA by channel, DEPA by pixel. Both
-weigh a stream with the other stream's weight, so what is seen in one image alone is raised in the
-other one's features too. Masks are as in networks/cmx.py: features where a sensor says nothing hold a
-learnt token, and count in no mean.
+Two streams enhance each other: DECA weights channels, DEPA weights pixels. Each stream is multiplied by
+weights computed from the other stream, so that an object that is visible in only one image is enhanced
+in both streams. Masks are as in networks/cmx.py: masked features hold a learned token and are excluded
+from means.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# The bottleneck of the channels' MLP (r of the paper).
+# Reduction of the channel MLP's hidden layer (r of the paper).
 REDUCTION = 16
 
 Pair = tuple[Tensor, Tensor]
 
 
 class ChannelEnhancement(nn.Module):
-    """DECA: the weight of a channel in one stream is what the other stream and both say of it."""
+    """DECA: channel weights from the other stream and from the mixture of both."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         c = channels
-        self.absent = nn.Parameter(torch.zeros(2, c))
-        self.own = nn.Sequential(
+        self.missing_token = nn.Parameter(torch.zeros(2, c))  # mean features of a missing stream
+        self.channel_mlp = nn.Sequential(
             nn.Linear(c, max(c // REDUCTION, 4)),
             nn.ReLU(inplace=True),
             nn.Linear(max(c // REDUCTION, 4), c),
             nn.Sigmoid(),
         )
-        # The mixture of both is filtered, then made small by strided depthwise convolutions.
-        self.mixed = nn.Sequential(
+        # Pointwise mixture of both streams, then downsampling by strided depthwise convolutions.
+        self.mixture = nn.Sequential(
             nn.Conv2d(2 * c, c, 1, bias=False),
             nn.BatchNorm2d(c),
             nn.ReLU(inplace=True),
@@ -42,45 +42,45 @@ class ChannelEnhancement(nn.Module):
         )
 
     def forward(self, features: Pair, masks: Pair) -> Pair:
-        """Two streams (B, C, H, W) with masks (B, 1, H, W), each weighted by the other's channels."""
+        """Weight two streams (B, C, H, W) with masks (B, 1, H, W) per channel; same shapes."""
         a, b = features
-        mixed = self.mixed(torch.cat([a, b], 1)).mean(dim=(2, 3))  # (B, C)
-        weights = [
-            (self.own(_mean(f, m, t)) * mixed).sigmoid()[..., None, None]
-            for f, m, t in zip(features, masks, self.absent, strict=True)
+        mixture = self.mixture(torch.cat([a, b], 1)).mean(dim=(2, 3))  # (B, C)
+        weights = [  # (B, C, 1, 1) each
+            (self.channel_mlp(_masked_mean(f, m, t)) * mixture).sigmoid()[..., None, None]
+            for f, m, t in zip(features, masks, self.missing_token, strict=True)
         ]
         return a * weights[1], b * weights[0]
 
 
 class PixelEnhancement(nn.Module):
-    """DEPA: the same by pixel; what one stream and both say of a place weighs the other stream."""
+    """DEPA: pixel weights from the other stream and from the mixture of both."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         c = channels
-        self.near = nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for _ in range(2))
-        self.far = nn.ModuleList(nn.Conv2d(c, 1, 7, padding=3) for _ in range(2))
-        self.own = nn.ModuleList(nn.Conv2d(2, 1, 5, padding=2) for _ in range(2))
-        self.mixed = nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for _ in range(2))
+        self.small_kernel = nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for _ in range(2))
+        self.large_kernel = nn.ModuleList(nn.Conv2d(c, 1, 7, padding=3) for _ in range(2))
+        self.combine = nn.ModuleList(nn.Conv2d(2, 1, 5, padding=2) for _ in range(2))
+        self.mixture = nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for _ in range(2))
 
     def forward(self, features: Pair) -> Pair:
-        """Two streams (B, C, H, W), each weighted by the other's pixels."""
+        """Weight two streams (B, C, H, W) per pixel; same shapes."""
         a, b = features
-        mixed = (self.mixed[0](a) + self.mixed[1](b)).sigmoid()  # (B, 1, H, W)
-        weights = []
+        mixture = (self.mixture[0](a) + self.mixture[1](b)).sigmoid()  # (B, 1, H, W)
+        weights = []  # (B, 1, H, W) each
         for i, x in enumerate(features):
-            own = self.own[i](torch.cat([self.near[i](x), self.far[i](x)], 1))
-            weights.append((mixed + own).sigmoid())
+            own = self.combine[i](torch.cat([self.small_kernel[i](x), self.large_kernel[i](x)], 1))
+            weights.append((mixture + own).sigmoid())
         return a * weights[1], b * weights[0]
 
 
 class BidirectionalFocus(nn.Module):
-    """Bi-directional decoupled focus: sees twice as far along rows and along columns, losing no pixel.
+    """Bi-directional decoupled focus: doubles the receptive field along rows and columns without loss.
 
-    Neighbours are parted into two groups, once along the rows and once along the columns; each pair of
-    groups is filtered at half the size, put back in its places and added. The paper draws this and
-    gives no equation: that the groups are filtered depthwise and mixed pointwise is this module's own.
-    It starts as the identity.
+    Pixels are split into even and odd columns, and likewise into even and odd rows. Each pair of groups
+    is convolved at half the size and interleaved again; both results are mixed and added to the input.
+    The paper has a figure and no equation; the depthwise convolutions and the pointwise mixture are a
+    choice of this implementation. It is initialised as the identity.
     """
 
     def __init__(self, channels: int) -> None:
@@ -97,7 +97,7 @@ class BidirectionalFocus(nn.Module):
         nn.init.zeros_(self.mix[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) of even H and W, the same shape back."""
+        """x (B, C, H, W) with even H and W -> the same shape."""
         c = x.shape[1]
         rows = self.along_rows(torch.cat([x[..., 0::2], x[..., 1::2]], 1))  # (B, 2C, H, W/2)
         rows = torch.stack([rows[:, :c], rows[:, c:]], -1).flatten(-2)
@@ -107,9 +107,9 @@ class BidirectionalFocus(nn.Module):
         return out
 
 
-def _mean(x: Tensor, mask: Tensor, absent: Tensor) -> Tensor:
-    """The mean (B, C) of x (B, C, H, W) where it is not masked; `absent` (C,) where all is."""
+def _masked_mean(x: Tensor, mask: Tensor, missing_token: Tensor) -> Tensor:
+    """Mean (B, C) of x (B, C, H, W) over the unmasked pixels; missing_token (C,) if all are masked."""
     mask = mask.to(x.dtype)
     count = mask.sum(dim=(2, 3))
     mean = (x * mask).sum(dim=(2, 3)) / count.clamp_min(1.0)
-    return torch.where(count > 0, mean, absent.to(x.dtype))
+    return torch.where(count > 0, mean, missing_token.to(x.dtype))

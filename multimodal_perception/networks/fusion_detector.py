@@ -1,10 +1,11 @@
-"""The local-to-global fusion detector after LoGoNet (Li et al. 2023), for any subset of sensors.
+"""The two-stage fusion detector after LoGoNet (Li et al., CVPR 2023), for any subset of sensors.
 
-Networks of static shapes. The image networks, one for cameras and one for thermal images: an image to
-its features, for the images that are there alone. The proposal network: pillars, Global Fusion with the
-images' features, ultrasonic channels, BEV backbone, centre heads. The refinement network: Local Fusion
-and Feature Dynamic Aggregation in each proposal. What lies between the last two (suppression, the points
-in each proposal, exact projection into each camera) depends on numbers that only the first one tells.
+Image networks, one for cameras and one for thermal images, run once per available image. The proposal
+network (stage 1) encodes pillars, adds image features by Global Fusion and ultrasonic channels, and
+predicts proposals with a BEV backbone and a centre head. The refinement network (stage 2) refines the
+proposals by Local Fusion and Feature Dynamic Aggregation. All tensor shapes are static. NMS, the points
+in each proposal and their projection into each image are computed between the stages, outside the
+networks, because they depend on the proposals.
 """
 
 from __future__ import annotations
@@ -18,44 +19,44 @@ from torch import Tensor, nn
 from multimodal_perception.configuration import UserError, build
 from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
-    IMAGE_KINDS,
+    IMAGE_MODALITIES,
     ULTRASONIC_CHANNELS,
     DetectorConfig,
 )
-from multimodal_perception.detection.fusion.pillars import CHANNELS as PILLAR_CHANNELS
-from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, ReversePyramid
-from multimodal_perception.networks.centre_head import CentreHead, best_centres, boxes_of
-from multimodal_perception.networks.deep_interaction import ImageExchange
+from multimodal_perception.detection.fusion.pillars import PILLAR_CHANNELS
+from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, RCNetPyramid
+from multimodal_perception.networks.centre_head import CentreHead, decode_boxes, select_peaks
+from multimodal_perception.networks.deep_interaction import CameraBevExchange
 from multimodal_perception.networks.global_fusion import GlobalFusion
 from multimodal_perception.networks.image_encoder import ImageNeck, ImageNetwork, ImageTrunk
-from multimodal_perception.networks.local_fusion import Refined, RefinementHead, refined_boxes
+from multimodal_perception.networks.local_fusion import RoiImages
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
+from multimodal_perception.networks.refinement_head import (
+    RefinementHead,
+    RefinementOutput,
+    apply_residuals,
+)
 
-# Share of the highest score about a cell that makes it a peak, by class.
-PEAKS = [0.5 if name == "pedestrian" else 1.0 for name in CLASSES]
+# By class, the fraction of the maximum score among a cell's neighbours that the cell needs to be a peak.
+PEAK_RATIOS = [0.5 if name == "pedestrian" else 1.0 for name in CLASSES]
 
 
-class Images(NamedTuple):
-    """Images of one kind as pillars look into them, see ProposalNetwork.forward."""
+class ImageFeatures(NamedTuple):
+    """Images of one modality and the projections of the pillars into them.
 
-    atlas: Tensor
-    places: Tensor
-    seen: Tensor
+    feature_map, sample_uv, visible, rays: see ProposalNetwork.forward.
+    """
+
+    feature_map: Tensor
+    sample_uv: Tensor
+    visible: Tensor
     rays: Tensor | None = None
-
-    @staticmethod
-    def of(
-        atlas: Tensor | None, places: Tensor | None, seen: Tensor | None, rays: Tensor | None
-    ) -> Images:
-        """Of inputs that a network without images would not have."""
-        assert atlas is not None and places is not None and seen is not None
-        return Images(atlas, places, seen, rays)
 
 
 class ProposalNetwork(nn.Module):
-    """Pillars, images' features and echoes to proposals and the BEV map that the refinement looks into.
+    """Stage 1: pillars, image features and ultrasonic channels to proposals and a BEV map.
 
-    Trained together with the image networks' necks, and trunks where they are not frozen.
+    In training it contains the necks of the image networks, and their trunks if these are not frozen.
     """
 
     def __init__(
@@ -65,92 +66,107 @@ class ProposalNetwork(nn.Module):
         trunks: bool = True,
         necks: bool = True,
     ) -> None:
-        """trunks, necks: whether it holds these parts of the image networks, to train them or because
-        weights of the whole are read. pretrained: ImageNet's weights for the trunks."""
+        """Build the network for a configuration.
+
+        trunks, necks: whether to include these parts of the image networks, for training or to load the
+        weights of a training. pretrained: initialise the trunks with ImageNet weights.
+        """
         super().__init__()
         self.config = c = config
         self.encoder = PillarEncoder(PILLAR_CHANNELS, c.channels)
         if c.global_fusion:
             self.camera_trunk = ImageTrunk(3, pretrained) if trunks else None
             self.thermal_trunk = ImageTrunk(1, pretrained) if trunks else None
-            self.camera_neck = ImageNeck(c.channels, c.segments) if necks else None
-            self.thermal_neck = ImageNeck(c.channels, c.segments) if necks else None
+            self.camera_neck = ImageNeck(c.channels, c.segmentation_classes) if necks else None
+            self.thermal_neck = ImageNeck(c.channels, c.segmentation_classes) if necks else None
             self.camera_fusion = GlobalFusion(c.channels, c.channels)
             self.thermal_fusion = GlobalFusion(c.channels, c.channels)
-        if c.exchange:
-            self.camera_exchange = ImageExchange(c.channels)
-            self.thermal_exchange = ImageExchange(c.channels)
+        if c.camera_bev_exchange:
+            self.camera_exchange = CameraBevExchange(c.channels)
+            self.thermal_exchange = CameraBevExchange(c.channels)
         self.backbone = BevBackbone(c.channels + ULTRASONIC_CHANNELS, c.widths, c.depths)
-        pyramid = FeaturePyramid if c.neck == "fpn" else ReversePyramid
+        pyramid = FeaturePyramid if c.neck == "fpn" else RCNetPyramid  # "rcnet"
         self.neck = pyramid(c.widths, c.neck_channels)
         self.head = CentreHead(c.neck_channels, len(CLASSES))
 
-    def maps(
+    def bev_outputs(
         self,
         pillars: Tensor,
         cells: Tensor,
         ultrasonic: Tensor,
-        camera: Images | None = None,
-        thermal: Images | None = None,
+        camera: ImageFeatures | None = None,
+        thermal: ImageFeatures | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """BEV map, heat logits and codes. camera, thermal: None without global_fusion."""
+        """BEV map (B, C, S/2, S/2), heatmap logits and box codes (see CentreHead).
+
+        camera, thermal: None without global_fusion. Other arguments: see forward.
+        """
         c = self.config
-        x = self.encoder(pillars)
+        x = self.encoder(pillars)  # (B, M, C)
         if c.global_fusion:
             assert camera is not None and thermal is not None
-            cameras, thermals = camera.atlas, thermal.atlas
-            if c.exchange:
+            cameras, thermals = camera.feature_map, thermal.feature_map
+            if c.camera_bev_exchange:
                 assert camera.rays is not None and thermal.rays is not None
-                seen = x.new_ones(*x.shape[:2], 1)
-                both = scatter_to_canvas(torch.cat([x, seen], -1), cells, c.pillars.size)
-                plane = both[:, :-1], both[:, -1:]
-                cameras = self.camera_exchange(cameras, *plane, camera.rays, c.cameras)
-                thermals = self.thermal_exchange(thermals, *plane, thermal.rays, c.thermals)
-            x = self.camera_fusion(x, cameras, camera.places, camera.seen, c.cameras)
-            x = self.thermal_fusion(x, thermals, thermal.places, thermal.seen, c.thermals)
-        canvas = scatter_to_canvas(x, cells, c.pillars.size)
-        bev = self.neck(self.backbone(canvas, ultrasonic.to(canvas.dtype)))
-        heat, code = self.head(bev)
-        return bev, heat, code
+                occupied = x.new_ones(*x.shape[:2], 1)
+                both = scatter_to_canvas(torch.cat([x, occupied], -1), cells, c.pillars.size)
+                bev = both[:, :-1], both[:, -1:]  # (B, C, S, S), (B, 1, S, S)
+                cameras = self.camera_exchange(cameras, *bev, camera.rays, c.cameras)
+                thermals = self.thermal_exchange(thermals, *bev, thermal.rays, c.thermal_cameras)
+            x = self.camera_fusion(x, cameras, camera.sample_uv, camera.visible, c.cameras)
+            x = self.thermal_fusion(
+                x, thermals, thermal.sample_uv, thermal.visible, c.thermal_cameras
+            )
+        canvas = scatter_to_canvas(x, cells, c.pillars.size)  # (B, C, S, S)
+        bev_map = self.neck(self.backbone(canvas, ultrasonic.to(canvas.dtype)))
+        heatmap, code = self.head(bev_map)
+        return bev_map, heatmap, code
 
     def forward(
         self,
         pillars: Tensor,
         cells: Tensor,
         ultrasonic: Tensor,
-        camera_atlas: Tensor | None = None,
-        camera_places: Tensor | None = None,
-        camera_seen: Tensor | None = None,
-        thermal_atlas: Tensor | None = None,
-        thermal_places: Tensor | None = None,
-        thermal_seen: Tensor | None = None,
+        camera_feature_map: Tensor | None = None,
+        camera_uv: Tensor | None = None,
+        camera_visible: Tensor | None = None,
+        thermal_feature_map: Tensor | None = None,
+        thermal_uv: Tensor | None = None,
+        thermal_visible: Tensor | None = None,
         camera_rays: Tensor | None = None,
         thermal_rays: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One frame, as it is exported; without global_fusion, of the first three alone.
+        """Process one frame; this is the exported function.
 
-        pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32; *_atlas
-        (1, C, N * H/4, W/4) float32, the image networks' features one below the other; *_places
-        (1, M, 2) float32, -1 to 1 in the atlas; *_seen (1, M) float32, 0 or 1; with `exchange`, *_rays
-        (1, N * H/4 * W/4, D, 2), -1 to 1 in the BEV. Returns scores (1, R), labels (1, R) int64, boxes
-        (1, R, 7) and the BEV map (1, C, S/2, S/2).
+        pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32. With
+        global_fusion: *_feature_map (1, C, N * H/4, W/4) float32, the image networks' features stacked
+        vertically; *_uv (1, M, 2) float32, positions of the pillars in the stacked map, -1 to 1;
+        *_visible (1, M) float32, 0 or 1. With camera_bev_exchange: *_rays (1, N * H/4 * W/4, D, 2),
+        positions along the rays of the map's cells in the BEV, -1 to 1.
+
+        Returns scores (1, R), labels (1, R) int64, boxes (1, R, 7) and the BEV map (1, C, S/2, S/2).
         """
         camera = thermal = None
         if self.config.global_fusion:
-            camera = Images.of(camera_atlas, camera_places, camera_seen, camera_rays)
-            thermal = Images.of(thermal_atlas, thermal_places, thermal_seen, thermal_rays)
-        bev, heat, code = self.maps(pillars, cells, ultrasonic, camera, thermal)
-        return *self.proposals(heat, code), bev
+            assert camera_feature_map is not None and thermal_feature_map is not None
+            assert camera_uv is not None and thermal_uv is not None
+            assert camera_visible is not None and thermal_visible is not None
+            camera = ImageFeatures(camera_feature_map, camera_uv, camera_visible, camera_rays)
+            thermal = ImageFeatures(thermal_feature_map, thermal_uv, thermal_visible, thermal_rays)
+        bev, heatmap, code = self.bev_outputs(pillars, cells, ultrasonic, camera, thermal)
+        return *self.decode_proposals(heatmap, code), bev
 
-    def proposals(self, heat: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, R), labels (B, R) and boxes (B, R, 7) of the best centres."""
+    def decode_proposals(self, heatmap: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (B, R), labels (B, R) and boxes (B, R, 7) at the highest peaks."""
         c = self.config.pillars
-        scores, labels, cells, codes = best_centres(heat, code, self.config.proposals, PEAKS)
-        return scores, labels, boxes_of(cells, codes, heat.shape[-1], 2 * c.cell, c.extent)
+        scores, labels, cells, codes = select_peaks(
+            heatmap, code, self.config.proposals, PEAK_RATIOS
+        )
+        return scores, labels, decode_boxes(cells, codes, heatmap.shape[-1], 2 * c.cell, c.extent)
 
 
 class RefinementNetwork(nn.Module):
-    """Proposals and the maps of the first network to boxes and their confidences."""
+    """Stage 2: proposals, the BEV map and image features to confidences and refined boxes."""
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -160,7 +176,7 @@ class RefinementNetwork(nn.Module):
             c.channels,
             len(CLASSES),
             c.roi_channels,
-            c.samples,
+            c.sampling_points,
             c.local_fusion,
             c.dynamic_aggregation,
         )
@@ -168,75 +184,82 @@ class RefinementNetwork(nn.Module):
     def forward(
         self,
         bev: Tensor,
-        camera_atlas: Tensor,
-        thermal_atlas: Tensor,
+        camera_feature_map: Tensor,
+        thermal_feature_map: Tensor,
         boxes: Tensor,
-        told: Tensor,
+        proposal_features: Tensor,
         roi_bev: Tensor,
         roi_grid: Tensor,
-        roi_camera: Tensor,
-        roi_camera_seen: Tensor,
-        roi_thermal: Tensor,
-        roi_thermal_seen: Tensor,
-        roi_outline: Tensor,
+        roi_camera_uv: Tensor,
+        roi_camera_visible: Tensor,
+        roi_thermal_uv: Tensor,
+        roi_thermal_visible: Tensor,
+        roi_profile: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Confidences (B, R, classes) and boxes (B, R, 7).
+        """Confidences (B, R, classes) and boxes (B, R, 7); this is the exported function.
 
-        boxes (B, R, 7): proposals; told (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid
-        (B, R, 216, 7); roi_camera and roi_thermal (B, R, 216, 2), -1 to 1 in the atlas; *_seen
-        (B, R, 216); roi_outline (B, R, 107), see preprocess.proposals.
+        bev, *_feature_map: from the proposal and image networks. boxes (B, R, 7): proposals.
+        proposal_features (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid (B, R, 216, 7);
+        roi_camera_uv and roi_thermal_uv (B, R, 216, 2), -1 to 1 in the stacked feature map; *_visible
+        (B, R, 216); roi_profile (B, R, 107): see detection.fusion.network_inputs and roi_features.
         """
         rois = {
-            "told": told,
+            "proposal_features": proposal_features,
             "roi_bev": roi_bev,
             "roi_grid": roi_grid,
-            "roi_camera": roi_camera,
-            "roi_camera_seen": roi_camera_seen,
-            "roi_thermal": roi_thermal,
-            "roi_thermal_seen": roi_thermal_seen,
-            "roi_outline": roi_outline,
+            "roi_camera_uv": roi_camera_uv,
+            "roi_camera_visible": roi_camera_visible,
+            "roi_thermal_uv": roi_thermal_uv,
+            "roi_thermal_visible": roi_thermal_visible,
+            "roi_profile": roi_profile,
         }
-        refined = self.refined(bev, (camera_atlas, thermal_atlas), rois)
-        return refined.logits.sigmoid(), refined_boxes(boxes, refined.residuals)
+        refined = self.refine(bev, (camera_feature_map, thermal_feature_map), rois)
+        return refined.logits.sigmoid(), apply_residuals(boxes, refined.residuals)
 
-    def refined(
-        self, bev: Tensor, atlases: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
-    ) -> Refined:
-        """Proposals refined. rois: by the names of forward."""
-        said = self.said(bev, atlases, rois)
-        return self.head.measured(rois["told"], rois["roi_outline"], *said)
+    def refine(
+        self, bev: Tensor, feature_maps: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
+    ) -> RefinementOutput:
+        """Refine proposals. feature_maps: camera and thermal. rois: inputs of forward by name."""
+        logits, residuals = self.predict(bev, feature_maps, rois)
+        return self.head.refine_dimensions(
+            rois["proposal_features"], rois["roi_profile"], logits, residuals
+        )
 
-    def said(
-        self, bev: Tensor, atlases: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
+    def predict(
+        self, bev: Tensor, feature_maps: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """What RefinementHead's fused features say of them, before anything is measured."""
+        """Logits and residuals of RefinementHead.forward, before refine_dimensions."""
         c = self.config
-        images = [
-            (atlas, rois[f"roi_{kind}"], rois[f"roi_{kind}_seen"], count)
-            for atlas, kind, count in zip(
-                atlases, ("camera", "thermal"), (c.cameras, c.thermals), strict=True
+        camera, thermal = (
+            RoiImages(
+                feature_map, rois[f"roi_{modality}_uv"], rois[f"roi_{modality}_visible"], count
             )
-        ]
-        own = (rois[name] for name in ("roi_bev", "roi_grid", "told"))
-        said: tuple[Tensor, Tensor] = self.head(bev, *own, *images)
-        return said
+            for feature_map, modality, count in zip(
+                feature_maps, ("camera", "thermal"), (c.cameras, c.thermal_cameras), strict=True
+            )
+        )
+        output: tuple[Tensor, Tensor] = self.head(
+            bev, rois["roi_bev"], rois["roi_grid"], rois["proposal_features"], camera, thermal
+        )
+        return output
 
 
 def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:
-    """The proposal network that a model card's settings mean, without weights."""
+    """Build the proposal network from a card's settings, without weights."""
     return ProposalNetwork(_config(settings), trunks=False, necks=False)
 
 
 def build_image(settings: Mapping[str, Any]) -> ImageNetwork:
-    """The image network that a model card's settings mean, without weights."""
-    c, kind = _config(settings), settings.get("image")
-    if kind not in IMAGE_KINDS:
-        raise UserError(f"model card: settings.image: allowed: {', '.join(IMAGE_KINDS)}")
-    return ImageNetwork(3 if kind == "camera" else 1, c.channels, c.segments, pretrained=False)
+    """Build an image network from a card's settings, without weights."""
+    c, modality = _config(settings), settings.get("image")
+    if modality not in IMAGE_MODALITIES:
+        raise UserError(f"model card: settings.image: allowed: {', '.join(IMAGE_MODALITIES)}")
+    channels = 3 if modality == "camera" else 1
+    return ImageNetwork(channels, c.channels, c.segmentation_classes, pretrained=False)
 
 
 def build_refinement(settings: Mapping[str, Any]) -> RefinementNetwork:
-    """The refinement that a model card's settings mean, without weights."""
+    """Build the refinement network from a card's settings, without weights."""
     return RefinementNetwork(_config(settings))
 
 

@@ -1,4 +1,4 @@
-"""Global Fusion (LoGoNet, Li et al. 2023, section 3.2): pillars look at images at their centroids."""
+"""Global Fusion (LoGoNet, Li et al. 2023, section 3.2): pillars sample image features."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from multimodal_perception.networks.deformable import DeformableAttention
 
 
 class GlobalFusion(nn.Module):
-    """Every pillar that an image sees takes up what is seen at its points' mean; the rest stay.
+    """Adds image features to the pillars, sampled around the projected mean of each pillar's points.
 
-    Eq. 2 and 3 of the paper, with layer instead of batch normalisation. What images add is scaled by
-    channel, from zero on (Touvron et al. 2021, section 2): trained on LiDAR alone, it begins as it was.
+    Eq. 2 and 3 of the paper, with layer instead of batch normalisation. Pillars that no image shows stay
+    unchanged. The added features are scaled per channel, with scales initialised to zero (Touvron et al.
+    2021, section 2), so that a network trained on LiDAR only gives the same outputs at first.
     """
 
     def __init__(self, channels: int, image_channels: int, heads: int = 4, points: int = 4) -> None:
@@ -21,17 +22,24 @@ class GlobalFusion(nn.Module):
         self.attention = DeformableAttention(channels, image_channels, channels, heads, points)
         self.drop = nn.Dropout(0.1)
         self.norm = nn.LayerNorm(channels)
-        self.own = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
+        self.pillar_projection = nn.Sequential(
+            nn.Linear(channels, channels), nn.LayerNorm(channels)
+        )
         self.merge = nn.Sequential(
             nn.ReLU(), nn.Linear(2 * channels, channels), nn.LayerNorm(channels), nn.ReLU()
         )
         self.scale = nn.Parameter(torch.zeros(channels))
 
     def forward(
-        self, pillars: Tensor, atlas: Tensor, places: Tensor, seen: Tensor, images: int
+        self, pillars: Tensor, feature_map: Tensor, sample_uv: Tensor, visible: Tensor, images: int
     ) -> Tensor:
-        """pillars (B, M, C), atlas (B, D, images * h, w), places (B, M, 2), seen (B, M) -> (B, M, C)."""
+        """Fuse; returns (B, M, C).
+
+        pillars (B, M, C); feature_map (B, D, images * h, w), images stacked vertically; sample_uv
+        (B, M, 2), -1 to 1 in the stacked map; visible (B, M), 1 if an image shows the pillar, else 0.
+        """
         query = self.query(pillars)
-        attended = self.norm(query + self.drop(self.attention(query, atlas, places, images)))
-        added = self.merge(torch.cat([self.own(pillars), attended], -1))
-        return pillars + seen[..., None] * self.scale * added
+        sampled = self.attention(query, feature_map, sample_uv, images)  # (B, M, C)
+        attended = self.norm(query + self.drop(sampled))
+        added = self.merge(torch.cat([self.pillar_projection(pillars), attended], -1))
+        return pillars + visible[..., None] * self.scale * added

@@ -1,8 +1,8 @@
-"""Images to features at a quarter of their size: EfficientNet-Lite0's first stages and a small neck.
+"""Image features at stride 4: the first stages of EfficientNet-Lite0 and a small neck.
 
-Cameras and thermal images share the design and have weights of their own. The trunk starts from
-ImageNet's weights, so what is trained on rendered images has seen real ones; frozen, its output can be
-stored with the samples.
+Cameras and thermal cameras have the same architecture with separate weights. The trunk starts from
+ImageNet weights, so that a network trained on rendered images generalises better to real ones. If the
+trunk is frozen, its outputs can be stored with the training samples.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from multimodal_perception.networks.efficientnet_lite import (
     normalise,
 )
 
-# Channels of the trunk's features at a quarter, an eighth and a sixteenth.
-FINEST, FINE, COARSE = 24, 40, 112
+# Channels of the trunk's features at strides 4, 8 and 16.
+CHANNELS_4, CHANNELS_8, CHANNELS_16 = 24, 40, 112
 
 
 class ImageTrunk(nn.Module):
-    """uint8 pixels to features at a quarter, an eighth and a sixteenth of their size."""
+    """uint8 pixels to features at strides 4, 8 and 16."""
 
     def __init__(self, channels: int = 3, pretrained: bool = True) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ImageTrunk(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, H, W, 3) or, thermal, (N, H, W) uint8 -> (N, 24, H/4, W/4), (N, 40, H/8, W/8),
         (N, 112, H/16, W/16)."""
-        image = normalise(pixels)  # first of all: TensorRT does not move bytes about
+        image = normalise(pixels)  # before the transpose: TensorRT cannot transpose uint8
         if image.dim() == 3:
             image = image[..., None]
         finest = self.stages[0](self.stem(image.permute(0, 3, 1, 2)))
@@ -40,15 +40,17 @@ class ImageTrunk(nn.Module):
 
 
 class ImageNeck(nn.Module):
-    """All scales to one map at a quarter, and the classes seen at an eighth as an auxiliary task.
+    """Fuses all scales into one map at stride 4; segments it at stride 8 as an auxiliary task.
 
-    The finest scale, where a person far away still fills a cell, is added from zero on.
+    The features of stride 4, in which a distant person still covers a cell, are added by a layer that is
+    initialised to zero.
     """
 
-    def __init__(self, channels: int, segments: int, inner: int = 64) -> None:
+    def __init__(self, channels: int, classes: int, inner: int = 64) -> None:
+        """classes: of the auxiliary segmentation."""
         super().__init__()
-        self.fine = nn.Conv2d(FINE, inner, 1)
-        self.coarse = nn.Conv2d(COARSE, inner, 1)
+        self.fine = nn.Conv2d(CHANNELS_8, inner, 1)
+        self.coarse = nn.Conv2d(CHANNELS_16, inner, 1)
         self.mix = nn.Sequential(
             nn.BatchNorm2d(inner),
             nn.ReLU(),
@@ -59,10 +61,10 @@ class ImageNeck(nn.Module):
             nn.BatchNorm2d(channels),
             nn.ReLU(),
         )
-        self.finest = nn.Conv2d(FINEST, channels, 1)
+        self.finest = nn.Conv2d(CHANNELS_4, channels, 1)
         nn.init.zeros_(self.finest.weight)
         nn.init.zeros_(self.finest.bias)  # type: ignore[arg-type]
-        self.segment = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, segments, 1))
+        self.segment = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels, classes, 1))
 
     def forward(self, finest: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
         """(N, 24, 2 h, 2 w), (N, 40, h, w), (N, 112, h/2, w/2) -> (N, C, 2 h, 2 w)."""
@@ -72,22 +74,21 @@ class ImageNeck(nn.Module):
 
 
 class ImageNetwork(nn.Module):
-    """An image to its features, as it is run: trunk and neck, without what only training needs."""
+    """Trunk and neck: one image to its features; the exported network."""
 
-    def __init__(
-        self, channels: int, features: int, segments: int, pretrained: bool = True
-    ) -> None:
+    def __init__(self, channels: int, features: int, classes: int, pretrained: bool = True) -> None:
+        """channels: of the image. features: channels of the output. classes: see ImageNeck."""
         super().__init__()
         self.trunk = ImageTrunk(channels, pretrained)
-        self.neck = ImageNeck(features, segments)
+        self.neck = ImageNeck(features, classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(1, H, W, 3) or, thermal, (1, H, W) uint8 -> (1, C, H/4, W/4) float32."""
         return self.neck(*self.trunk(pixels))
 
 
-def atlas_of(maps: Tensor, batch: int) -> Tensor:
-    """Feature maps (B * images, C, h, w) one below the other: (B, C, images * h, w)."""
+def stack_feature_maps(maps: Tensor, batch: int) -> Tensor:
+    """Stack feature maps (B * images, C, h, w) vertically: (B, C, images * h, w)."""
     _, channels, height, width = maps.shape
     maps = maps.reshape(batch, -1, channels, height, width).transpose(1, 2)
     return maps.reshape(batch, channels, -1, width)

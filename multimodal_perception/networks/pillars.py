@@ -1,4 +1,4 @@
-"""Pillars to a bird's-eye-view canvas (Lang et al. 2019, section 2.1), of any number up to a fixed M."""
+"""Pillar encoding and the BEV canvas (PointPillars, Lang et al. 2019, section 2.1)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class PillarEncoder(nn.Module):
-    """Moments and histogram of each pillar to C channels.
+    """Encodes the moments and histogram of each pillar's points in C channels.
 
-    Normalised by layer, not by batch: rows that only fill up, and frames without LiDAR, then change
-    nothing for the others.
+    Layer normalisation instead of batch normalisation, so that padding rows and frames without LiDAR do
+    not affect the other pillars.
     """
 
     def __init__(self, inputs: int, channels: int) -> None:
@@ -30,16 +30,16 @@ class PillarEncoder(nn.Module):
 
 
 def scatter_to_canvas(pillars: Tensor, cells: Tensor, size: int) -> Tensor:
-    """Pillars (B, M, C) to their cells (B, M) int64 of a canvas (B, C, size, size).
+    """Write pillars (B, M, C) into their cells (B, M) int64 of a canvas (B, C, size, size).
 
-    cells: row * size + column; size * size for rows that only fill up.
+    cells: row * size + column; size * size for padding rows.
     """
     batch, count, channels = pillars.shape
-    # Which pillar each cell has, the last one for none: ONNX Runtime gathers rows faster than it
-    # scatters them.
+    # Index of the pillar in each cell, then one gather, because ONNX Runtime gathers faster than it
+    # scatters. Empty cells get index `count`, a row of zeros.
     rows = torch.arange(count, device=cells.device).expand(batch, -1)
     index = cells.new_full((batch, size * size + 1), count).scatter(1, cells, rows)[:, :-1]
     index = index + (count + 1) * torch.arange(batch, device=cells.device)[:, None]
-    rows_of = torch.cat([pillars, pillars.new_zeros(batch, 1, channels)], 1).flatten(0, 1)
-    canvas = rows_of[index.flatten()].reshape(batch, size * size, channels)
+    padded = torch.cat([pillars, pillars.new_zeros(batch, 1, channels)], 1).flatten(0, 1)
+    canvas = padded[index.flatten()].reshape(batch, size * size, channels)
     return canvas.transpose(1, 2).reshape(batch, channels, size, size)

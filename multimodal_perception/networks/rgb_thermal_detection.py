@@ -1,11 +1,11 @@
-"""Boxes in a visible image, a thermal image that is warped onto it, or either alone.
+"""Detection of boxes in a visible image and a thermal image warped onto it, or in only one of them.
 
-Two EfficientNet-Lite0 streams; at strides 8, 16 and 32 each enhances the other (networks/deyolo.py;
-its focus on the finest), both become one map, a small feature pyramid carries them down and up again
-(Lin et al. 2017; Liu et al. 2018), and an anchor-free head says at every cell what is there and
-where. As in YOLOX (Ge et al. 2021) a box is an offset of its middle from the cell and a size by the
-stride; as in Generalised Focal Loss (Li et al. 2020) the score of a class is the overlap that the
-box will have.
+Two EfficientNet-Lite0 streams enhance each other at strides 8, 16 and 32 (networks/deyolo.py; with its
+focus at stride 8) and are merged into one map per stride. A small feature pyramid fuses the strides
+top-down and bottom-up (Lin et al. 2017; Liu et al. 2018), and an anchor-free head predicts class scores
+and a box for each cell. As in YOLOX (Ge et al. 2021), a box is the offset of its centre from the cell
+and its size relative to the stride; as in Generalised Focal Loss (Li et al. 2020), the score of a class
+is the predicted overlap (IoU) of the box.
 """
 
 from __future__ import annotations
@@ -25,83 +25,81 @@ from multimodal_perception.networks.deyolo import (
 from multimodal_perception.networks.efficientnet_lite import EfficientNetLite0, load_imagenet
 
 CLASSES = ("vehicle", "person", "cyclist")
-# Of the maps that are fused, and the backbone's channels there.
+# Strides of the fused maps, and the backbone's channels at these strides.
 STRIDES = (8, 16, 32)
 CHANNELS = (40, 112, 320)
-WIDTH = 64  # of the pyramid and the head
-# A box is this many strides large where the head says 0.
-BASE = 4.0
-# Sizes beyond e to this power of the base are not believed.
-LARGEST = 4.0
-PRIOR = 0.01  # score of every class before anything is learnt
+WIDTH = 64  # channels of the pyramid and the head
+BASE_SIZE = 4.0  # box size in strides for an output of 0
+MAX_LOG_SIZE = 4.0  # limit of the logarithm of the size relative to BASE_SIZE
+PRIOR = 0.01  # initial score of every class
 
 
-class RgbirDetection(nn.Module):
-    """Scores and boxes of every cell from a visible image, a thermal one and their masks."""
+class RgbThermalDetection(nn.Module):
+    """Scores and boxes of all cells from a visible image, a thermal image and their masks."""
 
     def __init__(self, classes: int = len(CLASSES), pretrained: bool = False) -> None:
         super().__init__()
         self.streams = nn.ModuleList(_backbone(i, pretrained) for i in range(2))
         self.focus = nn.ModuleList(BidirectionalFocus(CHANNELS[0]) for _ in range(2))
         self.tokens = nn.ModuleList(nn.ModuleList(MaskToken(c) for _ in range(2)) for c in CHANNELS)
-        self.channel = nn.ModuleList(ChannelEnhancement(c) for c in CHANNELS)
-        self.pixel = nn.ModuleList(PixelEnhancement(c) for c in CHANNELS)
-        self.join = nn.ModuleList(_conv(2 * c, WIDTH) for c in CHANNELS)
+        self.deca = nn.ModuleList(ChannelEnhancement(c) for c in CHANNELS)
+        self.depa = nn.ModuleList(PixelEnhancement(c) for c in CHANNELS)
+        self.merge = nn.ModuleList(_conv(2 * c, WIDTH) for c in CHANNELS)
         self.pyramid = Pyramid()
         self.head = Head(classes)
 
-    def train(self, mode: bool = True) -> RgbirDetection:
-        """As of every module, but the backbones' statistics stay: masked images would spoil them."""
+    def train(self, mode: bool = True) -> RgbThermalDetection:
+        """Set training mode except for the backbones: masked images would distort their statistics."""
         super().train(mode)
         self.streams.eval()
         return self
 
     def forward(
-        self, visible: Tensor, other: Tensor, visible_mask: Tensor, other_mask: Tensor
+        self, visible: Tensor, thermal: Tensor, visible_mask: Tensor, thermal_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Scores (B, A, classes) and boxes (B, A, 4), x1 y1 x2 y2 in pixels of the input.
 
-        Inputs are those of RgbxSegmentation, sides multiples of 32. A cells: those of stride 8 by row,
-        then of 16 and 32.
+        Inputs: see RgbThermalSegmentation.forward; H and W are multiples of 32. The A cells are those of
+        stride 8 row by row, then those of strides 16 and 32.
         """
-        logits, boxes = self.raw(visible, other, visible_mask, other_mask)
+        logits, boxes = self.predict_logits(visible, thermal, visible_mask, thermal_mask)
         return logits.sigmoid(), boxes
 
-    def raw(
-        self, visible: Tensor, other: Tensor, visible_mask: Tensor, other_mask: Tensor
+    def predict_logits(
+        self, visible: Tensor, thermal: Tensor, visible_mask: Tensor, thermal_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same with logits in the place of scores."""
+        """Logits instead of scores, and boxes."""
         images = (
             torch.where(visible_mask > 0.5, visible, 0.0),
-            torch.where(other_mask > 0.5, 2.0 * other - 1.0, 0.0),
+            torch.where(thermal_mask > 0.5, 2.0 * thermal - 1.0, 0.0),
         )
-        features = [self.features(i, image) for i, image in enumerate(images)]
-        return self.found(features, [visible_mask, other_mask])
+        features = [self.extract_features(i, image) for i, image in enumerate(images)]
+        return self.detect(features, [visible_mask, thermal_mask])
 
-    def features(self, stream: int, image: Tensor) -> list[Tensor]:
-        """What a backbone makes of its images (B, 3 or 1, H, W) in -1 to 1: maps at STRIDES."""
+    def extract_features(self, stream: int, image: Tensor) -> list[Tensor]:
+        """Backbone features at STRIDES of images (B, 3 or 1, H, W) in -1 to 1."""
         maps: list[Tensor] = self.streams[stream](image)
         return maps[1:]
 
-    def found(self, features: list[list[Tensor]], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits and boxes from both backbones' features and the images' masks (B, 1, H, W)."""
+    def detect(self, features: list[list[Tensor]], masks: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits and boxes from the features of both backbones and the masks (B, 1, H, W)."""
         maps = []
         for level, stride in enumerate(STRIDES):
-            x = [f[level] for f in features]
+            x = [f[level] for f in features]  # (B, C, H / stride, W / stride) each
             if level == 0:
                 x = [focus(f) for focus, f in zip(self.focus, x, strict=True)]
             small = [(F.avg_pool2d(m, stride) > 0.5).to(x[0].dtype) for m in masks]
             tokens: Any = self.tokens[level]
             a, b = (t(f, m) for t, f, m in zip(tokens, x, small, strict=True))
-            a, b = self.channel[level]((a, b), (small[0], small[1]))
-            a, b = self.pixel[level]((a, b))
-            maps.append(self.join[level](torch.cat([a, b], 1)))  # (B, WIDTH, H / s, W / s)
-        found: tuple[Tensor, Tensor] = self.head(self.pyramid(maps))
-        return found
+            a, b = self.deca[level]((a, b), (small[0], small[1]))
+            a, b = self.depa[level]((a, b))
+            maps.append(self.merge[level](torch.cat([a, b], 1)))  # (B, WIDTH, H/stride, W/stride)
+        output: tuple[Tensor, Tensor] = self.head(self.pyramid(maps))
+        return output
 
 
 class Pyramid(nn.Module):
-    """Maps of three strides mixed from the coarsest down and up again."""
+    """Fuses maps of three strides top-down, then bottom-up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,22 +108,22 @@ class Pyramid(nn.Module):
         self.up = nn.ModuleList(_separable(WIDTH) for _ in range(2))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (B, WIDTH, h, w) from fine to coarse, the same shapes back."""
-        fine, middle, coarse = maps
-        middle = self.down[0](middle + F.interpolate(coarse, middle.shape[-2:]))
-        fine = self.down[1](fine + F.interpolate(middle, fine.shape[-2:]))
-        middle = self.up[0](middle + self.shrink[0](fine))
-        coarse = self.up[1](coarse + self.shrink[1](middle))
-        return [fine, middle, coarse]
+        """Maps (B, WIDTH, h, w) from fine to coarse -> the same shapes."""
+        fine, medium, coarse = maps
+        medium = self.down[0](medium + F.interpolate(coarse, medium.shape[-2:]))
+        fine = self.down[1](fine + F.interpolate(medium, fine.shape[-2:]))
+        medium = self.up[0](medium + self.shrink[0](fine))
+        coarse = self.up[1](coarse + self.shrink[1](medium))
+        return [fine, medium, coarse]
 
 
 class Head(nn.Module):
-    """What is at a cell and where: the same weights at every stride, but for a scale of the sizes."""
+    """Class scores and a box per cell. All strides share the weights, except for a scale of the box."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.what = nn.Sequential(_separable(WIDTH), _separable(WIDTH))
-        self.where = nn.Sequential(_separable(WIDTH), _separable(WIDTH))
+        self.classification = nn.Sequential(_separable(WIDTH), _separable(WIDTH))
+        self.regression = nn.Sequential(_separable(WIDTH), _separable(WIDTH))
         self.scores = nn.Conv2d(WIDTH, classes, 1)
         self.boxes = nn.Conv2d(WIDTH, 4, 1)
         self.scale = nn.Parameter(torch.ones(len(STRIDES)))
@@ -136,17 +134,19 @@ class Head(nn.Module):
         """Logits (B, A, classes) and boxes (B, A, 4) in pixels."""
         logits, boxes = [], []
         for level, (x, stride) in enumerate(zip(maps, STRIDES, strict=True)):
-            logits.append(self.scores(self.what(x)).flatten(2).transpose(1, 2))
-            code = self.boxes(self.where(x)).flatten(2).transpose(1, 2).float() * self.scale[level]
+            logits.append(self.scores(self.classification(x)).flatten(2).transpose(1, 2))
+            code = self.boxes(self.regression(x)).flatten(2).transpose(1, 2).float()
+            code = code * self.scale[level]  # (B, h * w, 4)
             rows, columns = x.shape[-2:]
-            middle = (cells(rows, columns, code.device) + code[..., :2]) * stride
-            half = 0.5 * BASE * stride * code[..., 2:].clamp(-LARGEST, LARGEST).exp()
-            boxes.append(torch.cat([middle - half, middle + half], -1))
+            centre = (cell_centres(rows, columns, code.device) + code[..., :2]) * stride
+            log_size = code[..., 2:].clamp(-MAX_LOG_SIZE, MAX_LOG_SIZE)
+            half = 0.5 * BASE_SIZE * stride * log_size.exp()
+            boxes.append(torch.cat([centre - half, centre + half], -1))
         return torch.cat(logits, 1), torch.cat(boxes, 1)
 
 
-def cells(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
-    """Middles (rows * columns, 2) of a map's cells, x y in cells from the map's upper left edge."""
+def cell_centres(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
+    """Centres (rows * columns, 2) of a map's cells, x y in cells from the map's upper left corner."""
     y = torch.arange(rows, dtype=torch.float32, device=device) + 0.5
     x = torch.arange(columns, dtype=torch.float32, device=device) + 0.5
     grid = torch.stack([x[None].expand(rows, -1), y[:, None].expand(-1, columns)], -1)
@@ -160,7 +160,7 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _separable(channels: int, stride: int = 1) -> nn.Sequential:
-    """Depthwise, then pointwise (Howard et al. 2017)."""
+    """Depthwise separable convolution (Howard et al. 2017)."""
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
         nn.BatchNorm2d(channels),
@@ -169,11 +169,11 @@ def _separable(channels: int, stride: int = 1) -> nn.Sequential:
 
 
 def _backbone(stream: int, pretrained: bool) -> EfficientNetLite0:
-    """The visible stream, or the thermal one of one channel; both start from ImageNet."""
+    """The backbone of stream 0 (visible, 3 channels) or 1 (thermal, 1 channel)."""
     channels = 3 if stream == 0 else 1
     return load_imagenet(channels) if pretrained else EfficientNetLite0(channels)
 
 
-def build(settings: dict[str, Any]) -> RgbirDetection:
-    """The network that a model card's settings mean."""
-    return RgbirDetection(int(settings.get("classes", len(CLASSES))))
+def build(settings: dict[str, Any]) -> RgbThermalDetection:
+    """Build the network from a card's settings, without weights."""
+    return RgbThermalDetection(int(settings.get("classes", len(CLASSES))))

@@ -1,9 +1,9 @@
-"""Segmentation of a visible image and another one (X: thermal, or LiDAR depth), or of either alone.
+"""Segmentation of a visible and a thermal image, or of only one of them.
 
-Two EfficientNet-Lite0 streams; after each of their four stages CM-FRM rectifies both, FFM fuses them,
-and an MLP decoder reads the fused maps (networks/cmx.py). A light skip from the stems keeps poles and
-people sharp. The comparison rows are the same network with SSMA's gates in the place of both, and with
-one stream alone.
+Two EfficientNet-Lite0 streams. After each of their four stages, CM-FRM rectifies both streams and FFM
+fuses them (networks/cmx.py); an MLP decoder combines the fused maps. A skip connection from the stems
+preserves thin objects such as poles and people. For comparison, the network can use SSMA's gated fusion
+instead, or only one stream. The second input may also be trained with LiDAR depth images.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from multimodal_perception.networks.efficientnet_lite import (
 )
 from multimodal_perception.networks.ssma import GatedFusion
 
-Fusion = Literal["cmx", "ssma", "visible", "other"]
-FUSIONS: tuple[Fusion, ...] = ("cmx", "ssma", "visible", "other")
-# Channels and heads of the fused maps; the last stage is narrowed before FFM.
-FUSED = (24, 40, 112, 128)
+Fusion = Literal["cmx", "ssma", "visible", "thermal"]
+FUSIONS: tuple[Fusion, ...] = ("cmx", "ssma", "visible", "thermal")
+# Channels and attention heads of the fused maps; FFM has fewer channels than the last stage.
+FUSED_CHANNELS = (24, 40, 112, 128)
 HEADS = (1, 2, 4, 4)
-WIDTH = 64  # of the decoder
-FINE = 48  # of the decoder at stride 2
+WIDTH = 64  # channels of the decoder at stride 4
+FINE_WIDTH = 48  # channels of the decoder at stride 2
 
 
-class RgbxSegmentation(nn.Module):
-    """Logits at stride 2 from a visible image, another image and their masks."""
+class RgbThermalSegmentation(nn.Module):
+    """Class logits at stride 2 from a visible image, a thermal image and their masks."""
 
     def __init__(self, classes: int, fusion: Fusion = "cmx", pretrained: bool = False) -> None:
         super().__init__()
         self.fusion = fusion
-        used = {"visible": (0,), "other": (1,)}.get(fusion, (0, 1))
+        used = {"visible": (0,), "thermal": (1,)}.get(fusion, (0, 1))
         self.streams = nn.ModuleDict({str(i): _backbone(i, pretrained) for i in used})
         self.stem_tokens = nn.ModuleList(MaskToken(STEM) for _ in used)
         self.tokens = nn.ModuleList(nn.ModuleList(MaskToken(c) for _ in used) for c in CHANNELS)
@@ -47,52 +47,52 @@ class RgbxSegmentation(nn.Module):
             self.rectify = nn.ModuleList(FeatureRectification(c) for c in CHANNELS)
             self.narrow = nn.ModuleList(
                 nn.Conv2d(c, d, 1) if c != d else nn.Identity()
-                for c, d in zip(CHANNELS, FUSED, strict=True)
+                for c, d in zip(CHANNELS, FUSED_CHANNELS, strict=True)
             )
             self.fuse = nn.ModuleList(
-                FeatureFusion(d, h) for d, h in zip(FUSED, HEADS, strict=True)
+                FeatureFusion(d, h) for d, h in zip(FUSED_CHANNELS, HEADS, strict=True)
             )
         else:
             self.fuse = nn.ModuleList(
                 GatedFusion(c, d) if fusion == "ssma" else nn.Conv2d(c, d, 1)
-                for c, d in zip(CHANNELS, FUSED, strict=True)
+                for c, d in zip(CHANNELS, FUSED_CHANNELS, strict=True)
             )
         self.decoder = Decoder(len(used) * STEM, classes)
 
     def forward(
-        self, visible: Tensor, other: Tensor, visible_mask: Tensor, other_mask: Tensor
+        self, visible: Tensor, thermal: Tensor, visible_mask: Tensor, thermal_mask: Tensor
     ) -> Tensor:
         """Logits (B, classes, H/2, W/2).
 
-        visible: (B, 3, H, W), normalised as efficientnet_lite.normalise does. other: (B, 1, H, W) in
-        [0, 1]. Masks (B, 1, H, W) are 1 where the image says something, else 0; a missing image's is 0
-        everywhere, and then its values do not matter.
+        visible: (B, 3, H, W), normalised as efficientnet_lite.normalise does. thermal: (B, 1, H, W) in
+        [0, 1]. Masks (B, 1, H, W) are 1 at valid pixels, else 0; the mask of a missing image is 0. The
+        values of masked pixels have no effect.
         """
         images = (
             torch.where(visible_mask > 0.5, visible, 0.0),
-            torch.where(other_mask > 0.5, 2.0 * other - 1.0, 0.0),
+            torch.where(thermal_mask > 0.5, 2.0 * thermal - 1.0, 0.0),
         )
-        masks = (visible_mask, other_mask)
+        masks = (visible_mask, thermal_mask)
         used = [int(name) for name in self.streams]
         networks: list[Any] = [self.streams[str(i)] for i in used]
-        x = [net.stem(images[i]) for i, net in zip(used, networks, strict=True)]
-        masks_at = [_shrunk(masks[i], 2) for i in used]
-        fine = list(zip(x, self.stem_tokens, masks_at, strict=True))
+        x = [net.stem(images[i]) for i, net in zip(used, networks, strict=True)]  # stride 2
+        scaled_masks = [_downsample_mask(masks[i], 2) for i in used]
+        stems = list(zip(x, self.stem_tokens, scaled_masks, strict=True))
         maps = []
         for s, stride in enumerate(STRIDES):
-            masks_at = [_shrunk(masks[i], stride) for i in used]
+            scaled_masks = [_downsample_mask(masks[i], stride) for i in used]
             x = [net.stages[s](f) for net, f in zip(networks, x, strict=True)]
             tokens: Any = self.tokens[s]
-            x = [t(f, m) for t, f, m in zip(tokens, x, masks_at, strict=True)]
-            fused, x = self._fused(s, x, masks_at)
-            maps.append(fused)
-        out: Tensor = self.decoder(maps, fine)
+            x = [t(f, m) for t, f, m in zip(tokens, x, scaled_masks, strict=True)]
+            fused, x = self._fuse_stage(s, x, scaled_masks)
+            maps.append(fused)  # (B, FUSED_CHANNELS[s], H / stride, W / stride)
+        out: Tensor = self.decoder(maps, stems)
         return out
 
-    def _fused(
+    def _fuse_stage(
         self, stage: int, x: list[Tensor], masks: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """The map of a stage, and the streams as they go on to the next."""
+        """The fused map of a stage, and the streams that the next stage continues with."""
         if self.fusion == "cmx":
             mask_pair = masks[0], masks[1]
             a, b = self.rectify[stage]((x[0], x[1]), mask_pair)
@@ -104,49 +104,55 @@ class RgbxSegmentation(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Fused maps of strides 4 to 32 and the stems' to logits at stride 2."""
+    """Fused maps at strides 4 to 32 and the stems at stride 2 -> logits at stride 2."""
 
     def __init__(self, stem_channels: int, classes: int) -> None:
         super().__init__()
-        self.project = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in FUSED)
+        self.project = nn.ModuleList(nn.Conv2d(c, WIDTH, 1) for c in FUSED_CHANNELS)
         self.mix = _pointwise(4 * WIDTH, WIDTH)
-        self.fine = _pointwise(stem_channels, FINE // 2)
-        self.coarse = nn.Conv2d(WIDTH, FINE, 1)
-        both = FINE + FINE // 2
+        self.fine = _pointwise(stem_channels, FINE_WIDTH // 2)
+        self.coarse = nn.Conv2d(WIDTH, FINE_WIDTH, 1)
+        both = FINE_WIDTH + FINE_WIDTH // 2
         self.refine = nn.Sequential(
             nn.Conv2d(both, both, 3, padding=1, groups=both, bias=False),
             nn.BatchNorm2d(both),
             nn.ReLU(inplace=True),
-            *_pointwise(both, FINE),
+            *_pointwise(both, FINE_WIDTH),
         )
-        self.classify = nn.Conv2d(FINE, classes, 1)
+        self.classify = nn.Conv2d(FINE_WIDTH, classes, 1)
 
     def forward(self, maps: list[Tensor], stems: list[tuple[Tensor, nn.Module, Tensor]]) -> Tensor:
-        """Four maps, and the stems (B, C, H/2, W/2) with their tokens and masks, to logits (B, classes,
-        H/2, W/2)."""
+        """Returns logits (B, classes, H/2, W/2).
+
+        maps: four, at strides 4 to 32. stems: features (B, STEM, H/2, W/2), mask token and mask of each
+        stream.
+        """
         size = maps[0].shape[-2:]
-        # The first step of `mix` looks at single pixels, so what each map gives to it comes before the
-        # enlargement, and nothing need be joined: the same sum, a quarter of the work.
+        # The first layer of `mix` is a 1x1 convolution, so it is applied to each map before upsampling
+        # instead of to their concatenation: the same sum with a quarter of the operations.
         mix: Any = self.mix
-        shares = mix[0].weight.chunk(len(maps), 1)
-        whole, *rest = (
-            F.conv2d(p(m), w) for p, m, w in zip(self.project, maps, shares, strict=True)
+        weights = mix[0].weight.chunk(len(maps), 1)
+        total, *coarser = (
+            F.conv2d(p(m), w) for p, m, w in zip(self.project, maps, weights, strict=True)
         )
-        for part in rest:
-            whole = whole + F.interpolate(part, size, mode="bilinear")
-        coarse = self.coarse(mix[1:](whole))
+        for part in coarser:
+            total = total + F.interpolate(part, size, mode="bilinear")
+        coarse = self.coarse(mix[1:](total))  # (B, FINE_WIDTH, H/4, W/4)
         coarse = F.interpolate(coarse, stems[0][0].shape[-2:], mode="bilinear")
-        out: Tensor = self.classify(self.refine(torch.cat([coarse, self._fine(stems)], 1)))
+        out: Tensor = self.classify(self.refine(torch.cat([coarse, self._stem_skip(stems)], 1)))
         return out
 
-    def _fine(self, stems: list[tuple[Tensor, nn.Module, Tensor]]) -> Tensor:
-        """What the stems give: they are masked after the first step, which leaves fewer channels."""
+    def _stem_skip(self, stems: list[tuple[Tensor, nn.Module, Tensor]]) -> Tensor:
+        """Skip features (B, FINE_WIDTH / 2, H/2, W/2) of the stems.
+
+        The stems are masked after the first 1x1 convolution, where they have fewer channels.
+        """
         fine: Any = self.fine
         total: Any = 0.0
-        shares = fine[0].weight.chunk(len(stems), 1)
-        for (stem, token, mask), share in zip(stems, shares, strict=True):
-            absent = F.conv2d(token.token.to(stem.dtype), share)  # type: ignore[arg-type]
-            total = total + (F.conv2d(stem, share) - absent) * mask + absent
+        weights = fine[0].weight.chunk(len(stems), 1)
+        for (stem, token, mask), weight in zip(stems, weights, strict=True):
+            masked = F.conv2d(token.token.to(stem.dtype), weight)  # type: ignore[arg-type]
+            total = total + (F.conv2d(stem, weight) - masked) * mask + masked
         out: Tensor = fine[1:](total)
         return out
 
@@ -158,19 +164,19 @@ def _pointwise(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _backbone(stream: int, pretrained: bool) -> EfficientNetLite0:
-    """The visible stream, or X's of one channel; both start from ImageNet."""
+    """The backbone of stream 0 (visible, 3 channels) or 1 (thermal, 1 channel)."""
     channels = 3 if stream == 0 else 1
     return load_imagenet(channels) if pretrained else EfficientNetLite0(channels)
 
 
-def _shrunk(mask: Tensor, stride: int) -> Tensor:
-    """A mask (B, 1, H, W) at a stride: 1 where more than half of the pixels have it."""
+def _downsample_mask(mask: Tensor, stride: int) -> Tensor:
+    """A mask (B, 1, H, W) at a stride: 1 where more than half of the pixels are valid."""
     return (F.avg_pool2d(mask, stride) > 0.5).to(mask.dtype)
 
 
-def build(settings: dict[str, Any]) -> RgbxSegmentation:
-    """The network that a model card's settings mean. Raises ValueError for an unknown fusion."""
+def build(settings: dict[str, Any]) -> RgbThermalSegmentation:
+    """Build the network from a card's settings, without weights. Raises ValueError."""
     fusion = settings.get("fusion", "cmx")
     if fusion not in FUSIONS:
         raise ValueError(f"fusion: allowed: {', '.join(FUSIONS)}; got {fusion!r}")
-    return RgbxSegmentation(int(settings.get("classes", 10)), fusion)
+    return RgbThermalSegmentation(int(settings.get("classes", 10)), fusion)

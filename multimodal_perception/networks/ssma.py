@@ -1,24 +1,24 @@
-"""SSMA (Valada et al., IJCV 2020): gated fusion of two streams, self-supervised model adaptation."""
+"""SSMA (self-supervised model adaptation; Valada et al., IJCV 2020): gated fusion of two streams."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-# The bottleneck of the gates (eta of the paper).
-BOTTLENECK = 8
+# Reduction of the gates' hidden channels (eta of the paper).
+REDUCTION = 8
 
 
 class GatedFusion(nn.Module):
-    """Both streams together decide a gate of each channel and pixel, then become one map."""
+    """Gates each channel and pixel of both streams, computed from both, and merges them."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()
-        both, narrow = 2 * channels, max(2 * channels // BOTTLENECK, 8)
+        both, hidden = 2 * channels, max(2 * channels // REDUCTION, 8)
         self.gate = nn.Sequential(
-            nn.Conv2d(both, narrow, 3, padding=1),
+            nn.Conv2d(both, hidden, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(narrow, both, 3, padding=1),
+            nn.Conv2d(hidden, both, 3, padding=1),
             nn.Sigmoid(),
         )
         self.out = nn.Sequential(
@@ -26,7 +26,7 @@ class GatedFusion(nn.Module):
         )
 
     def forward(self, features: tuple[Tensor, Tensor]) -> Tensor:
-        """Two streams (B, C, H, W) to one map (B, outputs, H, W)."""
+        """Two streams (B, C, H, W) -> one map (B, outputs, H, W)."""
         both = torch.cat(features, 1)
         out: Tensor = self.out(both * self.gate(both))
         return out

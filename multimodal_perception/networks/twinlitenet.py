@@ -1,8 +1,7 @@
 """TwinLiteNet (Che et al. 2023): drivable area and lane lines of one road image.
 
-An ESPNet encoder (Mehta et al. 2018) to an eighth of the resolution, attention over positions and
-over channels (Fu et al. 2019), and two decoders of transposed convolutions. `from_public` takes the
-published checkpoint, whose names it translates; every key of both sides has to have its partner.
+An ESPNet encoder (Mehta et al. 2018) to stride 8, dual attention over positions and channels (Fu et al.
+2019), and two decoders of transposed convolutions. `load_published` loads the published checkpoint.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from multimodal_perception.networks import winograd
 from multimodal_perception.runtime.card import ModelCard, TensorSpec
 
 DILATIONS = (1, 2, 4, 8, 16)
-QUERY_PARTS = 10
-SIZE = (360, 640)  # of the published training; rows, columns
+QUERY_CHUNKS = 10
+SIZE = (360, 640)  # rows and columns of the published model's input
 CLASSES = ("background", "drivable", "lane")
 
 
 class TwinLiteNet(nn.Module):
-    """RGB (B, 3, H, W) in [0, 1], sides divisible by 8, to logits (B, 2, H, W): drivable, lane.
+    """RGB (B, 3, H, W) in [0, 1], H and W multiples of 8, to logits of drivable area and lane lines.
 
-    Channel 1 of each says yes, channel 0 no.
+    Both are (B, 2, H, W): channel 0 for background, channel 1 for the class.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.halve = nn.AvgPool2d(3, stride=2, padding=1)
+        self.downsample = nn.AvgPool2d(3, stride=2, padding=1)
         self.stem = ConvUnit(3, 16, 3, stride=2)
         self.mix1 = ConvUnit(16 + 3, 19, 3)
         self.down1 = DilatedPyramid(19, 64, down=True)
@@ -42,17 +41,17 @@ class TwinLiteNet(nn.Module):
         self.down2 = DilatedPyramid(131, 128, down=True)
         self.blocks2 = nn.ModuleList(DilatedPyramid(128, 128) for _ in range(3))
         self.mix3 = ConvUnit(128 + 128, 32, 3)
-        self.positions = PositionAttention(32)
-        self.after_positions = ConvUnit(32, 32, 3)
-        self.channels = ChannelAttention()
-        self.after_channels = ConvUnit(32, 32, 3)
-        self.join = ConvUnit(32, 32, 1)
+        self.position_attention = PositionAttention(32)
+        self.position_conv = ConvUnit(32, 32, 3)
+        self.channel_attention = ChannelAttention()
+        self.channel_conv = ConvUnit(32, 32, 3)
+        self.merge = ConvUnit(32, 32, 1)
         self.drivable = nn.Sequential(UpUnit(32, 16), UpUnit(16, 8), UpUnit(8, 2))
         self.lane = nn.Sequential(UpUnit(32, 16), UpUnit(16, 8), UpUnit(8, 2))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        half = self.halve(image)
-        quarter = self.halve(half)
+        half = self.downsample(image)  # (B, 3, H/2, W/2)
+        quarter = self.downsample(half)  # (B, 3, H/4, W/4)
         x = self.mix1(torch.cat([self.stem(image), half], 1))  # (B, 19, H/2, W/2)
         first = x = self.down1(x)  # (B, 64, H/4, W/4)
         for block in self.blocks1:
@@ -62,9 +61,9 @@ class TwinLiteNet(nn.Module):
         for block in self.blocks2:
             x = block(x)
         x = self.mix3(torch.cat([first, x], 1))  # (B, 32, H/8, W/8)
-        x = self.after_positions(self.positions(x)) + self.after_channels(self.channels(x))
-        x = self.join(x)
-        return self.drivable(x), self.lane(x)
+        position = self.position_conv(self.position_attention(x))
+        x = self.merge(position + self.channel_conv(self.channel_attention(x)))
+        return self.drivable(x), self.lane(x)  # (B, 2, H, W) each
 
 
 class ConvUnit(nn.Module):
@@ -81,41 +80,44 @@ class ConvUnit(nn.Module):
 
 
 class WinogradUnit(ConvUnit):
-    """The same by fewer products, where the height allows: half of all products are in the one here."""
+    """A ConvUnit that uses winograd_conv3x3 for inference if the height is a multiple of its tile.
+
+    It is used for the convolution that has half of the network's multiplications.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or x.shape[2] % winograd.TILE:
             return super().forward(x)
-        scale, shift = folded(self.norm)
+        scale, shift = scale_and_shift(self.norm)
         weight = self.conv.weight * scale[:, None, None, None]
-        return self.act(winograd.conv3x3_by_rows(x, weight, shift))
+        return self.act(winograd.winograd_conv3x3(x, weight, shift))
 
 
 class PReLU(nn.PReLU):
-    """The same by other operations: ONNX Runtime's own PRelu takes ten times as long.
+    """PReLU from elementary operators, because ONNX Runtime's PRelu takes ten times as long.
 
-    Where `eval` finds no slope above 1 it is a maximum; otherwise, and in training, a sum of products.
+    In evaluation it is a maximum if no slope is above 1; otherwise, and in training, a sum of products.
     """
 
-    gentle = False
+    use_maximum = False
 
     def forward(self, x: Tensor) -> Tensor:
         slope = self.weight[:, None, None]
-        if self.gentle:
+        if self.use_maximum:
             return torch.maximum(x, slope * x)
         return slope * x + (1.0 - slope) * torch.relu(x)
 
     def train(self, mode: bool = True) -> PReLU:
-        self.gentle = not mode and bool((self.weight <= 1.0).all())
+        self.use_maximum = not mode and bool((self.weight <= 1.0).all())
         return super().train(mode)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.gentle = False  # until eval sees the new slopes
+        self.use_maximum = False  # the next eval() checks the new slopes
 
 
 class UpUnit(nn.Module):
-    """Transposed convolution to twice the size, batch normalisation, PReLU."""
+    """Transposed convolution that doubles the size, batch normalisation, PReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -126,22 +128,22 @@ class UpUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return self.act(self.norm(self.conv(x)))
-        # ONNX Runtime folds a normalisation into a convolution before it, but not into a transposed one.
-        scale, shift = folded(self.norm)
+        # ONNX Runtime folds batch normalisation into convolutions, but not into transposed ones.
+        scale, shift = scale_and_shift(self.norm)
         return self.act(F.conv_transpose2d(x, self.conv.weight * scale[:, None, None], shift, 2))
 
 
-def folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) of a normalisation in inference."""
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift (C,) that are equivalent to a batch normalisation in inference."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 class DilatedPyramid(nn.Module):
-    """ESP: reduce, convolve at five dilations, add up from the second on, join; residual.
+    """ESP module: 1x1 reduction, convolutions at five dilations, hierarchical sums, residual.
 
-    down: halves the resolution by the reducing convolution, without the residual.
+    down: the reduction has stride 2, and there is no residual.
     """
 
     def __init__(self, inputs: int, outputs: int, down: bool = False) -> None:
@@ -163,13 +165,13 @@ class DilatedPyramid(nn.Module):
         first, *others = (branch(reduced) for branch in self.branches)
         sums = [others[0]]
         for other in others[1:]:
-            sums.append(sums[-1] + other)  # the grid that dilation leaves is smoothed away
-        joined = torch.cat([first, *sums], 1)
-        return self.act(self.norm(x + joined if self.residual else joined))
+            sums.append(sums[-1] + other)  # hierarchical sums remove the gridding of dilation
+        merged = torch.cat([first, *sums], 1)
+        return self.act(self.norm(x + merged if self.residual else merged))
 
 
 class PositionAttention(nn.Module):
-    """Each position looks at all others (Fu et al. 2019, eq. 1 and 2)."""
+    """Attention of each position to all positions (Fu et al. 2019, eq. 1 and 2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -179,18 +181,18 @@ class PositionAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (part(x).flatten(2) for part in (self.query, self.key, self.value))
-        value = value.transpose(1, 2)  # (B, N, C)
-        # Some queries at a time: N x N weights are 52 MB at 640x360, and no cache holds them.
+        query, key, value = (conv(x).flatten(2) for conv in (self.query, self.key, self.value))
+        value = value.transpose(1, 2)  # (B, N, C), N = H * W
+        # In chunks of the queries: N x N weights have 52 MB at 640x360, more than a CPU cache.
         parts = [
-            torch.softmax(some.transpose(1, 2) @ key, -1) @ value
-            for some in query.chunk(QUERY_PARTS, 2)
+            torch.softmax(chunk.transpose(1, 2) @ key, -1) @ value
+            for chunk in query.chunk(QUERY_CHUNKS, 2)
         ]
         return self.gamma * torch.cat(parts, 1).transpose(1, 2).reshape(x.shape) + x
 
 
 class ChannelAttention(nn.Module):
-    """Each channel looks at those least like it (Fu et al. 2019, eq. 3, with the energy negated)."""
+    """Attention between channels (Fu et al. 2019, eq. 3, with the energy negated)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,14 +206,14 @@ class ChannelAttention(nn.Module):
 
 
 def build(settings: Mapping[str, Any]) -> TwinLiteNet:
-    """The network of a card's settings, of which there are none. Raises UserError."""
+    """Build the network; its card has no settings. Raises UserError."""
     if settings:
-        raise UserError(f"twinlitenet: settings: none are known, got {', '.join(settings)}")
+        raise UserError(f"twinlitenet: settings: no keys are allowed, got {', '.join(settings)}")
     return TwinLiteNet()
 
 
 def card() -> ModelCard:
-    """The card of an imported model, without its files."""
+    """Return the card of an imported model, without its files."""
     logits = TensorSpec((1, 2, *SIZE))
     return ModelCard(
         "twinlitenet",
@@ -221,23 +223,24 @@ def card() -> ModelCard:
         classes=CLASSES,
         normalisation={"image": {"scale": 255.0, "order": "rgb"}},
         licence="MIT (weights of Che et al. 2023, trained on BDD100K)",
-        notes="Published weights, imported. Channel 1 of each output says yes, channel 0 no.",
+        notes="Published weights, imported. Outputs: channel 0 background, channel 1 the class.",
     )
 
 
-# Published names (after "module.", which data-parallel training put there) to ours, in order.
-RENAMED = (
+# Regular expressions for published parameter names (without the prefix "module." of data-parallel
+# training), and their replacements, applied in order.
+NAME_REPLACEMENTS = (
     (r"^encoder\.level1\.", "stem."),
     (r"^encoder\.b([123])\.", r"mix\1."),
     (r"^encoder\.level2_0\.", "down1."),
     (r"^encoder\.level3_0\.", "down2."),
     (r"^encoder\.level2\.", "blocks1."),
     (r"^encoder\.level3\.", "blocks2."),
-    (r"^encoder\.sa\.", "positions."),
-    (r"^encoder\.sc\.", "channels."),
-    (r"^encoder\.conv_sa\.", "after_positions."),
-    (r"^encoder\.conv_sc\.", "after_channels."),
-    (r"^encoder\.classifier\.", "join."),
+    (r"^encoder\.sa\.", "position_attention."),
+    (r"^encoder\.sc\.", "channel_attention."),
+    (r"^encoder\.conv_sa\.", "position_conv."),
+    (r"^encoder\.conv_sc\.", "channel_conv."),
+    (r"^encoder\.classifier\.", "merge."),
     (r"^up_1_1\.", "drivable.0."),
     (r"^up_2_1\.", "drivable.1."),
     (r"^classifier_1\.", "drivable.2."),
@@ -257,33 +260,38 @@ RENAMED = (
 )
 
 
-def from_public(state: Mapping[str, Any], source: str) -> TwinLiteNet:
-    """The network with the published weights. Raises UserError naming keys without a partner."""
+def load_published(state: Mapping[str, Any], source: str) -> TwinLiteNet:
+    """Build the network with the published weights.
+
+    state: the checkpoint's state dict. source: its name in errors. Raises UserError if names or shapes
+    do not match the network's, or if values are not finite.
+    """
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"{source}: not a state dict of tensors")
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        name = our_name(str(key))
+        name = module_name(str(key))
         if name in renamed:
-            raise UserError(f"{source}: {key}: a second tensor for {name}")
+            raise UserError(f"{source}: {key}: duplicate tensor for {name}")
         renamed[name] = value
     network = TwinLiteNet()
-    own = network.state_dict()
-    missing, unknown = sorted(set(own) - set(renamed)), sorted(set(renamed) - set(own))
-    shapes = [k for k in own if k in renamed and own[k].shape != renamed[k].shape]
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(renamed))
+    unknown = sorted(set(renamed) - set(expected))
+    shapes = [k for k in expected if k in renamed and expected[k].shape != renamed[k].shape]
     if missing or unknown or shapes:
-        parts = {"missing": missing, "unknown": unknown, "of another shape": shapes}
-        told = "; ".join(f"{what}: {', '.join(k[:3])}" for what, k in parts.items() if k)
-        raise UserError(f"{source}: not TwinLiteNet's published weights ({told})")
+        faults = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+        text = "; ".join(f"{fault}: {', '.join(k[:3])}" for fault, k in faults.items() if k)
+        raise UserError(f"{source}: not TwinLiteNet's published weights ({text})")
     if not all(bool(torch.isfinite(v).all()) for v in renamed.values()):
         raise UserError(f"{source}: some weights are not finite")
     network.load_state_dict(renamed)
     return network.eval()
 
 
-def our_name(published: str) -> str:
-    """Our name of a published parameter."""
+def module_name(published: str) -> str:
+    """Translate a published parameter name to this module's name."""
     name = published.removeprefix("module.")
-    for pattern, replacement in RENAMED:
+    for pattern, replacement in NAME_REPLACEMENTS:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,1 +1,1 @@
-"""Bird's-eye-view occupancy from ranges."""
+"""Bird's-eye-view occupancy grids from LiDAR, ultrasonic sensors, cameras and detected boxes."""

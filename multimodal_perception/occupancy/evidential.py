@@ -1,4 +1,4 @@
-"""All that a frame says about the ground around the vehicle, fused and kept while it drives."""
+"""Evidential occupancy mapping: fusion of all sources of a frame into the accumulated grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D, SensorFrame
-from multimodal_perception.occupancy.cells import Cells, cell_at, middle_of
+from multimodal_perception.occupancy.cells import Cells, cell_at, cell_centre
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig
 from multimodal_perception.occupancy.footprints import FootprintConfig, FootprintModel
 from multimodal_perception.occupancy.masks import MaskConfig, MaskModel
@@ -26,12 +26,24 @@ Layer = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ReliabilityConfig:
-    """How far each kind of source is believed: the share of its masses that counts.
+    """Reliability of each type of source: a factor on its masses (discounting).
 
-    lidar: of all LiDARs. ultrasonic: of all ultrasonic sensors. camera: of masks from visible
-    images. thermal: of masks from thermal images. boxes: of detected boxes. near_field: of the
-    learned near field. warn: factor for a sensor whose health is WARN. error: factor for one whose
-    health is ERROR; a STALE one says nothing.
+    Attributes:
+        lidar: Reliability of all LiDARs. Decrease it if your LiDAR returns many false points.
+        ultrasonic: Reliability of all ultrasonic sensors. Decrease it if their ranges are often wrong,
+            for example because of cross-talk between the sensors.
+        camera: Reliability of segmentation masks of visible images. Increase it if the segmentation
+            model was trained on images like yours.
+        thermal: Reliability of segmentation masks of thermal images. Increase it if the segmentation
+            model was trained on thermal images like yours.
+        boxes: Reliability of detected boxes. Decrease it if false detections block the path of the
+            vehicle.
+        near_field: Reliability of the near-field network. Decrease it if the network reports obstacles
+            that do not exist in your environment.
+        warn: Factor for a sensor whose health status is WARN. Decrease it to rely less on sensors with a
+            wrong rate or high latency.
+        error: Factor for a sensor whose health status is ERROR; a sensor with status STALE is not used.
+            Set it to 0 to ignore sensors with errors completely.
     """
 
     lidar: float = field(default=0.98, metadata={"min": 0.0, "max": 1.0})
@@ -46,18 +58,27 @@ class ReliabilityConfig:
 
 @dataclass(frozen=True)
 class EvidentialConfig:
-    """Parameters of the evidential occupancy.
+    """Parameters of the evidential occupancy mapping.
 
-    frame: whose axes the grid comes out along; odom needs no turning of cells. hidden: how far
-    behind a LiDAR return earlier free evidence is forgotten that no ray renews, as what has moved
-    there is as deep. odom_frame: its name. grid: how evidence is combined and ages. reliability: of the
-    sources. ultrasonic: their inverse model. masks: their inverse model. footprints: inverse model of
-    boxes.
+    Attributes:
+        frame: Frame whose axes the published grid is aligned with: base_link or the odometry frame. Use
+            odom to avoid the resampling of a rotated grid, if your planner accepts it.
+        occlusion_depth: Distance behind a new LiDAR return within which older free evidence is cleared
+            if no ray confirms it, as an object that moved there may be that deep. Increase it for
+            traffic with long vehicles; set it to 0 to keep all free evidence.
+        grid: Combination and ageing of evidence. Change these values to adapt how long the grid
+            remembers obstacles.
+        reliability: Reliability of the sources. Lower a value to give a source less weight.
+        ultrasonic: Inverse sensor model of the ultrasonic sensors. Change these values to match the data
+            sheet of your sensors.
+        masks: Inverse sensor model of segmentation masks. Change these values to match the accuracy of
+            your camera calibration.
+        footprints: Inverse sensor model of detected boxes. Change these values to adapt how detections
+            affect the grid.
     """
 
     frame: Literal["base", "odom"] = "base"
-    hidden: float = field(default=3.0, metadata={"min": 0.0, "max": 20.0, "unit": "m"})
-    odom_frame: str = "odom"
+    occlusion_depth: float = field(default=3.0, metadata={"min": 0.0, "max": 20.0, "unit": "m"})
     grid: GridConfig = field(default_factory=GridConfig)
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     ultrasonic: UltrasonicConfig = field(default_factory=UltrasonicConfig)
@@ -66,16 +87,18 @@ class EvidentialConfig:
 
 
 class EvidentialMapper:
-    """Frames to evidential occupancy: shift and age, then one source after the other.
+    """Evidential occupancy mapper: moves and ages the grid, then combines the sources one by one.
 
-    A sensor that is missing contributes nothing (the vacuous mass). Without odometry the grid holds
-    one frame's evidence alone.
+    A missing sensor contributes no evidence (the vacuous mass function). Without odometry, the grid
+    contains the evidence of the present frame only.
     """
+
+    uses_masks = True
 
     def __init__(
         self, config: EvidentialConfig | None = None, raycast: RaycastConfig | None = None
     ) -> None:
-        """raycast: size of the grid, and the inverse model of LiDARs."""
+        """raycast: size of the grid and inverse sensor model of the LiDARs."""
         self.config = config or EvidentialConfig()
         self.raycast = raycast or RaycastConfig()
         c = self.config
@@ -85,10 +108,11 @@ class EvidentialMapper:
         self._masks = MaskModel(c.masks)
         self._footprints = FootprintModel(c.footprints)
         self._counts: Counter[str] = Counter()
+        self._odom_frame = "odom"
 
     @property
     def counts(self) -> Counter[str]:
-        """What was dropped, cleared or not believed, by `source.reason`."""
+        """Rejected inputs, cleared grids and faulty ultrasonic sensors, by `source.reason`."""
         parts = {
             "grid": self.grid.counts,
             "ultrasonic": self._ultrasonic.counts,
@@ -96,21 +120,27 @@ class EvidentialMapper:
             "boxes": self._footprints.counts,
             "near_field": self._counts,
         }
-        return Counter({f"{p}.{reason}": n for p, c in parts.items() for reason, n in c.items()})
+        counts = Counter({f"{p}.{reason}": n for p, c in parts.items() for reason, n in c.items()})
+        # Present numbers of sensors, not sums over time.
+        if self.silent:
+            counts["ultrasonic.silent"] = len(self.silent)
+        if self.contradicted:
+            counts["ultrasonic.contradicted"] = len(self.contradicted)
+        return counts
 
     @property
     def silent(self) -> frozenset[str]:
-        """Ultrasonic sensors that have spoken and then fell silent."""
+        """Ultrasonic sensors that have stopped publishing ranges."""
         return self._ultrasonic.silent
 
     @property
     def contradicted(self) -> frozenset[str]:
-        """Ultrasonic sensors whose echoes everyone else has called free for a second."""
+        """Ultrasonic sensors whose ranges have contradicted all other sources for a second."""
         return self._ultrasonic.contradicted
 
     @property
     def contradictions(self) -> Mapping[str, float]:
-        """Share of each ultrasonic's last echo that everyone else calls free, by sensor."""
+        """Free mass of all other sources at each ultrasonic sensor's last echo, 0 to 1, by sensor."""
         return self._ultrasonic.contradictions
 
     def update(
@@ -126,102 +156,115 @@ class EvidentialMapper:
         """The grid after one frame, at its stamp.
 
         boxes: in base_frame at the frame's stamp, velocities over ground. masks: by camera or
-        thermal sensor. health: by sensor. near_field: another source's masses, in base_frame.
+        thermal sensor. health: by sensor. near_field: masses of a near-field network, in base_frame.
         """
         c, health = self.config, health or {}
         cells = self.grid.advance(frame.stamp_ns, frame.odom_from_base)
+        self._odom_frame = frame.odom_frame
         if boxes is not None:
-            boxes = self._footprints.usable(boxes, frame.base_frame)
-            self._forget_trails(boxes, cells)
+            boxes = self._footprints.select_usable(boxes, frame.base_frame)
+            self._decay_moved_cells(boxes, cells)
         if len(cloud.points):
-            trust = [self._trust(n, c.reliability.lidar, health) for n in frame.lidars]
-            free, occupied = self._lidar.cast(cloud, cells, np.array(trust))
+            weights = [self._reliability(n, c.reliability.lidar, health) for n in frame.lidars]
+            free, occupied = self._lidar.cast(cloud, cells, np.array(weights))
+            depth = round(c.occlusion_depth / cells.resolution)
             for origin in cloud.origins:
-                depth = round(c.hidden / cells.resolution)
-                _hide(self.grid.free, free, occupied, cells, origin[0], origin[1], depth)
+                _clear_occluded_free_space(
+                    self.grid.free, free, occupied, cells, origin[0], origin[1], depth
+                )
             self.grid.combine(free, occupied)
         if near_field is not None:
-            self._take_in(near_field, frame.base_frame, cells)
+            self._fuse_external_grid(near_field, frame.base_frame, cells)
         for source in self._masks.evidence(
-            frame, masks or {}, cells, cloud, lambda n: self._image_trust(n, frame, health)
+            frame, masks or {}, cells, cloud, lambda n: self._image_reliability(n, frame, health)
         ):
             self.grid.combine(*source)
-        sound = self._ultrasonic.evidence(
-            frame, cells, lambda n: self._trust(n, c.reliability.ultrasonic, health)
+        ultrasonic = self._ultrasonic.evidence(
+            frame, cells, lambda n: self._reliability(n, c.reliability.ultrasonic, health)
         )
-        if sound is not None:
-            self._ultrasonic.compare(self.grid.free, cells)
-            self.grid.combine(*sound)
+        if ultrasonic is not None:
+            # Before the ultrasonic evidence itself is in the grid.
+            self._ultrasonic.update_contradictions(self.grid.free, cells)
+            self.grid.combine(*ultrasonic)
         if boxes is not None and len(boxes):
-            occupied = self._footprints.occupied(boxes, cells, c.reliability.boxes)
+            occupied = self._footprints.occupied_mass(boxes, cells, c.reliability.boxes)
             self.grid.combine(np.zeros_like(occupied), occupied)
         result = self._result(frame)
         if near_field is not None and near_field.frame_id == result.frame_id:
-            return replace(result, semantic=_classes(near_field, result))
+            return replace(result, semantic=_resample_classes(near_field, result))
         return result
 
-    def _trust(self, name: str, kind: float, health: Mapping[str, SensorHealth]) -> float:
-        """Reliability of a sensor (Shafer 1976, p. 252: the discount rate is one minus it).
+    def _reliability(self, name: str, of_type: float, health: Mapping[str, SensorHealth]) -> float:
+        """Reliability of a sensor: that of its type, lowered by its health and image quality.
 
-        What its health and the trust in its image leave of that of its kind.
+        The discount rate is one minus the reliability (Shafer 1976, p. 252).
         """
         r = self.config.reliability
         factors = {Level.OK: 1.0, Level.WARN: r.warn, Level.ERROR: r.error, Level.STALE: 0.0}
-        return kind * factors[h.level] * h.trust if (h := health.get(name)) else kind
+        h = health.get(name)
+        return of_type if h is None else of_type * factors[h.level] * h.image_quality
 
-    def _image_trust(
+    def _image_reliability(
         self, name: str, frame: SensorFrame, health: Mapping[str, SensorHealth]
     ) -> float:
         r = self.config.reliability
-        return self._trust(name, r.thermal if name in frame.thermals else r.camera, health)
+        of_type = r.thermal if name in frame.thermals else r.camera
+        return self._reliability(name, of_type, health)
 
-    def _forget_trails(self, boxes: Boxes3D, cells: Cells) -> None:
+    def _decay_moved_cells(self, boxes: Boxes3D, cells: Cells) -> None:
+        """Reduce the evidence of cells that moving boxes have left."""
         if self.grid.elapsed_s > 0:
             keep = 0.5 ** (self.grid.elapsed_s / self.config.grid.moving_half_life)
-            left = self._footprints.left_behind(boxes, cells, keep)
-            if left is not None:
-                self.grid.discount(left)
+            factors = self._footprints.moved_cells_factor(boxes, cells, keep)
+            if factors is not None:
+                self.grid.discount(factors)
 
-    def _take_in(self, source: OccupancyGrid, base_frame: str, cells: Cells) -> None:
+    def _fuse_external_grid(self, source: OccupancyGrid, base_frame: str, cells: Cells) -> None:
+        """Resample another grid in base_frame to the cells and combine it."""
         if source.frame_id != base_frame:
             self._counts["wrong_frame"] += 1
             return
         free, occupied = (np.zeros((cells.size, cells.size), np.float32) for _ in range(2))
-        trust = np.float32(self.config.reliability.near_field)
+        reliability = np.float32(self.config.reliability.near_field)
         layers = (np.ascontiguousarray(v, np.float32) for v in (source.free, source.occupied))
-        _resample(free, occupied, cells, *layers, *source.origin, source.resolution, trust)
+        _resample(free, occupied, cells, *layers, *source.origin, source.resolution, reliability)
         self.grid.combine(free, occupied)
 
-    def in_odom(self, stamp_ns: int) -> OccupancyGrid | None:
-        """The evidence as it is now, along odom's axes; None without odometry."""
-        if not self.grid.located:
+    def odom_grid(self, stamp_ns: int) -> OccupancyGrid | None:
+        """The present grid aligned with odom's axes; None without odometry."""
+        if not self.grid.is_aligned_with_odom:
             return None
-        c, grid = self.config, self.grid
+        grid = self.grid
         layers = grid.free.copy(), grid.occupied.copy(), grid.conflict.copy()
-        return OccupancyGrid(stamp_ns, c.odom_frame, grid.resolution, grid.corner, *layers)
+        return OccupancyGrid(stamp_ns, self._odom_frame, grid.resolution, grid.corner, *layers)
 
     def _result(self, frame: SensorFrame) -> OccupancyGrid:
         c, grid, cells = self.config, self.grid, self.grid.cells
-        if c.frame == "odom" and (located := self.in_odom(frame.stamp_ns)) is not None:
-            return located
+        if c.frame == "odom" and (odom_grid := self.odom_grid(frame.stamp_ns)) is not None:
+            return odom_grid
         origin = cells.x, cells.y
         layers = grid.free, grid.occupied, grid.conflict
         if abs(cells.sin) * cells.size > 0.05 or cells.cos < 0:
             origin = (-self.raycast.extent, -self.raycast.extent)
-            layers = turned(layers, cells, *origin)
+            layers = resample_to_base_axes(layers, cells, *origin)
         else:
-            # Copies: the grid goes on changing while others look at this one.
+            # Copies, as the grid changes with the next frame while others still read this one.
             layers = grid.free.copy(), grid.occupied.copy(), grid.conflict.copy()
         return OccupancyGrid(frame.stamp_ns, frame.base_frame, cells.resolution, origin, *layers)
 
 
-def _classes(source: OccupancyGrid, grid: OccupancyGrid) -> NDArray[np.uint8] | None:
-    """The classes of another grid in the cells of `grid` that hold its middles, both in one frame."""
+def _resample_classes(source: OccupancyGrid, grid: OccupancyGrid) -> NDArray[np.uint8] | None:
+    """Classes of a source grid, written into the cells of `grid` that contain its cell centres.
+
+    Both grids are in the same frame. None if the source has no classes.
+    """
     if source.semantic is None:
         return None
     rows, columns = np.nonzero(source.semantic)
-    place = source.resolution * (np.stack([columns, rows]) + 0.5) + np.array(source.origin)[:, None]
-    j, i = np.floor((place - np.array(grid.origin)[:, None]) / grid.resolution).astype(np.int64)
+    centres = (
+        source.resolution * (np.stack([columns, rows]) + 0.5) + np.array(source.origin)[:, None]
+    )
+    j, i = np.floor((centres - np.array(grid.origin)[:, None]) / grid.resolution).astype(np.int64)
     size_y, size_x = grid.free.shape
     inside = (i >= 0) & (i < size_y) & (j >= 0) & (j < size_x)
     result = np.zeros(grid.free.shape, np.uint8)
@@ -229,25 +272,34 @@ def _classes(source: OccupancyGrid, grid: OccupancyGrid) -> NDArray[np.uint8] | 
     return result
 
 
-def turned(
+def resample_to_base_axes(
     layers: tuple[Layer, Layer, Layer], cells: Cells, left: float, bottom: float
 ) -> tuple[Layer, Layer, Layer]:
-    """Free, occupied and conflict (size, size) of cells, along base_link's axes from a corner on."""
+    """Resample free, occupied and conflict (size, size) of cells to a grid along base_link's axes.
+
+    left, bottom: corner of the result in base_link, m.
+    """
     result = np.empty_like(layers[0]), np.empty_like(layers[0]), np.empty_like(layers[0])
-    _turn(*result, *layers, cells, left, bottom)
+    _resample_to_base_axes(*result, *layers, cells, left, bottom)
     return result
 
 
 @numba.njit(cache=True, nogil=True)
-def _hide(memory, free, occupied, cells, x, y, depth):  # type: ignore[no-untyped-def]
-    """Forget the free evidence of cells that are hidden within `depth` cells behind a return."""
+def _clear_occluded_free_space(  # type: ignore[no-untyped-def]
+    memory, free, occupied, cells, x, y, depth
+):
+    """Clear the accumulated free mass of cells that are occluded within `depth` cells of a return.
+
+    memory: accumulated free mass. free, occupied: masses of the present sweep. x, y: the LiDAR in
+    base_link.
+    """
     for i in range(cells.size):
         for j in range(cells.size):
             if memory[i, j] < np.float32(0.05) or free[i, j] > 0 or occupied[i, j] > 0:
                 continue
-            at_x, at_y = middle_of(cells, i, j)
-            away = np.sqrt((at_x - x) ** 2 + (at_y - y) ** 2)
-            step = cells.resolution / max(away, cells.resolution)
+            at_x, at_y = cell_centre(cells, i, j)
+            distance = np.sqrt((at_x - x) ** 2 + (at_y - y) ** 2)
+            step = cells.resolution / max(distance, cells.resolution)
             for k in range(1, min(depth, int(1.0 / step)) + 1):
                 row, column = cell_at(
                     cells, at_x + k * step * (x - at_x), at_y + k * step * (y - at_y)
@@ -258,19 +310,20 @@ def _hide(memory, free, occupied, cells, x, y, depth):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _turn(  # type: ignore[no-untyped-def]
+def _resample_to_base_axes(  # type: ignore[no-untyped-def]
     free, occupied, conflict, source_free, source_occupied, source_conflict, cells, left, bottom
 ):
-    """Cells along base_link's axes from those along odom's: the one that holds each one's middle.
+    """Fill cells along base_link's axes from the source cells that contain their centres.
 
-    A turned cell may hold no middle; what is rather occupied is taken over wherever one of its own
-    quarters lies, so that a post does not vanish and a wall gets no gaps as the vehicle turns.
+    A rotated source cell may contain no centre. Therefore a source cell that is more occupied than free
+    is also copied to the cells that contain the centres of its four quarters. Otherwise thin posts would
+    vanish and walls would get gaps when the vehicle rotates.
     """
     size = cells.size
     per_cell = np.float32(1.0 / cells.resolution)
     c, s = np.float32(cells.cos), np.float32(cells.sin)
     f, o, n = source_free.reshape(-1), source_occupied.reshape(-1), source_conflict.reshape(-1)
-    # The source's column and row, in cells, of the first middle; they change evenly along a row.
+    # Source column and row of the first cell centre, in cells; they are linear along a row.
     half, limit, zero = np.float32(0.5), np.float32(size), np.float32(0.0)
     x = np.float32(left - cells.x) * per_cell + half
     y = np.float32(bottom - cells.y) * per_cell + half
@@ -290,7 +343,7 @@ def _turn(  # type: ignore[no-untyped-def]
             if excess <= 0:
                 continue
             for k in range(4):
-                x, y = middle_of(cells, m - 0.25 + 0.5 * (k // 2), q - 0.25 + 0.5 * (k % 2))
+                x, y = cell_centre(cells, m - 0.25 + 0.5 * (k // 2), q - 0.25 + 0.5 * (k % 2))
                 j, i = int(np.floor((x - left) * per_cell)), int(np.floor((y - bottom) * per_cell))
                 inside = 0 <= i < size and 0 <= j < size
                 if inside and excess > occupied[i, j] - free[i, j]:
@@ -299,13 +352,13 @@ def _turn(  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _resample(  # type: ignore[no-untyped-def]
-    free, occupied, cells, source_free, source_occupied, left, bottom, step, trust
+    free, occupied, cells, source_free, source_occupied, left, bottom, step, reliability
 ):
     rows, columns = source_free.shape
     for i in range(cells.size):
         for j in range(cells.size):
-            x, y = middle_of(cells, i, j)
+            x, y = cell_centre(cells, i, j)
             column, row = int(np.floor((x - left) / step)), int(np.floor((y - bottom) / step))
             if 0 <= row < rows and 0 <= column < columns:
-                free[i, j] = source_free[row, column] * trust
-                occupied[i, j] = source_occupied[row, column] * trust
+                free[i, j] = source_free[row, column] * reliability
+                occupied[i, j] = source_occupied[row, column] * reliability

@@ -1,4 +1,4 @@
-"""An occupancy grid as others read it: percent of plausibility, single layers, classes, a coarse map."""
+"""Conversion of an occupancy grid for publication: percent, single layers, classes, coarse map."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from multimodal_perception.occupancy.footprints import FootprintModel
 from multimodal_perception.perception import OccupancyGrid
 
 Percent = NDArray[np.int8]
-# Classes of the semantic layer, by number; an occupied cell that nothing names is an obstacle.
+# Classes of the semantic layer, by number; an occupied cell without a class is an obstacle.
 SEMANTIC_LAYER = ("free", "obstacle", "kerb", "wall", "pole", "vehicle", "person")
 LAYERS = ("free", "occupied", "unknown", "conflict", "semantic")
 UNKNOWN_CELL = -1
-CLASS_OF_BOX = {
+SEMANTIC_CLASS_OF_BOX = {
     "car": "vehicle",
     "van": "vehicle",
     "truck": "vehicle",
@@ -32,42 +32,49 @@ CLASS_OF_BOX = {
 
 @dataclass(frozen=True)
 class PercentConfig:
-    """How masses become the percent of nav_msgs/OccupancyGrid.
+    """Conversion of masses to the values of nav_msgs/OccupancyGrid (0 to 100, -1 for unknown).
 
-    scale: stretched maps plausibility from free_at to occupied_at onto 0 to 100, plain leaves it as it
-    is, trinary gives 0, 100 and unknown alone (as Nav2's map_server has scale and trinary).
-    occupied_at: plausibility of occupied from which a cell is 100. free_at: up to which it is 0.
-    unknown_above: mass of unknown from which a cell is -1.
+    Attributes:
+        scale: Mapping of the plausibility of occupied to values: stretched maps the range between both
+            thresholds to 0 to 100, plain maps 0 to 1 to 0 to 100, trinary gives 0, 100 and -1 only (as
+            scale and trinary of Nav2's map_server). Use trinary for planners that expect a binary map.
+        occupied_threshold: Plausibility of occupied from which a cell is 100. Increase it if uncertain
+            obstacles block the planner.
+        free_threshold: Plausibility of occupied up to which a cell is 0. Decrease it to make the planner
+            more careful.
+        unknown_threshold: Unknown mass above which a cell is -1. Decrease it to mark more cells as
+            unknown.
     """
 
     scale: Literal["stretched", "plain", "trinary"] = "stretched"
-    occupied_at: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    free_at: float = field(default=0.45, metadata={"min": 0.0, "max": 1.0})
-    unknown_above: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    occupied_threshold: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
+    free_threshold: float = field(default=0.45, metadata={"min": 0.0, "max": 1.0})
+    unknown_threshold: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
 
     def __post_init__(self) -> None:
-        if not self.free_at < self.occupied_at:
-            raise ValueError("free_at must be below occupied_at")
+        if not self.free_threshold < self.occupied_threshold:
+            raise ValueError("free_threshold must be below occupied_threshold")
 
 
-def percent(grid: OccupancyGrid, config: PercentConfig | None = None) -> Percent:
-    """Percent (rows, columns) int8: plausibility of occupied (Shafer 1976, p. 43), -1 unknown.
+def occupancy_percent(grid: OccupancyGrid, config: PercentConfig | None = None) -> Percent:
+    """Values (rows, columns) int8: plausibility of occupied in percent (Shafer 1976, p. 43), -1 unknown.
 
-    Plausibility is one less the mass of free: what is in contradiction counts as occupied.
+    The plausibility of occupied is one minus the mass of free, so conflict counts as occupied.
     """
     c = config or PercentConfig()
     plausible = 1.0 - grid.free
     if c.scale != "plain":
-        plausible = (plausible - np.float32(c.free_at)) / np.float32(c.occupied_at - c.free_at)
+        width = np.float32(c.occupied_threshold - c.free_threshold)
+        plausible = (plausible - np.float32(c.free_threshold)) / width
     result = np.rint(100 * np.clip(plausible, 0.0, 1.0)).astype(np.int8)
     if c.scale == "trinary":
         result[(result > 0) & (result < 100)] = UNKNOWN_CELL
-    result[grid.unknown() > c.unknown_above] = UNKNOWN_CELL
+    result[grid.unknown() > c.unknown_threshold] = UNKNOWN_CELL
     return result
 
 
 def layer_percent(grid: OccupancyGrid, name: str) -> Percent:
-    """Mass of one layer (rows, columns) int8 in percent: free, occupied, unknown or conflict."""
+    """Mass of one layer in percent (rows, columns) int8. name: free, occupied, unknown or conflict."""
     if name == "unknown":
         mass = grid.unknown()
     elif name == "conflict":
@@ -78,34 +85,34 @@ def layer_percent(grid: OccupancyGrid, name: str) -> Percent:
 
 
 def semantic_percent(grid: OccupancyGrid, boxes: Boxes3D | None = None) -> Percent:
-    """Number of each cell's class (rows, columns) int8, index into SEMANTIC_LAYER; -1 unknown.
+    """Class of each cell (rows, columns) int8, an index into SEMANTIC_LAYER; -1 for unknown.
 
-    The grid's own classes where it has some, then those of boxes, in the grid's frame, on top.
+    Classes of the grid are used first; classes of boxes (in the grid's frame) replace them.
     """
     result = np.full(grid.free.shape, UNKNOWN_CELL, np.int8)
     result[grid.free > 0.5] = SEMANTIC_LAYER.index("free")
-    held = grid.occupied > 0.5
-    result[held] = SEMANTIC_LAYER.index("obstacle")
+    occupied = grid.occupied > 0.5
+    result[occupied] = SEMANTIC_LAYER.index("obstacle")
     if grid.semantic is not None:
-        named = grid.semantic > 0
-        result[held & named] = grid.semantic[held & named]
+        classified = occupied & (grid.semantic > 0)
+        result[classified] = grid.semantic[classified]
     if boxes is None or not len(boxes) or grid.free.shape[0] != grid.free.shape[1]:
         return result
     cells = Cells(grid.free.shape[0], grid.resolution, 1.0, 0.0, *grid.origin)
     model = FootprintModel()
-    boxes = model.usable(boxes, grid.frame_id)
+    boxes = model.select_usable(boxes, grid.frame_id)
     for label in np.unique(boxes.labels):
-        name = CLASS_OF_BOX.get(boxes.class_names[label], "obstacle")
-        inside = model.occupied(boxes.select(boxes.labels == label), cells) > 0
+        name = SEMANTIC_CLASS_OF_BOX.get(boxes.class_names[label], "obstacle")
+        inside = model.occupied_mass(boxes.select(boxes.labels == label), cells) > 0
         result[inside & (result != 0)] = SEMANTIC_LAYER.index(name)
     return result
 
 
-def coarser(grid: OccupancyGrid, factor: int) -> OccupancyGrid:
-    """The grid in cells `factor` times as long; what is worst in a cell is all of it.
+def coarsen(grid: OccupancyGrid, factor: int) -> OccupancyGrid:
+    """Reduce the resolution of a grid by an integer factor. Each new cell takes the worst of its cells.
 
-    Of each block the masses of that cell are kept whose free mass less occupied mass is least among
-    those about which something is known. Rows and columns that fill no block are left out.
+    This is the known cell of the block with the smallest difference of free and occupied mass. Rows and
+    columns that do not fill a block are dropped.
     """
     if factor == 1:
         return grid

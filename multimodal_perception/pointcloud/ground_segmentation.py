@@ -1,8 +1,17 @@
-"""The ground under the vehicle's surroundings: a height for each cell of a polar grid.
+"""Ground segmentation on a polar grid, by following the ground outwards in each azimuth sector.
 
-In each sector the ground is followed outwards from the vehicle: a ring's lowest return continues it if
-it lies near where the line so far leads. Slopes and kerbs bend the line; a car's side, or a reflection
-from below the road, lies too far from it and is passed over.
+The idea is that of line-based ground segmentation (Himmelsbach et al., "Fast segmentation of 3D point
+clouds for ground vehicles", IV 2010). The steps:
+
+1. Transform all sweeps to base_link, and drop returns from the ego vehicle and beyond max_range.
+2. Sort the points into cells of a polar grid (azimuth sectors x range bins).
+3. In each sector, go outwards from the vehicle and keep a line (height and slope). The lowest return
+   of a bin is ground if it is close to the line. The tolerance grows with the gap since the last
+   ground bin. Slopes and kerbs bend the line. The side of a car is too high, a reflection from below
+   the road too low.
+4. Interpolate the bins without ground, and take the median over three neighbouring sectors.
+5. Measure the height of each point above this surface; low points are ground.
+6. Scale the intensities of each LiDAR (see pointcloud.intensity).
 """
 
 from __future__ import annotations
@@ -14,64 +23,87 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import OwnVehicle, SensorFrame
-from multimodal_perception.occupancy.cells import FULL, azimuth
-from multimodal_perception.pointcloud.intensity import exposure, full_scale
+from multimodal_perception.frame import SensorFrame, VehicleFootprint
+from multimodal_perception.geometry.angles import FULL_CIRCLE, azimuth
+from multimodal_perception.pointcloud.intensity import estimate_gain, full_scale
 
-# Over how many metres without ground the line may bend: behind longer shadows lie bonnets as low as a
-# hill would be.
-LONGEST = 4.0
-# What rises more steeply behind a doubtful piece of ground tells that it is a thing.
-STEEP = 0.25
-# What stands about is seen up to so high and so far, metres.
-STREET_HIGH, STREET_FAR = 3.0, 40.0
-# Of a sweep so many points are looked at for its exposure.
-EXPOSED = 16384
-# What is further away is no place.
-NOWHERE_M = 1e8
-NOWHERE = OwnVehicle(0.0, 0.0, 0.0, 0.0)
+# The tolerance does not grow any further for gaps longer than this: behind long shadows, the bonnets of
+# parked cars are as low as rising ground would be. Metres.
+MAX_GAP = 4.0
+# Slope of the returns behind a ground candidate above which the candidate is an object.
+STEEP_SLOPE = 0.25
+# Returns behind a candidate are checked over this distance, metres.
+LOOKAHEAD = 2.0
+# The intensity scale is estimated from objects up to this height and distance, metres, and from about
+# this number of points.
+SCALE_MAX_HEIGHT, SCALE_MAX_RANGE, SCALE_POINTS = 3.0, 40.0, 16384
+# GroundModel.at treats larger coordinates, infinity and NaN as invalid, metres.
+MAX_COORDINATE = 1e8
+NO_FOOTPRINT = VehicleFootprint(0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class GroundConfig:
-    """How the ground is followed. Metres; slopes in metres a metre.
+    """Ground segmentation of the point cloud.
 
-    sectors: of the polar grid, around the vehicle. ring_m: width of its rings. max_range: points
-    further away are left out. step: how far from the line a return may lie. bend: by how much more
-    for each metre gone since the last ground. max_slope: of the line itself. clearance: height up
-    to which a return is ground.
+    Attributes:
+        sectors: Number of azimuth sectors of the polar grid around the vehicle. Increase it for dense
+            LiDARs to follow lateral slopes more closely; decrease it for sparse ones, so that each
+            sector contains enough ground returns.
+        bin_length: Length of the range bins of the polar grid. Increase it for LiDARs with few rings, so
+            that the bins are not empty.
+        max_range: Distance from the vehicle beyond which points are ignored by all stages. Increase it
+            for highway driving with long-range LiDARs; larger values cost time.
+        height_tolerance: Maximum vertical distance of a ground return from the expected ground height.
+            Increase it for uneven terrain or noisy LiDARs; larger values take kerbs and low objects for
+            ground.
+        tolerance_growth: Increase of height_tolerance per metre since the last ground return.
+            Increase it for hilly terrain; larger values take bonnets of parked cars for ground.
+        max_slope: Maximum slope of the ground, as rise over run. Increase it for steep ramps; larger
+            values follow the surfaces of objects more easily.
+        max_ground_height: Points up to this height above the estimated ground are ground. Increase it
+            for tall grass or noisy LiDARs; decrease it to detect lower obstacles.
     """
 
     sectors: int = field(default=180, metadata={"min": 8, "max": 720})
-    ring_m: float = field(default=0.5, metadata={"min": 0.1, "max": 5.0, "unit": "m"})
+    bin_length: float = field(default=0.5, metadata={"min": 0.1, "max": 5.0, "unit": "m"})
     max_range: float = field(default=80.0, metadata={"min": 5.0, "max": 300.0, "unit": "m"})
-    step: float = field(default=0.14, metadata={"min": 0.01, "max": 1.0, "unit": "m"})
-    bend: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})
-    max_slope: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
-    clearance: float = field(default=0.22, metadata={"min": 0.02, "max": 1.0, "unit": "m"})
+    height_tolerance: float = field(default=0.14, metadata={"min": 0.01, "max": 1.0, "unit": "m"})
+    tolerance_growth: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0, "unit": "m/m"})
+    max_slope: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0, "unit": "m/m"})
+    max_ground_height: float = field(default=0.22, metadata={"min": 0.02, "max": 1.0, "unit": "m"})
 
 
 @dataclass(frozen=True)
 class GroundModel:
-    """heights: (sectors, rings) float32, z of the ground in base_link at each cell's middle."""
+    """Height of the ground on a polar grid around base_link.
+
+    heights: (sectors, bins) float32, z in base_link at the centre of each cell, metres. bin_length:
+    length of the range bins, metres.
+    """
 
     heights: NDArray[np.float32]
-    ring_m: float
+    bin_length: float
 
     def at(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Ground z in metres at points (N,), (N,) of base_link; no place counts as its origin."""
+        """Ground z in metres (N,) at x (N,), y (N,) in base_link.
+
+        Invalid positions get that of (0, 0).
+        """
         xy = np.column_stack([x, y]).astype(np.float32)
-        xy[~(np.abs(xy) < NOWHERE_M).all(axis=1)] = 0.0
-        return _sample(*_places(xy, *self.heights.shape, np.float32(self.ring_m)), self.heights)
+        xy[~(np.abs(xy) < MAX_COORDINATE).all(axis=1)] = 0.0
+        polar = _polar_positions(xy, *self.heights.shape, np.float32(self.bin_length))
+        return _interpolate(*polar, self.heights)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """All LiDAR points of a frame over their ground, shared by the stages.
+    """All LiDAR points of a frame with their heights above the ground; used by several stages.
 
-    points: (N, 4) float32, base_link. height: (N,) float32, metres above the ground.
-    is_ground: (N,) bool. origins: (L, 3) float32, where each LiDAR sits. source: (N,) uint8, index into
-    origins.
+    points: (N, 4) float32, x y z in base_link in metres, intensity 0 to 1. height: (N,) float32, metres
+    above the ground. is_ground: (N,) bool. origins: (L, 3) float32, position of each LiDAR in base_link.
+    source: (N,) uint8, index into origins. possible_noise: (N,) bool, returns that may come from rain,
+    fog or snow; None in clear air (see weather_noise_filter).
     """
 
     points: NDArray[np.float32]
@@ -80,46 +112,46 @@ class Cloud:
     ground: GroundModel
     origins: NDArray[np.float32]
     source: NDArray[np.uint8]
-    doubtful: NDArray[np.bool_] | None = None
+    possible_noise: NDArray[np.bool_] | None = None
 
     @property
-    def levelled(self) -> NDArray[np.float32]:
-        """Points (N, 4) as they would lie on level ground: z is the height above it."""
+    def ground_relative_points(self) -> NDArray[np.float32]:
+        """Points (N, 4) whose z is the height above the ground instead of z in base_link."""
         points = self.points.copy()
         points[:, 2] = self.height
         return points
 
-    def select(self, kept: NDArray[np.bool_]) -> Cloud:
-        """The points of a mask (N,), over the same ground."""
+    def select(self, mask: NDArray[np.bool_]) -> Cloud:
+        """The points where mask (N,) is true, with the same ground model."""
         return replace(
             self,
-            points=self.points[kept],
-            height=self.height[kept],
-            is_ground=self.is_ground[kept],
-            source=self.source[kept],
-            doubtful=None if self.doubtful is None else self.doubtful[kept],
+            points=self.points[mask],
+            height=self.height[mask],
+            is_ground=self.is_ground[mask],
+            source=self.source[mask],
+            possible_noise=None if self.possible_noise is None else self.possible_noise[mask],
         )
 
     @property
-    def certain(self) -> Cloud:
-        """The cloud without its doubtful returns; itself in clear air."""
-        return self if self.doubtful is None else self.select(~self.doubtful)
+    def reliable(self) -> Cloud:
+        """The cloud without possible noise; the same object in clear air."""
+        return self if self.possible_noise is None else self.select(~self.possible_noise)
 
 
-def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Cloud:
-    """Bring all points of a frame into base_link and measure each one's height over the ground.
+def segment_ground(frame: SensorFrame, config: GroundConfig | None = None) -> Cloud:
+    """Merge all sweeps of a frame in base_link and segment the ground.
 
-    Points beyond max_range are left out, and those of the vehicle itself. Intensities become
-    reflectivity, 0 to 1, as bright for each LiDAR as streets usually are.
+    Points beyond max_range and within the ego vehicle's footprint are dropped. Intensities are scaled to
+    0 to 1 so that typical streets are equally bright for every LiDAR.
     """
     config = config or GroundConfig()
-    own = np.array(frame.own_vehicle or NOWHERE, np.float32)
+    footprint = np.array(frame.vehicle_footprint or NO_FOOTPRINT, np.float32)
     clouds, sources, origins = [], [], []
     for index, name in enumerate(frame.lidars):
         pose = frame.reference_from_sensor(name)
         sweep = frame.lidars[name].points
-        share = np.float32(1.0 / full_scale(sweep[:, 3]))
-        points = _move(sweep, pose.astype(np.float32), config.max_range, own, share)
+        scale = np.float32(1.0 / full_scale(sweep[:, 3]))
+        points = _transform(sweep, pose.astype(np.float32), config.max_range, footprint, scale)
         clouds.append(points)
         sources.append(np.full(len(points), index, np.uint8))
         origins.append(pose[:3, 3])
@@ -127,9 +159,9 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     if clouds:
         points = clouds[0] if len(clouds) == 1 else np.concatenate(clouds)
         source = np.concatenate(sources)
-    ground, height = follow_ground(points, config)
-    is_ground = height < config.clearance
-    _expose(points, height, config.clearance, map(len, clouds))
+    ground, height = estimate_ground(points, config)
+    is_ground = height < config.max_ground_height
+    _normalise_intensities(points, height, config.max_ground_height, map(len, clouds))
     return Cloud(
         points,
         height,
@@ -140,57 +172,62 @@ def ground_cloud(frame: SensorFrame, config: GroundConfig | None = None) -> Clou
     )
 
 
-def follow_ground(
+def estimate_ground(
     points: NDArray[np.float32], config: GroundConfig | None = None
 ) -> tuple[GroundModel, NDArray[np.float32]]:
-    """The ground below points (N, 4) of base_link, and the height (N,) of each above it, metres."""
+    """Ground below points (N, 4) in base_link, and the height (N,) of each above it in metres."""
     config = config or GroundConfig()
-    rings = int(np.ceil(config.max_range / config.ring_m))
-    heights = np.zeros((config.sectors, rings), np.float32)
-    places = _places(points, *heights.shape, np.float32(config.ring_m))
+    bins = int(np.ceil(config.max_range / config.bin_length))
+    heights = np.zeros((config.sectors, bins), np.float32)
+    polar = _polar_positions(points, *heights.shape, np.float32(config.bin_length))
     if len(points):
-        limits = config.step, config.bend, config.max_slope
-        _follow(points, *places, heights, config.ring_m, *limits)
-    return GroundModel(heights, config.ring_m), points[:, 2] - _sample(*places, heights)
+        limits = config.height_tolerance, config.tolerance_growth, config.max_slope
+        _follow_ground(points, *polar, heights, config.bin_length, *limits)
+    return GroundModel(heights, config.bin_length), points[:, 2] - _interpolate(*polar, heights)
 
 
-def _expose(
+def _normalise_intensities(
     points: NDArray[np.float32],
     height: NDArray[np.float32],
-    clearance: float,
+    min_height: float,
     counts: Iterable[int],
 ) -> None:
-    """Make the points (N, 4) of each LiDAR, so many of each in turn, as bright as what stands about on
-    streets usually is. height: (N,) over the ground."""
+    """Scale the intensities of points (N, 4) in place, separately for each LiDAR.
+
+    height: (N,) above the ground. min_height: of the objects that the scale is estimated from. counts:
+    number of consecutive points of each LiDAR.
+    """
     start = 0
     for count in counts:
-        mine = slice(start, start + count)
-        standing = _standing(points[mine], height[mine], clearance, max(1, count // EXPOSED))
-        _brighten(points[mine], np.float32(exposure(standing)))
+        rows = slice(start, start + count)
+        step = max(1, count // SCALE_POINTS)
+        samples = _object_intensities(points[rows], height[rows], min_height, step)
+        _scale_intensities(points[rows], np.float32(estimate_gain(samples)))
         start += count
 
 
 @numba.njit(cache=True, nogil=True)
-def _standing(points, height, clearance, step):  # type: ignore[no-untyped-def]
-    """Intensities of what stands about, of every so manyth point."""
-    shares = np.empty(len(points) // step + 1, np.float32)
+def _object_intensities(points, height, min_height, step):  # type: ignore[no-untyped-def]
+    """Intensities of the returns from nearby objects, of every step-th point."""
+    samples = np.empty(len(points) // step + 1, np.float32)
     n = 0
     for i in range(0, len(points), step):
-        near = abs(points[i, 0]) < STREET_FAR and abs(points[i, 1]) < STREET_FAR
-        if near and clearance <= height[i] < STREET_HIGH:
-            shares[n] = points[i, 3]
+        near = abs(points[i, 0]) < SCALE_MAX_RANGE and abs(points[i, 1]) < SCALE_MAX_RANGE
+        if near and min_height <= height[i] < SCALE_MAX_HEIGHT:
+            samples[n] = points[i, 3]
             n += 1
-    return shares[:n]
+    return samples[:n]
 
 
 @numba.njit(cache=True, nogil=True)
-def _brighten(points, gain):  # type: ignore[no-untyped-def]
+def _scale_intensities(points, gain):  # type: ignore[no-untyped-def]
     for i in range(len(points)):
         points[i, 3] = min(points[i, 3] * gain, np.float32(1.0))
 
 
 @numba.njit(cache=True, nogil=True)
-def _move(points, pose, max_range, own, share):  # type: ignore[no-untyped-def]
+def _transform(points, pose, max_range, footprint, scale):  # type: ignore[no-untyped-def]
+    """Points (M, 4) in base_link within max_range and outside the footprint, intensities scaled."""
     result = np.empty((len(points), 4), np.float32)
     n = 0
     limit = np.float32(max_range) ** 2
@@ -199,124 +236,140 @@ def _move(points, pose, max_range, own, share):  # type: ignore[no-untyped-def]
         u = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]
         v = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]
         w = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
-        if own[0] < u < own[1] and own[2] < v < own[3]:
+        if footprint[0] < u < footprint[1] and footprint[2] < v < footprint[3]:
             continue
         if u * u + v * v < limit and abs(w) < max_range:
             result[n, 0], result[n, 1], result[n, 2] = u, v, w
-            result[n, 3] = max(points[i, 3] * share, np.float32(0.0))
+            result[n, 3] = max(points[i, 3] * scale, np.float32(0.0))
             n += 1
     return result[:n]
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _places(points, sectors, rings, ring_m):  # type: ignore[no-untyped-def]
-    """Sector (N,) int32 of each point, and how many rings (N,) float32 it is away."""
-    sector, away = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
-    scale, full = np.float32(sectors / FULL), np.float32(FULL)
-    per_ring = np.float32(1.0) / ring_m
+def _polar_positions(points, sectors, bins, bin_length):  # type: ignore[no-untyped-def]
+    """Sector (N,) int32 of each point, and its distance from the vehicle (N,) float32 in bins."""
+    sector, distance = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
+    scale, full = np.float32(sectors / FULL_CIRCLE), np.float32(FULL_CIRCLE)
+    bins_per_m = np.float32(1.0) / bin_length
     for i in range(len(points)):
         x, y = points[i, 0], points[i, 1]
-        at = np.int32((azimuth(x, y) + full) * scale)
-        at = at - sectors if at >= sectors else at
-        sector[i] = at - sectors if at >= sectors else at
-        away[i] = np.sqrt(x * x + y * y) * per_ring
-    return sector, away
+        k = np.int32((azimuth(x, y) + full) * scale)
+        k = k - sectors if k >= sectors else k
+        sector[i] = k - sectors if k >= sectors else k
+        distance[i] = np.sqrt(x * x + y * y) * bins_per_m
+    return sector, distance
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow(points, sector_of, away, heights, ring_m, step, bend, max_slope):  # type: ignore[no-untyped-def]
-    sectors, rings = heights.shape
+def _sort_heights(points, sector, distance, sectors, bins):  # type: ignore[no-untyped-def]
+    """Heights z (N,) sorted by cell (sector, then bin), and the first index of each cell."""
     cells = np.empty(len(points), np.int32)
-    starts = np.zeros(sectors * rings + 1, np.int32)
+    starts = np.zeros(sectors * bins + 1, np.int32)
     for i in range(len(points)):
-        cells[i] = sector_of[i] * rings + min(np.int32(away[i]), rings - 1)
+        cells[i] = sector[i] * bins + min(np.int32(distance[i]), bins - 1)
         starts[cells[i] + 1] += 1
-    for c in range(sectors * rings):
+    for c in range(sectors * bins):
         starts[c + 1] += starts[c]
-    place = starts[:-1].copy()
+    position = starts[:-1].copy()
     z = np.empty(len(points), np.float32)
     for i in range(len(points)):
-        z[place[cells[i]]] = points[i, 2]
-        place[cells[i]] += 1
-    found = np.full((sectors, rings), np.nan, np.float32)
+        z[position[cells[i]]] = points[i, 2]
+        position[cells[i]] += 1
+    return z, starts
+
+
+@numba.njit(cache=True, nogil=True)
+def _follow_ground(  # type: ignore[no-untyped-def]
+    points, sector_of, distance, heights, bin_length, height_tolerance, tolerance_growth, max_slope
+):
+    """Fill heights (sectors, bins); see steps 2 to 4 of the module's description."""
+    sectors, bins = heights.shape
+    z, starts = _sort_heights(points, sector_of, distance, sectors, bins)
+    ground = np.full((sectors, bins), np.nan, np.float32)
     for sector in range(sectors):
         last_r, last_z, slope = 0.0, 0.0, 0.0
-        for ring in range(rings):
-            cell = sector * rings + ring
-            r = (ring + 0.5) * ring_m
+        for k in range(bins):
+            cell = sector * bins + k
+            r = (k + 0.5) * bin_length
             gap = r - last_r
             expected = last_z + slope * gap
-            tolerance = step + bend * min(gap, LONGEST)
+            tolerance = height_tolerance + tolerance_growth * min(gap, MAX_GAP)
             if last_r == 0.0:
                 tolerance += 0.1
             lowest = np.inf
-            for k in range(starts[cell], starts[cell + 1]):
-                # What lies further below is a reflection, not the ground.
-                if expected - tolerance <= z[k] < lowest:
-                    lowest = z[k]
-            if lowest > expected + step and _rises(z, starts, cell, rings - ring, lowest, ring_m):
+            for i in range(starts[cell], starts[cell + 1]):
+                # Lower returns are reflections (e.g. from puddles).
+                if expected - tolerance <= z[i] < lowest:
+                    lowest = z[i]
+            is_high = lowest > expected + height_tolerance
+            if is_high and _rises_steeply(z, starts, cell, bins - k, lowest, bin_length):
                 continue
             if lowest <= expected + tolerance:
                 if last_r > 0.0:
-                    # The slope follows over some metres, so that one kerb does not tilt the road.
+                    # The slope is smoothed over some metres, so that a kerb does not tilt the line.
                     weight = min(gap / 4.0, 0.6)
                     slope += weight * ((lowest - last_z) / gap - slope)
                     slope = min(max(slope, -max_slope), max_slope)
                 last_r, last_z = r, lowest
-                found[sector, ring] = lowest
-    _fill(found, heights)
+                ground[sector, k] = lowest
+    _fill_gaps(ground, heights)
 
 
 @numba.njit(cache=True, nogil=True)
-def _rises(z, starts, cell, left, lowest, ring_m):  # type: ignore[no-untyped-def]
-    """Whether anything in the sector's next 2 m rises steeply over a ring's lowest return.
+def _rises_steeply(z, starts, cell, remaining, lowest, bin_length):  # type: ignore[no-untyped-def]
+    """Whether the sector's returns within LOOKAHEAD behind a bin rise steeply above its lowest return.
 
-    Behind a shadow a bumper or a bonnet may pass for ground that has risen there.
+    Behind a shadow, a bumper or a bonnet could otherwise be taken for rising ground. remaining: number
+    of bins of the sector from this one on.
     """
-    for ahead in range(1, min(int(2.0 / ring_m) + 1, left)):
-        beyond = np.inf
-        for k in range(starts[cell + ahead], starts[cell + ahead + 1]):
-            if z[k] > lowest - 0.5:
-                beyond = min(beyond, z[k])
-        if np.inf > beyond > lowest + STEEP * ahead * ring_m:
+    for ahead in range(1, min(int(LOOKAHEAD / bin_length) + 1, remaining)):
+        next_lowest = np.inf
+        for i in range(starts[cell + ahead], starts[cell + ahead + 1]):
+            if z[i] > lowest - 0.5:
+                next_lowest = min(next_lowest, z[i])
+        if np.inf > next_lowest > lowest + STEEP_SLOPE * ahead * bin_length:
             return True
     return False
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(found, heights):  # type: ignore[no-untyped-def]
-    """Between the ground cells of a sector linearly, then the median of three sectors."""
-    sectors, rings = found.shape
+def _fill_gaps(ground, heights):  # type: ignore[no-untyped-def]
+    """Fill heights (sectors, bins) from ground heights with gaps (NaN).
+
+    Linear interpolation along each sector, constant beyond the last value, then the median over three
+    neighbouring sectors.
+    """
+    sectors, bins = ground.shape
     filled = np.empty_like(heights)
     for sector in range(sectors):
         last, last_z = -1, np.float32(0.0)
-        for ring in range(rings):
-            if np.isnan(found[sector, ring]):
+        for current in range(bins):
+            if np.isnan(ground[sector, current]):
                 continue
-            for k in range(last + 1, ring):
-                share = np.float32((k - last) / (ring - last))
-                filled[sector, k] = last_z + share * (found[sector, ring] - last_z)
-            filled[sector, ring] = last_z = found[sector, ring]
-            last = ring
-        for k in range(last + 1, rings):
+            for k in range(last + 1, current):
+                fraction = np.float32((k - last) / (current - last))
+                filled[sector, k] = last_z + fraction * (ground[sector, current] - last_z)
+            filled[sector, current] = last_z = ground[sector, current]
+            last = current
+        for k in range(last + 1, bins):
             filled[sector, k] = last_z
     for sector in range(sectors):
-        for ring in range(rings):
-            a = filled[sector - 1, ring]
-            b = filled[sector, ring]
-            c = filled[(sector + 1) % sectors, ring]
-            heights[sector, ring] = max(min(a, b), min(max(a, b), c))
+        for k in range(bins):
+            a = filled[sector - 1, k]
+            b = filled[sector, k]
+            c = filled[(sector + 1) % sectors, k]
+            heights[sector, k] = max(min(a, b), min(max(a, b), c))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _sample(sector, away, heights):  # type: ignore[no-untyped-def]
-    """Ground z (N,) float32 at places, linear between the middles of neighbouring rings."""
-    rings = heights.shape[1]
+def _interpolate(sector, distance, heights):  # type: ignore[no-untyped-def]
+    """Ground z (N,) float32 at polar positions, linear between the centres of neighbouring bins."""
+    bins = heights.shape[1]
     result = np.empty(len(sector), np.float32)
     for i in range(len(sector)):
-        r = max(away[i] - np.float32(0.5), np.float32(0.0))
-        low = min(np.int32(r), rings - 2)
-        share = min(r - np.float32(low), np.float32(1.0))
+        r = max(distance[i] - np.float32(0.5), np.float32(0.0))
+        low = min(np.int32(r), bins - 2)
+        fraction = min(r - np.float32(low), np.float32(1.0))
         before = heights[sector[i], low]
-        result[i] = before + share * (heights[sector[i], low + 1] - before)
+        result[i] = before + fraction * (heights[sector[i], low + 1] - before)
     return result

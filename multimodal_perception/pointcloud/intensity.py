@@ -1,7 +1,8 @@
-"""LiDAR intensities as reflectivity: drivers say 0 to 1, 0 to 255, or counts without a scale.
+"""Scaling of LiDAR intensities to reflectivities that networks can compare between sensors.
 
-Nor do two models agree on how bright the same street is, so a sweep is exposed as a camera's image is:
-by what it shows.
+Drivers publish intensities from 0 to 1, from 0 to 255, or as counts without a defined scale, and two
+models of LiDAR differ in how bright the same street is. The unit is detected first; then a gain makes
+the objects in each sweep as bright as in the simulator's streets, like a camera's exposure control.
 """
 
 from __future__ import annotations
@@ -9,35 +10,38 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Of a sweep so many intensities are looked at; its scale is told by this quantile of those.
-LOOKED_AT, QUANTILE = 8192, 0.99
-# Up to so much it is a share of 1, of which mirrors return more; up to a byte it is one.
-SHARE, BYTE = 2.0, 255.0
-# One in ten returns of what stands about shall exceed this, as on simulated streets, where there are so
-# many of them, by no more than these gains.
-BRIGHT, BRIGHT_QUANTILE, LEAST, GAINS = 0.62, 0.9, 200, (0.5, 6.0)
+# The unit is detected from about this number of intensities of a sweep, by this quantile.
+UNIT_SAMPLES, UNIT_QUANTILE = 8192, 0.99
+# Largest quantile that means a unit of 0 to 1 (retroreflectors exceed 1), and full scale of bytes.
+MAX_FRACTION, BYTE_SCALE = 2.0, 255.0
+# The gain makes this quantile of the intensities of objects equal to TARGET_BRIGHTNESS, as on simulated
+# streets. It needs MIN_SAMPLES intensities and is limited to GAIN_LIMITS.
+TARGET_BRIGHTNESS, TARGET_QUANTILE, MIN_SAMPLES, GAIN_LIMITS = 0.62, 0.9, 200, (0.5, 6.0)
 
 
 def full_scale(intensities: NDArray[np.floating]) -> float:
-    """What counts as 1 of a sweep's intensities (N,): 1, 255, or beyond that what 99 % do not exceed."""
-    some = intensities[:: max(1, len(intensities) // LOOKED_AT)]
-    if not len(some) or some.max() <= SHARE:
+    """Intensity that corresponds to 1 in a sweep's unit, from its intensities (N,).
+
+    1 or 255 for the usual units; for larger counts their UNIT_QUANTILE.
+    """
+    samples = intensities[:: max(1, len(intensities) // UNIT_SAMPLES)]
+    if not len(samples) or samples.max() <= MAX_FRACTION:
         return 1.0
-    high = _quantile(some, QUANTILE)
-    return 1.0 if high <= SHARE else max(high, BYTE)
+    high = _quantile(samples, UNIT_QUANTILE)
+    return 1.0 if high <= MAX_FRACTION else max(high, BYTE_SCALE)
 
 
-def exposure(reflectivities: NDArray[np.floating]) -> float:
-    """The gain for a sweep of whose returns from what stands about these (N,), 0 to 1, are known."""
-    if len(reflectivities) < LEAST:
+def estimate_gain(reflectivities: NDArray[np.floating]) -> float:
+    """Gain for a sweep from the reflectivities (N,), 0 to 1, of its returns from objects."""
+    if len(reflectivities) < MIN_SAMPLES:
         return 1.0
-    bright = _quantile(reflectivities, BRIGHT_QUANTILE)
-    return float(np.clip(BRIGHT / bright, *GAINS)) if bright > 0 else 1.0
+    brightness = _quantile(reflectivities, TARGET_QUANTILE)
+    return float(np.clip(TARGET_BRIGHTNESS / brightness, *GAIN_LIMITS)) if brightness > 0 else 1.0
 
 
-def _quantile(values: NDArray[np.floating], share: float) -> float:
-    """np.quantile of values (N,), N > 0, in a third of its time: it waits on every sweep."""
-    at = (len(values) - 1) * share
-    low, high = int(at), min(int(at) + 1, len(values) - 1)
+def _quantile(values: NDArray[np.floating], q: float) -> float:
+    """Same as np.quantile for values (N,), N > 0, but three times as fast; it runs for every sweep."""
+    position = (len(values) - 1) * q
+    low, high = int(position), min(int(position) + 1, len(values) - 1)
     ordered = np.partition(values, (low, high))
-    return float((low + 1 - at) * ordered[low] + (at - low) * ordered[high])
+    return float((low + 1 - position) * ordered[low] + (position - low) * ordered[high])

@@ -1,1 +1,1 @@
-"""The ROS 2 layer: messages to frames, results to messages. No mathematics lives here."""
+"""ROS 2 layer: messages to frames, results to messages. It contains no algorithms."""

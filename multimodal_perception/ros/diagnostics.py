@@ -1,4 +1,4 @@
-"""Health and stage times as diagnostic_msgs."""
+"""Sensor health, inference status and stage times as diagnostic_msgs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.messages.encoders import header
+from multimodal_perception.messages.encoders import make_header
 from multimodal_perception.messages.message_types import MessageTypes
-from multimodal_perception.perception import ImageTrust, Level, Perception, SensorHealth
+from multimodal_perception.perception import (
+    ImageQuality,
+    Level,
+    Perception,
+    SensorHealth,
+    StageStatus,
+)
 
 HARDWARE = "multimodal_perception"
 
@@ -32,7 +38,7 @@ def status(
 
 def diagnostic_array(types: MessageTypes, stamp_ns: int, statuses: list[Any]) -> Any:
     """The DiagnosticArray of /diagnostics."""
-    head = header(types, stamp_ns, "")
+    head = make_header(types, stamp_ns, "")
     return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=statuses)
 
 
@@ -41,12 +47,12 @@ def sensor_status(
     node: str,
     health: SensorHealth,
     clock: Mapping[str, float],
-    trust: ImageTrust | None = None,
-    warn_below: float = 0.5,
+    image_quality: ImageQuality | None = None,
+    warn_quality: float = 0.5,
 ) -> Any:
-    """One sensor's DiagnosticStatus, with a value for each reason of drops and each clock figure.
+    """DiagnosticStatus of one sensor, with the dropped messages by reason and the clock statistics.
 
-    trust: in its last image, where it is one that is judged; WARN below `warn_below`.
+    image_quality: of its last image, for image sensors; WARN below `warn_quality`.
     """
     values: dict[str, Any] = {
         "rate_hz": health.rate_hz,
@@ -57,15 +63,23 @@ def sensor_status(
         **{name: f"{value:.6g}" for name, value in clock.items()},
     }
     level, message = health.level, health.message
-    if trust is not None:
-        values["trust"] = f"{trust.value:.3f}"
-        values |= {f"trust.{cue}": f"{share:.3f}" for cue, share in trust.cues.items()}
-        if trust.value < warn_below and level in (Level.OK, Level.WARN):
-            weak = ", ".join(cue for cue, share in trust.cues.items() if share < 1.0)
-            complaint = f"image trusted {trust.value:.2f}: {weak}"
-            message = complaint if level is Level.OK else f"{message}; {complaint}"
+    if image_quality is not None:
+        values["image_quality"] = f"{image_quality.value:.3f}"
+        values |= {
+            f"image_quality.{cue}": f"{score:.3f}" for cue, score in image_quality.cues.items()
+        }
+        if image_quality.value < warn_quality and level in (Level.OK, Level.WARN):
+            weak = ", ".join(cue for cue, score in image_quality.cues.items() if score < 1.0)
+            reason = f"image quality {image_quality.value:.2f}: {weak}"
+            message = reason if level is Level.OK else f"{message}; {reason}"
             level = Level.WARN
     return status(types, f"{node}: {health.sensor}", level, message, values)
+
+
+def stage_status(types: MessageTypes, node: str, stage: StageStatus) -> Any:
+    """DiagnosticStatus of one network or detector: engine, device, times, and the fallback's reason."""
+    name = f"{node}: inference of {stage.name}"
+    return status(types, name, stage.level, stage.message, stage.values)
 
 
 def pipeline_status(
@@ -73,37 +87,39 @@ def pipeline_status(
     node: str,
     detector: str,
     counts: Mapping[str, int],
-    last: Mapping[str, int],
-    worst_s: float,
-    slow_s: float,
+    last_counts: Mapping[str, int],
+    max_latency_s: float,
+    warn_latency_s: float,
 ) -> Any:
-    """The pipeline's DiagnosticStatus: ERROR or WARN by what its counts have grown since the last ones.
+    """DiagnosticStatus of the pipeline.
 
-    worst_s: the longest latency meanwhile; above slow_s it is worth a warning.
+    ERROR if frames failed since the last status, WARN if frames were dropped or late. last_counts: the
+    counts in the last status. max_latency_s: maximum latency since then; WARN above warn_latency_s.
     """
-    lost, failed = (
-        counts[name] - last.get(name, 0) for name in ("frames_dropped_busy", "frames_failed")
+    dropped, failed = (
+        counts[name] - last_counts.get(name, 0) for name in ("frames_dropped_busy", "frames_failed")
     )
     level, message = Level.OK, "ok"
     if failed:
         level, message = Level.ERROR, f"{failed} frames could not be processed"
-    elif lost:
-        level, message = Level.WARN, f"{lost} frames dropped: inference cannot keep up"
-    elif worst_s > slow_s:
-        level, message = Level.WARN, f"latency {worst_s:.3f} s"
+    elif dropped:
+        level, message = Level.WARN, f"{dropped} frames dropped: inference is too slow"
+    elif max_latency_s > warn_latency_s:
+        level, message = Level.WARN, f"latency {max_latency_s:.3f} s"
     elif not counts["frames_synchronized"]:
-        level, message = Level.WARN, "no frame yet"
-    values = {"detector": detector, "worst_latency_s": worst_s, **counts}
+        level, message = Level.WARN, "no frame received yet"
+    values = {"detector": detector, "max_latency_s": max_latency_s, **counts}
     return status(types, f"{node}: pipeline", level, message, values)
 
 
 def timing_message(
     types: MessageTypes, perception: Perception, extra: Mapping[str, float], frame: SensorFrame
 ) -> Any:
-    """One frame's stages and readings, stamped as its boxes are.
+    """Stage times and reading ages of one frame, with the stamp of its boxes.
 
-    Status `stages`: milliseconds of each. Status `readings`: by how many milliseconds each reading is
-    older than the frame; WARN where one is missing.
+    Status `stages`: time of each stage in milliseconds; `extra` are times outside of the pipeline.
+    Status `readings`: by how many milliseconds each reading is older than the frame; WARN if a sensor
+    is missing.
     """
     values = {**perception.stage_ms, **extra}
     timing = status(types, "stages", Level.OK, "milliseconds", values)
@@ -111,7 +127,7 @@ def timing_message(
     missing = ", ".join(sorted(frame.missing))
     level, text = (Level.WARN, f"missing: {missing}") if missing else (Level.OK, "complete")
     readings = status(types, "readings", level, text, ages)
-    head = header(types, perception.stamp_ns, perception.frame_id)
+    head = make_header(types, perception.stamp_ns, perception.frame_id)
     return types.new("diagnostic_msgs/msg/DiagnosticArray", header=head, status=[timing, readings])
 
 

@@ -1,6 +1,6 @@
-"""message_filters' interface over our synchronizers: filters in, callbacks with messages out.
+"""The interface of message_filters' synchronizers, implemented with this package's synchronizers.
 
-Works with message_filters.Subscriber and whatever else has registerCallback; imports no ROS.
+Works with message_filters.Subscriber and any other object with registerCallback. Imports no ROS.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from multimodal_perception.synchronization.synchronizer import ReadingSet
 
 
 class Filter(Protocol):
-    """What message_filters.SimpleFilter offers."""
+    """The part of message_filters.SimpleFilter that is used."""
 
     def registerCallback(self, cb: Callable[..., None], *args: Any) -> Any: ...
 
 
 class SynchronizerFilter:
-    """Takes the place of TimeSynchronizer and ApproximateTimeSynchronizer.
+    """Replacement for TimeSynchronizer and ApproximateTimeSynchronizer.
 
-    A callback gets one message of each input in the order of `inputs`, then its own arguments; with
-    the deadline policy an input that had none gives None. Callbacks run on the thread that brought
-    the message or the time, without a lock: with several threads two sets may overtake each other.
+    A callback gets one message of each input in the order of `inputs`, then its own arguments. With the
+    deadline policy it gets None for an input without a message. Callbacks run on the thread that called
+    `add` or `advance`, without a lock: with several threads the order of sets is not guaranteed.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class SynchronizerFilter:
         clock: Callable[[], int],
         allow_headerless: bool = False,
     ) -> None:
-        """inputs: a filter by name of a sensor. clock: the node's time in nanoseconds.
+        """inputs: filter by sensor name. clock: returns the node's time in nanoseconds.
 
-        allow_headerless: messages without a header are stamped as they come; else they are dropped
-        and counted in `headerless`.
+        allow_headerless: use the time of arrival for messages without a header. Otherwise they are
+        dropped and counted in `headerless`.
         """
         self._synchronizer = synchronizer
         self._names = tuple(inputs)
@@ -53,7 +53,7 @@ class SynchronizerFilter:
         ]
 
     def registerCallback(self, cb: Callable[..., None], *args: Any) -> int:
-        """Have `cb(*messages, *args)` called for each set; returns the connection's number."""
+        """Call `cb(*messages, *args)` for each set; returns the number of the connection."""
         number = len(self._callbacks)
         self._callbacks[number] = cb, args
         return number
@@ -64,7 +64,7 @@ class SynchronizerFilter:
             cb(*messages, *args)
 
     def add(self, name: str, msg: Any) -> None:
-        """Take one message of an input. Raises MessageError for a stamp that cannot be."""
+        """Add one message of an input. Raises MessageError for an invalid stamp."""
         now_ns = self._clock()
         stamp = getattr(getattr(msg, "header", None), "stamp", None)
         if stamp is None and not self._allow_headerless:
@@ -82,12 +82,12 @@ class SynchronizerFilter:
             self._emit(sets)
 
     def advance(self) -> None:
-        """Let time pass; to be called by a timer where sets have a deadline."""
+        """Emit sets whose deadline has passed. Call it from a timer with the deadline policy."""
         with self._lock:
             sets = self._synchronizer.advance(self._clock())
         self._emit(sets)
 
     def _emit(self, sets: list[ReadingSet]) -> None:
-        for one in sets:
-            readings = one.readings
+        for reading_set in sets:
+            readings = reading_set.readings
             self.signalMessage(*(readings[n][1] if n in readings else None for n in self._names))

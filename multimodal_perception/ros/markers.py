@@ -1,4 +1,4 @@
-"""Boxes as RViz draws them."""
+"""3D boxes as RViz markers."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from multimodal_perception.frame import Boxes3D
 from multimodal_perception.geometry.stamps import NANOSECONDS
-from multimodal_perception.messages.encoders import boxes_to_message, header
+from multimodal_perception.messages.encoders import boxes_to_message, make_header
 from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.visualization.palette import class_colour
 
 ARROW, CUBE, TEXT, ADD, DELETE = 0, 1, 9, 0, 2
-# An arrow ends where its object is after a second; slower ones have none, m/s.
-SLOWEST = 0.5
+# Slower objects have no velocity arrow, m/s. The arrow shows the displacement in one second.
+MIN_ARROW_SPEED = 0.5
 
 
 class MarkerEncoder:
-    """Boxes3D to MarkerArray; deletes what the message before drew and is no longer there."""
+    """Boxes3D to MarkerArray; deletes the markers of earlier boxes that are gone."""
 
     def __init__(self, types: MessageTypes, lifetime_s: float = 1.0) -> None:
         self._types = types
-        # Should the node stop, RViz forgets the boxes by itself.
+        # RViz removes the boxes after this time if the node stops.
         seconds = int(lifetime_s)
         self._lifetime = types.new(
             "builtin_interfaces/msg/Duration",
@@ -33,7 +33,7 @@ class MarkerEncoder:
         self._arrows: set[int] = set()
 
     def encode(self, boxes: Boxes3D) -> Any:
-        """MarkerArray: a cube and a text a box, an arrow for each that moves, DELETE for what went."""
+        """MarkerArray: a cube and a label per box, an arrow per moving object, DELETE for old ones."""
         detections = boxes_to_message(self._types, boxes).detections
         markers = []
         for i, detection in enumerate(detections):
@@ -50,27 +50,33 @@ class MarkerEncoder:
                 self._marker("labels", TEXT, scale=letters, colour=white, text=text, **common)
             )
         for i in range(len(detections), self._drawn):
-            markers += [self._marker(space, CUBE, i, boxes, action=DELETE) for space in SPACES]
+            markers += [
+                self._marker(namespace, CUBE, i, boxes, action=DELETE) for namespace in NAMESPACES
+            ]
         markers += self._velocities(boxes)
         self._drawn = len(detections)
         return self._types.new("visualization_msgs/msg/MarkerArray", markers=markers)
 
     def _velocities(self, boxes: Boxes3D) -> list[Any]:
-        told = np.full((len(boxes), 2), np.nan) if boxes.velocities is None else boxes.velocities
-        moving = np.flatnonzero(np.hypot(told[:, 0], told[:, 1]) >= SLOWEST).tolist()
+        unknown = np.full((len(boxes), 2), np.nan)
+        velocities = unknown if boxes.velocities is None else boxes.velocities
+        moving = np.flatnonzero(np.hypot(*velocities.T) >= MIN_ARROW_SPEED).tolist()
         markers = []
         for i in moving:
             x, y, z = map(float, boxes.boxes[i, :3])
-            ends = (x, y), (x + float(told[i, 0]), y + float(told[i, 1]))
+            vx, vy = map(float, velocities[i])
+            ends = (x, y), (x + vx, y + vy)
             points = [self._types.new("geometry_msgs/msg/Point", x=u, y=v, z=z) for u, v in ends]
             shape = {"scale": self._vector(0.15, 0.4, 0.5), "points": points}
             colour = class_colour(boxes.class_names[boxes.labels[i]])
             red, green, blue = (c / 255 for c in colour)
             markers.append(
-                self._marker(ARROWS, ARROW, i, boxes, colour=(red, green, blue, 1.0), **shape)
+                self._marker(
+                    ARROW_NAMESPACE, ARROW, i, boxes, colour=(red, green, blue, 1.0), **shape
+                )
             )
-        gone = sorted(self._arrows - set(moving))
-        markers += [self._marker(ARROWS, ARROW, i, boxes, action=DELETE) for i in gone]
+        removed = sorted(self._arrows - set(moving))
+        markers += [self._marker(ARROW_NAMESPACE, ARROW, i, boxes, action=DELETE) for i in removed]
         self._arrows = set(moving)
         return markers
 
@@ -80,7 +86,7 @@ class MarkerEncoder:
     def _marker(
         self,
         namespace: str,
-        kind: int,
+        marker_type: int,
         index: int,
         boxes: Boxes3D,
         pose: Any = None,
@@ -95,10 +101,10 @@ class MarkerEncoder:
         optional = {name: value for name, value in given.items() if value is not None}
         return self._types.new(
             "visualization_msgs/msg/Marker",
-            header=header(self._types, boxes.stamp_ns, boxes.frame_id),
+            header=make_header(self._types, boxes.stamp_ns, boxes.frame_id),
             ns=namespace,
             id=index,
-            type=kind,
+            type=marker_type,
             action=action,
             color=self._types.new("std_msgs/msg/ColorRGBA", r=red, g=green, b=blue, a=alpha),
             lifetime=self._lifetime,
@@ -107,4 +113,4 @@ class MarkerEncoder:
         )
 
 
-SPACES, ARROWS = ("boxes", "labels"), "velocities"
+NAMESPACES, ARROW_NAMESPACE = ("boxes", "labels"), "velocities"

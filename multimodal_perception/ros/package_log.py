@@ -1,4 +1,4 @@
-"""What the package says through Python's logging, passed on to the node's log."""
+"""Forwards the package's Python logging to the node's log."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import logging
 from typing import Any
 
 PACKAGE = "multimodal_perception"
-# A message that every frame repeats is passed on so often, seconds; so many different ones are known.
-PAUSE_S, KNOWN = 5.0, 256
+# Minimum interval between equal messages, seconds: some are repeated with every frame.
+REPEAT_INTERVAL_S = 5.0
+# Maximum number of different messages whose times are kept.
+MAX_REMEMBERED = 256
 
 
 class PackageLog(logging.Handler):
-    """Passes on records of the package from INFO on: which engine runs a network, why others do not."""
+    """Forwards log records of the package from level INFO, such as the engine of each network."""
 
     def __init__(self, logger: Any) -> None:
-        """logger: rclpy's, of the node."""
+        """logger: rclpy's logger of the node."""
         super().__init__(logging.INFO)
         self._logger = logger
-        self._passed: dict[str, float] = {}
+        self._forwarded: dict[str, float] = {}
         self._level = logging.getLogger(PACKAGE).level
 
     def attach(self) -> None:
-        """Begin to pass on."""
+        """Start forwarding."""
         package = logging.getLogger(PACKAGE)
         self._level = package.level
         if package.getEffectiveLevel() > logging.INFO:
@@ -29,19 +31,19 @@ class PackageLog(logging.Handler):
         package.addHandler(self)
 
     def detach(self) -> None:
-        """End it; the package's level is again what it was."""
+        """Stop forwarding and restore the package's log level."""
         package = logging.getLogger(PACKAGE)
         package.removeHandler(self)
         package.setLevel(self._level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler. rclpy takes one severity from each line of code."""
+        """See logging.Handler. rclpy requires a separate call for each severity."""
         text = record.getMessage()
-        if record.created - self._passed.get(text, float("-inf")) < PAUSE_S:
+        if record.created - self._forwarded.get(text, float("-inf")) < REPEAT_INTERVAL_S:
             return
-        if len(self._passed) >= KNOWN:
-            self._passed.clear()
-        self._passed[text] = record.created
+        if len(self._forwarded) >= MAX_REMEMBERED:
+            self._forwarded.clear()
+        self._forwarded[text] = record.created
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:

@@ -1,105 +1,157 @@
-"""The node's parameters: one typed dataclass, declared with types, ranges and descriptions."""
+"""The node's parameters: one typed dataclass, declared with types, ranges and descriptions.
+
+Importing this module does not need rclpy, so that the documentation can be built without ROS.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import json
 import re
+import sys
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.node import Node
-
-from multimodal_perception.calibration_monitor.monitor import WatchConfig
+from multimodal_perception.calibration_monitor.monitor import CalibrationMonitorConfig
 from multimodal_perception.configuration import build
-from multimodal_perception.pipeline import PipelineConfig
+from multimodal_perception.pipeline_builder import PipelineConfig
 from multimodal_perception.ros.occupancy_outputs import OccupancyOutputConfig
 from multimodal_perception.synchronization.message_filters_policies import Policy
 from multimodal_perception.synchronization.sensor_health import HealthConfig
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
 
 
 @dataclass(frozen=True)
 class NodeConfig:
     """Parameters of perception_node.
 
-    rig: path of a rig file, or the name of one in the package's config/rigs. deadline_s: how long a
-    frame waits for its last readings after the first. policy: how readings become frames; approximate
-    and exact behave as message_filters' synchronizers do and give complete frames alone.
-    frame_rate_hz: with the deadline policy; 0 is the rate of the first sensor in line (LiDAR, camera,
-    thermal, ultrasonic). autostart: configure and activate at start.
-    diagnostics_period_s: between messages on /diagnostics. marker_lifetime_s: after which RViz drops
-    boxes that nobody renewed. warn_latency_s: from the last reading of a frame to its boxes, above
-    which diagnostics warn. registration: watch over the calibration between sensors.
+    Attributes:
+        rig: Path of a rig file, or the name of one in the package's config/rigs. Set it to the file that
+            describes the sensors of your vehicle; the node does not start without it.
+        deadline_s: Maximum time that a frame waits for its last readings after the first one. Increase
+            it if /diagnostics reports many incomplete frames; a frame with a missing sensor is late by
+            this time.
+        policy: How readings become frames. `deadline` also gives incomplete frames; `approximate` and
+            `exact` behave like the synchronizers of message_filters and give complete frames only. Keep
+            `deadline` if the vehicle must continue to perceive when a sensor fails.
+        frame_rate_hz: Rate of frames with the policy `deadline`. The value 0 gives the rate of the first
+            available modality in the order LiDAR, camera, thermal camera, ultrasonic. Decrease it on
+            computers that cannot keep up with the sensors.
+        autostart: Configure and activate the node at start. Disable it if a lifecycle manager makes the
+            transitions of the node.
+        diagnostics_period_s: Interval between messages on /diagnostics. Increase it to reduce traffic;
+            counts and warnings appear later then.
+        marker_lifetime_s: Time after which RViz removes markers that were not updated. Increase it if
+            markers flicker at low frame rates; 0 keeps them until they are deleted.
+        warn_latency_s: Latency above which /diagnostics warns, from the arrival of the last reading of a
+            frame to the publication of its boxes. Set it to what your planner tolerates.
+        health: Health monitoring of the sensors.
+        occupancy: Publication of occupancy grids.
+        calibration_monitor: Monitoring of the calibration between sensors.
+        pipeline: Perception pipeline.
     """
 
     rig: str = ""
-    deadline_s: float = field(default=0.05, metadata={"min": 0.001, "max": 5.0})
+    deadline_s: float = field(default=0.05, metadata={"min": 0.001, "max": 5.0, "unit": "s"})
     policy: Policy = "deadline"
     frame_rate_hz: float = field(default=0.0, metadata={"min": 0.0, "max": 1000.0, "unit": "Hz"})
     autostart: bool = False
-    diagnostics_period_s: float = field(default=1.0, metadata={"min": 0.05, "max": 60.0})
-    marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0})
-    warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0})
+    diagnostics_period_s: float = field(
+        default=1.0, metadata={"min": 0.05, "max": 60.0, "unit": "s"}
+    )
+    marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0, "unit": "s"})
+    warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0, "unit": "s"})
     health: HealthConfig = field(default_factory=HealthConfig)
     occupancy: OccupancyOutputConfig = field(default_factory=OccupancyOutputConfig)
-    registration: WatchConfig = field(default_factory=WatchConfig)
+    calibration_monitor: CalibrationMonitorConfig = field(default_factory=CalibrationMonitorConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 
 @dataclass(frozen=True)
 class ParameterEntry:
-    """One parameter: its dotted name, default, description and range (None without)."""
+    """One parameter. name: dotted. choices: allowed values of an enumeration, else empty.
+
+    builtin: names of the built-in stages, for parameters that also accept plug-ins. minimum, maximum:
+    inclusive, None without a limit. unit: empty without one.
+    """
 
     name: str
     default: Any
     description: str
-    low: float | None = None
-    high: float | None = None
+    choices: tuple[str, ...] = ()
+    builtin: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+
+    def full_description(self) -> str:
+        """The description with choices, range and unit."""
+        parts = [self.description]
+        if self.choices:
+            parts.append(f"Allowed: {', '.join(self.choices)}.")
+        if self.builtin:
+            builtin = ", ".join(self.builtin)
+            parts.append(f"Allowed: {builtin}, the name of a plug-in, or package.module:Class.")
+        if self.minimum is not None:
+            parts.append(f"Range: {self.minimum:g} to {self.maximum:g}.")
+        if self.unit:
+            parts.append(f"Unit: {self.unit}.")
+        return " ".join(parts)
 
 
 def entries(config: Any = None, prefix: str = "") -> Iterator[ParameterEntry]:
-    """All parameters of a configuration, depth first."""
+    """All parameters of a configuration dataclass, depth first."""
     config = NodeConfig() if config is None else config
     hints = typing.get_type_hints(type(config))
-    texts = _field_texts(type(config))
+    descriptions = _descriptions(type(config))
     for item in dataclasses.fields(config):
         value, name = getattr(config, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
             yield from entries(value, f"{name}.")
             continue
-        text = texts.get(item.name, "")
-        if typing.get_origin(hints[item.name]) is typing.Literal:
-            text += f" Allowed: {', '.join(map(str, typing.get_args(hints[item.name])))}."
-        if "unit" in item.metadata:
-            text += f" [{item.metadata['unit']}]"
-        default = list(value) if isinstance(value, tuple) else value
+        literal = typing.get_origin(hints[item.name]) is typing.Literal
         yield ParameterEntry(
-            name, default, text.strip(), item.metadata.get("min"), item.metadata.get("max")
+            name,
+            list(value) if isinstance(value, tuple) else value,
+            descriptions.get(item.name, ""),
+            tuple(map(str, typing.get_args(hints[item.name]))) if literal else (),
+            item.metadata.get("builtin", ()),
+            item.metadata.get("min"),
+            item.metadata.get("max"),
+            item.metadata.get("unit", ""),
         )
 
 
 def declare(node: Node) -> None:
     """Declare every parameter on a node."""
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
     for entry in entries():
         descriptor = ParameterDescriptor(
-            description=entry.description,
+            description=entry.full_description(),
             additional_constraints="read when the node is configured",
-            # An empty list has no type: ROS takes it for bytes, and for unset where a file has it.
+            # ROS cannot infer the type of an empty list: in code it becomes a byte array, and in a
+            # parameter file it is treated as not set.
             dynamic_typing=entry.default == [],
         )
-        if entry.low is not None and entry.high is not None:
+        if entry.minimum is not None and entry.maximum is not None:
             if isinstance(entry.default, float):
                 descriptor.floating_point_range = [
-                    FloatingPointRange(from_value=float(entry.low), to_value=float(entry.high))
+                    FloatingPointRange(
+                        from_value=float(entry.minimum), to_value=float(entry.maximum)
+                    )
                 ]
             elif isinstance(entry.default, int):
                 descriptor.integer_range = [
-                    IntegerRange(from_value=int(entry.low), to_value=int(entry.high), step=1)
+                    IntegerRange(from_value=int(entry.minimum), to_value=int(entry.maximum), step=1)
                 ]
         node.declare_parameter(entry.name, entry.default, descriptor)
 
@@ -109,54 +161,110 @@ def read(node: Node) -> NodeConfig:
     tree: dict[str, Any] = {}
     for entry in entries():
         value = node.get_parameter(entry.name).value
-        *folders, last = entry.name.split(".")
+        *groups, last = entry.name.split(".")
         branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
+        for group in groups:
+            branch = branch.setdefault(group, {})
         if isinstance(entry.default, list) and not isinstance(value, (str, bool, int, float)):
-            value = list(value or ())  # an array, or what an empty list became
+            value = list(value or ())  # an array, or None for an empty list
         branch[last] = value
     return build(NodeConfig, tree, "parameters")
 
 
 def parameter_file() -> str:
-    """The package's config/perception.yaml: every parameter with its default, described."""
+    """Content of config/perception.yaml: every parameter with its default and description."""
     lines = [
-        "# Parameters of perception_node, read when it is configured. Every key, with its default.",
+        "# Parameters of perception_node with their defaults, read when the node is configured.",
+        "# Generated by: python -m multimodal_perception.ros.parameters --yaml",
         "/**:",
         "  ros__parameters:",
     ]
-    open_folders: list[str] = []
+    open_groups: list[str] = []
     for entry in entries():
-        *folders, last = entry.name.split(".")
-        shared = 0
-        while shared < min(len(folders), len(open_folders)) and (
-            folders[shared] == open_folders[shared]
-        ):
-            shared += 1
-        for depth in range(shared, len(folders)):
-            lines.append(f"{'  ' * (depth + 2)}{folders[depth]}:")
-        open_folders = folders
-        indent = "  " * (len(folders) + 2)
-        limits = "" if entry.low is None else f" Allowed: {entry.low:g} to {entry.high:g}."
+        *groups, last = entry.name.split(".")
+        pairs = zip(groups, open_groups, strict=False)
+        common = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        for depth in range(common, len(groups)):
+            lines.append(f"{'  ' * (depth + 2)}{groups[depth]}:")
+        open_groups = groups
+        indent = "  " * (len(groups) + 2)
         lines += textwrap.wrap(
-            entry.description + limits,
+            entry.full_description(),
             98,
             initial_indent=f"{indent}# ",
             subsequent_indent=f"{indent}# ",
+            break_long_words=False,
+            break_on_hyphens=False,
         )
         lines.append(f"{indent}{last}: {json.dumps(entry.default)}")
     return "\n".join(lines) + "\n"
 
 
-def _field_texts(cls: type) -> dict[str, str]:
-    """What a dataclass's docstring says of each field, written there as `name: what it is.`"""
-    text = " ".join((inspect.getdoc(cls) or "").split())
-    names = "|".join(f.name for f in dataclasses.fields(cls))
-    heads = list(re.finditer(rf"(?:(?<=\. )|(?<=^))((?:{names})(?:, (?:{names}))*): ", text))
-    result = {}
-    for head, following in zip(heads, [*heads[1:], None], strict=True):
-        said = text[head.end() : following.start() if following else len(text)].strip()
-        for name in head.group(1).split(", "):
-            result[name] = said[:1].upper() + said[1:]
-    return result
+def parameter_table() -> str:
+    """Markdown tables of all parameters, one per group."""
+    head = "| Parameter | Type | Default | Range | Unit | Description |\n|---|---|---|---|---|---|"
+    lines: list[str] = []
+    last_group = None
+    for entry in entries():
+        group = entry.name.rpartition(".")[0]
+        if group != last_group:
+            lines += ["", f"## {group or 'Node'}", "", head]
+            last_group = group
+        if entry.choices or entry.builtin:
+            allowed = ", ".join(f"`{c}`" for c in entry.choices or entry.builtin)
+            allowed += ", plug-in" if entry.builtin else ""
+        elif entry.minimum is not None:
+            allowed = f"{entry.minimum:g} to {entry.maximum:g}"
+        else:
+            allowed = ""
+        cells = (
+            f"`{entry.name}`",
+            _type_name(entry),
+            f"`{json.dumps(entry.default)}`",
+            allowed,
+            entry.unit,
+            entry.description.replace("|", "\\|"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _type_name(entry: ParameterEntry) -> str:
+    """ROS parameter type of an entry."""
+    names = {bool: "bool", int: "integer", float: "double", str: "string"}
+    if isinstance(entry.default, list):
+        return f"{names[type(entry.default[0])]} array" if entry.default else "string array"
+    return names[type(entry.default)]
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """Descriptions of a dataclass's fields, from the section Attributes of its docstring."""
+    lines = (inspect.getdoc(cls) or "").splitlines()
+    if "Attributes:" not in lines:
+        return {}
+    section = textwrap.dedent("\n".join(lines[lines.index("Attributes:") + 1 :])).splitlines()
+    descriptions: dict[str, str] = {}
+    name = ""
+    for line in section:
+        head = re.match(r"(\w+): (.*)", line)
+        if head:
+            name = head.group(1)
+            descriptions[name] = head.group(2).strip()
+        elif name and line.strip():
+            descriptions[name] += " " + line.strip()
+    return descriptions
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Print the parameter file or the tables of the documentation."""
+    parser = argparse.ArgumentParser(description="Print all parameters of perception_node.")
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("--yaml", action="store_true", help="as a ROS parameter file")
+    group.add_argument("--markdown", action="store_true", help="as Markdown tables")
+    options = parser.parse_args(args)
+    sys.stdout.write(parameter_file() if options.yaml else parameter_table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Quality of service of the node's topics; each can be overridden by parameters."""
+"""Quality of service of the node's topics. Each can be overridden by parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LATCHED_QOS = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 OUTPUT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-# As Nav2's static layer and RViz expect a map.
+# Nav2's static layer and RViz expect a latched map.
 MAP_QOS = QoSProfile(
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,

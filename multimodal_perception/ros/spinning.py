@@ -1,4 +1,4 @@
-"""A node's life in its own process: spun until it is told to end, and given back whole."""
+"""Runs a node in its own process until a signal, and shuts it down cleanly."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from multimodal_perception.configuration import UserError
 
 
 def spin(make_node: Callable[[], Any], args: Sequence[str] | None = None) -> int:
-    """Run a node until Ctrl-C, SIGTERM or shutdown; returns an exit status."""
-    given = list(args) if args is not None else None
-    rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO)
+    """Run a node until Ctrl-C, SIGTERM or shutdown; returns an exit status.
+
+    Signals set a flag instead of interrupting a callback, so that the node can end its threads.
+    """
+    arguments = list(args) if args is not None else None
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     stop = threading.Event()
     node = None

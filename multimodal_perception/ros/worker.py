@@ -1,4 +1,4 @@
-"""Work off the executor's thread: the newest frame wins, each one passed over is counted."""
+"""Processing on a background thread: the newest item is processed, dropped ones are counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ T = TypeVar("T")
 
 
 class NewestFirstWorker(Generic[T]):
-    """One thread that processes the newest item given; an older one still waiting is dropped."""
+    """One thread that processes the newest submitted item; an older one that is waiting is dropped.
+
+    The executor's thread must not wait for inference: it would lose messages and process old frames
+    late. dropped: items replaced by a newer one. failed: items whose processing raised an error.
+    """
 
     def __init__(
         self,
@@ -29,14 +33,18 @@ class NewestFirstWorker(Generic[T]):
         self._thread.start()
 
     def submit(self, item: T) -> None:
-        """Hand over one item; returns at once."""
+        """Submit one item; returns immediately."""
         with self._condition:
             self.dropped += len(self._waiting)
             self._waiting = [item]
             self._condition.notify()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Finish the item in work and end the thread. False if it is still busy after the timeout."""
+        """End the thread after the item that it is processing.
+
+        Waits, because a thread inside a native library when the interpreter exits would abort the
+        process. Returns False if the thread is still busy after the timeout.
+        """
         with self._condition:
             self._stopping = True
             self._condition.notify()
@@ -53,6 +61,6 @@ class NewestFirstWorker(Generic[T]):
             try:
                 self._process(item)
             except Exception as error:
-                # One frame that cannot be processed must not silence the node.
+                # An item that cannot be processed must not end the thread.
                 self.failed += 1
                 self._on_error(error)

@@ -1,1 +1,1 @@
-"""Running trained networks: named arrays in, named arrays out, by whichever engine works here."""
+"""Inference of trained networks from named input arrays, with a choice of engines."""

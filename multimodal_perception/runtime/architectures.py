@@ -1,9 +1,6 @@
-"""Which code a card's architecture means: an allow-list, as a card is a file like any other.
+"""The functions of each architecture that a card may name.
 
-build: module:function of `function(settings) -> torch.nn.Module`, whose forward takes the card's
-inputs in their order and returns its outputs in theirs (a tensor or a tuple).
-frame_inputs: module:function of `function(card) -> Callable[[SensorFrame], dict[str, array]]`, what
-calibration feeds the network from recorded frames; the callable may raise UserError for a frame.
+This is an allow-list, because a card is an untrusted file and must not select code to import.
 """
 
 from __future__ import annotations
@@ -11,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import ModelCard
@@ -19,7 +16,14 @@ from multimodal_perception.runtime.card import ModelCard
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where an architecture's functions are, as module:function; see above."""
+    """References "module:function" to an architecture's functions.
+
+    build: `function(settings) -> torch.nn.Module`. The module's forward takes the card's inputs and
+    returns its outputs (a tensor or a tuple), both in the card's order.
+    frame_inputs: `function(card) -> Callable[[SensorFrame], dict[str, array]]`. The callable makes the
+    network's inputs from a recorded frame for calibration, and may raise UserError. Empty if the
+    architecture has none.
+    """
 
     build: str
     frame_inputs: str = ""
@@ -45,27 +49,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         "multimodal_perception.networks.near_field:build_near_field",
         "multimodal_perception.near_field.network_inputs:frame_inputs",
     ),
-    "rgbir_detection": Architecture(
+    "rgb_thermal_detection": Architecture(
         "multimodal_perception.networks.rgb_thermal_detection:build",
-        "multimodal_perception.segmentation.rgb_thermal:frame_inputs",
+        "multimodal_perception.images.rgb_thermal_inputs:frame_inputs",
     ),
-    "rgbx_segmentation": Architecture(
+    "rgb_thermal_segmentation": Architecture(
         "multimodal_perception.networks.rgb_thermal_segmentation:build",
-        "multimodal_perception.segmentation.rgb_thermal:frame_inputs",
+        "multimodal_perception.images.rgb_thermal_inputs:frame_inputs",
     ),
 }
 
 
-def resolve(card: ModelCard, what: str) -> Callable[..., Any]:
-    """The function `build` or `frame_inputs` of a card's architecture. Raises UserError."""
-    known = ARCHITECTURES.get(card.architecture)
-    if known is None:
-        allowed = ", ".join(sorted(ARCHITECTURES)) or "none"
+def resolve(card: ModelCard, name: Literal["build", "frame_inputs"]) -> Callable[..., Any]:
+    """Import a function of a card's architecture. Raises UserError if there is none."""
+    architecture = ARCHITECTURES.get(card.architecture)
+    if architecture is None:
+        allowed = ", ".join(sorted(ARCHITECTURES))
         raise UserError(
-            f"{card.source}: architecture: {card.architecture!r} is unknown; allowed: {allowed}"
+            f"{card.source}: architecture: unknown value {card.architecture!r}; allowed: {allowed}"
         )
-    reference = getattr(known, what)
+    reference = getattr(architecture, name)
     if not reference:
-        raise UserError(f"{card.source}: architecture: {card.architecture} has no {what}")
+        raise UserError(f"{card.source}: architecture: {card.architecture} has no function {name}")
     module, _, function = reference.partition(":")
     return getattr(importlib.import_module(module), function)

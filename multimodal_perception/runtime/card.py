@@ -1,7 +1,7 @@
-"""Model cards: what a network's files are, what goes in and out, and how it came to be.
+"""Model cards: files, inputs, outputs, training data and evaluation results of a trained network.
 
-A model is a folder with card.yaml and the files that it names. The hashes make a tampered or
-half-copied file an error rather than wrong boxes.
+A model is a folder with card.yaml and the files that the card names. The card holds their SHA-256, so
+that a modified or incompletely copied file is an error instead of a source of wrong results.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from multimodal_perception.resources import share_path
 DType = Literal["float32", "float16", "int32", "int64", "uint8", "bool"]
 T = TypeVar("T")
 CARD = "card.yaml"
-MAX_ELEMENTS = 1 << 28  # of one tensor; more is a mistake in the card
+MAX_ELEMENTS = 1 << 28  # of one tensor; a larger number is a mistake in the card
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape and type of one input or output.
+    """Shape and type of one input or output tensor.
 
-    shape: static; a scalar is (). dtype: as numpy writes it. finite: whether NaN or infinity in it
-    is an error (of the caller in an input, of the engine in an output).
+    shape: static; () for a scalar. dtype: NumPy's name. finite: if true, NaN or infinity raises
+    InputError in an input and EngineError in an output.
     """
 
     shape: tuple[int, ...]
@@ -42,46 +42,61 @@ class TensorSpec:
         for size in self.shape:
             elements *= size
             if size < 1 or elements > MAX_ELEMENTS:
-                raise ValueError(f"shape {list(self.shape)}: sizes are 1 or more, all static")
+                raise ValueError(
+                    f"shape {list(self.shape)}: every size must be at least 1, "
+                    f"the product at most {MAX_ELEMENTS}"
+                )
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file beside the card: its name and the SHA-256 of its bytes, hexadecimal."""
+    """A file in the card's folder: its name and the SHA-256 of its content, hexadecimal."""
 
     file: str
     sha256: str
 
     def __post_init__(self) -> None:
         if Path(self.file).name != self.file or self.file in ("", ".", ".."):
-            raise ValueError(f"file {self.file!r} must be a name in the card's own folder")
+            raise ValueError(f"file {self.file!r} must be the name of a file in the card's folder")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError("sha256 must be 64 hexadecimal digits in lower case")
+            raise ValueError("sha256 must be 64 lower-case hexadecimal digits")
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights came to be: the command that makes them, its seed, how long and on what."""
+    """How the weights were trained.
+
+    command: the command line. seed: its random seed. hours: duration. device: hardware used. data:
+    training data in words. recipe: name of the recipe file of `train recipe`. files: SHA-256 of the recipe
+    file and of the configuration files that it names. version: git commit or version of the package.
+    """
 
     command: str
     seed: int
     hours: float = field(metadata={"min": 0.0, "max": 1e6, "unit": "h"})
     device: str
     data: str = ""
+    recipe: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+    version: str = ""
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """A trained network.
 
-    architecture: a key of runtime.architectures. settings: the architecture's own configuration.
-    onnx, weights: the files; a card that is read has one at least. inputs, outputs: in the order of
-    the network's arguments and results. licence: SPDX name. classes: names, in the order of the
-    class outputs. normalisation: mean and std, or whatever the architecture reads, by input.
-    range: x min, y min, z min, x max, y max, z max, metres in base_link; empty where it means
-    nothing. figures: what was measured, and how. path: of the card. onnx_names: names of tensors in the
-    ONNX file by the names in inputs and outputs, where they differ. weight_prefixes: first parts of
-    parameter names in the weights file by those of the network's module, where they differ.
+    name: the model's name. architecture: a key of runtime.architectures.ARCHITECTURES. settings: the
+    configuration that its build function takes. onnx, weights: the files; a card that is read has at
+    least one. inputs, outputs: in the order of the network's arguments and results. licence: SPDX
+    identifier. classes: names, in the order of the class outputs. normalisation: by input, mean and
+    standard deviation or whatever the architecture reads. range: x min, y min, z min, x max, y max,
+    z max in metres in base_link; empty if it does not apply. training: how the weights were trained.
+    figures: evaluation results and how they were measured. notes: free text. path: of the card.
+
+    onnx_names: name of a tensor in the ONNX file by its name in inputs or outputs, for those that
+    differ. weight_prefixes: prefix of parameter names in the weights file by the prefix of the module's
+    parameter names, for those that differ. The longest stored prefix that matches is replaced; in both
+    prefixes, `*` stands for one part of the dotted name, such as an index.
     """
 
     name: str
@@ -104,37 +119,42 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
-            raise ValueError(f"name {self.name!r}: letters, digits, _, . and - alone")
+            raise ValueError(
+                f"name {self.name!r} must consist of letters, digits, '_', '.' and '-'"
+            )
         if not self.inputs or not self.outputs:
             raise ValueError("inputs and outputs must name at least one tensor each")
         unknown = set(self.onnx_names) - set(self.inputs) - set(self.outputs)
         if unknown:
-            raise ValueError(f"onnx_names: {sorted(unknown)[0]!r} is neither an input nor an output")
+            name = sorted(unknown)[0]
+            raise ValueError(f"onnx_names: {name!r} is neither an input nor an output")
         if len(self.range) not in (0, 6):
             raise ValueError("range must be x min, y min, z min, x max, y max, z max, or empty")
 
     @property
     def source(self) -> str:
-        """What names this card in messages."""
+        """The card's path, or its name if it was not read from a file, for messages."""
         return str(self.path) if self.path is not None else self.name
 
-    def named(self, setting: str) -> dict[str, str]:
-        """Other models by their part in this one, as settings[setting] names them."""
-        said = self.settings.get(setting, {})
-        if not isinstance(said, Mapping):
-            raise UserError(f"{self.source}: settings.{setting}: a model's name by each part")
-        return {str(part): str(name) for part, name in said.items()}
+    def linked_models(self, setting: str) -> dict[str, str]:
+        """Read the names of other models, by their role, from settings[setting]. Raises UserError."""
+        names = self.settings.get(setting, {})
+        if not isinstance(names, Mapping):
+            raise UserError(
+                f"{self.source}: settings.{setting}: expected a mapping from role to model name"
+            )
+        return {str(role): str(name) for role, name in names.items()}
 
-    def beside(self, name: str) -> ModelCard:
-        """The card of the model of this name whose folder lies beside this one's. Raises UserError."""
+    def sibling_card(self, name: str) -> ModelCard:
+        """Load the card of the model in the folder `name` next to this card's. Raises UserError."""
         if self.path is None or Path(name).name != name:
             raise UserError(
-                f"{self.source}: {name!r}: must be the name of a folder beside the card's"
+                f"{self.source}: {name!r} must be the name of a folder next to the card's folder"
             )
         return load_card(self.path.parent.parent / name)
 
-    def as_in_onnx(self) -> ModelCard:
-        """This card with inputs and outputs named as in the ONNX file."""
+    def with_onnx_names(self) -> ModelCard:
+        """Return this card with inputs and outputs named as in the ONNX file."""
         return dataclasses.replace(
             self,
             inputs=self.to_onnx_names(self.inputs),
@@ -143,24 +163,34 @@ class ModelCard:
         )
 
     def to_onnx_names(self, tensors: Mapping[str, T]) -> dict[str, T]:
-        """Values by input or output name, keyed by the name in the ONNX file instead."""
+        """Replace input and output names, the keys, by the names in the ONNX file."""
         return {self.onnx_names.get(name, name): value for name, value in tensors.items()}
 
     def to_module_names(self, weights: Mapping[str, T]) -> dict[str, T]:
-        """Values by parameter name of the weights file, keyed by the module's parameter name instead."""
+        """Replace parameter names of the weights file, the keys, by the module's parameter names."""
+        prefixes = [
+            (re.compile(re.escape(stored).replace(r"\*", r"([^.]+)") + r"(?=\.|$)"), module)
+            for module, stored in sorted(
+                self.weight_prefixes.items(), key=lambda item: -len(item[1])
+            )
+        ]
         renamed = {}
         for name, value in weights.items():
-            for module, stored in self.weight_prefixes.items():
-                if name.startswith(stored):
-                    name = module + name.removeprefix(stored)
+            for pattern, module in prefixes:
+                match = pattern.match(name)
+                if match:
+                    prefix = module
+                    for part in match.groups():
+                        prefix = prefix.replace("*", part, 1)
+                    name = prefix + name[match.end() :]
                     break
             renamed[name] = value
         return renamed
 
     def read_file(self, kind: Literal["onnx", "weights"]) -> bytes:
-        """Bytes of the ONNX or the weights, their hash checked.
+        """Read the ONNX or weights file and check its hash.
 
-        Raises UserError where the card names none, the file is missing or its hash is another.
+        Raises UserError if the card names no such file, the file is missing or its hash differs.
         """
         entry = self.onnx if kind == "onnx" else self.weights
         if entry is None or self.path is None:
@@ -170,33 +200,33 @@ class ModelCard:
             content = path.read_bytes()
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"{path}: {reason}; {self.source} names it as {kind}") from error
+            raise UserError(f"{path}: {reason}; named in {self.source}, {kind}") from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != entry.sha256:
             raise UserError(
-                f"{path}: its SHA-256 is {digest[:12]}…, {self.source} says {kind}.sha256 "
-                f"{entry.sha256[:12]}…: damaged, tampered with or of another training"
+                f"{path}: its SHA-256 is {digest[:12]}…, but {kind}.sha256 in {self.source} is "
+                f"{entry.sha256[:12]}…: the file is damaged, modified or from another training"
             )
         return content
 
 
 def load_card(name_or_path: str | Path) -> ModelCard:
-    """Read the card of a shipped model by name, or from a card's path or its folder.
+    """Read a card: of a shipped model by name, or by the path of the card or its folder.
 
-    The hashes are checked when the files are read. Raises UserError naming file and key.
+    The hashes are checked later, when the files are read. Raises UserError with file and key.
     """
     path = card_path(name_or_path)
     values = load_yaml(path)
     if isinstance(values, Mapping) and "path" in values:
-        raise ConfigurationError(f"{path}: path: is not written in a card")
+        raise ConfigurationError(f"{path}: path: not allowed in a card file")
     card = build(ModelCard, values, str(path))
     if card.onnx is None and card.weights is None:
-        raise ConfigurationError(f"{path}: onnx, weights: one of them must be there")
+        raise ConfigurationError(f"{path}: onnx, weights: at least one of them is required")
     return dataclasses.replace(card, path=path)
 
 
 def card_path(name_or_path: str | Path) -> Path:
-    """Where a model's card lies. Raises UserError that lists the shipped models."""
+    """Return the path of a model's card. Raises UserError that lists the shipped models."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path / CARD
@@ -210,7 +240,7 @@ def card_path(name_or_path: str | Path) -> Path:
 
 
 def shipped_cards() -> list[Path]:
-    """The cards in config/models, sorted by name."""
+    """Return the paths of the cards in config/models, sorted by name."""
     try:
         return sorted(share_path("config", "models").glob(f"*/{CARD}"))
     except FileNotFoundError:
@@ -220,10 +250,10 @@ def shipped_cards() -> list[Path]:
 def write_card(
     folder: str | Path, card: ModelCard, onnx: str | None = None, weights: str | None = None
 ) -> ModelCard:
-    """Write folder/card.yaml for files that already lie there, and return it with their hashes.
+    """Write folder/card.yaml for model files in the same folder; return the card with their hashes.
 
-    onnx, weights: file names in the folder; None leaves what the card says. Raises UserError where
-    a file cannot be read or the card not be written.
+    onnx, weights: file names in the folder; None keeps the card's entry. Raises UserError if a file
+    cannot be read or the card cannot be written.
     """
     folder = Path(folder)
     files = {"onnx": card.onnx, "weights": card.weights}
@@ -234,7 +264,7 @@ def write_card(
     content = _plain(dataclasses.replace(card, path=None))
     try:
         text = yaml.dump(content, Dumper=_CardDumper, sort_keys=False, width=100)
-        build(ModelCard, yaml.safe_load(text), str(card.path))  # what is written can be read
+        build(ModelCard, yaml.safe_load(text), str(card.path))  # check that it can be read back
         (folder / CARD).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{card.path}: {error.strerror or error}") from error
@@ -244,7 +274,7 @@ def write_card(
 
 
 def hash_file(path: Path) -> ModelFile:
-    """Name and SHA-256 of a file. Raises UserError where it cannot be read."""
+    """Return a file's name and SHA-256. Raises UserError if it cannot be read."""
     try:
         return ModelFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     except OSError as error:
@@ -252,7 +282,7 @@ def hash_file(path: Path) -> ModelFile:
 
 
 class _CardDumper(yaml.SafeDumper):
-    """Short lists of numbers on one line, and no aliases, which our reader refuses."""
+    """Write lists of scalars on one line, and no aliases, because load_yaml rejects them."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -263,7 +293,7 @@ class _CardDumper(yaml.SafeDumper):
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, tuples and numpy numbers as what YAML knows; defaults are left out."""
+    """Convert dataclasses, tuples and NumPy values to YAML types; omit fields with default values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
         return {

@@ -1,7 +1,8 @@
-"""The few calls of CUDA's driver that running an engine needs.
+"""The CUDA driver functions that running a TensorRT engine needs.
 
-Through ctypes on libcuda.so.1, which comes with every NVIDIA driver, a Jetson's included: neither the
-CUDA toolkit nor a Python package of it has to be there. TensorRT works in the same primary context.
+They are called through ctypes in libcuda.so.1, which is part of every NVIDIA driver, including that of
+Jetson. Neither the CUDA toolkit nor a Python package for CUDA is needed. TensorRT uses the same primary
+context.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ LIBRARY = "libcuda.so.1"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-# Arguments of each function as cuda.h declares them; a CUdeviceptr is 64 bits, a handle a pointer.
+# Argument types of each function as in cuda.h; a CUdeviceptr has 64 bits, a handle is a pointer.
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
     "cuDeviceGet": (POINTER(c_int), c_int),
@@ -49,7 +50,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
 
 
 def gpu_present(index: int = 0, library: str = LIBRARY) -> bool:
-    """Whether there is such a GPU with its driver."""
+    """Whether the GPU with this index and its driver are available."""
     try:
         Gpu(index, library)
     except EngineError:
@@ -58,10 +59,10 @@ def gpu_present(index: int = 0, library: str = LIBRARY) -> bool:
 
 
 class Gpu:
-    """One GPU with a stream of its own. Raises EngineError where there is none.
+    """One GPU with its own stream. Raises EngineError if the GPU or its driver is missing.
 
-    name: as the driver gives it. capability: compute capability, (8, 9) for an RTX 4090. stream: the
-    handle that TensorRT takes. What is allocated here lives as long as the object.
+    name: from the driver. capability: compute capability, (8, 9) for an RTX 4090. stream: the handle
+    that TensorRT takes. Memory and graphs allocated here are freed with the object.
     """
 
     def __init__(self, index: int = 0, library: str = LIBRARY) -> None:
@@ -76,29 +77,29 @@ class Gpu:
         self._call("cuDeviceGetAttribute", byref(major), CAPABILITY_MAJOR, device)
         self._call("cuDeviceGetAttribute", byref(minor), CAPABILITY_MINOR, device)
         self.capability = (major.value, minor.value)
-        # Kept for the life of the process: other libraries use the same context.
+        # Never released, because other libraries in the process use the same context.
         self._call("cuDevicePrimaryCtxRetain", byref(context), device)
         self._context = context.value
         self.activate()
         self._call("cuStreamCreate", byref(stream), NON_BLOCKING)
         self.stream = int(stream.value or 0)
         self._owned: list[tuple[str, int]] = [("cuStreamDestroy_v2", self.stream)]
-        # At the end of the process the driver frees all by itself, perhaps before this would.
+        # Not at process exit: the driver frees everything itself then, possibly earlier.
         weakref.finalize(self, _free, self._driver, self._context, self._owned).atexit = False
 
     def activate(self) -> None:
-        """Make this GPU the calling thread's."""
+        """Make this GPU's context current in the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def device_memory(self, size: int) -> int:
-        """Address of new memory on the GPU, bytes."""
+        """Allocate `size` bytes on the GPU and return the address."""
         pointer = c_ulonglong()
         self._call("cuMemAlloc_v2", byref(pointer), max(size, 1))
         self._owned.append(("cuMemFree_v2", pointer.value))
         return pointer.value
 
     def pinned_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """A new array in page-locked memory, which copies need to be asynchronous."""
+        """Allocate an array in page-locked memory, which asynchronous copies need."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         pointer = c_void_p()
         self._call("cuMemHostAlloc", byref(pointer), max(size, 1), 0)
@@ -108,27 +109,27 @@ class Gpu:
         return np.ndarray(shape, dtype, buffer=memoryview(content))
 
     def to_device(self, address: int, array: NDArray[Any]) -> None:
-        """Enqueue a copy from a pinned array."""
+        """Enqueue a copy from a pinned array to GPU memory."""
         source = array.ctypes.data
         self._call("cuMemcpyHtoDAsync_v2", address, source, array.nbytes, self.stream)
 
     def to_host(self, array: NDArray[Any], address: int) -> None:
-        """Enqueue a copy to a pinned array."""
+        """Enqueue a copy from GPU memory to a pinned array."""
         target = array.ctypes.data
         self._call("cuMemcpyDtoHAsync_v2", target, address, array.nbytes, self.stream)
 
     def synchronize(self) -> None:
-        """Wait until everything that was enqueued is done. Errors of the work come out here."""
+        """Wait until all enqueued work is done. Raises EngineError if that work failed."""
         self._call("cuStreamSynchronize", self.stream)
 
     def capture(self, enqueue: Callable[[], None]) -> int:
-        """A graph of what `enqueue` enqueues, which launch replays. Nothing runs yet."""
+        """Record the work that `enqueue` enqueues as a graph for launch(), without running it."""
         graph, executable = c_void_p(), c_void_p()
         self._call("cuStreamBeginCapture_v2", self.stream, CAPTURE_THREAD_LOCAL)
         try:
             enqueue()
         finally:
-            # Ended in any case, or the stream could not be used again.
+            # A stream that is still capturing cannot be used, so end the capture after errors too.
             self._call("cuStreamEndCapture", self.stream, byref(graph))
         self._call("cuGraphInstantiateWithFlags", byref(executable), graph, 0)
         self._call("cuGraphDestroy", graph)
@@ -163,7 +164,7 @@ def _load(library: str) -> ctypes.CDLL:
 
 
 def _free(driver: ctypes.CDLL, context: int | None, owned: list[tuple[str, int]]) -> None:
-    """Give everything back, last first; a context that is already gone has freed it."""
+    """Free all resources, last first; a destroyed context has freed them already."""
     if driver.cuCtxSetCurrent(context) == 0:
         for function, handle in reversed(owned):
             getattr(driver, function)(handle)

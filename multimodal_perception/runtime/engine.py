@@ -1,4 +1,4 @@
-"""What runs a network: the protocol that callers see, its checks and its times."""
+"""The inference engine protocol, with checks of inputs and outputs and measured run times."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from numpy.typing import NDArray
 from multimodal_perception.runtime.card import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
-KEPT_TIMES = 512
+MAX_RECENT_TIMES = 512
 
 
 class EngineError(Exception):
-    """An engine could not be opened, or could not do a frame. The caller has another way."""
+    """An engine could not be opened or failed on a frame. The caller may use another engine."""
 
 
 class InputError(EngineError):
-    """The caller's arrays are not what the network takes; no engine would do better."""
+    """The input arrays do not match the network's inputs; every engine would fail."""
 
 
 class Engine(Protocol):
-    """Runs one network. inputs, outputs: by name, in the network's order. device: cpu, cuda:0, ..."""
+    """Runs one network.
+
+    name: of the engine. device: "cpu", "cuda:0 (name)", ... inputs, outputs: specifications by tensor
+    name, in the network's order.
+    """
 
     @property
     def name(self) -> str: ...
@@ -43,16 +47,16 @@ class Engine(Protocol):
     def timings(self) -> Timings: ...
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs of one frame; new arrays. Raises InputError or EngineError."""
+        """Run the network on one frame; return new arrays. Raises InputError or EngineError."""
         ...
 
     def warm_up(self, runs: int = 2) -> None:
-        """Run on blank inputs, so that the first frame is not late. Raises EngineError."""
+        """Run on zeros, so that the first frame is not delayed. Raises EngineError."""
         ...
 
 
 class Backend(Protocol):
-    """What a library does for an engine: infer, without checks. Any exception is a failure."""
+    """Inference by one library, without checks. Any exception counts as a failure."""
 
     name: str
     device: str
@@ -61,25 +65,25 @@ class Backend(Protocol):
 
 
 class Timings:
-    """How long runs took: milliseconds of the last ones, counts of all."""
+    """Run times of the last MAX_RECENT_TIMES runs in milliseconds, and counts of all runs."""
 
     def __init__(self) -> None:
         self.runs = 0
         self.failures = 0
-        self._recent: deque[float] = deque(maxlen=KEPT_TIMES)
+        self._recent: deque[float] = deque(maxlen=MAX_RECENT_TIMES)
 
     def add(self, milliseconds: float) -> None:
         self.runs += 1
         self._recent.append(milliseconds)
 
     def clear(self) -> None:
-        """Forget warm-up runs."""
+        """Reset times and counts, for example after warm-up runs."""
         self.runs = self.failures = 0
         self._recent.clear()
 
     def summary(self) -> dict[str, float]:
-        """runs, failures, and min, p50 and p95 of the last runs, milliseconds (NaN before any)."""
-        times = np.array(self._recent if self._recent else [np.nan])
+        """Return runs, failures, and min_ms, p50_ms, p95_ms of the recent runs (NaN before any)."""
+        times = np.array(list(self._recent) or [np.nan])
         return {
             "runs": self.runs,
             "failures": self.failures,
@@ -90,7 +94,7 @@ class Timings:
 
 
 class CheckedEngine:
-    """A library's backend as an Engine: what goes in and out is checked, and each run timed."""
+    """An Engine made from a backend: inputs and outputs are checked, and each run is timed."""
 
     def __init__(
         self,
@@ -99,7 +103,7 @@ class CheckedEngine:
         outputs: Mapping[str, TensorSpec],
         onnx_names: Mapping[str, str] | None = None,
     ) -> None:
-        """onnx_names: names of tensors for the backend by their names here, where they differ."""
+        """onnx_names: the backend's name of a tensor by its name here, for those that differ."""
         self.name, self.device = backend.name, backend.device
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self.timings = Timings()
@@ -108,13 +112,13 @@ class CheckedEngine:
         self._onnx_names = {name: names.get(name, name) for name in (*self.inputs, *self.outputs)}
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """See Engine. Out of memory, an exception or a wrong output is an EngineError."""
+        """See Engine. Any exception of the backend or an invalid output raises EngineError."""
         check_inputs(self.inputs, arrays)
         start = time.perf_counter()
         try:
             results = self._infer(arrays)
             check_outputs(self.outputs, results)
-        except Exception as error:  # whatever a library raises: the caller has another engine
+        except Exception as error:  # libraries raise anything; the caller may use another engine
             self.timings.failures += 1
             text = str(error) or type(error).__name__
             raise EngineError(f"{self.name} on {self.device}: {text}") from error
@@ -122,23 +126,23 @@ class CheckedEngine:
         return {name: results[name] for name in self.outputs}
 
     def _infer(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs of the backend that it has, by their names here."""
+        """Run the backend; return the outputs that it gives, by their names here."""
         names = self._onnx_names
         results = self._backend.infer({names[name]: arrays[name] for name in self.inputs})
         return {name: results[names[name]] for name in self.outputs if names[name] in results}
 
     def warm_up(self, runs: int = 2) -> None:
-        """See Engine. Its runs are not counted; what comes out of blank inputs is not judged."""
-        blank = blank_inputs(self.inputs)
+        """See Engine. These runs are not timed, and their outputs are not checked."""
+        zeros = zero_inputs(self.inputs)
         try:
             for _ in range(runs):
-                self._infer(blank)
+                self._infer(zeros)
         except Exception as error:
             raise EngineError(f"{self.name} on {self.device}: {error}") from error
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], arrays: Arrays) -> None:
-    """Names, shapes, types and finiteness of what a caller gives. Raises InputError."""
+    """Check names, shapes, types and finiteness of the inputs. Raises InputError."""
     if set(arrays) != set(specs):
         missing, extra = sorted(set(specs) - set(arrays)), sorted(set(arrays) - set(specs))
         raise InputError(f"inputs: missing {missing or 'none'}, unknown {extra or 'none'}")
@@ -149,7 +153,7 @@ def check_inputs(specs: Mapping[str, TensorSpec], arrays: Arrays) -> None:
 
 
 def check_outputs(specs: Mapping[str, TensorSpec], arrays: Arrays) -> None:
-    """The same of what a backend gives; outputs nobody asked for are ignored. Raises EngineError."""
+    """Check the outputs in the same way; additional arrays are ignored. Raises EngineError."""
     for name, spec in specs.items():
         if name not in arrays:
             raise EngineError(f"output {name} is missing")
@@ -158,20 +162,20 @@ def check_outputs(specs: Mapping[str, TensorSpec], arrays: Arrays) -> None:
             raise EngineError(f"output {name}: {fault}")
 
 
-def blank_inputs(specs: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:
-    """Zeros of every input's shape: for warming up, never for perceiving."""
+def zero_inputs(specs: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:
+    """Return zeros of every input's shape and type, for warm-up runs only."""
     return {name: np.zeros(spec.shape, spec.dtype) for name, spec in specs.items()}
 
 
 def _fault(spec: TensorSpec, array: Any) -> str:
-    """What is wrong with an array, or an empty string."""
+    """Describe how an array differs from its specification; empty if it does not."""
     if not isinstance(array, np.ndarray):
         return f"expected an array, got {type(array).__name__}"
     if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
         return (
             f"expected {list(spec.shape)} {spec.dtype}, got {list(array.shape)} {array.dtype.name}"
         )
-    # NaN passes through min and max: no temporary array of flags.
+    # min and max propagate NaN, so that no temporary array of flags is needed.
     if (
         spec.finite
         and array.dtype.kind == "f"

@@ -1,4 +1,4 @@
-"""A network with its weights to a model folder: model.onnx, model.safetensors and card.yaml."""
+"""Export a network to a model folder with model.onnx, model.safetensors and card.yaml."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import ModelCard, hash_file, write_card
 
 OPSET = 18
-# Elements of a constant from which another one is made at export.
-FOLDED = 1 << 16
-# By how much ONNX Runtime may differ from torch on the same input, as a share of values beyond 1.
+# Constants up to this number of elements are folded at export.
+FOLD_MAX_ELEMENTS = 1 << 16
+# Allowed difference between ONNX Runtime and torch; absolute for values up to 1, else relative.
 TOLERANCE = 1e-4
 
 
 def write_model(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
-    """Write the folder and return its card. The ONNX is static, of the card's shapes.
+    """Write the model folder and return its card. The ONNX has the card's static shapes.
 
-    network: takes the card's inputs in their order, returns its outputs in theirs. Raises UserError
-    where the folder cannot be written or the exported network says something else.
+    network: takes the card's inputs and returns its outputs, both in the card's order. Raises
+    UserError if the folder cannot be written or the ONNX model's outputs differ from the network's.
     """
     from safetensors.torch import save_file
 
@@ -33,7 +33,8 @@ def write_model(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().contiguous() for k, v in network.state_dict().items()}
         save_file(state, str(folder / "model.safetensors"))
-        export_onnx(network.eval(), _example(card), tuple(card.outputs), folder / "model.onnx")
+        examples = random_inputs(card)
+        export_onnx(network.eval(), examples, tuple(card.outputs), folder / "model.onnx")
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from error
     onnx = hash_file(folder / "model.onnx")
@@ -48,7 +49,10 @@ def write_model(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
 def export_onnx(
     network: nn.Module, examples: Mapping[str, torch.Tensor], outputs: tuple[str, ...], path: Path
 ) -> None:
-    """Write a network as ONNX of its examples' shapes, whole or not at all. examples: inputs by name."""
+    """Write a network as ONNX with the examples' shapes. The file is replaced atomically.
+
+    examples: inputs by name, in the network's order. outputs: names of its outputs.
+    """
     from onnxscript.optimizer import fold_constants
 
     program = torch.onnx.export(
@@ -61,32 +65,32 @@ def export_onnx(
         verbose=False,
     )
     assert program is not None
-    # Parts of weights become weights of their own: engines and quantisation look for such.
-    fold_constants(program.model, input_size_limit=FOLDED)
+    # Slices of weights become initializers, as engines and quantisation require.
+    fold_constants(program.model, input_size_limit=FOLD_MAX_ELEMENTS)
     partial = path.with_suffix(".partial")
     program.save(str(partial), external_data=False)
     os.replace(partial, path)
 
 
-def _example(card: ModelCard) -> dict[str, torch.Tensor]:
-    """Noise in [0, 1] of the card's inputs."""
-    noise = torch.Generator().manual_seed(0)
-    return {name: torch.rand(spec.shape, generator=noise) for name, spec in card.inputs.items()}
+def random_inputs(card: ModelCard) -> dict[str, torch.Tensor]:
+    """Uniform noise in [0, 1] for each input of the card, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return {n: torch.rand(spec.shape, generator=generator) for n, spec in card.inputs.items()}
 
 
 def _difference(network: nn.Module, card: ModelCard) -> float:
-    """Largest difference between what ONNX Runtime and torch make of noise."""
+    """Largest difference between the outputs of ONNX Runtime and torch for noise, see TOLERANCE."""
     import onnxruntime
 
-    example = _example(card)
+    example = random_inputs(card)
     session = onnxruntime.InferenceSession(
         card.read_file("onnx"), providers=["CPUExecutionProvider"]
     )
-    theirs = session.run(list(card.outputs), {name: x.numpy() for name, x in example.items()})
+    actual = session.run(list(card.outputs), {name: x.numpy() for name, x in example.items()})
     with torch.no_grad():
-        ours = network(*example.values())
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    pairs = zip(ours, theirs, strict=True)
+        expected = network(*example.values())
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    pairs = zip(expected, actual, strict=True)
     return max(
         float((np.abs(a.numpy() - np.asarray(b)) / np.maximum(np.abs(a.numpy()), 1.0)).max())
         for a, b in pairs

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the CPU, and CUDA or its TensorRT provider where the installed wheel has them."""
+"""ONNX Runtime backend: on the CPU, or with CUDA or TensorRT if the installed wheel has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multimodal_perception.runtime.card import ModelCard, TensorSpec
 from multimodal_perception.runtime.engine import Arrays, EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
 
-TYPES = {
+DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(int32)": "int32",
@@ -23,7 +23,7 @@ TYPES = {
 
 
 class OnnxRuntimeBackend:
-    """One session. Raises EngineError where the ONNX cannot be run or is not what the card says."""
+    """One session. Raises EngineError if the ONNX cannot be run or does not match the card."""
 
     name = "onnxruntime"
 
@@ -33,20 +33,20 @@ class OnnxRuntimeBackend:
         except ImportError as error:
             raise EngineError(f"not installed ({error})") from error
         options = onnxruntime.SessionOptions()
-        # Threads that wait busily after a run would slow what follows it, another session included.
+        # Threads that spin after a run would slow down other code, including other sessions.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.intra_op_num_threads = config.threads or available_cores()
-        options.log_severity_level = 3  # errors; what is missing is told by open_engine
+        options.log_severity_level = 3  # errors; open_engine logs unavailable providers
         providers = choose_providers(onnxruntime.get_available_providers(), config)
         content = card.read_file("onnx")
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # its exceptions share no base class
-            raise EngineError(f"cannot load {card.source}'s ONNX: {error}") from error
+            raise EngineError(f"cannot load the ONNX of {card.source}: {error}") from error
         used = self._session.get_providers()[0]
         self.device = "cpu" if used == "CPUExecutionProvider" else f"cuda:{config.gpu}"
         if config.device == "cuda" and self.device == "cpu":
-            raise EngineError("has no CUDA provider that works here")
+            raise EngineError("no working CUDA provider")
         _check(card.source, "input", card.inputs, self._session.get_inputs())
         _check(card.source, "output", card.outputs, self._session.get_outputs())
         self._outputs = list(card.outputs)
@@ -57,7 +57,7 @@ class OnnxRuntimeBackend:
 
 
 def choose_providers(available: list[str], config: RuntimeConfig) -> list[Any]:
-    """Execution providers, best first: the GPU's where wanted and there, the CPU's always."""
+    """Select execution providers, best first: GPU providers if allowed, and always the CPU."""
     providers: list[Any] = []
     if config.device != "cpu":
         if "TensorrtExecutionProvider" in available and "tensorrt" in config.order:
@@ -75,7 +75,7 @@ def choose_providers(available: list[str], config: RuntimeConfig) -> list[Any]:
 
 
 def has_gpu_provider(config: RuntimeConfig) -> bool:
-    """Whether the installed wheel would try a GPU."""
+    """Whether the installed wheel has a GPU provider that this configuration allows."""
     try:
         import onnxruntime
     except ImportError:
@@ -84,21 +84,21 @@ def has_gpu_provider(config: RuntimeConfig) -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use; fewer than the machine has under taskset or in a container."""
+    """Number of cores that this process may use, which taskset or a container may restrict."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _check(source: str, kind: str, specs: dict[str, TensorSpec], found: Any) -> None:
-    """The ONNX's inputs or outputs are those of the card. Raises EngineError naming what is not."""
-    names = [node.name for node in found]
+def _check(source: str, kind: str, specs: dict[str, TensorSpec], nodes: Any) -> None:
+    """Compare inputs or outputs of the ONNX with the card. Raises EngineError if they differ."""
+    names = [node.name for node in nodes]
     if sorted(names) != sorted(specs):
-        raise EngineError(f"the ONNX has {kind}s {names}, {source} says {list(specs)}")
-    for node in found:
-        spec, dtype = specs[node.name], TYPES.get(node.type, node.type)
+        raise EngineError(f"{kind}s of the ONNX are {names}, those in {source} are {list(specs)}")
+    for node in nodes:
+        spec, dtype = specs[node.name], DTYPES.get(node.type, node.type)
         if tuple(node.shape) != spec.shape or np.dtype(spec.dtype).name != dtype:
             raise EngineError(
                 f"{kind} {node.name} of the ONNX is {list(node.shape)} {dtype}, "
-                f"{source} says {list(spec.shape)} {spec.dtype}"
+                f"in {source} it is {list(spec.shape)} {spec.dtype}"
             )

@@ -1,7 +1,8 @@
-"""A card's ONNX at the precision that an engine is to have.
+"""A card's ONNX converted to the precision of a TensorRT engine.
 
-TensorRT builds strongly typed networks: the types in the ONNX are those of the engine. So fp16 is an
-ONNX with half types, and int8 one with QuantizeLinear and DequantizeLinear, made by calibration.
+TensorRT builds strongly typed networks: the types in the ONNX are those of the engine. Therefore fp16
+needs an ONNX with float16 types, and int8 one with QuantizeLinear and DequantizeLinear nodes, which
+calibration makes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     import onnx
 
 SOURCE_KEY = "multimodal_perception.source_sha256"
-HALF_VERSION = "half 1"  # of what half_precision does, for the engine cache
-HALF_MAX = 65504.0
-# Computed in half when what they compute on is: activations, sums, and what moves values.
+HALF_VERSION = "half 1"  # version of convert_to_half, part of the engine cache's key
+HALF_MAX = 65504.0  # largest float16
+# Computed in float16 if all of their inputs are: activations, element-wise and shape operators.
 FOLLOWERS = frozenset(
     (
         *("Add", "Sub", "Mul", "Concat", "Identity", "BatchNormalization"),
@@ -35,31 +36,35 @@ FOLLOWERS = frozenset(
 )
 
 
-def model_at(card: ModelCard, config: RuntimeConfig) -> bytes:
-    """The ONNX at config.precision. Raises UserError, and EngineError where int8 is not calibrated."""
+def model_at_precision(card: ModelCard, config: RuntimeConfig) -> bytes:
+    """Return the ONNX at config.precision. Raises UserError; EngineError if int8 is not calibrated."""
     if config.precision == "int8":
         return calibrated_model(card, config)
     content = card.read_file("onnx")
-    return half_precision(content) if config.precision == "fp16" else content
+    return convert_to_half(content) if config.precision == "fp16" else content
 
 
 def source_digest(card: ModelCard, config: RuntimeConfig) -> str:
-    """What the engine cache knows the ONNX at config.precision by. Raises as model_at does."""
+    """Return the engine cache's key of the ONNX. Raises the errors of model_at_precision."""
     if config.precision == "int8":
         return hashlib.sha256(calibrated_model(card, config)).hexdigest()
     if card.onnx is None:
-        raise EngineError(f"{card.source} names no ONNX")
-    tail = f" {HALF_VERSION}" if config.precision == "fp16" else ""
-    return card.onnx.sha256 + tail
+        raise EngineError(f"{card.source} names no ONNX file")
+    suffix = f" {HALF_VERSION}" if config.precision == "fp16" else ""
+    return card.onnx.sha256 + suffix
 
 
 def calibrated_path(card: ModelCard, config: RuntimeConfig) -> Path:
-    """Where the calibrated ONNX of a card lies: beside its engines."""
+    """Return the path of a card's calibrated ONNX, in the folder of the engines."""
     return config.cache_folder / f"{card.name}-int8.onnx"
 
 
 def calibrated_model(card: ModelCard, config: RuntimeConfig) -> bytes:
-    """The int8 ONNX of this very training. Raises EngineError that says how to make it."""
+    """Read the int8 ONNX made from the card's current ONNX.
+
+    Raises EngineError with the command that makes it, if it is missing, damaged or made from other
+    weights.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -69,22 +74,22 @@ def calibrated_model(card: ModelCard, config: RuntimeConfig) -> bytes:
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)
     except OSError as error:
-        raise EngineError(f"int8 is not calibrated ({path} is not there): {command}") from error
+        raise EngineError(f"int8 is not calibrated ({path} is missing): {command}") from error
     except DecodeError as error:
-        raise EngineError(f"{path} is no ONNX: {command}") from error
+        raise EngineError(f"{path} is not an ONNX model: {command}") from error
     source = {entry.key: entry.value for entry in model.metadata_props}.get(SOURCE_KEY)
     if card.onnx is None or source != card.onnx.sha256:
-        raise EngineError(f"{path} was calibrated for another training: {command}")
+        raise EngineError(f"{path} was calibrated for other weights: {command}")
     return content
 
 
-def half_precision(content: bytes) -> bytes:
-    """The same network with its learned layers in float16; inputs and outputs stay float32.
+def convert_to_half(content: bytes) -> bytes:
+    """Convert the learned layers to float16; inputs and outputs stay float32.
 
-    In half run convolutions over images and grids, matrix products with learned weights whose other
-    side is already in half, and what lies between them. All that is computed from the inputs
-    themselves stays in single precision: half has a step of 3 cm at 50 m, and coordinates,
-    projections and sampling places must not be rounded so.
+    Converted are 2D convolutions, matrix products of learned weights with tensors that are already
+    float16, and the operators of FOLLOWERS between them. Everything computed directly from the inputs
+    stays float32: float16 has a resolution of 3 cm at 50 m, which is too coarse for coordinates,
+    projections and sampling positions.
     """
     import onnx
     from onnx import inliner, shape_inference
@@ -102,7 +107,7 @@ def half_precision(content: bytes) -> bytes:
 
 
 class _HalfGraph:
-    """Goes through a graph once, in order, and yields its nodes with the casts between."""
+    """Converts a graph in one pass, in order; yields its nodes and the Cast nodes between them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         import onnx
@@ -118,8 +123,8 @@ class _HalfGraph:
         for node in self.graph.node:
             if node.op_type == "Constant":
                 self.constants.update(node.output)
-        self.half: set[str] = set()  # tensors whose value is NAME_half; NAME itself by a cast
-        self.made: set[str] = set()  # tensors of either kind that exist by now
+        self.half: set[str] = set()  # tensors computed as NAME_half; NAME is made by a cast
+        self.made: set[str] = set()  # float16 and cast tensors made so far
 
     def convert(self) -> Iterator[onnx.NodeProto]:
         for node in self.graph.node:
@@ -139,11 +144,12 @@ class _HalfGraph:
             yield from self._to_single(value.name)
 
     def _data(self, node: onnx.NodeProto) -> list[int]:
-        """Indices of the inputs whose type is the node's: not the scales of a Resize."""
+        """Indices of the inputs to convert, for example not the scales of a Resize."""
         inputs = range(1 if node.op_type == "Resize" else len(node.input))
         return [k for k in inputs if node.input[k] in self.floats]
 
     def _in_half(self, node: onnx.NodeProto) -> bool:
+        """Whether to compute this node in float16."""
         data = [node.input[k] for k in self._data(node)]
         computed = [name for name in data if name not in self.constants]
         if not computed or not all(self._fits(name) for name in data):
@@ -157,7 +163,7 @@ class _HalfGraph:
         return follows and node.op_type in FOLLOWERS
 
     def _fits(self, name: str) -> bool:
-        """Whether a weight is within what half can say; what is computed is taken to be."""
+        """Whether a weight is within float16's range; computed tensors are assumed to be."""
         if name not in self.weights:
             return True
         array = self.onnx.numpy_helper.to_array(self.weights[name])
@@ -179,5 +185,5 @@ class _HalfGraph:
             self.made.add(name)
             yield self._cast(f"{name}_half", name, self.onnx.TensorProto.FLOAT)
 
-    def _cast(self, source: str, target: str, kind: Any) -> onnx.NodeProto:
-        return self.onnx.helper.make_node("Cast", [source], [target], f"{target}_cast", to=kind)
+    def _cast(self, source: str, target: str, dtype: Any) -> onnx.NodeProto:
+        return self.onnx.helper.make_node("Cast", [source], [target], f"{target}_cast", to=dtype)

@@ -1,63 +1,29 @@
-"""Int8: the ranges of activations measured on recorded frames, written into the ONNX."""
+"""Post-training int8 quantisation of a card's ONNX, with activation ranges from recorded frames."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import tempfile
-import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.runtime.architectures import resolve
 from multimodal_perception.runtime.card import ModelCard
-from multimodal_perception.runtime.engine import Arrays, InputError, check_inputs
+from multimodal_perception.runtime.engine import Arrays
 from multimodal_perception.runtime.precision import SOURCE_KEY
 
 
-def recorded_inputs(path: Path, card: ModelCard, limit: int) -> Iterator[Arrays]:
-    """What a network takes, of up to `limit` frames spread over a recording.
+def quantize_int8(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
+    """Return the card's ONNX with its 2D convolutions in int8, calibrated on `frames`.
 
-    path: a bag or dataset, whose frames the architecture prepares; or .npz files (one, or a folder
-    of them), a frame each, with an array for each input. Raises UserError.
-    """
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path] if path.suffix == ".npz" else []
-    frames: Any = files
-    if not files:
-        from multimodal_perception.datasets.open_dataset import open_dataset
+    Quantisation is symmetric: weights per channel, activations per tensor by their minimum and maximum
+    over the frames. Biases stay in float, as TensorRT requires. All other layers stay in float32.
 
-        frames = open_dataset(path)
-        prepare = resolve(card, "frame_inputs")(card)
-    if not len(frames):
-        raise UserError(f"{path}: no frames")
-    for index in np.unique(np.linspace(0, len(frames) - 1, limit).astype(int)):
-        arrays = _read(files[index]) if files else prepare(frames[int(index)])
-        try:
-            check_inputs(card.inputs, arrays)
-        except InputError as error:
-            raise UserError(f"{path}, frame {index}: {error}") from error
-        yield card.to_onnx_names(arrays)
-
-
-def _read(path: Path) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def quantise(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
-    """The card's ONNX with its convolutions over images and grids in int8.
-
-    Symmetric, weights by channel, activations by the least and the greatest value that the frames
-    show; biases stay in float, as TensorRT has it. All else stays in single precision.
-
-    Raises UserError where there are no frames or nothing can be quantised.
+    frames: network inputs, keyed by the names in the ONNX file. Raises UserError if there are no
+    frames or no layer can be quantised.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -68,14 +34,14 @@ def quantise(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    rest = iter(frames)
-    first = next(rest, None)
+    iterator = iter(frames)
+    first = next(iterator, None)
     if first is None:
         raise UserError("calibration: no frames")
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.frames = itertools.chain([first], rest)
+            self.frames = itertools.chain([first], iterator)
 
         def get_next(self) -> Arrays | None:
             return next(self.frames, None)
@@ -86,13 +52,13 @@ def quantise(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
         source.write_bytes(card.read_file("onnx"))
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
-        grids = {w.name for w in graph.initializer if len(w.dims) == 4}
-        layers = [n.name for n in graph.node if n.op_type == "Conv" and n.input[1] in grids]
+        kernels_2d = {w.name for w in graph.initializer if len(w.dims) == 4}
+        layers = [n.name for n in graph.node if n.op_type == "Conv" and n.input[1] in kernels_2d]
         if not layers:
-            raise UserError(f"{card.source}: no convolution that could be quantised")
-        quietly = logging.getLogger("root")
-        level = quietly.level
-        quietly.setLevel(logging.ERROR)  # the library writes its advice there
+            raise UserError(f"{card.source}: the network has no 2D convolution to quantise")
+        root_logger = logging.getLogger("root")
+        level = root_logger.level
+        root_logger.setLevel(logging.ERROR)  # the library logs its recommendations there
         try:
             quantize_static(
                 str(prepared),
@@ -109,22 +75,23 @@ def quantise(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
                     "WeightSymmetric": True,
                     "QuantizeBias": False,
                     "AddQDQPairToWeight": True,
-                    # What follows a convolution reads its exact sum; the next one quantises it.
+                    # Keep outputs in float32: only the inputs of convolutions are quantised.
                     "OpTypesToExcludeOutputQuantization": ["Conv"],
                 },
             )
         finally:
-            quietly.setLevel(level)
+            root_logger.setLevel(level)
         model = onnx.load(result)
     assert card.onnx is not None
     model.metadata_props.add(key=SOURCE_KEY, value=card.onnx.sha256)
     return bytes(model.SerializeToString())
 
 
-def deviation(card: ModelCard, other: bytes, frames: Iterable[Arrays]) -> dict[str, float]:
-    """How far another ONNX of a card is from its own, by output, run on the CPU.
+def output_differences(card: ModelCard, other: bytes, frames: Iterable[Arrays]) -> dict[str, float]:
+    """Compare another version of a card's ONNX with the original on the CPU, for each output.
 
-    The mean difference as a share of the mean magnitude; for integers the share that differs.
+    Returns the mean absolute difference relative to the mean magnitude; for integers, the fraction of
+    values that differ.
     """
     import onnxruntime
 
@@ -134,15 +101,16 @@ def deviation(card: ModelCard, other: bytes, frames: Iterable[Arrays]) -> dict[s
         onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         for content in (card.read_file("onnx"), other)
     ]
-    outputs = list(card.as_in_onnx().outputs)
-    off, size = np.zeros(len(outputs)), np.zeros(len(outputs))
+    outputs = list(card.with_onnx_names().outputs)
+    difference, magnitude = np.zeros(len(outputs)), np.zeros(len(outputs))
     for arrays in frames:
-        ours, theirs = (s.run(outputs, dict(arrays)) for s in sessions)
-        for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        expected, actual = (s.run(outputs, dict(arrays)) for s in sessions)
+        for k, (a, b) in enumerate(zip(expected, actual, strict=True)):
             if a.dtype.kind == "f":
-                off[k] += np.abs(a.astype(np.float64) - b).sum()
-                size[k] += np.abs(a.astype(np.float64)).sum()
+                difference[k] += np.abs(a.astype(np.float64) - b).sum()
+                magnitude[k] += np.abs(a.astype(np.float64)).sum()
             else:
-                off[k] += np.count_nonzero(a != b)
-                size[k] += a.size
-    return {n: float(o / max(s, 1e-12)) for n, o, s in zip(card.outputs, off, size, strict=True)}
+                difference[k] += np.count_nonzero(a != b)
+                magnitude[k] += a.size
+    relative = difference / np.maximum(magnitude, 1e-12)
+    return dict(zip(card.outputs, relative.tolist(), strict=True))

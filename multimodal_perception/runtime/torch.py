@@ -1,4 +1,4 @@
-"""PyTorch: the network's own code with the card's safetensors weights, on the CPU or with CUDA."""
+"""PyTorch backend: the network's module with the card's safetensors weights, on CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multimodal_perception.runtime.settings import RuntimeConfig
 
 
 class TorchBackend:
-    """One module in evaluation mode. Raises EngineError where it cannot be built or loaded."""
+    """One module in evaluation mode. Raises EngineError if it cannot be built or loaded."""
 
     name = "torch"
 
@@ -26,7 +26,7 @@ class TorchBackend:
         except ImportError as error:
             raise EngineError(f"not installed ({error})") from error
         if config.device == "cuda" and not torch.cuda.is_available():
-            raise EngineError("finds no CUDA GPU")
+            raise EngineError("no CUDA GPU available")
         use_gpu = config.device != "cpu" and torch.cuda.is_available()
         self.device = f"cuda:{config.gpu}" if use_gpu else "cpu"
         content = card.read_file("weights")
@@ -35,7 +35,9 @@ class TorchBackend:
             self._module.load_state_dict(card.to_module_names(load(content)))
             self._module.to(self.device).eval()
         except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            raise EngineError(f"{card.source}: weights do not fit: {error}") from error
+            raise EngineError(
+                f"{card.source}: weights do not match the network: {error}"
+            ) from error
         torch.set_num_threads(config.threads or available_cores())
         self._torch = torch
         self._outputs = list(card.outputs)
@@ -48,6 +50,6 @@ class TorchBackend:
         if isinstance(results, torch.Tensor):
             results = (results,)
         if len(results) != len(self._outputs):
-            raise EngineError(f"{len(results)} outputs, the card says {len(self._outputs)}")
+            raise EngineError(f"{len(results)} outputs, but {len(self._outputs)} in the card")
         pairs = zip(self._outputs, results, strict=True)
         return {name: tensor.cpu().numpy() for name, tensor in pairs}

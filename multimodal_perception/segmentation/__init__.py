@@ -1,1 +1,1 @@
-"""Per-pixel classes of images: visible, thermal, or both."""
+"""Semantic segmentation of visible images, thermal images, or both."""

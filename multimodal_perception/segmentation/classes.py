@@ -1,4 +1,4 @@
-"""What the segmentation network tells apart, and what of the simulator's truth each class is."""
+"""Classes of the segmentation network, and their mapping from the simulator's semantic classes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SEGMENTATION_CLASSES = (
     "sky",
     "other",
 )
-# Label of pixels that are not scored: outside the lens, or not known.
+# Label of pixels that are not scored: outside the image circle of the lens, or unknown.
 IGNORED = 255
 
-# Cityscapes' colours where it has the class, RGB.
+# RGB colours by class, as in Cityscapes where it has the class.
 COLOURS = np.array(
     [
         (128, 64, 128),
@@ -39,7 +39,7 @@ COLOURS = np.array(
     np.uint8,
 )
 
-_CLASS_OF = {
+_CLASS_FROM_SEMANTIC_NAME = {
     "car": "vehicle",
     "van": "vehicle",
     "truck": "vehicle",
@@ -62,17 +62,21 @@ _CLASS_OF = {
     "rack": "other",
     "furniture": "other",
 }
-# By the simulator's class: the segmentation's, or IGNORED.
-_TABLE = np.array(
+# Label by semantic class number of the simulator; IGNORED for classes without a label.
+_LABEL_FROM_SEMANTIC = np.array(
     [
-        SEGMENTATION_CLASSES.index(_CLASS_OF[n]) if n in _CLASS_OF else IGNORED
-        for n in SEMANTIC_NAMES
+        (
+            SEGMENTATION_CLASSES.index(_CLASS_FROM_SEMANTIC_NAME[name])
+            if name in _CLASS_FROM_SEMANTIC_NAME
+            else IGNORED
+        )
+        for name in SEMANTIC_NAMES
     ],
     np.uint8,
 )
 
 
 def labels_from_semantics(semantics: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Segmentation labels of a semantic image (any shape) of the simulator."""
-    labels: NDArray[np.uint8] = _TABLE[semantics]
+    """Segmentation labels of a semantic image of the simulator, uint8 of the same shape."""
+    labels: NDArray[np.uint8] = _LABEL_FROM_SEMANTIC[semantics]
     return labels

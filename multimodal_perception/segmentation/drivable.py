@@ -1,4 +1,4 @@
-"""Drivable area and lanes of a camera, by an imported TwinLiteNet (`import twinlitenet`)."""
+"""Segmentation of drivable area and lanes by TwinLiteNet, imported with `import twinlitenet`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.images.resize import fit_image, fit_scale
-from multimodal_perception.perception import SegmentationMask
+from multimodal_perception.perception import SegmentationMask, StageStatus
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError
+from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 CLASS_NAMES = ("other", "drivable", "lane")
-# An image whose values span less than this, of 8 bits, shows nothing: a covered or blinded sensor.
-LEAST_SPAN = 4
+# Minimum range of the 8-bit values of an image. Below it the image is blank (a covered sensor).
+MIN_VALUE_RANGE = 4
 
 
 @dataclass(frozen=True)
 class DrivableConfig:
-    """Whose drivable area is found, and by what.
+    """Parameters of the segmentation of drivable area and lanes.
 
-    model: path of an imported model's folder or card. cameras: sensors, each costs a run of the
-    network; empty is the first one of a frame.
+    Attributes:
+        model: Folder or card.yaml of a TwinLiteNet model, imported with `import twinlitenet`. Set it
+            whenever the segmenter is `drivable`; there is no shipped model.
+        cameras: Names of the cameras to segment; each one needs a run of the network per frame. Leave it
+            empty to segment the first camera of each frame only.
     """
 
     model: str = ""
@@ -37,27 +41,42 @@ class DrivableConfig:
 
 
 class DrivableSegmenter:
-    """A Segmenter. counts: images not segmented, by `sensor.reason`."""
+    """Segmenter for drivable area and lanes. counts: images not segmented, by `sensor.reason`."""
 
     def __init__(self, config: DrivableConfig, runtime: RuntimeConfig | None = None) -> None:
-        """Raises UserError for a card that is not TwinLiteNet's, or when no engine runs it."""
+        """Raises UserError for a card of another network, or if no inference engine runs it."""
         if not config.model:
             raise UserError("pipeline.drivable.model: missing; see `import twinlitenet --help`")
         card = load_card(config.model)
         if card.architecture != "twinlitenet":
             raise UserError(
-                f"{card.source}: architecture: {card.architecture!r} is not twinlitenet"
+                f"pipeline.drivable.model: {card.source}: architecture: allowed: twinlitenet; "
+                f"got {card.architecture!r}"
+            )
+        spec = card.inputs.get("image")
+        if spec is None or len(spec.shape) != 4 or spec.shape[:2] != (1, 3):
+            raise UserError(
+                f"pipeline.drivable.model: {card.source}: inputs.image.shape: must be [1, 3, H, W]"
+            )
+        if not {"drivable", "lane"} <= card.outputs.keys():
+            raise UserError(
+                f"pipeline.drivable.model: {card.source}: outputs: drivable and lane are required"
             )
         try:
             self._engine = open_engine(card, runtime)
         except EngineError as error:
             raise UserError(f"{card.source}: {error}") from error
         self.config = config
-        self._size = (card.inputs["image"].shape[2], card.inputs["image"].shape[3])
+        self._size = (spec.shape[2], spec.shape[3])
         self.counts: Counter[str] = Counter()
 
+    @property
+    def status(self) -> tuple[StageStatus, ...]:
+        """Status of the inference engine, for diagnostics."""
+        return (engine_status(self._engine),)
+
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
-        """A mask by camera, in its image's size; none for cameras that are silent or show nothing."""
+        """Masks by camera, each in the size of its image; none for missing or blank images."""
         names = self.config.cameras or tuple(frame.cameras)[:1]
         masks = {}
         for name in names:
@@ -70,17 +89,17 @@ class DrivableSegmenter:
         return masks
 
     def _labels(self, name: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        if int(pixels.max()) - int(pixels.min()) < LEAST_SPAN:
+        if int(pixels.max()) - int(pixels.min()) < MIN_VALUE_RANGE:
             self.counts[f"{name}.blank"] += 1
             return None
         scaled = fit_image(pixels, self._size).astype(np.float32) / np.float32(255)
         image = np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
         try:
-            out = self._engine.run({"image": image})
+            outputs = self._engine.run({"image": image})
         except EngineError:
             self.counts[f"{name}.engine"] += 1
             return None
-        drivable, lane = (out[k][0, 1] > out[k][0, 0] for k in ("drivable", "lane"))
+        drivable, lane = (outputs[k][0, 1] > outputs[k][0, 0] for k in ("drivable", "lane"))
         labels = np.where(lane, np.uint8(2), drivable.astype(np.uint8))
         height, width = pixels.shape[:2]
         scale = fit_scale(pixels.shape[:2], self._size)

@@ -1,4 +1,4 @@
-"""Segmentation of cameras with the thermal image (or LiDAR depth) that sees the same, or of either."""
+"""Segmentation of visible images together with thermal images (or LiDAR depth), or of one of them."""
 
 from __future__ import annotations
 
@@ -11,44 +11,63 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.images.rgb_thermal_inputs import INPUTS, InputMaker, RgbxConfig
-from multimodal_perception.perception import SegmentationMask
+from multimodal_perception.images.rgb_thermal_inputs import (
+    INPUTS,
+    RgbThermalConfig,
+    RgbThermalInputBuilder,
+    check_second_input,
+)
+from multimodal_perception.perception import SegmentationMask, StageStatus
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
+from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 
-class RgbxSegmenter:
-    """A Segmenter. counts: images not used, and frames not segmented, by `sensor.reason`.
+class RgbThermalSegmenter:
+    """Segmenter for visible and thermal images.
 
-    A camera without its thermal image is segmented by what it shows alone. A thermal camera whose
-    camera is silent, or that has none, is segmented in its own view, under its own name.
+    A camera without a thermal image is segmented from its visible image only. A thermal camera is
+    segmented in its own view, under its own name, if there is no camera image. counts: rejected images
+    and failed frames by `sensor.reason`.
     """
 
     def __init__(
         self,
-        config: RgbxConfig | None = None,
+        config: RgbThermalConfig | None = None,
         runtime: RuntimeConfig | None = None,
         engine: Engine | None = None,
         card: ModelCard | None = None,
     ) -> None:
-        """engine: in the place of the card's own. Raises UserError for a card that does not fit."""
-        self.config = config or RgbxConfig()
+        """engine: used instead of the engine of the card.
+
+        Raises UserError for a card of another network, or if the configuration contradicts the card.
+        """
+        self.config = config or RgbThermalConfig()
         card = load_card(self.config.model) if card is None else card
         if tuple(card.inputs) != INPUTS or list(card.outputs) != ["logits"] or not card.classes:
-            raise UserError(f"{card.source}: not a network for visible and other images")
+            raise UserError(
+                f"pipeline.rgb_thermal.model: {card.source} is not a segmentation network for visible "
+                f"and thermal images (inputs {', '.join(INPUTS)}; output logits; classes)"
+            )
+        check_second_input(card, self.config.second_input, "pipeline.rgb_thermal.second_input")
         self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
-        self._inputs = InputMaker(card, self.config, self.counts)
-        # Compiled (or loaded from the cache) now, not at the first frame.
+        self._inputs = RgbThermalInputBuilder(card, self.config, self.counts)
+        # Compile the kernel (or load it from the cache) now, not at the first frame.
         upsample_labels(np.zeros((1, 1, 1), np.float32), 1.0, np.zeros((1, 1), np.uint8))
 
+    @property
+    def status(self) -> tuple[StageStatus, ...]:
+        """Status of the inference engine, for diagnostics."""
+        return (engine_status(self.engine),)
+
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
-        """A mask by sensor, in its image's size; nothing for a frame without usable images."""
+        """Masks by sensor, each in the size of its image; empty for a frame without usable images."""
         masks = {}
-        for name in self._inputs.chosen(frame):
+        for name in self._inputs.select_views(frame):
             labels = self.segment_view(frame, name)
             if labels is not None:
                 stamp_ns = frame.readings[name].stamp_ns
@@ -56,12 +75,12 @@ class RgbxSegmenter:
         return masks
 
     def segment_view(self, frame: SensorFrame, name: str) -> NDArray[np.uint8] | None:
-        """Labels (H, W) uint8 in the view of a sensor whose intrinsics and place the frame has.
+        """Labels (H, W) uint8 in the view of a sensor; None if the view has no usable image.
 
-        Its own image may be missing, where a thermal camera sees the same. None where nothing of
-        the view can be used.
+        The frame must have the intrinsics and extrinsics of the sensor. Its own image may be missing if
+        a thermal camera covers the view.
         """
-        arrays = self._inputs.make(frame, name)
+        arrays = self._inputs.build(frame, name)
         if arrays is None:
             return None
         try:
@@ -71,36 +90,36 @@ class RgbxSegmenter:
             return None
         model = frame.intrinsics[name]
         labels = np.empty((model.height, model.width), np.uint8)
-        # Logits are at half the size of the network's input.
-        factor = self._inputs.factor(model) / 2.0
-        upsample_labels(np.ascontiguousarray(logits.transpose(1, 2, 0)), factor, labels)
+        # The logits have half the size of the network's input.
+        scale = self._inputs.scale(model) / 2.0
+        upsample_labels(np.ascontiguousarray(logits.transpose(1, 2, 0)), scale, labels)
         return labels
 
 
 @numba.njit(cache=True, nogil=True)
-def upsample_labels(logits, factor, labels):  # type: ignore[no-untyped-def]
-    """Fill labels (H, W) uint8 with the class of the largest logit, bilinear between pixels.
+def upsample_labels(logits, scale, labels):  # type: ignore[no-untyped-def]
+    """Fill labels (H, W) uint8 with the class of the largest logit after bilinear interpolation.
 
-    logits: (h, w, classes) float32. factor: size of a label's pixel in them.
+    logits: (h, w, classes) float32. scale: factor from the size of the labels to that of the logits.
     """
     height, width, classes = logits.shape
     for i in range(labels.shape[0]):
-        y = min(max((i + 0.5) * factor - 0.5, 0.0), height - 1.0)
+        y = min(max((i + 0.5) * scale - 0.5, 0.0), height - 1.0)
         top = int(y)
         below = min(top + 1, height - 1)
         b = np.float32(y - top)
         for j in range(labels.shape[1]):
-            x = min(max((j + 0.5) * factor - 0.5, 0.0), width - 1.0)
+            x = min(max((j + 0.5) * scale - 0.5, 0.0), width - 1.0)
             left = int(x)
             right = min(left + 1, width - 1)
             r = np.float32(x - left)
-            best, most = 0, np.float32(-np.inf)
+            best_class, best_value = 0, np.float32(-np.inf)
             for c in range(classes):
                 upper = logits[top, left, c] + r * (logits[top, right, c] - logits[top, left, c])
                 lower = logits[below, left, c] + r * (
                     logits[below, right, c] - logits[below, left, c]
                 )
                 value = upper + b * (lower - upper)
-                if value > most:
-                    best, most = c, value
-            labels[i, j] = best
+                if value > best_value:
+                    best_class, best_value = c, value
+            labels[i, j] = best_class

@@ -1,1 +1,1 @@
-"""The proving ground: streets made in code, sensors as physics has them, and perfect ground truth."""
+"""Simulator: procedurally generated scenes, physically based sensor models and exact ground truth."""

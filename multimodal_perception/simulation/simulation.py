@@ -1,4 +1,4 @@
-"""A drive through a scenario with a rig, frame by frame, with all that is true of each."""
+"""A simulated drive of a rig through a scenario, frame by frame, with ground truth."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.pointcloud.deskew import deskew
 from multimodal_perception.rig import Rig, Sensor
-from multimodal_perception.simulation.sensors.camera import SimulatedCamera, View
+from multimodal_perception.simulation.sensors.camera import ImageTruth, SimulatedCamera
 from multimodal_perception.simulation.sensors.conditions import (
     Conditions,
     Fault,
@@ -34,8 +34,16 @@ from multimodal_perception.simulation.sensors.conditions import (
 )
 from multimodal_perception.simulation.sensors.lidar import SimulatedLidar, SweepTruth
 from multimodal_perception.simulation.sensors.thermal import SimulatedThermal
-from multimodal_perception.simulation.sensors.ultrasonic import SimulatedUltrasonic, nearest_echoes
-from multimodal_perception.simulation.truth import FrameTruth, GridLayout, true_boxes, true_grid
+from multimodal_perception.simulation.sensors.ultrasonic import (
+    SimulatedUltrasonic,
+    nearest_echo_ranges,
+)
+from multimodal_perception.simulation.truth import (
+    FrameTruth,
+    GridLayout,
+    ground_truth_boxes,
+    ground_truth_grid,
+)
 from multimodal_perception.simulation.world.scenarios import Scenario, load_scenario
 from multimodal_perception.simulation.world.scene import Scene, World
 
@@ -44,24 +52,24 @@ DEFAULT_RATE_HZ = 10.0
 
 
 class SimulationError(UserError):
-    """A simulation that cannot be made of this rig or these numbers; the message says why."""
+    """The rig or the arguments do not allow a simulation; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One frame as the sensors tell it (sweeps not deskewed), what is true, and what it cost.
+    """One simulated frame (with sweeps that are not deskewed), its ground truth and computing time.
 
-    spent_ms: by sensor name, and "scene" and "truth".
+    elapsed_ms: by sensor name, and for "ultrasonics" (all of them), "scene" and "truth".
     """
 
     frame: SensorFrame
     truth: FrameTruth
-    spent_ms: dict[str, float]
+    elapsed_ms: dict[str, float]
 
 
 @dataclass
-class _Moment:
-    """What is gathered while one frame is made."""
+class _FrameRecord:
+    """Collects the readings and the ground truth of one frame."""
 
     index: int
     seconds: float
@@ -72,14 +80,14 @@ class _Moment:
     cameras: dict[str, CameraImage] = field(default_factory=dict)
     thermals: dict[str, ThermalImage] = field(default_factory=dict)
     ultrasonics: dict[str, UltrasonicReading] = field(default_factory=dict)
-    views: dict[str, View] = field(default_factory=dict)
+    views: dict[str, ImageTruth] = field(default_factory=dict)
     points: dict[str, SweepTruth] = field(default_factory=dict)
-    echoes: dict[str, float] = field(default_factory=dict)
-    spent_ms: dict[str, float] = field(default_factory=dict)
+    ultrasonic_ranges: dict[str, float] = field(default_factory=dict)
+    elapsed_ms: dict[str, float] = field(default_factory=dict)
 
 
 class Simulation:
-    """A Dataset whose frames are made when asked for; any frame alone is the same as in a row."""
+    """A Dataset whose frames are simulated on demand; the result does not depend on their order."""
 
     def __init__(
         self,
@@ -91,10 +99,14 @@ class Simulation:
         faults: Sequence[Fault] = (),
         grid: GridLayout | None = None,
     ) -> None:
-        """conditions: modifiers such as "night" or "fog=80" on top of the scenario's own.
+        """Prepare a drive.
 
-        Raises SimulationError for a rig or numbers that cannot be simulated, ScenarioError for an
-        unknown scenario, UserError for an unknown condition.
+        scenario: a scenario, the name of an installed one or a file. frames: length of the drive.
+        conditions: modifiers such as "night" or "fog=80", applied to the scenario's conditions. faults:
+        sensor faults in addition to the scenario's. grid: size of the ground-truth grids.
+
+        Raises SimulationError for a rig, seed or number of frames that cannot be simulated,
+        ScenarioError for an unknown scenario, UserError for an unknown condition.
         """
         self.scenario = scenario if isinstance(scenario, Scenario) else load_scenario(scenario)
         self.name = f"simulated {self.scenario.name}"
@@ -109,15 +121,21 @@ class Simulation:
         if not 0 <= seed < 1 << 63:
             raise SimulationError(f"seed: allowed: 0 to 2^63 - 1; got {seed}")
         check_faults(self.faults, {n: s.modality.value for n, s in rig.sensors.items()})
-        self._places = _places(rig)
-        lidars = rig.of(Modality.LIDAR)
+        self._extrinsics = _extrinsics(rig)
+        lidars = rig.sensors_of(Modality.LIDAR)
         self._lidars = [SimulatedLidar(s) for s in lidars.values()]
-        self._cameras = [SimulatedCamera(s, _model(s)) for s in rig.of(Modality.CAMERA).values()]
-        self._thermals = [SimulatedThermal(s, _model(s)) for s in rig.of(Modality.THERMAL).values()]
-        self._ultrasonics = [SimulatedUltrasonic(s) for s in rig.of(Modality.ULTRASONIC).values()]
+        self._cameras = [
+            SimulatedCamera(s, _camera_model(s)) for s in rig.sensors_of(Modality.CAMERA).values()
+        ]
+        self._thermals = [
+            SimulatedThermal(s, _camera_model(s)) for s in rig.sensors_of(Modality.THERMAL).values()
+        ]
+        self._ultrasonics = [
+            SimulatedUltrasonic(s) for s in rig.sensors_of(Modality.ULTRASONIC).values()
+        ]
         self.rate_hz = next(iter(lidars.values())).rate_hz if lidars else DEFAULT_RATE_HZ
         self._world = World(self.scenario, seed)
-        self._last: tuple[int, Observation] | None = None
+        self._cached: tuple[int, Observation] | None = None
 
     def __len__(self) -> int:
         return self._frames
@@ -126,7 +144,7 @@ class Simulation:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: int) -> SensorFrame:
-        """Make one frame, its sweeps deskewed with the true motion. Raises IndexError."""
+        """Simulate one frame, with its sweeps deskewed by the true motion. Raises IndexError."""
         frame = self.observe(index).frame
         lidars = {
             name: deskew(sweep, self.odometry, frame.base_from_sensor[name])
@@ -135,219 +153,243 @@ class Simulation:
         return replace(frame, lidars=lidars)
 
     def truth(self, index: int) -> FrameTruth:
-        """All that is true of one frame. Raises IndexError."""
+        """The ground truth of one frame. Raises IndexError."""
         return self.observe(index).truth
 
     def stamp_ns(self, index: int) -> int:
-        """The true time of a frame."""
+        """The time of a frame, without the sensors' time offsets."""
         return FIRST_STAMP_NS + round(index * NANOSECONDS / self.rate_hz)
 
     def odometry(self, stamp_ns: int) -> NDArray[np.float64]:
-        """odom_from_base (4, 4) at a time, exact."""
+        """The exact pose odom_from_base (4, 4) at a time."""
         return self.scenario.ego.odom_from_base((stamp_ns - FIRST_STAMP_NS) / NANOSECONDS)
 
     def observe(self, index: int) -> Observation:
-        """Make one frame with its truth; the last one is kept. Raises IndexError."""
+        """Simulate one frame with its ground truth; the last one is cached. Raises IndexError."""
         index = range(self._frames)[index]
-        if self._last is not None and self._last[0] == index:
-            return self._last[1]
+        if self._cached is not None and self._cached[0] == index:
+            return self._cached[1]
         stamp_ns = self.stamp_ns(index)
         seconds = (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS
         start = perf_counter()
         scene = self._world.scene(seconds)
-        moment = _Moment(index, seconds, stamp_ns, scene, self.odometry(stamp_ns))
-        moment.spent_ms["scene"] = 1e3 * (perf_counter() - start)
-        self._sweep(moment)
-        self._photograph(moment)
-        self._measure_heat(moment)
-        self._listen(moment)
+        record = _FrameRecord(index, seconds, stamp_ns, scene, self.odometry(stamp_ns))
+        record.elapsed_ms["scene"] = 1e3 * (perf_counter() - start)
+        self._scan_lidars(record)
+        self._render_cameras(record)
+        self._render_thermal(record)
+        self._measure_ultrasonics(record)
         start = perf_counter()
-        truth = self._tell(moment)
-        moment.spent_ms["truth"] = 1e3 * (perf_counter() - start)
-        observation = Observation(self._frame(moment, truth), truth, moment.spent_ms)
-        self._last = index, observation
+        truth = self._ground_truth(record)
+        record.elapsed_ms["truth"] = 1e3 * (perf_counter() - start)
+        observation = Observation(self._frame(record, truth), truth, record.elapsed_ms)
+        self._cached = index, observation
         return observation
 
-    def _sweep(self, m: _Moment) -> None:
+    def _scan_lidars(self, record: _FrameRecord) -> None:
+        """Add the sweeps of all LiDARs without an outage to the record."""
         ego = self.scenario.ego
         for lidar in self._lidars:
-            if self._silent(lidar.name, m):
+            if self._has_outage(lidar.name, record):
                 continue
             start = perf_counter()
-            m.lidars[lidar.name], m.points[lidar.name] = lidar.sweep(
-                m.scene,
-                self._true_place(lidar.name, m),
-                lambda offset: ego.odom_from_base(m.seconds + offset),
-                self._reported_stamp(lidar.name, m),
-                self._weather(),
-                self._chance(lidar.name, m),
-                sum(f.value for f in self._active("ring_loss", lidar.name, m)),
+            record.lidars[lidar.name], record.points[lidar.name] = lidar.sweep(
+                record.scene,
+                self._true_extrinsics(lidar.name, record),
+                lambda offset: ego.odom_from_base(record.seconds + offset),
+                self._reported_stamp(lidar.name, record),
+                self._lidar_conditions(),
+                self._random_generator(lidar.name, record),
+                sum(f.value for f in self._active_faults("ring_loss", lidar.name, record)),
             )
-            m.spent_ms[lidar.name] = 1e3 * (perf_counter() - start)
+            record.elapsed_ms[lidar.name] = 1e3 * (perf_counter() - start)
 
-    def _photograph(self, m: _Moment) -> None:
-        ego = m.scene.sensor_pose(m.odom_from_base, np.eye(4))
+    def _render_cameras(self, record: _FrameRecord) -> None:
+        """Add the images of all cameras without an outage to the record."""
+        ego = record.scene.sensor_pose(record.odom_from_base, np.eye(4))
         for camera in self._cameras:
-            if self._silent(camera.name, m):
+            if self._has_outage(camera.name, record):
                 continue
             start = perf_counter()
-            place = self._true_place(camera.name, m)
-            pixels, m.views[camera.name] = camera.take(
-                m.scene,
-                m.scene.sensor_pose(m.odom_from_base, place),
+            base_from_sensor = self._true_extrinsics(camera.name, record)
+            pixels, record.views[camera.name] = camera.render(
+                record.scene,
+                record.scene.sensor_pose(record.odom_from_base, base_from_sensor),
                 ego,
                 self.conditions,
                 self.scenario.indoor,
-                self._chance(camera.name, m),
-                partial(self._pose_after, m, place),
+                self._random_generator(camera.name, record),
+                partial(self._pose_after, record, base_from_sensor),
             )
-            m.cameras[camera.name] = CameraImage(
+            record.cameras[camera.name] = CameraImage(
                 camera.name,
-                self._reported_stamp(camera.name, m),
+                self._reported_stamp(camera.name, record),
                 self.rig.sensors[camera.name].frame_id,
                 pixels,
             )
-            m.spent_ms[camera.name] = 1e3 * (perf_counter() - start)
+            record.elapsed_ms[camera.name] = 1e3 * (perf_counter() - start)
 
     def _pose_after(
-        self, m: _Moment, place: NDArray[np.float64], seconds: float
+        self, record: _FrameRecord, base_from_sensor: NDArray[np.float64], seconds: float
     ) -> NDArray[np.float64]:
-        """Pose (4, 4) in the scene of what sits at a place of the vehicle, a little later or before."""
-        return m.scene.sensor_pose(self.scenario.ego.odom_from_base(m.seconds + seconds), place)
+        """A sensor's pose (4, 4) in the scene's frame, at a time relative to the frame's."""
+        odom_from_base = self.scenario.ego.odom_from_base(record.seconds + seconds)
+        return record.scene.sensor_pose(odom_from_base, base_from_sensor)
 
-    def _measure_heat(self, m: _Moment) -> None:
+    def _render_thermal(self, record: _FrameRecord) -> None:
+        """Add the images of all thermal cameras without an outage to the record."""
         for thermal in self._thermals:
-            if self._silent(thermal.name, m):
+            if self._has_outage(thermal.name, record):
                 continue
             start = perf_counter()
-            pose = m.scene.sensor_pose(m.odom_from_base, self._true_place(thermal.name, m))
-            pixels, m.views[thermal.name] = thermal.take(
-                m.scene, pose, self.conditions, self.scenario.indoor, self._chance(thermal.name, m)
+            pixels, record.views[thermal.name] = thermal.render(
+                record.scene,
+                self._true_pose(thermal.name, record),
+                self.conditions,
+                self.scenario.indoor,
+                self._random_generator(thermal.name, record),
             )
-            m.thermals[thermal.name] = ThermalImage(
+            record.thermals[thermal.name] = ThermalImage(
                 thermal.name,
-                self._reported_stamp(thermal.name, m),
+                self._reported_stamp(thermal.name, record),
                 self.rig.sensors[thermal.name].frame_id,
                 pixels,
                 thermal.kelvin if pixels.dtype == np.uint16 else None,
             )
-            m.spent_ms[thermal.name] = 1e3 * (perf_counter() - start)
+            record.elapsed_ms[thermal.name] = 1e3 * (perf_counter() - start)
 
-    def _listen(self, m: _Moment) -> None:
+    def _measure_ultrasonics(self, record: _FrameRecord) -> None:
+        """Add the readings of all ultrasonic sensors without an outage to the record."""
         start = perf_counter()
-        places = {
-            s.name: m.scene.sensor_pose(m.odom_from_base, self._true_place(s.name, m))
-            for s in self._ultrasonics
-        }
-        m.echoes = nearest_echoes(self._ultrasonics, m.scene, places)
+        sensor_poses = {s.name: self._true_pose(s.name, record) for s in self._ultrasonics}
+        record.ultrasonic_ranges = nearest_echo_ranges(
+            self._ultrasonics, record.scene, sensor_poses
+        )
         for sensor in self._ultrasonics:
-            if self._silent(sensor.name, m):
+            if self._has_outage(sensor.name, record):
                 continue
-            others = [e for n, e in m.echoes.items() if n != sensor.name]
-            reading = sensor.reading(
-                m.echoes[sensor.name],
-                others,
-                self._reported_stamp(sensor.name, m),
-                self._chance(sensor.name, m),
+            other_ranges = [e for n, e in record.ultrasonic_ranges.items() if n != sensor.name]
+            reading = sensor.measure(
+                record.ultrasonic_ranges[sensor.name],
+                other_ranges,
+                self._reported_stamp(sensor.name, record),
+                self._random_generator(sensor.name, record),
             )
-            for spoof in self._active("spoofed_echo", sensor.name, m):
-                reading = sensor.reported(spoof.value, reading.stamp_ns)
-            m.ultrasonics[sensor.name] = reading
+            for fault in self._active_faults("ultrasonic_spoofing", sensor.name, record):
+                reading = sensor.to_reading(fault.value, reading.stamp_ns)
+            record.ultrasonics[sensor.name] = reading
         if self._ultrasonics:
-            m.spent_ms["ultrasonics"] = 1e3 * (perf_counter() - start)
+            record.elapsed_ms["ultrasonics"] = 1e3 * (perf_counter() - start)
 
-    def _tell(self, m: _Moment) -> FrameTruth:
+    def _ground_truth(self, record: _FrameRecord) -> FrameTruth:
+        """Compute the boxes and grids and combine them with the recorded ground truth."""
+        # Visibility is that from the LiDARs, else from the cameras, else from 1.5 m above base_link.
         names = [s.name for s in self._lidars] or [s.name for s in self._cameras]
-        eyes = [m.scene.sensor_pose(m.odom_from_base, self._places[n])[:3, 3] for n in names] or [
-            m.scene.sensor_pose(m.odom_from_base, poses.from_xyz_rpy((0, 0, 1.5)))[:3, 3]
-        ]
-        boxes, visibility = true_boxes(
-            m.scene,
-            m.odom_from_base,
-            eyes[0],
-            list(m.points.values()),
-            m.stamp_ns,
+        extrinsics = [self._extrinsics[n] for n in names] or [poses.from_xyz_rpy((0, 0, 1.5))]
+        viewpoints = [record.scene.sensor_pose(record.odom_from_base, e)[:3, 3] for e in extrinsics]
+        boxes, visibility = ground_truth_boxes(
+            record.scene,
+            record.odom_from_base,
+            viewpoints[0],
+            list(record.points.values()),
+            record.stamp_ns,
             self.rig.base_frame,
         )
-        grid, semantic = true_grid(
-            m.scene, m.odom_from_base, eyes, self.grid, m.stamp_ns, self.rig.base_frame
+        grid, semantic = ground_truth_grid(
+            record.scene,
+            record.odom_from_base,
+            viewpoints,
+            self.grid,
+            record.stamp_ns,
+            self.rig.base_frame,
         )
         return FrameTruth(
-            m.stamp_ns,
+            record.stamp_ns,
             boxes,
             visibility,
             grid,
             semantic,
-            m.odom_from_base,
-            m.views,
-            m.points,
-            m.echoes,
+            record.odom_from_base,
+            record.views,
+            record.points,
+            record.ultrasonic_ranges,
         )
 
-    def _frame(self, m: _Moment, truth: FrameTruth) -> SensorFrame:
-        models = {s.name: s.model for s in self._cameras if s.name in m.cameras}
-        models |= {s.name: s.model for s in self._thermals if s.name in m.thermals}
-        present = (*m.lidars, *m.cameras, *m.thermals, *m.ultrasonics)
+    def _frame(self, record: _FrameRecord, truth: FrameTruth) -> SensorFrame:
+        models = {s.name: s.model for s in self._cameras if s.name in record.cameras}
+        models |= {s.name: s.model for s in self._thermals if s.name in record.thermals}
+        present = (*record.lidars, *record.cameras, *record.thermals, *record.ultrasonics)
         return SensorFrame(
-            m.stamp_ns,
+            record.stamp_ns,
             self.rig.base_frame,
-            m.lidars,
-            m.cameras,
-            m.thermals,
-            m.ultrasonics,
-            {n: self._places[n] for n in present},
+            record.lidars,
+            record.cameras,
+            record.thermals,
+            record.ultrasonics,
+            {n: self._extrinsics[n] for n in present},
             models,
-            odom_from_base=m.odom_from_base,
+            odom_from_base=record.odom_from_base,
             expected=frozenset(self.rig.sensors),
             labels=truth.boxes,
-            own_vehicle=self.rig.own_vehicle,
+            vehicle_footprint=self.rig.vehicle_footprint,
+            odom_frame=self.rig.odom_frame,
+            ground_z=self.rig.ground_z,
         )
 
-    def _weather(self) -> Conditions:
+    def _lidar_conditions(self) -> Conditions:
+        """The conditions, without fog and rain indoors."""
         if not self.scenario.indoor:
             return self.conditions
         return replace(self.conditions, fog_visibility=0.0, rain=0.0)
 
-    def _active(self, kind: str, sensor: str, m: _Moment) -> list[Fault]:
-        return [
-            f for f in self.faults if f.kind == kind and f.sensor == sensor and f.active(m.seconds)
-        ]
+    def _active_faults(self, fault_type: str, sensor: str, record: _FrameRecord) -> list[Fault]:
+        matching = (f for f in self.faults if f.type == fault_type and f.sensor == sensor)
+        return [f for f in matching if f.active(record.seconds)]
 
-    def _silent(self, sensor: str, m: _Moment) -> bool:
-        return bool(self._active("dead", sensor, m))
+    def _has_outage(self, sensor: str, record: _FrameRecord) -> bool:
+        return bool(self._active_faults("outage", sensor, record))
 
-    def _reported_stamp(self, sensor: str, m: _Moment) -> int:
-        late = self.rig.sensors[sensor].time_offset_s
-        late += sum(f.value for f in self._active("time_offset", sensor, m))
-        return m.stamp_ns + round(late * NANOSECONDS)
+    def _reported_stamp(self, sensor: str, record: _FrameRecord) -> int:
+        """The stamp of a sensor's reading, with the rig's time offset and simulated time offsets."""
+        offset = self.rig.sensors[sensor].time_offset_s
+        offset += sum(f.value for f in self._active_faults("time_offset", sensor, record))
+        return record.stamp_ns + round(offset * NANOSECONDS)
 
-    def _true_place(self, sensor: str, m: _Moment) -> NDArray[np.float64]:
-        pose = self._places[sensor]
-        for fault in self._active("extrinsic_error", sensor, m):
+    def _true_extrinsics(self, sensor: str, record: _FrameRecord) -> NDArray[np.float64]:
+        """base_from_sensor (4, 4) with simulated extrinsic errors; the published ones are without."""
+        pose = self._extrinsics[sensor]
+        for fault in self._active_faults("extrinsic_error", sensor, record):
             pose = pose @ poses.from_xyz_rpy(fault.xyz, fault.rpy)
         return pose
 
-    def _chance(self, sensor: str, m: _Moment) -> np.random.Generator:
-        """Random numbers of one sensor in one frame, whoever asks and when."""
-        entropy = (self.seed, m.index, zlib.crc32(sensor.encode()))
+    def _true_pose(self, sensor: str, record: _FrameRecord) -> NDArray[np.float64]:
+        """A sensor's pose (4, 4) in the scene's frame."""
+        return record.scene.sensor_pose(
+            record.odom_from_base, self._true_extrinsics(sensor, record)
+        )
+
+    def _random_generator(self, sensor: str, record: _FrameRecord) -> np.random.Generator:
+        """A random generator for one sensor in one frame, seeded independently of all others."""
+        entropy = (self.seed, record.index, zlib.crc32(sensor.encode()))
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
 
 
-def _places(rig: Rig) -> dict[str, NDArray[np.float64]]:
+def _extrinsics(rig: Rig) -> dict[str, NDArray[np.float64]]:
+    """base_from_sensor (4, 4) of each sensor. Raises SimulationError."""
     if not rig.sensors:
-        raise SimulationError(f"rig {rig.name}: it has no sensors")
-    places = {}
+        raise SimulationError(f"rig {rig.name}: a simulation needs at least one sensor")
+    extrinsics = {}
     for name, sensor in rig.sensors.items():
         pose = sensor.base_from_sensor()
         if pose is None:
             raise SimulationError(
                 f"rig {rig.name}: sensor {name}: needs extrinsics to be simulated"
             )
-        places[name] = pose
-    return places
+        extrinsics[name] = pose
+    return extrinsics
 
 
-def _model(sensor: Sensor) -> CameraModel:
+def _camera_model(sensor: Sensor) -> CameraModel:
     if sensor.intrinsics is None:
         raise SimulationError(f"sensor {sensor.name}: needs intrinsics to be simulated")
     return sensor.intrinsics.camera_model()

@@ -1,4 +1,4 @@
-"""What is really there: boxes, what of them is seen, and the plane around the vehicle."""
+"""Ground truth of a frame: bounding boxes, their visibility, occupancy grid and semantic grid."""
 
 from __future__ import annotations
 
@@ -12,42 +12,52 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 from multimodal_perception.geometry import poses
 from multimodal_perception.perception import OccupancyGrid
-from multimodal_perception.simulation.sensors.camera import View
+from multimodal_perception.simulation.sensors.camera import ImageTruth
 from multimodal_perception.simulation.sensors.lidar import SweepTruth
-from multimodal_perception.simulation.world.materials import DRIVABLE, SEMANTIC_NAMES
+from multimodal_perception.simulation.world.materials import DRIVABLE_CLASS_NAMES, SEMANTIC_NAMES
 from multimodal_perception.simulation.world.scene import Scene
 
-BOX_RANGE = 100.0  # objects further from the ego are left out
-SAMPLES = 40  # places on an object that are asked for visibility
-# What is higher stands in nobody's way.
-CLEARANCE = 2.5
+BOX_RANGE = 100.0  # maximum distance of objects with a bounding box from the ego vehicle, metres
+VISIBILITY_SAMPLES = 40  # points on an object at which its visibility is sampled
+# Objects above this height do not occupy a grid cell, metres.
+CLEARANCE_HEIGHT = 2.5
+# Heights at which the visibility of vertical faces is tested, metres.
 FACE_HEIGHTS = (0.3, 0.8, 1.3, 1.8, 2.3)
-DRIVABLE_CLASSES = np.array([name in DRIVABLE for name in SEMANTIC_NAMES])
+DRIVABLE_CLASSES = np.array([name in DRIVABLE_CLASS_NAMES for name in SEMANTIC_NAMES])
 
 
 @dataclass(frozen=True)
 class GridLayout:
-    """The plane that occupancy is told of: a square of 2 * extent metres about base_link."""
+    """Size of the ground-truth grids, which are squares centred on base_link.
+
+    Attributes:
+        extent: Half the side length of the grid. Increase it to cover more distant obstacles; memory
+            and time grow with its square.
+        resolution: Side length of a cell. Lower it for finer grids; memory and time grow with the
+            inverse of its square.
+    """
 
     extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
     resolution: float = field(default=0.25, metadata={"min": 0.05, "max": 5.0, "unit": "m"})
 
     @property
     def cells(self) -> int:
-        """Cells to a side."""
+        """Number of cells along each side."""
         return round(2 * self.extent / self.resolution)
 
 
 @dataclass(frozen=True)
 class FrameTruth:
-    """All that is known of one frame.
+    """Ground truth of one frame.
 
-    boxes: in base_link at the frame's stamp, with class, track, velocity and LiDAR points; `visibility`
-    (N,) float32 is the share of each one's facing surface that the first LiDAR (else camera) has in
-    sight. views: by camera and thermal camera. points: by LiDAR. occupancy: free and occupied are 0 or
-    1, neither where no LiDAR (else camera) looks. semantic_grid: (rows, columns) uint8, index into
-    SEMANTIC_NAMES of what lies in each cell below 2.5 m, seen or not. odom_from_base: pose (4, 4).
-    echoes: true distance of each ultrasonic's nearest echo, metres, inf for none.
+    boxes: bounding boxes in base_link at the frame's stamp, with class, track id, velocity and number of
+    LiDAR points. visibility: (N,) float32, fraction of each box's surface facing the first LiDAR (or
+    camera, without a LiDAR) that is not occluded. occupancy: grid in base_link whose free and occupied
+    values are 0 or 1, both 0 where neither LiDAR (or camera) has a line of sight. semantic_grid: (rows,
+    columns) uint8, index into SEMANTIC_NAMES of the highest object below 2.5 m in each cell, visible or
+    not. odom_from_base: pose (4, 4). views: by name of the camera or thermal camera. points: by name of
+    the LiDAR. ultrasonic_ranges: true range of each ultrasonic sensor's nearest echo in metres, inf
+    without one.
     """
 
     stamp_ns: int
@@ -56,36 +66,40 @@ class FrameTruth:
     occupancy: OccupancyGrid
     semantic_grid: NDArray[np.uint8]
     odom_from_base: NDArray[np.float64]
-    views: Mapping[str, View] = field(default_factory=dict)
+    views: Mapping[str, ImageTruth] = field(default_factory=dict)
     points: Mapping[str, SweepTruth] = field(default_factory=dict)
-    echoes: Mapping[str, float] = field(default_factory=dict)
+    ultrasonic_ranges: Mapping[str, float] = field(default_factory=dict)
 
 
-def true_boxes(
+def ground_truth_boxes(
     scene: Scene,
     odom_from_base: NDArray[np.float64],
-    eye: NDArray[np.float64],
+    viewpoint: NDArray[np.float64],
     sweeps: Sequence[SweepTruth],
     stamp_ns: int,
     base_frame: str,
 ) -> tuple[Boxes3D, NDArray[np.float32]]:
-    """Boxes about the ego and their visibility from `eye` (3,) in the scene's frame."""
+    """Bounding boxes within BOX_RANGE of the ego vehicle, in base_link, and their visibility (N,).
+
+    viewpoint: (3,) position in the scene's frame from which the visibility is computed. sweeps: ground
+    truth of the sweeps, for the number of points in each box.
+    """
     base = scene.sensor_pose(odom_from_base, np.eye(4))
-    away = np.linalg.norm(scene.boxes[:, :2] - base[:2, 3], axis=1)
-    near = np.flatnonzero(away <= BOX_RANGE)
-    rows = scene.labelled[near]
+    distance = np.linalg.norm(scene.boxes[:, :2] - base[:2, 3], axis=1)
+    nearby = np.flatnonzero(distance <= BOX_RANGE)
+    rows = scene.labelled[nearby]
     base_from_scene = poses.inverse(base)
-    boxes = scene.boxes[near].copy()
+    boxes = scene.boxes[nearby].copy()
     boxes[:, :3] = poses.transform_points(base_from_scene, boxes[:, :3])
-    boxes[:, 6] = poses.wrap_angle(boxes[:, 6] + poses.yaw_of(base_from_scene))
-    velocities = scene.velocities[near] @ base_from_scene[:2, :2].T
+    boxes[:, 6] = poses.wrap_angle(boxes[:, 6] + poses.to_yaw(base_from_scene))
+    velocities = scene.velocities[nearby] @ base_from_scene[:2, :2].T
     tracks = scene.tracks[rows].astype(np.int64)
-    visibility = _visibility(scene, rows, eye)
-    told = Boxes3D(
+    visibility = _visibility(scene, rows, viewpoint)
+    result = Boxes3D(
         stamp_ns,
         base_frame,
         boxes.astype(np.float32),
-        np.ones(len(near), np.float32),
+        np.ones(len(nearby), np.float32),
         scene.semantics[rows].astype(np.int64),
         CLASS_NAMES,
         velocities.astype(np.float32),
@@ -93,116 +107,132 @@ def true_boxes(
         _count_points(tracks, sweeps),
         visibility,
     )
-    return told, visibility
+    return result, visibility
 
 
 def _count_points(tracks: NDArray[np.int64], sweeps: Sequence[SweepTruth]) -> NDArray[np.int64]:
+    """Number of points of each track (N,) in all sweeps together."""
     counts = np.zeros(len(tracks), np.int64)
     for sweep in sweeps:
-        seen, number = np.unique(sweep.instances, return_counts=True)
-        count_of = dict(zip(seen.tolist(), number.tolist(), strict=True))
-        counts += np.array([count_of.get(int(t), 0) for t in tracks], np.int64)
+        ids, numbers = np.unique(sweep.instances, return_counts=True)
+        number_of_points = dict(zip(ids.tolist(), numbers.tolist(), strict=True))
+        counts += np.array([number_of_points.get(int(t), 0) for t in tracks], np.int64)
     return counts
 
 
 def _visibility(
-    scene: Scene, rows: NDArray[np.int64], eye: NDArray[np.float64]
+    scene: Scene, rows: NDArray[np.int64], viewpoint: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Share of each object's places that face the eye and are the first thing on the way to them."""
+    """Fraction of the sampled triangles facing the viewpoint that are not occluded, of each object.
+
+    rows: (N,) indices into scene.objects.
+    """
     soup = scene.soup
-    start = np.searchsorted(soup.object_of, rows, "left")
-    stop = np.searchsorted(soup.object_of, rows, "right")
-    steps = np.linspace(0.0, 1.0, SAMPLES, endpoint=False)
-    chosen = (start[:, None] + (stop - start)[:, None] * steps).astype(np.int64).ravel()
-    corner = soup.corners[chosen].astype(np.float64)
-    place = corner.mean(axis=1)
+    start = np.searchsorted(soup.object_index, rows, "left")
+    stop = np.searchsorted(soup.object_index, rows, "right")
+    steps = np.linspace(0.0, 1.0, VISIBILITY_SAMPLES, endpoint=False)
+    sample = (start[:, None] + (stop - start)[:, None] * steps).astype(np.int64).ravel()
+    corner = soup.corners[sample].astype(np.float64)
+    centre = corner.mean(axis=1)
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    way = place - eye
-    length = np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
-    facing = np.einsum("ij,ij->i", normal, way) < 0
-    rays = np.hstack([np.broadcast_to(eye, place.shape), way / length]).astype(np.float32)
-    hits = scene.cast(rays)
-    first = scene.seen_objects(hits) == np.repeat(rows, SAMPLES)
-    shape = len(rows), SAMPLES
-    asked = facing.reshape(shape).sum(axis=1)
-    seen = (facing & first).reshape(shape).sum(axis=1)
-    return (seen / np.maximum(asked, 1)).astype(np.float32)
+    direction = centre - viewpoint
+    length = np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-6)
+    facing = np.einsum("ij,ij->i", normal, direction) < 0
+    origins = np.broadcast_to(viewpoint, centre.shape)
+    rays = np.hstack([origins, direction / length]).astype(np.float32)
+    hits = scene.cast_rays(rays)
+    is_first_hit = scene.hit_objects(hits) == np.repeat(rows, VISIBILITY_SAMPLES)
+    shape = len(rows), VISIBILITY_SAMPLES
+    num_facing = facing.reshape(shape).sum(axis=1)
+    visible = (facing & is_first_hit).reshape(shape).sum(axis=1)
+    return (visible / np.maximum(num_facing, 1)).astype(np.float32)
 
 
-def true_grid(
+def ground_truth_grid(
     scene: Scene,
     odom_from_base: NDArray[np.float64],
-    eyes: Sequence[NDArray[np.float64]],
+    viewpoints: Sequence[NDArray[np.float64]],
     layout: GridLayout,
     stamp_ns: int,
     base_frame: str,
 ) -> tuple[OccupancyGrid, NDArray[np.uint8]]:
-    """The plane around the ego: occupancy as far as `eyes` (3,) see it, and what lies where."""
+    """Occupancy grid and semantic grid (rows, columns) uint8 around the ego vehicle, in base_link.
+
+    viewpoints: (3,) positions of the sensors in the scene's frame. Drivable cells are free if their
+    ground is visible. Other cells are occupied if they are visible from above the obstacle, next to a
+    visible free cell, or if one of their vertical faces is visible.
+    """
     n = layout.cells
-    middles = (np.arange(n) + 0.5) * layout.resolution - n * layout.resolution / 2
-    x, y = np.meshgrid(middles, middles)
+    cell_centres = (np.arange(n) + 0.5) * layout.resolution - n * layout.resolution / 2
+    x, y = np.meshgrid(cell_centres, cell_centres)
     base = scene.sensor_pose(odom_from_base, np.eye(4))
     target = np.empty((n * n, 3), np.float32)
     target[:, 0] = (base[0, 0] * x + base[0, 1] * y + base[0, 3]).ravel()
     target[:, 1] = (base[1, 0] * x + base[1, 1] * y + base[1, 3]).ravel()
     rays = np.zeros((n * n, 6), np.float32)
     rays[:, :2] = target[:, :2]
-    rays[:, 2] = CLEARANCE
+    rays[:, 2] = CLEARANCE_HEIGHT
     rays[:, 5] = -1.0
-    hits = scene.cast(rays)
-    found = scene.seen_objects(hits)
-    semantic = np.where(found >= 0, scene.semantics[np.maximum(found, 0)], np.uint8(0))
+    hits = scene.cast_rays(rays)
+    hit_object = scene.hit_objects(hits)
+    semantic = np.where(hit_object >= 0, scene.semantics[np.maximum(hit_object, 0)], np.uint8(0))
     drivable = DRIVABLE_CLASSES[semantic].reshape(n, n)
-    seen = np.zeros(n * n, np.bool_)
-    top = CLEARANCE - np.where(np.isfinite(hits.distance), hits.distance, CLEARANCE)
-    target[:, 2] = top + 0.08
-    for eye in eyes:
-        rays[:, :3] = eye
+    visible = np.zeros(n * n, np.bool_)
+    depth = np.where(np.isfinite(hits.distance), hits.distance, CLEARANCE_HEIGHT)
+    target[:, 2] = CLEARANCE_HEIGHT - depth + 0.08
+    for viewpoint in viewpoints:
+        rays[:, :3] = viewpoint
         rays[:, 3:] = target - rays[:, :3]
-        seen |= ~scene.hidden(rays, 0.0, 1.0)
-    seen_free = seen.reshape(n, n) & drivable
-    edge = ~drivable & _widened(drivable)
-    faces = np.zeros((n, n), np.bool_)
-    faces[edge] = _faces_seen(scene, eyes, target[edge.ravel(), :2], layout.resolution)
-    occupied = ~drivable & (_widened(seen_free) | seen.reshape(n, n) | faces)
-    half = n * layout.resolution / 2
+        visible |= ~scene.is_occluded(rays, 0.0, 1.0)
+    visible_free = visible.reshape(n, n) & drivable
+    boundary = ~drivable & _dilated(drivable)
+    visible_faces = np.zeros((n, n), np.bool_)
+    boundary_centres = target[boundary.ravel(), :2]
+    visible_faces[boundary] = _are_faces_visible(
+        scene, viewpoints, boundary_centres, layout.resolution
+    )
+    occupied = ~drivable & (_dilated(visible_free) | visible.reshape(n, n) | visible_faces)
+    half_extent = n * layout.resolution / 2
     grid = OccupancyGrid(
         stamp_ns,
         base_frame,
         layout.resolution,
-        (-half, -half),
-        seen_free.astype(np.float32),
+        (-half_extent, -half_extent),
+        visible_free.astype(np.float32),
         occupied.astype(np.float32),
     )
     return grid, semantic.reshape(n, n)
 
 
-def _widened(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Cells (rows, columns) and those beside them."""
-    wide = cv2.dilate(cells.astype(np.uint8), np.ones((3, 3), np.uint8))
-    return np.asarray(wide, np.bool_)
+def _dilated(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The cells of a mask (rows, columns) and their eight neighbours."""
+    dilated = cv2.dilate(cells.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return np.asarray(dilated, np.bool_)
 
 
-def _faces_seen(
+def _are_faces_visible(
     scene: Scene,
-    eyes: Sequence[NDArray[np.float64]],
-    middles: NDArray[np.float32],
+    viewpoints: Sequence[NDArray[np.float64]],
+    cell_centres: NDArray[np.float32],
     resolution: float,
 ) -> NDArray[np.bool_]:
-    """Whether an eye sees what stands in cells (N,) at some height, if only over a car's roof.
+    """Whether an object in each cell is visible from a viewpoint at one of FACE_HEIGHTS.
 
-    A ray down into a house meets its floor, so it is asked for the first thing on the way to the cell.
+    cell_centres: (N, 2) in the scene's frame. A face is visible if the first hit of the ray towards the
+    cell is not drivable ground and lies within the size of a cell.
     """
-    seen = np.zeros(len(middles), np.bool_)
-    rays = np.empty((len(middles), 6), np.float32)
-    for eye in eyes:
-        rays[:, :3] = eye
+    visible = np.zeros(len(cell_centres), np.bool_)
+    rays = np.empty((len(cell_centres), 6), np.float32)
+    for viewpoint in viewpoints:
+        rays[:, :3] = viewpoint
         for height in FACE_HEIGHTS:
-            way = np.column_stack([middles, np.full(len(middles), height)]) - eye
-            length = np.maximum(np.linalg.norm(way, axis=1), 1e-6)
-            rays[:, 3:] = way / length[:, None]
-            hits = scene.cast(rays)
-            owner = scene.seen_objects(hits)
-            solid = (owner >= 0) & ~DRIVABLE_CLASSES[scene.semantics[np.maximum(owner, 0)]]
-            seen |= solid & (np.abs(hits.distance - length) < resolution)
-    return seen
+            target = np.column_stack([cell_centres, np.full(len(cell_centres), height)])
+            direction = target - viewpoint
+            length = np.maximum(np.linalg.norm(direction, axis=1), 1e-6)
+            rays[:, 3:] = direction / length[:, None]
+            hits = scene.cast_rays(rays)
+            hit_object = scene.hit_objects(hits)
+            semantic = scene.semantics[np.maximum(hit_object, 0)]
+            is_obstacle = (hit_object >= 0) & ~DRIVABLE_CLASSES[semantic]
+            visible |= is_obstacle & (np.abs(hits.distance - length) < resolution)
+    return visible

@@ -1,9 +1,9 @@
-"""The policies of ROS 2's message_filters, for those who want sets as it makes them. No ROS.
+"""Synchronisation policies of ROS 2 message_filters: exact and approximate time. No ROS imports.
 
-Both hand out complete sets alone: one silent sensor and there is none. Named differences from
-message_filters: no lock is held while sets are used, and when the receiver's clock goes back (a bag
-that starts again) what is pending is dropped, where message_filters would hold it for ever against
-everything older.
+Both return complete sets only: if one sensor is silent, there are no sets. Differences from
+message_filters: no lock is held while sets are used; and if the receiver's clock goes back (a bag that
+starts again), pending readings are dropped, whereas message_filters keeps them and rejects all older
+messages.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any, Literal
 
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_s
+from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_timeout_s
 from multimodal_perception.synchronization.synchronizer import (
-    LINE,
     MAX_SKEW_NS,
+    MODALITY_PRIORITY,
     ReadingSet,
     Synchronizer,
 )
 
 Policy = Literal["deadline", "approximate", "exact"]
-# Readings kept of each sensor, as message_filters' queue_size.
+# Number of readings kept per sensor, like queue_size of message_filters.
 QUEUE_SIZE = 10
 
 
-class _Stock:
-    """The newest readings of one sensor, by stamp."""
+class _SensorBuffer:
+    """The newest readings of one sensor, sorted by stamp."""
 
     def __init__(self, sensor: Sensor) -> None:
         self.offset_ns = round(sensor.time_offset_s * NANOSECONDS)
-        silence_ns = round(silence_s(sensor.rate_hz) * NANOSECONDS)
+        silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS)
         self.statistics = SensorStatistics(silence_ns=silence_ns)
         self.stamps: list[int] = []
-        self.items: dict[int, tuple[int, Any]] = {}  # order of arrival, reading
+        self.items: dict[int, tuple[int, Any]] = {}  # by stamp: (order of arrival, reading)
 
     def take(self, stamp_ns: int) -> tuple[int, Any]:
         del self.stamps[bisect_left(self.stamps, stamp_ns)]
@@ -48,19 +48,21 @@ class _Stock:
         self.statistics.drops[reason] += 1
 
 
-class _Matcher:
-    """What both policies share: the stocks, and the interface of Synchronizer."""
+class _MessageFiltersPolicy:
+    """Base of both policies: one buffer per sensor, and the interface of Synchronizer."""
 
     def __init__(self, sensors: Iterable[Sensor], queue_size: int = QUEUE_SIZE) -> None:
-        """Sensors of a rig; of each the `queue_size` readings with the newest stamps are kept.
+        """Create the buffers; each keeps the `queue_size` readings with the newest stamps.
 
-        Raises ValueError without sensors or for a size below one.
+        Raises ValueError without sensors, or if queue_size is below 1.
         """
-        line = sorted(sensors, key=lambda s: LINE.index(s.modality))
-        if not line or queue_size < 1:
-            raise ValueError("no sensors to synchronise" if not line else "queue_size is below 1")
+        ordered = sorted(sensors, key=lambda s: MODALITY_PRIORITY.index(s.modality))
+        if not ordered or queue_size < 1:
+            raise ValueError(
+                "no sensors to synchronise" if not ordered else "queue_size is below 1"
+            )
         self._size = queue_size
-        self._stocks = {s.name: _Stock(s) for s in line}
+        self._buffers = {s.name: _SensorBuffer(s) for s in ordered}
         self._arrivals = count()
         self._now_ns = 0
         self.sets = 0
@@ -69,90 +71,90 @@ class _Matcher:
 
     @property
     def statistics(self) -> dict[str, SensorStatistics]:
-        """What became of each sensor's readings."""
-        return {name: stock.statistics for name, stock in self._stocks.items()}
+        """Statistics of each sensor's readings."""
+        return {name: buffer.statistics for name, buffer in self._buffers.items()}
 
     def add(self, sensor: str, stamp_ns: int, reading: Any, now_ns: int) -> list[ReadingSet]:
-        """Take one reading; returns the set that it completes, if any.
+        """Add one reading; return the set that it completes, if any.
 
-        A reading of a stamp that is pending already takes that one's place.
+        A reading replaces a pending reading with the same stamp.
 
-        Raises KeyError for a sensor that is not of the rig.
+        Raises KeyError for a sensor that is not in the rig.
         """
-        stock = self._stocks[sensor]
+        buffer = self._buffers[sensor]
         self.advance(now_ns)
-        stamp_ns -= stock.offset_ns
-        stock.statistics.received += 1
-        stock.statistics.observe(stamp_ns, now_ns)
-        if stamp_ns in stock.items:
-            stock.statistics.drops["duplicate"] += 1
-            stock.items[stamp_ns] = stock.items[stamp_ns][0], reading
+        stamp_ns -= buffer.offset_ns
+        buffer.statistics.received += 1
+        buffer.statistics.observe(stamp_ns, now_ns)
+        if stamp_ns in buffer.items:
+            buffer.statistics.drops["duplicate"] += 1
+            buffer.items[stamp_ns] = buffer.items[stamp_ns][0], reading
         else:
-            insort(stock.stamps, stamp_ns)
-            stock.items[stamp_ns] = next(self._arrivals), reading
-            if len(stock.stamps) > self._size:
-                stock.drop(stock.stamps[0], "overflow")
-        if stamp_ns not in stock.items:
+            insort(buffer.stamps, stamp_ns)
+            buffer.items[stamp_ns] = next(self._arrivals), reading
+            if len(buffer.stamps) > self._size:
+                buffer.drop(buffer.stamps[0], "overflow")
+        if stamp_ns not in buffer.items:
             return []
         stamps = self._match(sensor, stamp_ns)
         if stamps is None:
             return []
         self.sets += 1
-        readings = {n: s.take(t) for (n, s), t in zip(self._stocks.items(), stamps, strict=True)}
+        readings = {n: s.take(t) for (n, s), t in zip(self._buffers.items(), stamps, strict=True)}
         return [ReadingSet(stamps[0], readings, frozenset())]
 
     def advance(self, now_ns: int) -> list[ReadingSet]:
-        """Let time pass, which closes no set; a clock that went back empties the stocks."""
+        """Advance the time, which closes no set. If the clock went back, the buffers are emptied."""
         if now_ns < self._now_ns - MAX_SKEW_NS:
             self.clock_jumps += 1
-            for stock in self._stocks.values():
-                stock.statistics.restart()
-                for stamp_ns in list(stock.stamps):
-                    stock.drop(stamp_ns, "clock_jump")
+            for buffer in self._buffers.values():
+                buffer.statistics.restart()
+                for stamp_ns in list(buffer.stamps):
+                    buffer.drop(stamp_ns, "clock_jump")
         self._now_ns = now_ns
         return []
 
     def next_deadline_ns(self) -> None:
-        """Nothing here has a deadline."""
+        """Return None: these policies have no deadline."""
 
     def flush(self, now_ns: int) -> list[ReadingSet]:
-        """Nothing: what is pending is not complete."""
+        """Return no sets: pending readings do not form complete sets."""
         return []
 
     def pending(self) -> dict[str, int]:
-        """How many readings of each sensor wait for their set."""
-        return {name: len(stock.stamps) for name, stock in self._stocks.items()}
+        """Number of pending readings by sensor."""
+        return {name: len(buffer.stamps) for name, buffer in self._buffers.items()}
 
     def _match(self, sensor: str, stamp_ns: int) -> Sequence[int] | None:
-        """A stamp of each sensor that go with the newest reading, or None."""
+        """Return one stamp per sensor that match the newest reading, or None."""
         raise NotImplementedError
 
 
-class ExactMatcher(_Matcher):
-    """Sets of readings with the same stamp: message_filters' TimeSynchronizer."""
+class ExactMatcher(_MessageFiltersPolicy):
+    """Sets of readings with equal stamps, like TimeSynchronizer of message_filters."""
 
     def _match(self, sensor: str, stamp_ns: int) -> Sequence[int] | None:
-        for stock in self._stocks.values():
-            if stamp_ns not in stock.items:
+        for buffer in self._buffers.values():
+            if stamp_ns not in buffer.items:
                 return None
-        return [stamp_ns] * len(self._stocks)
+        return [stamp_ns] * len(self._buffers)
 
 
-class ApproximateMatcher(_Matcher):
-    """Sets of readings less than a slop apart: message_filters' ApproximateTimeSynchronizer (Python).
+class ApproximateMatcher(_MessageFiltersPolicy):
+    """Sets of readings with similar stamps, like message_filters' ApproximateTimeSynchronizer (Python).
 
-    Of all sets with the newest reading that fit, it is the first in the order in which
-    message_filters tries them: sensors in line, each one's readings by distance from the newest. The
-    search here never tries a combination that cannot be completed, so its cost does not explode
-    with the number of sensors.
+    The stamps of a set differ by less than the slop. Of all sets that contain the newest reading, the
+    result is the first one in the search order of message_filters: sensors in their order, the
+    readings of each by distance from the newest one. Combinations that cannot be completed are
+    skipped, so the cost does not grow exponentially with the number of sensors.
     """
 
     def __init__(
         self, sensors: Iterable[Sensor], slop_s: float, queue_size: int = QUEUE_SIZE
     ) -> None:
-        """slop_s: least distance, seconds, that the first and last stamp of a set must not reach.
+        """Create the policy. slop_s: upper limit (exclusive) of the stamp differences in a set, seconds.
 
-        Raises ValueError without sensors, for a size below one or a slop below zero.
+        Raises ValueError without sensors, if queue_size is below 1 or if slop_s is below 0.
         """
         super().__init__(sensors, queue_size)
         if not slop_s >= 0:
@@ -162,19 +164,19 @@ class ApproximateMatcher(_Matcher):
     def _match(self, sensor: str, stamp_ns: int) -> Sequence[int] | None:
         slop_ns = self._slop_ns
         near: list[list[int]] = []
-        for name, stock in self._stocks.items():
+        for name, buffer in self._buffers.items():
             if name == sensor:
                 near.append([stamp_ns])
                 continue
-            stamps = stock.stamps
+            stamps = buffer.stamps
             first = bisect_left(stamps, stamp_ns - slop_ns)
             last = bisect_right(stamps, stamp_ns + slop_ns, first)
             if first == last:
                 return None
             near.append(stamps[first:last])
         ranked = [
-            _by_distance(stock, stamps, stamp_ns) if len(stamps) > 1 else stamps
-            for stock, stamps in zip(self._stocks.values(), near, strict=True)
+            _by_distance(buffer, stamps, stamp_ns) if len(stamps) > 1 else stamps
+            for buffer, stamps in zip(self._buffers.values(), near, strict=True)
         ]
         nearest = [stamps[0] for stamps in ranked]
         if max(nearest) - min(nearest) < slop_ns:
@@ -184,29 +186,32 @@ class ApproximateMatcher(_Matcher):
     def _search(
         self, ranked: list[list[int]], near: list[list[int]], stamp_ns: int
     ) -> list[int] | None:
-        """The first combination of ranked stamps that fits; near holds the same by rising stamp."""
+        """Return the first matching combination of ranked stamps, or None.
+
+        ranked, near: candidate stamps of each sensor, by distance from stamp_ns and by stamp.
+        """
         low = high = stamp_ns
         chosen: list[int] = []
         for at, stamps in enumerate(ranked):
             for candidate in stamps:
-                least, most = min(low, candidate), max(high, candidate)
-                if self._completes(least, most, near[at + 1 :]):
-                    low, high = least, most
+                new_low, new_high = min(low, candidate), max(high, candidate)
+                if self._can_complete(new_low, new_high, near[at + 1 :]):
+                    low, high = new_low, new_high
                     chosen.append(candidate)
                     break
             else:
                 return None
         return chosen
 
-    def _completes(self, low: int, high: int, others: list[list[int]]) -> bool:
-        """Whether stamps from low to high fit together with one of each of the others."""
-        begins = {low, *(t for stamps in others for t in stamps if high - self._slop_ns < t < low)}
+    def _can_complete(self, low: int, high: int, others: list[list[int]]) -> bool:
+        """Return whether stamps from low to high match at least one stamp of each other sensor."""
+        starts = {low, *(t for stamps in others for t in stamps if high - self._slop_ns < t < low)}
         if high - low >= self._slop_ns:
             return False
-        for begin in begins:
-            end = begin + self._slop_ns
+        for start in starts:
+            end = start + self._slop_ns
             for stamps in others:
-                at = bisect_left(stamps, begin)
+                at = bisect_left(stamps, start)
                 if at == len(stamps) or stamps[at] >= end:
                     break
             else:
@@ -214,9 +219,9 @@ class ApproximateMatcher(_Matcher):
         return False
 
 
-def _by_distance(stock: _Stock, stamps: list[int], stamp_ns: int) -> list[int]:
-    """Nearest to a stamp first; of two as near, the one that came first."""
-    return sorted(stamps, key=lambda t: (abs(t - stamp_ns), stock.items[t][0]))
+def _by_distance(buffer: _SensorBuffer, stamps: list[int], stamp_ns: int) -> list[int]:
+    """Sort by distance from a stamp; equal distances by order of arrival."""
+    return sorted(stamps, key=lambda t: (abs(t - stamp_ns), buffer.items[t][0]))
 
 
 AnySynchronizer = Synchronizer | ExactMatcher | ApproximateMatcher
@@ -228,9 +233,9 @@ def make_synchronizer(
     deadline_s: float = 0.05,
     frame_rate_hz: float | None = None,
 ) -> AnySynchronizer:
-    """The synchronizer of a policy; for "approximate" the largest tolerance of a sensor is the slop.
+    """Create the synchroniser of a policy. The slop of "approximate" is the largest sensor tolerance.
 
-    Raises ValueError as the policies do, and for a policy that is none.
+    Raises ValueError for an unknown policy and in the cases of the synchronisers.
     """
     sensors = list(sensors)
     if policy == "deadline":

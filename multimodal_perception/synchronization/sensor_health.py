@@ -1,4 +1,4 @@
-"""How each sensor does, judged from its statistics."""
+"""Health of each sensor, derived from its statistics, for /diagnostics."""
 
 from __future__ import annotations
 
@@ -8,64 +8,72 @@ from dataclasses import dataclass, field
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.perception import Level, SensorHealth
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_s
+from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_timeout_s
 
 
 @dataclass(frozen=True)
 class HealthConfig:
-    """When a sensor is worth a warning.
+    """Thresholds of the sensor diagnostics.
 
-    slow, fast: shares of the expected rate below and above which a rate is wrong. ahead_s: by how
-    much stamps may be ahead of their arrival; more is a clock set wrong. drift: by how much a clock
-    may run wrong, seconds a second.
+    Attributes:
+        min_rate_ratio: Measured rate divided by the nominal rate below which a warning is given.
+            Decrease it if a sensor's rate varies during normal operation.
+        max_rate_ratio: Measured rate divided by the nominal rate above which a warning is given.
+            Increase it if a sensor may publish faster than its nominal rate.
+        max_stamp_lead_s: Time by which stamps may be later than their arrival; a larger value means
+            that the sensor's clock is ahead. Increase it if the clocks are synchronised coarsely.
+        max_clock_drift: Seconds per second by which a sensor's clock may drift from the receiver's
+            clock before a warning is given. Increase it for sensors without clock synchronisation.
     """
 
-    slow: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    fast: float = field(default=1.5, metadata={"min": 1.0, "max": 100.0})
-    ahead_s: float = field(default=0.05, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
-    drift: float = field(default=200e-6, metadata={"min": 0.0, "max": 1.0})
+    min_rate_ratio: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
+    max_rate_ratio: float = field(default=1.5, metadata={"min": 1.0, "max": 100.0})
+    max_stamp_lead_s: float = field(default=0.05, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
+    max_clock_drift: float = field(default=200e-6, metadata={"min": 0.0, "max": 1.0, "unit": "s/s"})
 
 
 def sensor_health(
     sensor: Sensor,
     statistics: SensorStatistics,
     drops: Mapping[str, int],
-    earlier: Mapping[str, int],
+    previous_drops: Mapping[str, int],
     now_ns: int,
     config: HealthConfig | None = None,
 ) -> SensorHealth:
-    """Judge one sensor. drops: counts by reason until now; earlier: those at the last judgement.
+    """Return the health of one sensor.
 
-    STALE when it has fallen silent, ERROR (WARN where optional) when it never spoke or nothing of it
-    can be used, WARN when it is too slow or too fast, its clock is wrong, or readings were lost since
-    the last judgement.
+    drops: counts of dropped readings by reason; previous_drops: the counts at the previous call.
+
+    STALE if the sensor has stopped publishing; ERROR (WARN for an optional sensor) if no usable reading
+    has ever arrived; WARN if the rate is too low or too high, the clock is wrong, or readings were
+    dropped since the previous call.
     """
-    # A reading that another was preferred to is not lost: cameras are often faster than frames.
-    fresh = {
-        reason: count - earlier.get(reason, 0)
+    # Superseded readings are normal: cameras are often faster than the frame rate.
+    new_drops = {
+        reason: count - previous_drops.get(reason, 0)
         for reason, count in drops.items()
-        if count > earlier.get(reason, 0) and reason != "superseded"
+        if count > previous_drops.get(reason, 0) and reason != "superseded"
     }
     rate = 1.0 / statistics.interval_s if statistics.interval_s > 0 else 0.0
     last_ns = statistics.last_arrival_ns
     age = float("inf") if last_ns is None else (now_ns - last_ns) / NANOSECONDS
     if last_ns is None:
         level = Level.ERROR if sensor.required else Level.WARN
-        complaints = ["no usable reading" if drops else f"silent on {sensor.topic}"]
-    elif age > silence_s(sensor.rate_hz):
-        level, complaints = Level.STALE, [f"silent for {age:.1f} s"]
+        problems = ["no usable reading" if drops else f"no message on {sensor.topic}"]
+    elif age > silence_timeout_s(sensor.rate_hz):
+        level, problems = Level.STALE, [f"no reading for {age:.1f} s"]
     else:
-        level, complaints = (
+        level, problems = (
             Level.WARN,
-            _complaints(sensor, statistics, rate, config or HealthConfig()),
+            _problems(sensor, statistics, rate, config or HealthConfig()),
         )
-    if fresh:
-        lost = ", ".join(f"{reason} {count}" for reason, count in sorted(fresh.items()))
-        complaints.append(f"dropped: {lost}")
+    if new_drops:
+        dropped = ", ".join(f"{reason} {count}" for reason, count in sorted(new_drops.items()))
+        problems.append(f"dropped: {dropped}")
     return SensorHealth(
         sensor.name,
-        level if complaints else Level.OK,
-        "; ".join(complaints) or "ok",
+        level if problems else Level.OK,
+        "; ".join(problems) or "ok",
         rate_hz=rate,
         jitter_s=statistics.jitter_s,
         latency_s=-statistics.offset_s,
@@ -75,26 +83,26 @@ def sensor_health(
     )
 
 
-def _complaints(
+def _problems(
     sensor: Sensor, statistics: SensorStatistics, rate: float, config: HealthConfig
 ) -> list[str]:
-    """What is wrong with a sensor that speaks."""
+    """Return the problems of a sensor that publishes."""
     result = []
-    if rate > 0 and not config.slow <= rate / sensor.rate_hz <= config.fast:
-        result.append(f"{rate:.1f} Hz, {sensor.rate_hz:.1f} Hz expected")
-    if statistics.offset_s > config.ahead_s:
-        result.append(f"stamps {statistics.offset_s:.3f} s ahead of their arrival")
+    if rate > 0 and not config.min_rate_ratio <= rate / sensor.rate_hz <= config.max_rate_ratio:
+        result.append(f"rate is {rate:.1f} Hz, expected {sensor.rate_hz:.1f} Hz")
+    if statistics.offset_s > config.max_stamp_lead_s:
+        result.append(f"stamps are {statistics.offset_s:.3f} s later than their arrival")
     drift = statistics.clock_drift
-    if drift is not None and abs(drift) > config.drift:
-        result.append(f"clock drifts by {1e6 * drift:.0f} us a second")
+    if drift is not None and abs(drift) > config.max_clock_drift:
+        result.append(f"clock drifts by {1e6 * drift:.0f} us per second")
     return result
 
 
-def clock_figures(statistics: SensorStatistics) -> dict[str, float]:
-    """What is known of a sensor's clock: offset, worst lateness and, once known, drift."""
+def clock_statistics(statistics: SensorStatistics) -> dict[str, float]:
+    """Return a sensor's clock offset, maximum lateness and, if known, drift, for diagnostics."""
     figures = {
         "clock_offset_s": statistics.offset_s,
-        "worst_lateness_s": statistics.worst_lateness_s,
+        "max_lateness_s": statistics.max_lateness_s,
     }
     drift = statistics.clock_drift
     if drift is not None:

@@ -1,4 +1,4 @@
-"""One sensor's readings that no set has taken yet, and what became of the others. No ROS, no clock."""
+"""Queue of one sensor's pending readings, with statistics of its rate, clock and drops. No ROS."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.rig import Sensor
 
-# A sensor that is silent for this many of its periods, and at least so long, is not waited for.
+# A sensor that has not published for this many periods, and for at least this time, is not awaited.
 SILENT_PERIODS = 3.0
 SILENT_S = 0.5
-# Weight of the newest reading in the running figures.
+# Weight of the newest reading in the exponential averages.
 SMOOTHING = 0.1
-# Drift is the slope through the best offset of each of so many windows of so many seconds.
+# Clock drift is the slope through the maximum offset in each of DRIFT_WINDOWS time windows.
 DRIFT_WINDOW_NS = 2 * NANOSECONDS
 DRIFT_WINDOWS = 30
-LEAST_WINDOWS = 5
+MIN_WINDOWS = 5
 
 
-def silence_s(rate_hz: float) -> float:
-    """How long a sensor of a rate may be quiet before it counts as silent, seconds."""
+def silence_timeout_s(rate_hz: float) -> float:
+    """Return the time without readings after which a sensor counts as silent, seconds."""
     return max(SILENT_PERIODS / rate_hz, SILENT_S)
 
 
 class ClockDrift:
-    """How fast a sensor's clock runs away from the receiver's.
+    """Estimates the drift of a sensor's clock relative to the receiver's clock.
 
-    Latency has a long tail but a steady floor, so each window keeps the offset of its promptest
-    reading alone. Memory and cost are constant.
+    The latency varies but has a constant minimum, so each time window keeps only the offset (stamp
+    minus arrival) of its reading with the lowest latency. Memory and cost are constant.
     """
 
     __slots__ = ("_best_ns", "_ends_ns", "_points")
@@ -41,13 +41,13 @@ class ClockDrift:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, as after a jump of a clock."""
+        """Remove all observations, for example after a jump of a clock."""
         self._points.clear()
         self._best_ns: int | None = None
         self._ends_ns = 0
 
     def observe(self, offset_ns: int, now_ns: int) -> None:
-        """Take one reading's stamp minus its arrival."""
+        """Add one observation: stamp minus arrival time of a reading."""
         if self._best_ns is None:
             self._best_ns, self._ends_ns = offset_ns, now_ns + DRIFT_WINDOW_NS
         elif now_ns >= self._ends_ns:
@@ -57,13 +57,13 @@ class ClockDrift:
             self._best_ns = offset_ns
 
     def seconds_per_second(self) -> float | None:
-        """Slope of the offset: positive when the sensor's clock is fast. None until it is known.
+        """Return the drift: seconds that the sensor's clock gains per second. None if unknown yet.
 
-        The median of the slopes between all pairs of windows (Theil 1950, Sen 1968), which one
-        window of congestion does not move.
+        It is the median of the slopes between all pairs of windows (Theil 1950, Sen 1968), which is
+        robust against single windows with high latency.
         """
         points = list(self._points)
-        if len(points) < LEAST_WINDOWS:
+        if len(points) < MIN_WINDOWS:
             return None
         slopes = sorted(
             (b[1] - a[1]) / (b[0] - a[0])
@@ -76,17 +76,19 @@ class ClockDrift:
 
 @dataclass(slots=True)
 class SensorStatistics:
-    """What became of one sensor's readings.
+    """Statistics of one sensor's readings.
 
-    drops: by reason: late, duplicate, superseded (a better one was used), overflow, stamp_ahead,
-    stamp_behind, clock_jump. worst_lateness_s: of the late ones. offset_s: stamp minus the clock at
-    arrival, smoothed; interval_s and jitter_s: mean distance between stamps and its deviation.
+    received, used: numbers of readings. drops: numbers of dropped readings by reason: late, duplicate,
+    superseded (another reading matched better), overflow, stamp_ahead, stamp_behind, clock_jump.
+    max_lateness_s: maximum lateness of readings dropped as late. offset_s: average of stamp minus
+    arrival time. interval_s: average interval between stamps. jitter_s: average absolute deviation from
+    interval_s.
     """
 
     received: int = 0
     used: int = 0
     drops: Counter[str] = field(default_factory=Counter)
-    worst_lateness_s: float = 0.0
+    max_lateness_s: float = 0.0
     last_arrival_ns: int | None = None
     last_stamp_ns: int | None = None
     offset_s: float = 0.0
@@ -97,11 +99,11 @@ class SensorStatistics:
 
     @property
     def clock_drift(self) -> float | None:
-        """Seconds that the sensor's clock gains in a second, or None until it is known."""
+        """Seconds that the sensor's clock gains per second, or None if unknown yet."""
         return self.drift.seconds_per_second()
 
     def observe(self, stamp_ns: int, now_ns: int) -> None:
-        """Update the running figures with an accepted reading."""
+        """Update the averages with an accepted reading."""
         offset_ns = stamp_ns - now_ns
         last_ns = self.last_stamp_ns
         self.drift.observe(offset_ns, now_ns)
@@ -116,7 +118,7 @@ class SensorStatistics:
             return
         self.last_stamp_ns = stamp_ns
         if interval_ns > self.silence_ns:
-            return  # an outage says nothing about the rate
+            return  # an outage is not part of the rate
         interval = interval_ns / NANOSECONDS
         if self.interval_s == 0.0:
             self.interval_s = interval
@@ -125,21 +127,21 @@ class SensorStatistics:
         self.jitter_s += SMOOTHING * (abs(deviation) - self.jitter_s)
 
     def restart(self) -> None:
-        """Forget the running figures, as after a jump of a clock; the counts stay."""
+        """Reset the clock estimates, for example after a jump of a clock; the counts are kept."""
         self.last_arrival_ns = self.last_stamp_ns = None
         self.drift.clear()
 
 
 class ReadingQueue:
-    """Pending readings of one sensor by rising stamp, a bounded number."""
+    """Pending readings of one sensor, sorted by stamp; at most max_size."""
 
     __slots__ = (
-        "clock_ns",
+        "clock_offset_ns",
         "half_period_ns",
-        "heard_ns",
         "items",
+        "last_message_ns",
         "last_used",
-        "most",
+        "max_size",
         "name",
         "offset_ns",
         "reuse_ns",
@@ -156,26 +158,28 @@ class ReadingQueue:
         self.tolerance_ns = round(sensor.tolerance_s * NANOSECONDS)
         self.reuse_ns = round(sensor.reuse_s * NANOSECONDS)
         self.half_period_ns = round(0.5 * NANOSECONDS / sensor.rate_hz)
-        self.silence_ns = round(silence_s(sensor.rate_hz) * NANOSECONDS)
-        self.most = min(max(8, math.ceil(3 * sensor.rate_hz / frame_rate_hz)), 1000)
+        self.silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS)
+        self.max_size = min(max(8, math.ceil(3 * sensor.rate_hz / frame_rate_hz)), 1000)
         self.stamps: list[int] = []
         self.items: list[Any] = []
         self.last_used: tuple[int, Any] | None = None
-        self.slack_ns = self.half_period_ns  # how early a stamp may set a reference time
-        self.clock_ns: int | None = None  # stamp minus arrival, of the last reading, taken or not
-        self.heard_ns = 0  # when that was
+        self.slack_ns = self.half_period_ns  # how early a reading may define a reference time
+        self.clock_offset_ns: int | None = (
+            None  # stamp minus arrival of the last message, accepted or not
+        )
+        self.last_message_ns = 0  # arrival of the last message, accepted or not
         self.statistics = SensorStatistics(silence_ns=self.silence_ns)
 
     def put(self, stamp_ns: int, item: Any) -> None:
-        """Add a reading whose stamp is not pending yet; when full, one is counted as overflow."""
+        """Add a reading whose stamp is not pending; if the queue is full, one reading is dropped."""
         stamps, items = self.stamps, self.items
         if not stamps or stamp_ns > stamps[-1]:
-            if len(stamps) >= self.most:
-                # One that comes faster than declared is thinned, so that it still reaches back as
-                # far as a LiDAR's sweep, which arrives a period after its stamp.
-                crowded = stamp_ns - stamps[-1] < self.half_period_ns
-                gone = -1 if crowded else 0
-                del stamps[gone], items[gone]
+            if len(stamps) >= self.max_size:
+                # A sensor faster than its nominal rate is thinned out, so that the queue still covers
+                # the time back to a LiDAR sweep, which arrives one period after its stamp.
+                faster_than_nominal = stamp_ns - stamps[-1] < self.half_period_ns
+                dropped = -1 if faster_than_nominal else 0
+                del stamps[dropped], items[dropped]
                 self.statistics.drops["overflow"] += 1
             stamps.append(stamp_ns)
             items.append(item)
@@ -183,19 +187,22 @@ class ReadingQueue:
         at = bisect_left(stamps, stamp_ns)
         stamps.insert(at, stamp_ns)
         items.insert(at, item)
-        if len(stamps) > self.most:
+        if len(stamps) > self.max_size:
             del stamps[0], items[0]
             self.statistics.drops["overflow"] += 1
 
-    def holds(self, stamp_ns: int) -> bool:
-        """Whether a reading of this very stamp is pending or was the last one used."""
+    def contains(self, stamp_ns: int) -> bool:
+        """Return whether a reading with this stamp is pending or was used last."""
         at = bisect_left(self.stamps, stamp_ns)
         if at < len(self.stamps) and self.stamps[at] == stamp_ns:
             return True
         return self.last_used is not None and self.last_used[0] == stamp_ns
 
-    def settled(self, stamp_ns: int) -> bool:
-        """Whether no later reading can fit a stamp better than what is here (or may serve again)."""
+    def has_best_reading(self, stamp_ns: int) -> bool:
+        """Return whether no later reading can match a stamp better than the readings in the queue.
+
+        Also true if the last used reading may be used again for this stamp.
+        """
         newest_ns = self.statistics.last_stamp_ns
         if newest_ns is None:
             return False
@@ -203,30 +210,30 @@ class ReadingQueue:
             gap = stamp_ns - self.stamps[-1]
             if gap <= 0 or (gap <= self.half_period_ns and gap <= self.tolerance_ns):
                 return True
-        # Of a slow sensor the next one may be too far away to be of use.
+        # The next reading of a slow sensor may be outside the tolerance.
         next_ns = newest_ns + self.half_period_ns + self.half_period_ns // 2
-        return next_ns > stamp_ns + self.tolerance_ns or self.reusable(stamp_ns)
+        return next_ns > stamp_ns + self.tolerance_ns or self.can_reuse(stamp_ns)
 
-    def reusable(self, stamp_ns: int) -> bool:
-        """Whether the last reading used may serve this stamp too."""
+    def can_reuse(self, stamp_ns: int) -> bool:
+        """Return whether the last used reading may be used again for this stamp."""
         last = self.last_used
         return last is not None and self.reuse_ns > 0 and abs(stamp_ns - last[0]) <= self.reuse_ns
 
     def take(self, stamp_ns: int, horizon_ns: int) -> tuple[int, Any] | None:
-        """Remove and return the reading nearest to a stamp, if it is within tolerance.
+        """Remove and return (stamp, reading) nearest to a stamp, or None if none is within tolerance.
 
-        Older ones, and those before the horizon, which no later set can use, are let go.
+        Older readings are dropped, as are readings before horizon_ns, which no later set can use.
         """
         stamps = self.stamps
         if not stamps:
-            return self.last_used if self.reusable(stamp_ns) else None
+            return self.last_used if self.can_reuse(stamp_ns) else None
         at = bisect_left(stamps, stamp_ns)
         if at == len(stamps) or (at and stamp_ns - stamps[at - 1] <= stamps[at] - stamp_ns):
             at -= 1
         nearest = stamps[at]
         if abs(nearest - stamp_ns) > self.tolerance_ns:
-            self.let_go(bisect_left(stamps, horizon_ns), "superseded")
-            return self.last_used if self.reusable(stamp_ns) else None
+            self.drop_oldest(bisect_left(stamps, horizon_ns), "superseded")
+            return self.last_used if self.can_reuse(stamp_ns) else None
         self.last_used = result = (nearest, self.items[at])
         self.statistics.used += 1
         if at:
@@ -234,14 +241,14 @@ class ReadingQueue:
         del stamps[: at + 1], self.items[: at + 1]
         return result
 
-    def let_go(self, count: int, reason: str) -> None:
-        """Drop the oldest readings, counted under a reason."""
+    def drop_oldest(self, count: int, reason: str) -> None:
+        """Drop the `count` oldest readings and count them with a reason."""
         if count:
             self.statistics.drops[reason] += count
             del self.stamps[:count], self.items[:count]
 
     def restart(self) -> None:
-        """Drop everything pending because a clock jumped."""
-        self.let_go(len(self.stamps), "clock_jump")
+        """Drop all pending readings because a clock jumped."""
+        self.drop_oldest(len(self.stamps), "clock_jump")
         self.last_used = None
         self.statistics.restart()

@@ -1,9 +1,10 @@
-"""Readings of many sensors to sets of one moment, on time whatever fails. No ROS, no clock of its own.
+"""Synchronise the readings of many sensors into sets, with a deadline. No ROS imports.
 
-A set belongs to a reference time: the stamp of the first sensor in line (LiDARs, then cameras, thermal
-cameras, ultrasonics) that is alive. It closes as soon as every living sensor has the reading that fits
-best, or at its deadline with what has come. The caller says what time it is, so a recording gives the
-same sets at any speed. The policies that behave as message_filters do are in message_matching.py.
+Every set has a reference time: the stamp of the first live sensor in the order LiDARs, cameras,
+thermal cameras, ultrasonic sensors. A set closes as soon as every live sensor has its best matching
+reading, or at its deadline with the readings that have arrived. The caller passes the current time
+to every method, so a recording gives the same sets at any playback speed.
+message_filters_policies.py has policies that behave like ROS message_filters.
 """
 
 from __future__ import annotations
@@ -17,25 +18,24 @@ from multimodal_perception.geometry.stamps import NANOSECONDS
 from multimodal_perception.rig import Sensor
 from multimodal_perception.synchronization.sensor_queue import ReadingQueue, SensorStatistics
 
-# Share of the frame period by which a reference time may come early.
-EARLY = 0.3
-# A sensor slower than this share of the frame rate does not set reference times.
-SLOW_TO_LEAD = 0.7
-# At the start, and when all begin again after a pause, every sensor is waited for this long.
-START_NS = NANOSECONDS
-# Stamps further from the other sensors' than this are wrong, unless most sensors agree with them;
-# a clock that goes back by more has been set anew.
+# A reference time may come earlier than expected by this fraction of the frame period.
+EARLY_FRACTION = 0.3
+# A sensor slower than this fraction of the frame rate is a reference sensor only if no other is live.
+MIN_REFERENCE_RATE_FRACTION = 0.7
+# After the start, and after a pause of all sensors, every sensor is awaited for this long.
+STARTUP_WAIT_NS = NANOSECONDS
+# Stamps that differ from those of the other sensors by more than this are rejected, unless the
+# majority of the sensors agrees with them. A clock that goes back by more than this has been reset.
 MAX_SKEW_NS = NANOSECONDS
-LINE = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL, Modality.ULTRASONIC)
-NOTHING: frozenset[str] = frozenset()
+MODALITY_PRIORITY = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL, Modality.ULTRASONIC)
 
 
 @dataclass(frozen=True)
 class ReadingSet:
-    """Readings of one moment.
+    """Readings that belong to one reference time.
 
-    stamp_ns: the reference time. readings: by sensor, (corrected stamp, what was added).
-    missing: sensors without a reading. complete: none is missing.
+    stamp_ns: the reference time. readings: (corrected stamp, reading) by sensor. missing: sensors
+    without a reading.
     """
 
     stamp_ns: int
@@ -44,20 +44,20 @@ class ReadingSet:
 
     @property
     def complete(self) -> bool:
-        """Whether every sensor gave a reading."""
+        """Whether every sensor has a reading."""
         return not self.missing
 
     @property
     def staleness_s(self) -> dict[str, float]:
-        """Seconds by which each reading is older than the reference time (negative: newer)."""
+        """Seconds by which each reading is older than the reference time; negative if newer."""
         return {n: (self.stamp_ns - r[0]) / NANOSECONDS for n, r in self.readings.items()}
 
 
 class Synchronizer:
-    """Collects readings and hands out ReadingSets; one thread at a time.
+    """Collects readings and returns ReadingSets. Not thread-safe: use it from one thread at a time.
 
-    Cost a message: logarithmic in the pending readings of its sensor and, shared out over the messages
-    of a set, one look at each sensor. Memory is bounded by each sensor's rate.
+    Cost per message: logarithmic in the pending readings of its sensor; in addition, every sensor is
+    checked once per set. Memory is bounded by the rate of each sensor.
     """
 
     def __init__(
@@ -66,93 +66,104 @@ class Synchronizer:
         deadline_s: float = 0.05,
         frame_rate_hz: float | None = None,
     ) -> None:
-        """Sensors of a rig; deadline_s after its first reading came a set closes at the latest.
+        """Create a synchroniser for the sensors of a rig.
 
-        frame_rate_hz: defaults to the rate of the first sensor in line.
+        deadline_s: a set closes at the latest this long after its first reading arrived.
+        frame_rate_hz: rate of the sets; defaults to the rate of the sensor with the highest priority.
 
-        Raises ValueError without sensors or for a deadline or rate that is not positive.
+        Raises ValueError without sensors, or if the deadline or the rate is not positive.
         """
-        line = sorted(sensors, key=lambda s: LINE.index(s.modality))
-        if not line:
+        ordered = sorted(sensors, key=lambda s: MODALITY_PRIORITY.index(s.modality))
+        if not ordered:
             raise ValueError("no sensors to synchronise")
-        rate = line[0].rate_hz if frame_rate_hz is None else frame_rate_hz
+        rate = ordered[0].rate_hz if frame_rate_hz is None else frame_rate_hz
         if not (deadline_s > 0 and rate > 0):
             raise ValueError("deadline and frame rate must be positive")
         self._deadline_ns = round(deadline_s * NANOSECONDS)
         self._period_ns = round(NANOSECONDS / rate)
-        self._early_ns = round(EARLY * self._period_ns)
-        self._queues = {s.name: ReadingQueue(s, rate) for s in line}
-        self._line = list(self._queues.values())
-        fast = [self._queues[s.name] for s in line if s.rate_hz >= SLOW_TO_LEAD * rate]
-        # By rank: those fast enough for every frame, then the others.
-        self._leaders = fast + [q for q in self._line if q not in fast]
-        self._start_ns: int | None = None  # of the first reading, or the first after a pause of all
-        self._heard_ns = 0  # when the last reading was taken
-        self._pause_ns = max(q.silence_ns for q in self._line)
+        self._early_ns = round(EARLY_FRACTION * self._period_ns)
+        self._queues = {s.name: ReadingQueue(s, rate) for s in ordered}
+        self._queues_by_priority = list(self._queues.values())
+        fast = [
+            self._queues[s.name] for s in ordered if s.rate_hz >= MIN_REFERENCE_RATE_FRACTION * rate
+        ]
+        # Sensors that are fast enough for every frame come first.
+        self._reference_candidates = fast + [q for q in self._queues_by_priority if q not in fast]
+        # Arrival of the first reading, or of the first one after a pause of all sensors.
+        self._start_ns: int | None = None
+        self._last_arrival_ns = 0  # arrival of the last accepted reading
+        self._pause_ns = max(q.silence_ns for q in self._queues_by_priority)
         self._now_ns = 0
         self._last_ns: int | None = None  # reference time of the last set
-        self._target_ns: int | None = None  # where the next reference time should be
+        self._target_ns: int | None = None  # expected next reference time
         self._closed_ns = 0
         self._closes_ns: int | None = None
-        self._clock_ns: int | None = None  # stamps minus arrivals, most sensors' opinion
-        # The search for a sensor worth waiting for goes on where it last had to stop, so that a set
-        # costs one look at each sensor however many messages come.
-        self._leading: ReadingQueue | None = None
+        self._clock_offset_ns: int | None = None  # stamp minus arrival, median over sensors
+        # The search for a sensor that must be awaited resumes where it last stopped, so that every
+        # sensor is checked once per set, however many messages arrive.
+        self._reference_queue: ReadingQueue | None = None
         self._reference_ns: int | None = None
-        self._settled = 0  # how many of the line need not be looked at again
-        self._blocker: ReadingQueue | None = None
-        self._look_again_ns = 0
+        self._checked_count = 0  # queues, in order, that need not be checked again
+        self._awaited_queue: ReadingQueue | None = None
+        self._recheck_ns = 0
         self.sets = 0
         self.incomplete = 0
         self.clock_jumps = 0
 
     @property
     def statistics(self) -> dict[str, SensorStatistics]:
-        """What became of each sensor's readings."""
+        """Statistics of each sensor's readings."""
         return {name: queue.statistics for name, queue in self._queues.items()}
 
     def add(self, sensor: str, stamp_ns: int, reading: Any, now_ns: int) -> list[ReadingSet]:
-        """Take one reading; returns the sets that it or the time closes, oldest first.
+        """Add one reading; return the sets that close because of it or of the time, oldest first.
 
-        Raises KeyError for a sensor that is not of the rig.
+        stamp_ns: stamp of the message. now_ns: current time of the receiver.
+
+        Raises KeyError for a sensor that is not in the rig.
         """
         queue = self._queues[sensor]
         sets = self.advance(now_ns)
-        if self._start_ns is None or now_ns - self._heard_ns > self._pause_ns:
+        if self._start_ns is None or now_ns - self._last_arrival_ns > self._pause_ns:
             self._start_ns = now_ns
         stamp_ns -= queue.offset_ns
         statistics = queue.statistics
         statistics.received += 1
-        reason = self._refusal(queue, stamp_ns, now_ns)
+        reason = self._rejection_reason(queue, stamp_ns, now_ns)
         if reason is not None:
             statistics.drops[reason] += 1
             return sets
         last_ns = statistics.last_arrival_ns
-        self._heard_ns = now_ns
-        back = last_ns is None or now_ns - last_ns > queue.silence_ns
+        self._last_arrival_ns = now_ns
+        resumed = last_ns is None or now_ns - last_ns > queue.silence_ns
         statistics.observe(stamp_ns, now_ns)
         queue.put(stamp_ns, reading)
-        if back:
-            self._leading = None  # perhaps it is its turn to lead
-        leads = queue is (self._leader(now_ns) if back else self._leading)
-        if (leads or self._closes_ns is None) and self._due(queue, stamp_ns):
+        if resumed:
+            self._reference_queue = None  # this sensor may now be the reference sensor
+        is_reference = queue is (
+            self._find_reference_queue(now_ns) if resumed else self._reference_queue
+        )
+        if (is_reference or self._closes_ns is None) and self._is_due(queue, stamp_ns):
             self._open(queue, now_ns)
-        elif leads and self._closes_ns is not None and stamp_ns > (self._last_ns or 0):
-            # Others have begun a set in the middle of the leader's period: it waits for his next.
+        elif is_reference and self._closes_ns is not None and stamp_ns > (self._last_ns or 0):
+            # Other sensors opened a set between two readings of the reference sensor: the set waits for
+            # the next reading of the reference sensor.
             next_ns = now_ns + 2 * queue.half_period_ns + self._deadline_ns
             self._closes_ns = max(self._closes_ns, next_ns)
         if self._closes_ns is None:
             return sets
-        if leads and (self._reference_ns is None or stamp_ns < self._reference_ns):
-            self._leading = None
-        elif queue is not self._blocker and now_ns < self._look_again_ns and self._leading:
+        if is_reference and (self._reference_ns is None or stamp_ns < self._reference_ns):
+            self._reference_queue = None
+        elif (
+            queue is not self._awaited_queue and now_ns < self._recheck_ns and self._reference_queue
+        ):
             return sets
-        while self._closes_ns is not None and self._may_close(now_ns):
+        while self._closes_ns is not None and self._can_close(now_ns):
             sets += self._close(now_ns)
         return sets
 
     def advance(self, now_ns: int) -> list[ReadingSet]:
-        """Let time pass; returns the sets whose deadline has come."""
+        """Advance the time; return the sets whose deadline has passed."""
         if now_ns < self._now_ns - MAX_SKEW_NS:
             self._restart(now_ns)
         self._now_ns = now_ns
@@ -162,177 +173,188 @@ class Synchronizer:
         return sets
 
     def next_deadline_ns(self) -> int | None:
-        """When advance should be called next, or None while nothing waits."""
+        """Time at which advance should be called next, or None if no set is open."""
         return self._closes_ns
 
     def flush(self, now_ns: int) -> list[ReadingSet]:
-        """Close what is pending, as at the end of a recording."""
+        """Close all pending sets, for example at the end of a recording."""
         sets: list[ReadingSet] = []
         while self._closes_ns is not None:
             sets += self._close(now_ns)
         return sets
 
     def pending(self) -> dict[str, int]:
-        """How many readings of each sensor wait for their set."""
+        """Number of pending readings by sensor."""
         return {name: len(queue.stamps) for name, queue in self._queues.items()}
 
-    # When a set opens and closes -----------------------------------------------------------------
+    # Opening and closing of sets -----------------------------------------------------------------
 
     def _open(self, queue: ReadingQueue, now_ns: int) -> None:
-        """Set the deadline of the next set, which a reading of this sensor has begun."""
+        """Set the deadline of the next set, which a reading of this sensor has opened."""
         closes_ns = now_ns + self._deadline_ns
-        leader = self._leader(now_ns)
-        if leader is not None and leader is not queue:
-            # A LiDAR's sweep arrives later after its stamp than an image: it has until its own turn.
-            last_ns = leader.statistics.last_arrival_ns
+        reference = self._find_reference_queue(now_ns)
+        if reference is not None and reference is not queue:
+            # A LiDAR sweep arrives later after its stamp than an image, so the set waits until the next
+            # reading of the reference sensor is due.
+            last_ns = reference.statistics.last_arrival_ns
             last_ns = (self._start_ns or now_ns) if last_ns is None else last_ns
-            closes_ns = max(closes_ns, last_ns + 2 * leader.half_period_ns + self._deadline_ns)
+            next_ns = last_ns + 2 * reference.half_period_ns + self._deadline_ns
+            closes_ns = max(closes_ns, next_ns)
         if self._closes_ns is None or closes_ns < self._closes_ns:
             self._closes_ns = closes_ns
 
-    def _leader(self, now_ns: int) -> ReadingQueue | None:
-        for queue in self._leaders:
-            if now_ns <= self._expected_until(queue):
+    def _find_reference_queue(self, now_ns: int) -> ReadingQueue | None:
+        for queue in self._reference_candidates:
+            if now_ns <= self._alive_until(queue):
                 return queue
         return None
 
-    def _expected_until(self, queue: ReadingQueue) -> int:
-        """Until when a sensor may be expected to speak: it has of late, or all have just begun."""
+    def _alive_until(self, queue: ReadingQueue) -> int:
+        """Time until which a sensor counts as live: it has published recently or has just started."""
         last_ns, start_ns = queue.statistics.last_arrival_ns, self._start_ns or 0
         if last_ns is None or last_ns < start_ns:
-            return start_ns + max(START_NS, queue.silence_ns)
+            return start_ns + max(STARTUP_WAIT_NS, queue.silence_ns)
         return last_ns + queue.silence_ns
 
-    def _due(self, queue: ReadingQueue, stamp_ns: int) -> bool:
-        """Whether a sensor's stamp is near enough to the next reference time, or past it."""
+    def _is_due(self, queue: ReadingQueue, stamp_ns: int) -> bool:
+        """Return whether a stamp is close enough to the next reference time, or after it."""
         return self._target_ns is None or stamp_ns >= self._target_ns - queue.slack_ns
 
-    def _may_close(self, now_ns: int) -> bool:
-        """Whether no living sensor is worth waiting for."""
-        if self._leading is None or now_ns >= self._look_again_ns:
-            self._leading = leader = self._leader(now_ns)
-            self._settled, self._blocker, self._reference_ns = 0, None, None
-            if leader is None:
+    def _can_close(self, now_ns: int) -> bool:
+        """Return whether no live sensor can still contribute a better matching reading."""
+        if self._reference_queue is None or now_ns >= self._recheck_ns:
+            self._reference_queue = reference = self._find_reference_queue(now_ns)
+            self._checked_count, self._awaited_queue, self._reference_ns = 0, None, None
+            if reference is None:
                 return False
-            self._look_again_ns = self._expected_until(leader) + 1
-            self._reference_ns = self._first_due(leader)
+            self._recheck_ns = self._alive_until(reference) + 1
+            self._reference_ns = self._first_due_stamp(reference)
         reference_ns = self._reference_ns
         if reference_ns is None:
             return False
-        line = self._line
-        for at in range(self._settled, len(line)):
-            queue = line[at]
-            if queue.settled(reference_ns):
+        queues = self._queues_by_priority
+        for at in range(self._checked_count, len(queues)):
+            queue = queues[at]
+            if queue.has_best_reading(reference_ns):
                 continue
-            until_ns = self._expected_until(queue)
+            until_ns = self._alive_until(queue)
             if now_ns <= until_ns:
-                self._settled, self._blocker = at, queue
-                self._look_again_ns = min(self._look_again_ns, until_ns + 1)
+                self._checked_count, self._awaited_queue = at, queue
+                self._recheck_ns = min(self._recheck_ns, until_ns + 1)
                 return False
         return True
 
-    def _first_due(self, queue: ReadingQueue) -> int | None:
+    def _first_due_stamp(self, queue: ReadingQueue) -> int | None:
         for stamp_ns in queue.stamps:
-            if self._due(queue, stamp_ns):
+            if self._is_due(queue, stamp_ns):
                 return stamp_ns
         return None
 
     def _close(self, now_ns: int) -> list[ReadingSet]:
-        self._closes_ns = self._leading = None
-        for leader in self._leaders:
-            reference_ns = self._first_due(leader)
+        self._closes_ns = self._reference_queue = None
+        for reference in self._reference_candidates:
+            reference_ns = self._first_due_stamp(reference)
             if reference_ns is not None:
                 break
         else:
             return []
-        self._aim(leader, reference_ns)
+        self._schedule_next(reference, reference_ns)
         readings: dict[str, tuple[int, Any]] = {}
         waiting = None
-        for queue in self._line:
+        for queue in self._queues_by_priority:
             early_ns = min(self._period_ns - queue.tolerance_ns, 0)
             reading = queue.take(reference_ns, reference_ns + early_ns)
             if reading is not None:
                 readings[queue.name] = reading
-            if waiting is None and queue.stamps and self._due(queue, queue.stamps[-1]):
+            if waiting is None and queue.stamps and self._is_due(queue, queue.stamps[-1]):
                 waiting = queue
         self._last_ns, self._closed_ns = reference_ns, now_ns
         self.sets += 1
-        missing = NOTHING
-        if len(readings) < len(self._line):
+        missing: frozenset[str] = frozenset()
+        if len(readings) < len(self._queues_by_priority):
             missing = frozenset(self._queues) - readings.keys()
             self.incomplete += 1
         if waiting is not None:
             self._open(waiting, now_ns)
         return [ReadingSet(reference_ns, readings, missing)]
 
-    def _aim(self, leader: ReadingQueue, reference_ns: int) -> None:
-        """Say where the next reference time should be, and how far each sensor may be from there.
+    def _schedule_next(self, reference: ReadingQueue, reference_ns: int) -> None:
+        """Set the next expected reference time, and how early each sensor's reading may be.
 
-        A sensor of the frames' own rate leads from stamp to stamp. Of a faster one the frames keep to
-        a steady grid, or else 25 Hz would give frames of 12.5 Hz instead of 10.
+        If the reference sensor has the frame rate, each of its stamps is a reference time. If it is
+        faster, the reference times keep to a regular grid; otherwise a sensor with 25 Hz would give
+        frames at 12.5 Hz instead of 10 Hz.
         """
         last_target_ns, self._target_ns = self._target_ns, reference_ns + self._period_ns
-        for queue in self._line:
+        for queue in self._queues_by_priority:
             interval_ns = int(queue.statistics.interval_s * NANOSECONDS) or 2 * queue.half_period_ns
             queue.slack_ns = min(interval_ns // 2, self._early_ns)
-        if last_target_ns is not None and leader.slack_ns < self._early_ns:
+        if last_target_ns is not None and reference.slack_ns < self._early_ns:
             error_ns = reference_ns - last_target_ns
             if abs(error_ns) <= self._early_ns:
                 self._target_ns -= error_ns
 
-    # What is refused -----------------------------------------------------------------------------
+    # Rejection of readings -----------------------------------------------------------------------
 
-    def _refusal(self, queue: ReadingQueue, stamp_ns: int, now_ns: int) -> str | None:
-        clock_ns = queue.clock_ns = stamp_ns - now_ns
-        queue.heard_ns = now_ns
-        if self._clock_ns is None or abs(clock_ns - self._clock_ns) > MAX_SKEW_NS:
-            self._clock_ns = self._agree_on_clock(now_ns)
-            if abs(clock_ns - self._clock_ns) > MAX_SKEW_NS:
-                return "stamp_ahead" if clock_ns > self._clock_ns else "stamp_behind"
+    def _rejection_reason(self, queue: ReadingQueue, stamp_ns: int, now_ns: int) -> str | None:
+        """Return why a reading is dropped, or None if it is accepted."""
+        clock_offset_ns = queue.clock_offset_ns = stamp_ns - now_ns
+        queue.last_message_ns = now_ns
+        if (
+            self._clock_offset_ns is None
+            or abs(clock_offset_ns - self._clock_offset_ns) > MAX_SKEW_NS
+        ):
+            self._clock_offset_ns = self._estimate_clock_offset(now_ns)
+            if abs(clock_offset_ns - self._clock_offset_ns) > MAX_SKEW_NS:
+                return "stamp_ahead" if clock_offset_ns > self._clock_offset_ns else "stamp_behind"
         last_ns = self._last_ns
         newest_ns = queue.statistics.last_stamp_ns
         if (newest_ns is None or stamp_ns > newest_ns) and (last_ns is None or stamp_ns > last_ns):
             return None
-        if queue.holds(stamp_ns):
+        if queue.contains(stamp_ns):
             return "duplicate"
         if queue.last_used is not None and stamp_ns < queue.last_used[0]:
-            return self._late(queue, queue.last_used[0] - stamp_ns, now_ns)
+            return self._reject_late(queue, queue.last_used[0] - stamp_ns, now_ns)
         if last_ns is None or stamp_ns > last_ns:
             return None
-        # Its set has gone; it may still fit the next one.
+        # The set of this reading is closed; the reading may still match the next one.
         if last_ns + self._period_ns - stamp_ns > queue.tolerance_ns:
-            return self._late(queue, last_ns - stamp_ns, now_ns)
+            return self._reject_late(queue, last_ns - stamp_ns, now_ns)
         return None
 
-    def _late(self, queue: ReadingQueue, lateness_ns: int, now_ns: int) -> str:
+    def _reject_late(self, queue: ReadingQueue, lateness_ns: int, now_ns: int) -> str:
         if lateness_ns <= queue.tolerance_ns and now_ns - self._closed_ns <= self._deadline_ns:
-            # It has come back: had the last set waited for it, it would have been in time.
+            # The sensor publishes again: the last set would have had this reading if it had waited.
             queue.statistics.last_arrival_ns = now_ns
-            self._leading = None
+            self._reference_queue = None
         seconds = lateness_ns / NANOSECONDS
-        queue.statistics.worst_lateness_s = max(queue.statistics.worst_lateness_s, seconds)
+        queue.statistics.max_lateness_s = max(queue.statistics.max_lateness_s, seconds)
         return "late"
 
-    def _agree_on_clock(self, now_ns: int) -> int:
-        """The middle of the sensors' opinions on what their stamps are ahead of the clock."""
-        heard = [q for q in self._line if 0 <= now_ns - q.heard_ns <= q.silence_ns]
-        # One whose readings were refused of late has no say while others' are taken.
-        trusted = [
-            q
-            for q in heard
-            if q.statistics.last_arrival_ns is None or now_ns <= self._expected_until(q)
+    def _estimate_clock_offset(self, now_ns: int) -> int:
+        """Return the median over the sensors of stamp minus arrival time."""
+        recent = [
+            q for q in self._queues_by_priority if 0 <= now_ns - q.last_message_ns <= q.silence_ns
         ]
-        opinions = sorted(q.clock_ns for q in trusted or heard if q.clock_ns is not None)
-        middle = opinions[(len(opinions) - 1) // 2]
-        if self._clock_ns is not None and abs(middle - self._clock_ns) > MAX_SKEW_NS:
+        # Sensors whose recent readings were rejected count only if no sensor has accepted readings.
+        accepted = [
+            q
+            for q in recent
+            if q.statistics.last_arrival_ns is None or now_ns <= self._alive_until(q)
+        ]
+        offsets = sorted(
+            q.clock_offset_ns for q in accepted or recent if q.clock_offset_ns is not None
+        )
+        median = offsets[(len(offsets) - 1) // 2]
+        if self._clock_offset_ns is not None and abs(median - self._clock_offset_ns) > MAX_SKEW_NS:
             self._restart(now_ns)
-        return middle
+        return median
 
     def _restart(self, now_ns: int) -> None:
-        """Begin anew after a clock jumped: what is pending belongs to another time."""
+        """Start again after a jump of a clock: all pending readings are dropped."""
         self.clock_jumps += 1
         self._start_ns = now_ns
         self._last_ns = self._target_ns = self._closes_ns = None
-        self._leading = self._clock_ns = None
-        for queue in self._line:
+        self._reference_queue = self._clock_offset_ns = None
+        for queue in self._queues_by_priority:
             queue.restart()

@@ -1,1 +1,1 @@
-"""How the networks are trained: one file a network."""
+"""Training of the networks: the common loop, one package per network, and recipes."""

@@ -1,192 +1,310 @@
-"""The training loop of every stage: one-cycle Adam, running averages, checkpoints, curves.
+"""The training loop of all networks.
 
-Alone or under torchrun on several GPUs; interrupted, it goes on exactly where it was.
+AdamW with a one-cycle learning rate, mixed precision, an exponential moving average (EMA) of the
+weights, resumable checkpoints and TensorBoard curves; DistributedDataParallel when started by torchrun.
+A run that was interrupted and resumed gives the same weights as an uninterrupted run.
 """
 
 from __future__ import annotations
 
-import copy
-import os
+import dataclasses
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.training import checkpoint
-from multimodal_perception.training.curves import Curves
-from multimodal_perception.training.detector.gradient_balancing import GradientCalibration
+from multimodal_perception.training.distributed import join_process_group, training_device
 from multimodal_perception.training.precision import Precision, mixed_precision
 
+# Scalars by name; "total" is the one that is minimised.
 Losses = dict[str, Tensor]
+# (network, batch, random generator of this step) -> losses.
+ComputeLosses = Callable[[nn.Module, Any, np.random.Generator], Losses]
+# Steps with a gradient that is not finite are skipped; after so many in a row training stops. More than
+# the 16 in which GradScaler halves its initial scale of 65536 to 1.
+MAX_SKIPPED_STEPS = 25
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how fast.
+    """Length, speed and precision of a training.
 
-    steps: of the optimiser. batch: frames a step on each device. learning_rate: the highest of the one
-    cycle. weight_decay: of AdamW. clip: largest norm of the gradient. average: share of the running
-    average kept each step. precision: of the forward pass; bf16 and fp16 as torch.autocast has them,
-    where the device does. workers: processes that prepare frames. save_every: steps between
-    checkpoints. seed: of all chance.
+    Attributes:
+        steps: Number of optimiser steps. Increase it for larger data sets; the learning rate is
+            stretched over all steps, so a finished run cannot be extended.
+        batch_size: Samples in a step, on each device. Decrease it when memory runs out, and reduce the
+            learning rate with it.
+        learning_rate: Peak of the one-cycle learning rate (Smith and Topin 2018). Reduce it when the
+            loss diverges or when training starts from trained weights.
+        warmup: Fraction of the steps in which the learning rate rises to its peak. Increase it when the
+            first steps damage the weights that training starts from.
+        weight_decay: Weight decay of AdamW. Increase it when the validation figures fall while the
+            training loss still improves.
+        max_gradient_norm: Gradients with a larger L2 norm are scaled down to it. Decrease it when the
+            loss has spikes.
+        ema_decay: Decay of the exponential moving average of the weights, which is what a training
+            writes. It is smaller in the first steps. Increase it for long trainings, set 0 to write the
+            last weights.
+        precision: Arithmetic of the forward pass: fp32, or bf16 and fp16 by torch.autocast. CPUs
+            without bfloat16 instructions use fp32. Use fp32 to compare results between machines.
+        workers: Processes that prepare samples, 0 for none. Increase it when the device waits for data.
+        save_every: Steps from one checkpoint to the next. Decrease it on machines that may be
+            interrupted; the work since the last checkpoint is lost.
+        seed: Seed of the initial weights, the order of the samples and all augmentation. Change it to
+            measure how much the results vary by chance.
     """
 
     steps: int = field(default=2000, metadata={"min": 1, "max": 10_000_000})
-    batch: int = field(default=4, metadata={"min": 1, "max": 1024})
+    batch_size: int = field(default=4, metadata={"min": 1, "max": 1024})
     learning_rate: float = field(default=2e-3, metadata={"min": 1e-7, "max": 1.0})
+    warmup: float = field(default=0.25, metadata={"min": 0.0, "max": 0.9})
     weight_decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
-    clip: float = field(default=10.0, metadata={"min": 0.0, "max": 1e6})
-    average: float = field(default=0.998, metadata={"min": 0.0, "max": 1.0})
+    max_gradient_norm: float = field(default=10.0, metadata={"min": 0.0, "max": 1e6})
+    ema_decay: float = field(default=0.998, metadata={"min": 0.0, "max": 1.0})
     precision: Precision = "bf16"
     workers: int = field(default=1, metadata={"min": 0, "max": 64})
     save_every: int = field(default=200, metadata={"min": 1, "max": 1_000_000})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
 
 
-class Shuffled(Sampler[int]):
-    """Indices of one epoch in an order that (seed, epoch) tells, from a place in it on, for one rank."""
+class GradientBalancing(checkpoint.Stateful, Protocol):
+    """Scales gradients between the backward pass and the optimiser step."""
 
-    def __init__(self, count: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        self.count, self.seed, self.rank, self.ranks = count, seed, rank, ranks
+    def to(self, device: torch.device) -> Any: ...
+
+    def scale(self) -> None: ...
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffled indices of one epoch for one rank; the order depends on the seed and the epoch only.
+
+    start: index of the first sample within the epoch, larger than 0 after a resumption.
+    """
+
+    def __init__(self, count: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return self.count // self.ranks - self.start
+        return self.count // self.world_size - self.start
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        mine = order[self.rank :: self.ranks][: self.count // self.ranks]
-        return iter(mine[self.start :].tolist())
+        own = order[self.rank :: self.world_size][: self.count // self.world_size]
+        return iter(own[self.start :].tolist())
+
+
+# Settings that may differ when a training is resumed: they do not change its result.
+RESUMABLE_WITH = ("workers", "save_every")
+
+
+class Progress:
+    """Steps done and seconds spent, over all runs of a training. A part of the checkpoint."""
+
+    def __init__(self, config: LoopConfig) -> None:
+        self.step = 0
+        self._settings = {
+            n: v for n, v in dataclasses.asdict(config).items() if n not in RESUMABLE_WITH
+        }
+        self._seconds_before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._start
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "seconds": self.seconds, "settings": self._settings}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError for the checkpoint of a training with other settings."""
+        for name, value in self._settings.items():
+            if state_dict["settings"][name] != value:
+                raise ValueError(f"{name} was {state_dict['settings'][name]}, is {value}")
+        self.step = int(state_dict["step"])
+        self._seconds_before = float(state_dict["seconds"])
+        self._start = time.monotonic()
+
+
+class _LossModule(nn.Module):
+    """The computation of the losses as a module, because DistributedDataParallel wraps a forward pass.
+
+    The losses call methods of the network other than its forward.
+    """
+
+    def __init__(self, network: nn.Module, compute_losses: ComputeLosses) -> None:
+        super().__init__()
+        self.network = network
+        self.compute_losses = compute_losses
+
+    def forward(self, batch: Any, rng: np.random.Generator) -> Losses:
+        losses = self.compute_losses(self.network, batch, rng)
+        return {n: v if n == "total" else v.detach() for n, v in losses.items()}
 
 
 class Loop:
-    """Trains one network on a data set whose items a step function turns into losses."""
+    """Trains one network on a data set."""
 
     def __init__(
         self,
         network: nn.Module,
         data: Dataset[Any],
-        collate: Callable,
+        collate: Callable[..., Any],
         config: LoopConfig,
         out: Path,
-        calibration: GradientCalibration | None = None,
+        *,
+        parameter_groups: Sequence[dict[str, Any]] | None = None,
+        gradient_balancing: GradientBalancing | None = None,
     ) -> None:
-        """calibration: scales gradients before each step of the optimiser."""
+        """Prepare a training; run() starts or resumes it.
+
+        data: map-style; its attribute `epoch` is set before each epoch, and its samples may depend on
+        nothing but its own seed, the epoch and the index. parameter_groups: as torch.optim takes them,
+        "lr" being the peak learning rate; by default one group of all trainable parameters.
+        gradient_balancing: scales gradients before each optimiser step. Raises UserError when there are
+        fewer samples than a batch.
+        """
         self.config, self.out, self.data, self.collate = config, out, data, collate
-        self.rank, self.ranks = join()
-        self.device = _device(self.rank)
+        self.rank, self.world_size = join_process_group()
+        self.device = training_device(self.rank)
         self.network = network.to(self.device)
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.calibration = None if calibration is None else calibration.to(self.device)
-        trained = [p for p in network.parameters() if p.requires_grad]
+        self.ema = AveragedModel(
+            self.network, multi_avg_fn=_ema_with_warmup(config.ema_decay), use_buffers=True
+        )
+        self.ema.requires_grad_(False).eval()
+        self.gradient_balancing = gradient_balancing
+        if gradient_balancing is not None:
+            gradient_balancing.to(self.device)
+        groups = [dict(group) for group in parameter_groups or [{"params": network.parameters()}]]
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            trained, config.learning_rate, weight_decay=config.weight_decay
+            groups, config.learning_rate, weight_decay=config.weight_decay
         )
         total = config.steps + 1
-        # The rise must be longer than a step, or its slope is a division by zero.
+        # OneCycleLR divides by the number of warm-up steps minus one: it must be more than one step.
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.learning_rate, total, pct_start=max(0.25, 1.5 / total)
+            self.optimizer,
+            [group["lr"] for group in self.optimizer.param_groups],
+            total,
+            pct_start=max(config.warmup, 1.5 / total),
         )
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=config.precision == "fp16" and self.device.type == "cuda"
         )
-        self.step = 0
+        self.progress = Progress(config)
+        self._skipped = 0
         self._recent: deque[float] = deque(maxlen=50)
-        if len(data) < config.batch * self.ranks:  # type: ignore[arg-type]
-            raise UserError(f"{len(data)} samples are fewer than a batch of {config.batch}")  # type: ignore[arg-type]
+        count = len(data)  # type: ignore[arg-type]
+        if count < config.batch_size * self.world_size:
+            raise UserError(f"{count} samples are fewer than a batch of {config.batch_size}")
 
-    def run(self, losses_of: Callable[[nn.Module, Any], Losses]) -> nn.Module:
-        """Train to the end, from the last checkpoint in `out` if there is one. Returns the network with
-        its averaged weights. losses_of: named losses of a batch, "total" among them."""
-        self.step = checkpoint.resume(self.out / "checkpoint.pt", self._parts(), self.device)
-        self.curves = Curves(self.out, self.step)
-        self._spread(self.network)
-        self._spread(self.average)
-        writer = SummaryWriter(str(self.out / "tensorboard")) if self.rank == 0 else None
-        bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=self.rank > 0)
+    @property
+    def step(self) -> int:
+        """Number of steps done."""
+        return self.progress.step
+
+    @property
+    def hours(self) -> float:
+        """Hours spent on this training, those of interrupted runs included up to their checkpoint."""
+        return self.progress.seconds / 3600
+
+    def run(
+        self,
+        compute_losses: ComputeLosses,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    ) -> nn.Module:
+        """Train to the last step, from the checkpoint in `out` if there is one.
+
+        validate: figures of the averaged network, computed by rank 0 at every checkpoint and written to
+        TensorBoard. Returns the network with the averaged weights, in evaluation mode. Raises UserError
+        for a checkpoint of another training, and when the loss stays infinite or NaN.
+        """
+        checkpoint.resume(self.out / "checkpoint.pt", self._parts(), self.device)
+        forward: nn.Module = _LossModule(self.network, compute_losses)
+        if self.world_size > 1:
+            # With missing sensors, a rank does not use all parameters.
+            forward = DistributedDataParallel(forward, find_unused_parameters=True)
+        writer = self._open_writer() if self.rank == 0 else None
+        total, start = self.config.steps, self.step
+        bar = tqdm(total=total, initial=start, unit="step", disable=self.rank > 0)
         try:
             for batch in self._batches():
-                losses = self._advance(batch, losses_of)
-                self._note(losses, writer, bar)
-                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
+                losses = self._advance(forward, batch)
+                self._log(losses, writer, bar)
+                if self.step % self.config.save_every == 0 or self.step == total:
                     self._save()
+                    if validate is not None and writer is not None:
+                        self._validate(validate, writer)
         finally:
             bar.close()
             if writer is not None:
                 writer.close()
-        self._spread(self.average)  # its batch statistics are of each rank's own frames
-        self.network.load_state_dict(self.average.state_dict())
+        if self.world_size > 1:
+            # Statistics of batch normalisation differ between ranks.
+            for value in self.ema.module.state_dict().values():
+                torch.distributed.broadcast(value, 0)
+        self.network.load_state_dict(self.ema.module.state_dict())
         return self.network.eval()
 
-    def _spread(self, network: nn.Module) -> None:
-        """Give every rank the first one's state."""
-        for value in network.state_dict().values() if self.ranks > 1 else ():
-            torch.distributed.broadcast(value, 0)
-
-    def _advance(self, batch: Any, losses_of: Callable[[nn.Module, Any], Losses]) -> Losses:
+    def _advance(self, forward: nn.Module, batch: Any) -> Losses:
+        """One optimiser step."""
+        c = self.config
         self.network.train()
-        # Chance of its own for each step, so that it is the same after an interruption.
-        torch.manual_seed(1_000_003 * self.config.seed + self.step * self.ranks + self.rank)
-        with mixed_precision(self.device.type, self.config.precision):
-            losses = losses_of(self.network, batch)
+        # Random numbers depend on the step and the rank only, so that a resumed run draws the same.
+        torch.manual_seed(1_000_003 * c.seed + self.step * self.world_size + self.rank)
+        rng = np.random.default_rng((c.seed, self.step, self.rank))
+        with mixed_precision(self.device.type, c.precision):
+            losses = forward(batch, rng)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()
-        self._share_gradients()
         self.scaler.unscale_(self.optimizer)
-        if self.calibration is not None:
-            self.calibration.scale()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        if not torch.isfinite(norm):
-            losses["skipped"] = torch.ones(())  # a step that would only do harm
-        else:
+        if self.gradient_balancing is not None:
+            self.gradient_balancing.scale()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.max_gradient_norm)
+        if torch.isfinite(norm):
             self.scaler.step(self.optimizer)
+            self._skipped = 0
+        else:
+            self._skipped += 1
+            losses["skipped"] = torch.ones(())
+            if self._skipped >= MAX_SKIPPED_STEPS:
+                raise UserError(
+                    f"step {self.step}: the loss or its gradient was not finite in "
+                    f"{self._skipped} steps in a row; reduce learning_rate"
+                )
         self.scaler.update()
         self.schedule.step()
-        self.step += 1
-        # Young averages follow faster.
-        keep = min(self.config.average, (1 + self.step) / (10 + self.step))
-        average = self.average.state_dict()
-        with torch.no_grad():
-            for name, value in self.network.state_dict().items():
-                if value.dtype.is_floating_point:
-                    average[name].lerp_(value, 1 - keep)
-                else:
-                    average[name].copy_(value)
+        self.progress.step += 1
+        self.ema.update_parameters(self.network)
         return losses
 
-    def _share_gradients(self) -> None:
-        """The mean of all ranks' gradients; a part that a rank's frames did not use counts as zero."""
-        if self.ranks == 1:
-            return
-        for parameter in self.network.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= self.ranks
-
     def _batches(self) -> Iterator[Any]:
-        """Batches from where the loop stands to its end, epoch after epoch."""
+        """Batches from the current step to the last one, epoch after epoch."""
         c = self.config
         count = len(self.data)  # type: ignore[arg-type]
-        sampler = Shuffled(count, c.seed, self.rank, self.ranks)
-        an_epoch = count // self.ranks // c.batch
+        sampler = EpochSampler(count, c.seed, self.rank, self.world_size)
+        steps_per_epoch = count // self.world_size // c.batch_size
         while self.step < c.steps:
-            sampler.epoch, done = divmod(self.step, an_epoch)
-            sampler.start = done * c.batch
+            sampler.epoch, done = divmod(self.step, steps_per_epoch)
+            sampler.start = done * c.batch_size
             self.data.epoch = sampler.epoch  # type: ignore[attr-defined]
             loader = DataLoader(
                 self.data,
-                c.batch,
+                c.batch_size,
                 sampler=sampler,
                 num_workers=c.workers,
                 collate_fn=self.collate,
@@ -197,53 +315,55 @@ class Loop:
                 if self.step >= c.steps:
                     return
 
-    def _note(self, losses: Losses, writer: SummaryWriter | None, bar: tqdm) -> None:
+    def _open_writer(self) -> SummaryWriter:
+        """TensorBoard's writer; events of lost steps after the last checkpoint are discarded."""
+        return SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step + 1)
+
+    def _log(self, losses: Losses, writer: SummaryWriter | None, bar: tqdm) -> None:
         if writer is None:
             return
-        figures = {f"loss/{name}": float(value.detach()) for name, value in losses.items()}
-        self.curves.add(self.step, figures)
-        for name, value in figures.items():
-            writer.add_scalar(name, value, self.step)
-        self._recent.append(figures["loss/total"])
+        for name, value in losses.items():
+            writer.add_scalar(f"loss/{name}", float(value.detach()), self.step)
+        writer.add_scalar("learning_rate", self.schedule.get_last_lr()[-1], self.step)
+        self._recent.append(float(losses["total"].detach()))
         bar.set_postfix(loss=f"{np.mean(self._recent):.3f}", refresh=False)
         bar.update()
 
+    def _validate(
+        self, validate: Callable[[nn.Module], dict[str, float]], writer: SummaryWriter
+    ) -> None:
+        figures = validate(self.ema.module)
+        for name, value in figures.items():
+            writer.add_scalar(f"validation/{name}", value, self.step)
+        tqdm.write(
+            f"step {self.step}: " + ", ".join(f"{n} {value:.3f}" for n, value in figures.items())
+        )
+
     def _parts(self) -> dict[str, checkpoint.Stateful]:
-        """What a checkpoint holds."""
+        """The parts of a checkpoint by name."""
         parts: dict[str, checkpoint.Stateful] = {
+            "progress": self.progress,
             "network": self.network,
-            "average": self.average,
+            "ema": self.ema,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "scaler": self.scaler,
         }
-        return parts if self.calibration is None else {**parts, "calibration": self.calibration}
+        if self.gradient_balancing is not None:
+            parts["gradient_balancing"] = self.gradient_balancing
+        return parts
 
     def _save(self) -> None:
         if self.rank == 0:
-            checkpoint.save(self.out / "checkpoint.pt", self._parts(), self.step)
-            self.curves.save()
+            checkpoint.save(self.out / "checkpoint.pt", self._parts())
 
 
-def join() -> tuple[int, int]:
-    """This process's rank and how many there are; joins torchrun's group."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks == 1:
-        return 0, 1
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return torch.distributed.get_rank(), ranks
+def _ema_with_warmup(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An update for AveragedModel: EMA whose decay is at most (1 + n) / (10 + n) after n updates, so
+    that the initial weights soon have no effect."""
 
+    def update(averaged: Any, current: Any, updates: Tensor | int) -> None:
+        n = int(updates)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averaged, current, n)
 
-def wait_for_all() -> None:
-    """Go on when every rank has come so far."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def _device(rank: int) -> torch.device:
-    if torch.cuda.is_available():
-        local = int(os.environ.get("LOCAL_RANK", str(rank)))
-        torch.cuda.set_device(local)
-        return torch.device("cuda", local)
-    return torch.device("cpu")
+    return update

@@ -1,1 +1,1 @@
-"""Pictures of frames and results."""
+"""Images of sensor frames and of perception results."""

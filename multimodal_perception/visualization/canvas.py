@@ -1,4 +1,4 @@
-"""The plane around the vehicle as pixels: x forward is up, y left is left."""
+"""Top-view canvas around the vehicle: x (forward) points up in the image, y (left) points left."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from multimodal_perception.visualization.palette import EGO, GRID, MUTED, PANEL,
 
 @dataclass(frozen=True)
 class Canvas:
-    """A square of `extent` metres around base_link on `size` pixels.
+    """A square top view centred at base_link.
 
-    image: (size, size, 3) uint8 RGB, drawn on in place.
+    extent: distance from the centre to each edge in metres.
+    image: (size, size, 3) uint8 RGB, modified in place by the draw methods.
     """
 
     extent: float
@@ -23,57 +24,60 @@ class Canvas:
 
     @classmethod
     def blank(cls, extent: float, size: int) -> Canvas:
-        """An empty one."""
+        """A canvas of `size` x `size` pixels filled with the background colour."""
         return cls(extent, np.full((size, size, 3), PANEL, np.uint8))
 
-    def pixels(self, xy: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Columns and rows (N, 2) of points (N, 2) in metres."""
+    def to_pixels(self, xy: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Pixel columns and rows (N, 2) of points (N, 2) given in metres in base_link."""
         size = self.image.shape[0]
         scale = size / (2 * self.extent)
         column = (self.extent - xy[:, 1]) * scale
         row = (self.extent - xy[:, 0]) * scale
         return np.floor(np.column_stack([column, row])).astype(np.int64)
 
-    def dots(self, xy: NDArray[np.floating], colours: NDArray[np.uint8]) -> None:
-        """One pixel a point (N, 2), in its colour (N, 3)."""
-        at = self.pixels(xy)
+    def draw_points(self, xy: NDArray[np.floating], colours: NDArray[np.uint8]) -> None:
+        """Draw each point (N, 2), metres, as one pixel in its RGB colour (N, 3)."""
+        at = self.to_pixels(xy)
         inside = ((at >= 0) & (at < self.image.shape[0])).all(axis=1)
         self.image[at[inside, 1], at[inside, 0]] = colours[inside]
 
-    def polygon(self, xy: NDArray[np.floating], colour: Colour, width: int = 2) -> None:
-        """A closed outline through points (N, 2)."""
+    def draw_polygon(self, xy: NDArray[np.floating], colour: Colour, width: int = 2) -> None:
+        """Draw a closed outline through points (N, 2), metres."""
         cv2.polylines(
-            self.image, [self.pixels(xy).astype(np.int32)], True, colour, width, cv2.LINE_AA
+            self.image, [self.to_pixels(xy).astype(np.int32)], True, colour, width, cv2.LINE_AA
         )
 
-    def line(self, xy: NDArray[np.floating], colour: Colour, width: int = 2) -> None:
-        """A line through points (N, 2)."""
+    def draw_line(self, xy: NDArray[np.floating], colour: Colour, width: int = 2) -> None:
+        """Draw an open polyline through points (N, 2), metres."""
         cv2.polylines(
-            self.image, [self.pixels(xy).astype(np.int32)], False, colour, width, cv2.LINE_AA
+            self.image, [self.to_pixels(xy).astype(np.int32)], False, colour, width, cv2.LINE_AA
         )
 
-    def rings(self, step: float = 10.0) -> None:
-        """Circles of distance with their metres."""
-        middle = self.image.shape[0] // 2
+    def draw_range_rings(self, step: float = 10.0) -> None:
+        """Draw circles every `step` metres around base_link, labelled with their radius."""
+        centre = self.image.shape[0] // 2
         scale = self.image.shape[0] / (2 * self.extent)
         for radius in np.arange(step, self.extent * 1.4, step):
-            cv2.circle(self.image, (middle, middle), int(radius * scale), GRID, 1, cv2.LINE_AA)
+            cv2.circle(self.image, (centre, centre), int(radius * scale), GRID, 1, cv2.LINE_AA)
             if radius <= self.extent:
-                at = (middle + 3, middle - int(radius * scale) + 13)
+                at = (centre + 3, centre - int(radius * scale) + 13)
                 write_text(self.image, f"{radius:.0f} m", at, MUTED, 0.36)
 
-    def ego(self) -> None:
-        """An arrow head at base_link."""
-        self.polygon(np.array([[1.6, 0.0], [-1.2, 0.9], [-0.6, 0.0], [-1.2, -0.9]]), EGO, 2)
+    def draw_ego(self) -> None:
+        """Draw an arrow head at base_link that points forward."""
+        self.draw_polygon(np.array([[1.6, 0.0], [-1.2, 0.9], [-0.6, 0.0], [-1.2, -0.9]]), EGO, 2)
 
 
 def write_text(
     image: NDArray[np.uint8], text: str, at: tuple[int, int], colour: Colour, scale: float = 0.5
 ) -> None:
-    """Text with a dark rim, readable on any ground. at: column and row of its lower left."""
+    """Draw text with a dark outline so that it is readable on any background.
+
+    at: column and row of the lower left corner of the text.
+    """
     font = cv2.FONT_HERSHEY_SIMPLEX
-    # Not with a thicker pen: that one spaces the letters differently.
+    # The outline is drawn by shifted copies, because a thicker line changes the letter spacing.
     for right, down in ((-1, 0), (1, 0), (0, -1), (0, 1), (1, 1)):
-        beside = at[0] + right, at[1] + down
-        cv2.putText(image, text, beside, font, scale, (0, 0, 0), 1, cv2.LINE_AA)
+        shifted = at[0] + right, at[1] + down
+        cv2.putText(image, text, shifted, font, scale, (0, 0, 0), 1, cv2.LINE_AA)
     cv2.putText(image, text, at, font, scale, colour, 1, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Colours, the same in every picture and in RViz. RGB, 0 to 255."""
+"""Colours used in every image and in RViz. RGB, 0 to 255."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ UNKNOWN_CELL: Colour = (40, 43, 50)
 
 
 def class_colour(name: str) -> Colour:
-    """The colour of a class; grey for one that the package does not know."""
+    """The colour of a class; grey for a name that is not in CLASS_COLOURS."""
     return CLASS_COLOURS.get(name, CLASS_COLOURS["unknown"])

@@ -1,4 +1,4 @@
-"""Frames and results as a recording for the Rerun viewer (.rrd)."""
+"""Recordings of frames and results for the Rerun viewer (.rrd)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from multimodal_perception.visualization.palette import LABEL, Colour, class_col
 
 
 def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]]) -> int:
-    """Write frames with their boxes, labels and grids; returns how many.
+    """Write frames with their boxes, labels and occupancy grids. Returns the number of frames.
 
-    Raises UserError where rerun-sdk is not installed or the file cannot be written.
+    Raises UserError if rerun-sdk is not installed or the file cannot be written.
     """
     try:
         import rerun as rr
@@ -39,7 +39,7 @@ def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]
             _log_boxes(rr, stream, "base_link/labels", frame.labels, LABEL)
         if perception.occupancy is not None:
             percent = np.rint(100 * perception.occupancy.probability()).astype(np.uint8)
-            # Forward up, left to the left, as the pictures have it.
+            # x (forward) points up and y (left) points left, as in the PNG images.
             stream.log("occupancy", rr.Image(np.ascontiguousarray(percent.T[::-1, ::-1]) * 2))
         count += 1
     stream.flush()
@@ -48,8 +48,8 @@ def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]
 
 def _log_sensors(rr, stream, frame: SensorFrame) -> None:  # type: ignore[no-untyped-def]
     points = frame.points_in_base()
-    share = np.clip(points[:, 2] / 3.0, 0.0, 1.0)[:, None]
-    colours = (90 + share * (255 - 90) * np.array([1.0, 0.8, 0.5])).astype(np.uint8)
+    height_ratio = np.clip(points[:, 2] / 3.0, 0.0, 1.0)[:, None]
+    colours = (90 + height_ratio * (255 - 90) * np.array([1.0, 0.8, 0.5])).astype(np.uint8)
     stream.log("base_link/points", rr.Points3D(points[:, :3], colors=colours, radii=0.02))
     for name, image in frame.cameras.items():
         pose = frame.reference_from_sensor(name)

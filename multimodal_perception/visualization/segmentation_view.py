@@ -1,4 +1,4 @@
-"""Segmentation masks as pictures: colours over the image, grey where there is none."""
+"""Segmentation masks drawn over the image of their sensor."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.segmentation.classes import COLOURS, SEGMENTATION_CLASSES
 from multimodal_perception.visualization.palette import class_colour
 
-SHARE = 0.5  # of the colour in the mixture
+MASK_OPACITY = 0.5
 _BY_NAME = dict(zip(SEGMENTATION_CLASSES, COLOURS, strict=True))
 
 
 def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.uint8]:
-    """RGB image (H, W, 3) uint8: the sensor's image with its mask's colours over it.
+    """RGB image (H, W, 3) uint8: the sensor's image blended with the colours of its mask.
 
-    An image that the frame lacks is drawn as the colours alone; a label beyond the names is black.
+    If the frame has no image of the sensor, only the mask colours are drawn. Labels without a class name
+    are black.
     """
     colours = np.zeros((256, 3), np.uint8)
     for i, name in enumerate(mask.class_names[:256]):
         colours[i] = _BY_NAME.get(name, class_colour(name))
-    painted = colours[mask.labels]
+    mask_colours = colours[mask.labels]
     image = _image(frame, mask.sensor)
     if image is None:
-        return painted
+        return mask_colours
     if image.shape[:2] != mask.labels.shape:
         size = mask.labels.shape[1], mask.labels.shape[0]
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.asarray(cv2.addWeighted(image, 1.0 - SHARE, painted, SHARE, 0.0), np.uint8)
+    return np.asarray(
+        cv2.addWeighted(image, 1.0 - MASK_OPACITY, mask_colours, MASK_OPACITY, 0.0), np.uint8
+    )
 
 
 def _image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:

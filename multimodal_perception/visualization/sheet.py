@@ -1,5 +1,5 @@
-"""One frame on one picture: cameras and thermal cameras with boxes, the sweep and the ultrasonics from
-above, the occupancy grid."""
+"""One image per frame: cameras and thermal cameras with boxes, a top view of the point cloud and the
+ultrasonic sensors, and the occupancy grid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from multimodal_perception.visualization.top_view import draw_occupancy, draw_sw
 WIDTH = 1640
 GAP = 16
 TITLE = 34
-MOST_COLUMNS = 3
+MAX_COLUMNS = 3
 
 
 def draw_sheet(
@@ -38,31 +38,34 @@ def draw_sheet(
     title: str = "",
     extent: float = 40.0,
 ) -> NDArray[np.uint8]:
-    """RGB picture (H, 1640, 3) uint8 of a frame and what was perceived in it."""
+    """RGB image (H, 1640, 3) uint8 of a frame and the perception results of it.
+
+    extent: distance from base_link to each edge of the top views in metres.
+    """
     rows = [_heading(frame, boxes, title)]
     images = [(n, draw_camera(frame, n, boxes)) for n in sorted(frame.cameras, key=_camera_order)]
     images += [(n, draw_thermal(frame, n, boxes)) for n in sorted(frame.thermals)]
-    rows += rows_of(images)
+    rows += arrange_rows(images)
     size = (WIDTH - 3 * GAP) // 2
-    heard = " and ultrasonics" if frame.ultrasonics else ""
-    top = [titled(draw_sweep(frame, boxes, extent, size), f"LiDAR{heard} from above")]
+    sensors = "LiDAR and ultrasonic sensors" if frame.ultrasonics else "LiDAR"
+    top = [add_title(draw_sweep(frame, boxes, extent, size), f"{sensors}, top view")]
     if occupancy is not None:
         grid = draw_occupancy(occupancy, boxes, extent, size)
         _legend(grid, (("free", FREE), ("occupied", OCCUPIED)))
-        top.append(titled(grid, "occupancy"))
-    rows.append(row_of(top))
+        top.append(add_title(grid, "occupancy"))
+    rows.append(join_panels(top))
     return np.concatenate(rows)
 
 
 def save_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an RGB image. Raises UserError when it cannot be."""
+    """Write an RGB image (H, W, 3) uint8 as PNG. Raises UserError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     written, data = cv2.imencode(".png", image[..., ::-1])
     if not written:
-        raise UserError(f"{path}: the picture could not be encoded")
+        raise UserError(f"{path}: the image could not be encoded")
     try:
         path.write_bytes(data.tobytes())
     except OSError as error:
@@ -70,10 +73,10 @@ def save_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def _camera_order(name: str) -> tuple[int, str]:
-    """Around the vehicle from the left: front row before back row."""
-    places = ("front_left", "front", "front_right", "back_left", "back", "back_right")
-    ending = max((p for p in places if name.endswith(p)), key=len, default=None)
-    return (places.index(ending) if ending else len(places)), name
+    """Sort key: front cameras before rear cameras, each from left to right; other names last."""
+    positions = ("front_left", "front", "front_right", "back_left", "back", "back_right")
+    ending = max((p for p in positions if name.endswith(p)), key=len, default=None)
+    return (positions.index(ending) if ending else len(positions)), name
 
 
 def _heading(frame: SensorFrame, boxes: Boxes3D, title: str) -> NDArray[np.uint8]:
@@ -105,32 +108,34 @@ def _legend(
         write_text(image, name, (column + 20, row), MUTED, 0.45)
 
 
-def fit(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """The image at a width, its proportions kept."""
+def resize_to_width(image: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Resize an image to a width in pixels; the aspect ratio is kept."""
     height = max(round(image.shape[0] * width / image.shape[1]), 1)
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def titled(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
-    """The image below a line of text."""
+def add_title(image: NDArray[np.uint8], title: str) -> NDArray[np.uint8]:
+    """Add a line of text above an image."""
     bar = np.full((TITLE, image.shape[1], 3), BACKGROUND, np.uint8)
     write_text(bar, title, (2, 24), MUTED, 0.5)
     return np.concatenate([bar, image])
 
 
-def rows_of(images: list[tuple[str, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
-    """Named images as strips of WIDTH, at most MOST_COLUMNS side by side."""
-    columns = min(MOST_COLUMNS, len(images))
+def arrange_rows(images: list[tuple[str, NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+    """Rows of named images; each row is WIDTH pixels wide and holds at most MAX_COLUMNS images."""
+    columns = min(MAX_COLUMNS, len(images))
     rows = []
-    for start in range(0, len(images), MOST_COLUMNS):
+    for start in range(0, len(images), MAX_COLUMNS):
         width = (WIDTH - GAP * (columns + 1)) // columns
-        part = images[start : start + MOST_COLUMNS]
-        rows.append(row_of([titled(fit(image, width), name) for name, image in part]))
+        part = images[start : start + MAX_COLUMNS]
+        rows.append(
+            join_panels([add_title(resize_to_width(image, width), name) for name, image in part])
+        )
     return rows
 
 
-def row_of(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Panels side by side on a strip of WIDTH, GAP apart."""
+def join_panels(panels: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Join panels side by side to a row of WIDTH pixels with GAP pixels between them."""
     height = max(p.shape[0] for p in panels) + GAP
     row = np.full((height, WIDTH, 3), BACKGROUND, np.uint8)
     column = GAP

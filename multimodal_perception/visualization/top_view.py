@@ -1,4 +1,4 @@
-"""The sweep, the boxes and the occupancy grid from above."""
+"""Top views of the point cloud, the boxes and the occupancy grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from multimodal_perception.frame import Boxes3D, SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
 from multimodal_perception.perception import OccupancyGrid
-from multimodal_perception.visualization.camera_view import seen_labels
+from multimodal_perception.visualization.camera_view import visible_labels
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (
     CONE,
@@ -22,37 +22,41 @@ from multimodal_perception.visualization.palette import (
     class_colour,
 )
 
-# Slower ones stand, m/s.
-SLOWEST = 0.5
+# No velocity line is drawn for slower objects, m/s.
+MIN_ARROW_SPEED = 0.5
 
 
 def draw_sweep(frame: SensorFrame, boxes: Boxes3D, extent: float, size: int) -> NDArray[np.uint8]:
-    """RGB image (size, size, 3): points by height, ultrasonic cones up to their echoes, boxes by class,
-    labels in green."""
+    """RGB image (size, size, 3) uint8: points coloured by height, ultrasonic cones up to their
+    echoes, boxes in class colours, labels in green.
+
+    extent: distance from base_link to each edge in metres.
+    """
     canvas = Canvas.blank(extent, size)
-    canvas.rings()
+    canvas.draw_range_rings()
     points = frame.points_in_base()
-    order = np.argsort(points[:, 2], kind="stable")  # what is high covers what is low
+    order = np.argsort(points[:, 2], kind="stable")  # higher points are drawn over lower ones
     points = points[order]
-    canvas.dots(points[:, :2], _height_colours(points[:, 2]))
+    canvas.draw_points(points[:, :2], _height_colours(points[:, 2]))
     for name, reading in frame.ultrasonics.items():
         if name in frame.base_from_sensor:
             _draw_cone(canvas, reading, frame.reference_from_sensor(name))
-    labels = seen_labels(frame)
+    labels = visible_labels(frame)
     if labels is not None:
         _draw_boxes(canvas, labels, LABEL)
     _draw_boxes(canvas, boxes, None)
-    canvas.ego()
+    canvas.draw_ego()
     return canvas.image
 
 
 def draw_occupancy(
     grid: OccupancyGrid, boxes: Boxes3D, extent: float, size: int
 ) -> NDArray[np.uint8]:
-    """RGB image (size, size, 3): free green, occupied yellow, unknown dark, by their masses."""
+    """RGB image (size, size, 3) uint8: free green, occupied yellow, unknown dark, mixed by their
+    masses."""
     canvas = Canvas.blank(extent, size)
-    middles = (np.arange(size) + 0.5) * (2 * extent / size) - extent
-    x, y = np.meshgrid(-middles, -middles, indexing="ij")
+    centres = (np.arange(size) + 0.5) * (2 * extent / size) - extent
+    x, y = np.meshgrid(-centres, -centres, indexing="ij")
     row = np.floor((y - grid.origin[1]) / grid.resolution).astype(np.int64)
     column = np.floor((x - grid.origin[0]) / grid.resolution).astype(np.int64)
     rows, columns = grid.free.shape
@@ -62,37 +66,37 @@ def draw_occupancy(
     occupied = np.where(inside, grid.occupied[row, column], 0)[..., None]
     colours = (1 - free - occupied) * UNKNOWN_CELL + free * FREE + occupied * OCCUPIED
     canvas.image[:] = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
-    canvas.rings()
+    canvas.draw_range_rings()
     _draw_boxes(canvas, boxes, None)
-    canvas.ego()
+    canvas.draw_ego()
     return canvas.image
 
 
 def draw_outlines(canvas: Canvas, boxes: Boxes3D) -> None:
-    """Boxes in the colours of their classes, without a word."""
+    """Draw boxes in their class colours, without text."""
     for box, label in zip(boxes.boxes, boxes.labels, strict=True):
         outline = corners(box)[0][:4, :2]
         colour = class_colour(boxes.class_names[label])
-        canvas.polygon(outline, colour, 1)
-        middle, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
-        canvas.line(np.stack([middle, front]), colour, 1)
+        canvas.draw_polygon(outline, colour, 1)
+        centre, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
+        canvas.draw_line(np.stack([centre, front]), colour, 1)
 
 
 def _draw_cone(
     canvas: Canvas, reading: UltrasonicReading, base_from_sensor: NDArray[np.float64]
 ) -> None:
-    """The sides of the cone; across it the arc of the echo, or of its reach where there is none."""
-    heard = bool(np.isfinite(reading.range_m))
-    reach = reading.range_m if heard else reading.max_range
+    """Draw a cone up to the echo, or up to the maximum range if there is no echo; the echo is an arc."""
+    has_echo = bool(np.isfinite(reading.range_m))
+    distance = reading.range_m if has_echo else reading.max_range
     if reading.range_m == -np.inf:
-        heard, reach = True, reading.min_range
+        has_echo, distance = True, reading.min_range
     angle = np.linspace(-0.5, 0.5, 13) * reading.field_of_view
-    arc = np.column_stack([reach * np.cos(angle), reach * np.sin(angle), 0 * angle])
+    arc = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
     corners_3d = np.concatenate([arc, np.zeros((1, 3))])
     flat = poses.transform_points(base_from_sensor, corners_3d)[:, :2]
-    canvas.polygon(flat, CONE, 1)
-    if heard:
-        canvas.line(flat[:-1], ECHO, 2)
+    canvas.draw_polygon(flat, CONE, 1)
+    if has_echo:
+        canvas.draw_line(flat[:-1], ECHO, 2)
 
 
 def _draw_boxes(canvas: Canvas, boxes: Boxes3D, colour: Colour | None) -> None:
@@ -100,22 +104,23 @@ def _draw_boxes(canvas: Canvas, boxes: Boxes3D, colour: Colour | None) -> None:
         name = boxes.class_names[boxes.labels[i]]
         shade = class_colour(name) if colour is None else colour
         outline = corner[:4, :2]
-        canvas.polygon(outline, shade, 2 if colour is None else 1)
-        middle, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
-        canvas.line(np.stack([middle, front]), shade, 1)
+        canvas.draw_polygon(outline, shade, 2 if colour is None else 1)
+        centre, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
+        canvas.draw_line(np.stack([centre, front]), shade, 1)
         if colour is None:
-            if boxes.velocities is not None and np.hypot(*boxes.velocities[i]) >= SLOWEST:
-                # To where it is in a second.
-                canvas.line(np.stack([middle, middle + boxes.velocities[i]]), shade, 2)
-            column, row = canvas.pixels(outline.max(axis=0)[None])[0].tolist()
+            if boxes.velocities is not None and np.hypot(*boxes.velocities[i]) >= MIN_ARROW_SPEED:
+                # The line ends at the position in one second.
+                canvas.draw_line(np.stack([centre, centre + boxes.velocities[i]]), shade, 2)
+            column, row = canvas.to_pixels(outline.max(axis=0)[None])[0].tolist()
             text = f"{name} {boxes.scores[i]:.2f}"
             write_text(canvas.image, text, (column, row - 4), shade, 0.38)
 
 
 def _height_colours(z: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Grey on the ground, blue to warm white with height."""
-    share = np.clip(z / 3.0, 0.0, 1.0)[:, None]
+    """Colours (N, 3) uint8 of heights (N,) in metres: grey at the ground, then blue, to warm white
+    at 3 m."""
+    ratio = np.clip(z / 3.0, 0.0, 1.0)[:, None]
     low, high = np.array([86.0, 92.0, 104.0]), np.array([255.0, 214.0, 150.0])
-    middle = np.array([92.0, 140.0, 200.0])
-    below = low + (middle - low) * np.clip(share * 4, 0, 1)
-    return (below + (high - below) * np.clip(share * 1.33 - 0.33, 0, 1)).astype(np.uint8)
+    medium = np.array([92.0, 140.0, 200.0])
+    below = low + (medium - low) * np.clip(ratio * 4, 0, 1)
+    return (below + (high - below) * np.clip(ratio * 1.33 - 0.33, 0, 1)).astype(np.uint8)

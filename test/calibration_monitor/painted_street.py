@@ -1,4 +1,4 @@
-"""A street of boards, as a LiDAR, a camera and a thermal camera that sit together see it."""
+"""Readings of a LiDAR, a camera and a thermal camera at the same position in a street of boards."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from multimodal_perception.calibration_monitor.sensor_pairs import Pair, turned
+from multimodal_perception.calibration_monitor.sensor_pairs import Pair, rotated_pose
 from multimodal_perception.frame import CameraImage, LidarSweep, SensorFrame, ThermalImage
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import OPTICAL
+from multimodal_perception.rig import BODY_FROM_OPTICAL
 
 MODEL = CameraModel.pinhole(400, 260, 300.0)
-POSE = poses.from_xyz_rpy((0.0, 0.0, 1.5)) @ OPTICAL
+POSE = poses.from_xyz_rpy((0.0, 0.0, 1.5)) @ BODY_FROM_OPTICAL
 
 CAMERA = Pair("camera", "lidar", "camera-lidar")
 THERMAL = Pair("thermal", "camera", "thermal-camera")
 
 
 def texture(shape: tuple[int, int], seed: int = 0, count: int = 60) -> np.ndarray:
-    """An image (H, W) uint8 of rectangles, one over the other."""
+    """An image (H, W) uint8 of overlapping rectangles."""
     rng = np.random.default_rng(seed)
     image = np.full(shape, 128, np.uint8)
     for _ in range(count):
@@ -34,37 +34,37 @@ def texture(shape: tuple[int, int], seed: int = 0, count: int = 60) -> np.ndarra
 
 
 def street(seed: int = 0, stamp_ns: int = 0) -> SensorFrame:
-    """Boards of one temperature and paint each, 8 to 40 m away, before a wall at 60 m."""
+    """Boards, each with one temperature and one grey value, at 8 to 40 m in front of a wall at 60 m."""
     rng = np.random.default_rng(seed)
     height, width = MODEL.height, MODEL.width
     depth = np.full((height, width), 60.0)
     owner = np.zeros((height, width), np.int64)
-    for k, far in enumerate(np.sort(rng.uniform(8.0, 40.0, 45))[::-1], 1):
-        w, h = (int(v) for v in rng.uniform(1.0, 3.0, 2) * 300.0 / far)
+    for k, distance in enumerate(np.sort(rng.uniform(8.0, 40.0, 45))[::-1], 1):
+        w, h = (int(v) for v in rng.uniform(1.0, 3.0, 2) * 300.0 / distance)
         x, y = rng.integers(-20, width), rng.integers(-20, height)
         part = slice(max(y, 0), max(y + h, 0)), slice(max(x, 0), max(x + w, 0))
-        depth[part], owner[part] = far, k
-    paints, heats = rng.integers(20, 235, 46), rng.integers(29000, 30500, 46)
-    grey = cv2.GaussianBlur(paints[owner].astype(np.uint8), (0, 0), 0.7)
-    heat = cv2.GaussianBlur(heats[owner].astype(np.float32), (0, 0), 0.7).astype(np.uint16)
+        depth[part], owner[part] = distance, k
+    greys, temperatures = rng.integers(20, 235, 46), rng.integers(29000, 30500, 46)
+    grey = cv2.GaussianBlur(greys[owner].astype(np.uint8), (0, 0), 0.7)
+    heat = cv2.GaussianBlur(temperatures[owner].astype(np.float32), (0, 0), 0.7).astype(np.uint16)
     v, u = np.mgrid[0:height:3, 0:width:2]
     rays = MODEL.unproject(np.column_stack([u.ravel(), v.ravel()]))
     local = rays / rays[:, 2:] * depth[v.ravel(), u.ravel(), None]
     points = np.zeros((len(local), 4), np.float32)
-    points[:, :3] = poses.transform_points(OPTICAL, local)
+    points[:, :3] = poses.transform_points(BODY_FROM_OPTICAL, local)
     points[:, 3] = owner[v.ravel(), u.ravel()] * 37 % 100
-    place = poses.from_xyz_rpy((0.0, 0.0, 1.5))
+    pose = poses.from_xyz_rpy((0.0, 0.0, 1.5))
     return SensorFrame(
         stamp_ns,
         lidars={"lidar": LidarSweep("lidar", stamp_ns, "lidar", points)},
         cameras={"camera": CameraImage("camera", stamp_ns, "", np.dstack([grey] * 3))},
         thermals={"thermal": ThermalImage("thermal", stamp_ns, "", heat)},
-        base_from_sensor={"lidar": place, "camera": POSE, "thermal": POSE},
+        base_from_sensor={"lidar": pose, "camera": POSE, "thermal": POSE},
         intrinsics={"camera": MODEL, "thermal": MODEL},
     )
 
 
 def wrong(frame: SensorFrame, sensor: str, degrees: tuple[float, float, float]) -> SensorFrame:
-    """The calibration that makes everything be seen turned by so much about x, y, z."""
-    pose = turned(frame.base_from_sensor[sensor], -np.radians(degrees))
+    """The frame with wrong extrinsics: the measured rotation is `degrees` about x, y, z."""
+    pose = rotated_pose(frame.base_from_sensor[sensor], -np.radians(degrees))
     return replace(frame, base_from_sensor={**frame.base_from_sensor, sensor: pose})

@@ -1,4 +1,4 @@
-"""The commands of the README, as a user types them."""
+"""Commands as a user types them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from multimodal_perception.frame import Modality
 from multimodal_perception.rig import dump_rig
 
 
-def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_converted_bag_can_be_evaluated_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bag = tmp_path / "bag"
     assert main(["convert", "--dataset", "synthetic", "--out", str(bag), "--storage", "mcap"]) == 0
     assert "/lidar/points" in capsys.readouterr().out
@@ -26,7 +28,7 @@ def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["evaluate", "detections", "--root", str(bag), "--repeats", "1"]
     assert main([*arguments, "--json", str(result)]) == 0
     content = json.loads(result.read_text())
-    assert {"frames", "recall_1m", "precision_1m", "per_class", "latency_ms", "stage_ms"} <= set(
+    assert {"frames", "recall_1m", "precision_1m", "by_class", "latency_ms", "stage_ms"} <= set(
         content
     )
     assert content["frames"] == 10 and content["recall_1m"] > 0.7
@@ -37,9 +39,7 @@ def test_convert_evaluate_and_draw(tmp_path: Path, capsys: pytest.CaptureFixture
     assert image is not None and image.shape[1] == 1640
 
 
-def test_the_layers_of_occupancy_are_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_occupancy_layers_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture, pipeline = tmp_path / "layers.png", tmp_path / "pipeline.yaml"
     arguments = ["draw", "synthetic", "--frame", "2", "--layers", "--out", str(picture)]
     assert main(arguments) == 0
@@ -51,7 +51,7 @@ def test_the_layers_of_occupancy_are_drawn(
     assert main([*arguments, "--history", "-1"]) == 2
 
 
-def test_a_recording_for_rerun_is_written(tmp_path: Path) -> None:
+def test_a_rerun_recording_is_written(tmp_path: Path) -> None:
     pytest.importorskip("rerun")
     assert main(["draw", "synthetic", "--out", str(tmp_path / "street.rrd")]) == 0
     assert (tmp_path / "street.rrd").stat().st_size > 100_000
@@ -69,20 +69,20 @@ def test_a_recording_for_rerun_is_written(tmp_path: Path) -> None:
         (["run", "--rig", "no_such_rig"], "could not be started"),
     ],
 )
-def test_mistakes_end_with_a_line_and_exit_2(
+def test_user_errors_are_one_line_and_exit_code_2(
     arguments: list[str], words: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "multimodal_perception.cli.main", *arguments]
-    answer = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=dict(os.environ)
     )
-    assert answer.returncode == 2, answer.stderr
-    assert words in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert process.returncode == 2, process.stderr
+    assert words in process.stderr
+    assert "Traceback" not in process.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_doctor_names_what_it_found_and_what_is_missing(
+def test_doctor_lists_installed_and_missing_packages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from multimodal_perception.cli import doctor
@@ -97,16 +97,16 @@ def test_doctor_names_what_it_found_and_what_is_missing(
     assert "pip install numba" in output
 
 
-def test_the_demo_takes_four_modalities_through_the_live_node(
+def test_the_demo_replays_four_modalities_into_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from multimodal_perception.cli import demo
 
-    whole = open_dataset(demo.DRIVE)  # what is taken where there is no data
-    assert {s.modality for s in whole.rig.sensors.values()} == set(Modality)
+    drive = open_dataset(demo.DRIVE)  # used without sample data
+    assert {s.modality for s in drive.rig.sensors.values()} == set(Modality)
     few = ("lidar", "camera_rear", "thermal_front", "front_left", "rear_right")
     rig = tmp_path / "rig.yaml"
-    rig.write_text(dump_rig(replace(whole.rig, sensors={n: whole.rig.sensors[n] for n in few})))
+    rig.write_text(dump_rig(replace(drive.rig, sensors={n: drive.rig.sensors[n] for n in few})))
     monkeypatch.setattr(demo, "SAMPLE", tmp_path / "absent")
     monkeypatch.setattr(demo, "DRIVE", f"simulated:parking_lot,frames=2,rig={rig}")
     out = tmp_path / "out"

@@ -32,7 +32,7 @@ COMMAND = """
 
 @pytest.fixture
 def made_command(tmp_path, monkeypatch):
-    """A subcommand of the name returned, and no other."""
+    """Replaces all commands by one, and returns its name."""
     name = "made_for_a_test"
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(COMMAND))
     monkeypatch.syspath_prepend(tmp_path)
@@ -48,7 +48,7 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == __version__
 
 
-def test_an_unknown_command_is_refused_with_those_there_are(made_command, capsys):
+def test_an_unknown_command_is_refused_with_the_known_ones(made_command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["no_such_command"])
     assert caught.value.code == 2
@@ -63,23 +63,23 @@ def test_without_a_command_the_help_lists_them(made_command, capsys):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_a_command_s_answer_is_the_exit_code(made_command, code):
+def test_the_return_value_of_a_command_is_the_exit_code(made_command, code):
     assert cli.main([made_command, "--code", str(code)]) == code
 
 
-def test_a_user_s_error_is_one_line_and_exit_code_2(made_command, capsys):
+def test_a_user_error_is_one_line_and_exit_code_2(made_command, capsys):
     assert cli.main([made_command, "--fail", "user"]) == 2
     captured = capsys.readouterr()
     assert captured.err == "error: rig.yaml: sensors: missing\n"
     assert captured.out == ""
 
 
-def test_an_interruption_is_exit_code_130(made_command, capsys):
+def test_an_interrupted_command_has_exit_code_130(made_command, capsys):
     assert cli.main([made_command, "--fail", "interrupt"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_a_defect_is_not_hidden(made_command):
+def test_other_exceptions_are_not_caught(made_command):
     with pytest.raises(RuntimeError, match="a defect"):
         cli.main([made_command, "--fail", "bug"])
 

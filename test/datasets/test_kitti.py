@@ -1,4 +1,4 @@
-"""KITTI's folders: frames made here with known answers, broken files, and real frames."""
+"""The KITTI reader: generated frames with known values, invalid files, and real frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.kitti import (
     LIDAR_HEIGHT,
-    Kitti,
+    KittiDataset,
     read_annotations,
     read_calibration,
     read_labels,
@@ -24,7 +24,7 @@ from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry.boxes import corners
 from multimodal_perception.geometry.poses import is_rigid
 
-# Camera 2 sits 0.1 m to the right of camera 0, which sits at the LiDAR and looks along its x.
+# Camera 2 is 0.1 m to the right of camera 0, which is at the LiDAR and faces along its x axis.
 CALIBRATION = """P0: 700 0 600 0 0 700 180 0 0 0 1 0
 P2: 700 0 600 -70 0 700 180 0 0 0 1 0
 R0_rect: 1 0 0 0 1 0 0 0 1
@@ -49,7 +49,7 @@ POINTS = np.array(
 
 @pytest.fixture
 def root(tmp_path):
-    """Two frames: 000000 with everything, 000007 with points alone."""
+    """Two frames: 000000 is complete, 000007 has only points."""
     for name in ("velodyne", "calib", "image_2", "label_2"):
         (tmp_path / name).mkdir()
     POINTS.tofile(tmp_path / "velodyne" / "000000.bin")
@@ -61,8 +61,8 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_frames_come_in_the_order_of_their_names(root):
-    kitti = Kitti(root)
+def test_frames_are_ordered_by_file_name(root):
+    kitti = KittiDataset(root)
     frames = list(kitti)
     assert len(kitti) == len(frames) == 2
     assert frames[1].stamp_ns - frames[0].stamp_ns == 100_000_000
@@ -73,34 +73,34 @@ def test_frames_come_in_the_order_of_their_names(root):
             kitti[index]
 
 
-def test_points_are_as_written_less_those_that_are_not_finite(root):
-    frame = Kitti(root)[0]
+def test_points_are_read_without_non_finite_ones(root):
+    frame = KittiDataset(root)[0]
     np.testing.assert_array_equal(frame.lidars["lidar"].points, POINTS[:3])
     np.testing.assert_allclose(frame.points_in_base()[:, 2], POINTS[:3, 2] + LIDAR_HEIGHT)
 
 
-def test_the_image_is_as_written(root):
-    image = Kitti(root)[0].cameras["camera"]
+def test_image_is_read_unchanged(root):
+    image = KittiDataset(root)[0].cameras["camera"]
     np.testing.assert_array_equal(
         image.rgb()[..., ::-1], cv2.imread(str(root / "image_2" / "000000.png"))
     )
 
 
-def test_a_point_is_seen_where_the_calibration_says(root):
-    frame = Kitti(root)[0]
+def test_point_is_projected_according_to_the_calibration(root):
+    frame = KittiDataset(root)[0]
     optical_from_base = np.linalg.inv(frame.base_from_sensor["camera"])
-    seen = optical_from_base @ [10.0, -2.0, -1.0 + LIDAR_HEIGHT, 1]
-    # To the right by 2 m less the camera's 0.1 m, down by 1 m, 10 m away.
-    np.testing.assert_allclose(seen[:3], [1.9, 1.0, 10.0], atol=1e-9)
-    pixels, held = frame.intrinsics["camera"].project(seen[:3])
+    point = optical_from_base @ [10.0, -2.0, -1.0 + LIDAR_HEIGHT, 1]
+    # 2 m right of the LiDAR, so 1.9 m right of camera 2; 1 m below it and 10 m ahead.
+    np.testing.assert_allclose(point[:3], [1.9, 1.0, 10.0], atol=1e-9)
+    pixels, in_image = frame.intrinsics["camera"].project(point[:3])
     np.testing.assert_allclose(pixels, [[600 + 133, 180 + 70]], atol=1e-9)
-    assert held.all()
+    assert in_image.all()
 
 
-def test_labels_stand_where_they_were_written(root):
-    labels = Kitti(root)[0].labels
+def test_labels_are_transformed_to_base_link(root):
+    labels = KittiDataset(root)[0].labels
     assert [CLASS_NAMES[i] for i in labels.labels] == ["car", "pedestrian", "bus"]
-    # rotation_y 0 looks to the camera's right; -90 degrees looks ahead.
+    # rotation_y 0 faces to the camera's right, -90 degrees faces forward.
     expected = [
         [10, -2, 0.75, 4.0, 1.6, 1.5, -math.pi / 2],
         [20, 3, 0.9, 0.6, 0.5, 1.8, 0],
@@ -111,33 +111,33 @@ def test_labels_stand_where_they_were_written(root):
     assert labels.frame_id == "base_link"
 
 
-def test_a_frame_without_calibration_has_points_and_misses_the_camera(root):
-    frame = Kitti(root)[1]
+def test_frame_without_calibration_has_no_camera(root):
+    frame = KittiDataset(root)[1]
     assert frame.present == {"lidar"} and frame.missing == {"camera"}
     assert frame.labels is None
 
 
-def test_points_alone_are_enough(tmp_path):
+def test_only_the_velodyne_folder_is_required(tmp_path):
     (tmp_path / "velodyne").mkdir()
     POINTS.tofile(tmp_path / "velodyne" / "a.bin")
-    kitti = Kitti(tmp_path)
+    kitti = KittiDataset(tmp_path)
     assert list(kitti.rig.sensors) == ["lidar"]
     assert kitti[0].missing == frozenset()
 
 
 @pytest.mark.parametrize("name", ["image_2", "label_2"])
-def test_image_and_labels_may_be_absent(root, name):
+def test_image_and_labels_are_optional(root, name):
     for path in (root / name).iterdir():
         path.unlink()
-    frame = Kitti(root)[0]
+    frame = KittiDataset(root)[0]
     assert (frame.labels is None) == (name == "label_2")
     assert ("camera" in frame.cameras) == (name != "image_2")
 
 
-def test_a_folder_without_sweeps_is_refused(tmp_path):
+def test_folder_without_sweeps_is_refused(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(DatasetError, match=r"no velodyne/\*\.bin"):
-            Kitti(folder)
+            KittiDataset(folder)
     assert issubclass(DatasetError, UserError)
 
 
@@ -146,13 +146,13 @@ def test_a_folder_without_sweeps_is_refused(tmp_path):
     [b"", bytes(15), bytes(17), bytes(18), bytes(20), np.full(8, np.nan, "f4").tobytes()],
     ids=["empty", "15 bytes", "17 bytes", "18 bytes", "20 bytes", "not finite"],
 )
-def test_a_sweep_of_no_points_is_refused_by_name(root, data):
+def test_sweep_without_valid_points_raises_error_with_file_name(root, data):
     (root / "velodyne" / "000000.bin").write_bytes(data)
     with pytest.raises(DatasetError, match=r"000000\.bin: "):
-        Kitti(root)[0]
+        KittiDataset(root)[0]
 
 
-def test_a_missing_sweep_is_refused_by_name(tmp_path):
+def test_missing_sweep_raises_error_with_file_name(tmp_path):
     with pytest.raises(DatasetError, match=r"gone\.bin: No such file"):
         read_velodyne(tmp_path / "gone.bin")
     with pytest.raises(DatasetError):
@@ -178,13 +178,13 @@ def test_a_missing_sweep_is_refused_by_name(tmp_path):
         (CALIBRATION, ""),
     ],
 )
-def test_a_broken_calibration_is_refused_by_name(root, old, new):
+def test_invalid_calibration_raises_error_with_file_name(root, old, new):
     (root / "calib" / "000000.txt").write_text(CALIBRATION.replace(old, new), encoding="utf-8")
     with pytest.raises(DatasetError, match=r"000000\.txt"):
-        Kitti(root)[0]
+        KittiDataset(root)[0]
 
 
-def test_a_calibration_error_names_the_line(root):
+def test_calibration_error_names_the_line(root):
     path = root / "calib" / "000000.txt"
     path.write_text(CALIBRATION.replace("P2: 700 0", "P2: 700 x"))
     with pytest.raises(DatasetError, match=r"000000\.txt:2: P2: "):
@@ -205,24 +205,24 @@ def test_a_calibration_error_names_the_line(root):
         "é",
     ],
 )
-def test_a_broken_label_is_refused_by_name(root, line):
+def test_invalid_label_raises_error_with_file_name(root, line):
     path = root / "label_2" / "000000.txt"
     path.write_text(LABELS.splitlines()[0] + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(DatasetError, match=r"000000\.txt"):
-        Kitti(root)[0]
+        KittiDataset(root)[0]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", LABELS.splitlines()[2]])
-def test_a_frame_in_which_nothing_is_labelled(root, text):
+def test_label_file_without_objects_gives_no_boxes(root, text):
     path = root / "label_2" / "000000.txt"
     path.write_text(text)
-    assert len(Kitti(root)[0].labels) == 0
+    assert len(KittiDataset(root)[0].labels) == 0
     boxes, labels = read_labels(path, np.eye(4))
     assert boxes.shape == (0, 7) and labels.shape == (0,)
 
 
 def png_of_size(width, height):
-    """A PNG whose header announces a size that its data does not have."""
+    """A PNG whose header states a size that its data does not have."""
     data = bytearray(cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1].tobytes())
     data[16:24] = struct.pack(">II", width, height)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -232,21 +232,21 @@ def png_of_size(width, height):
 @pytest.mark.parametrize(
     "data",
     [b"", b"no image", b"\x89PNG\r\n\x1a\n", png_of_size(60_000, 60_000)],
-    ids=["empty", "text", "signature alone", "huge"],
+    ids=["empty", "text", "signature only", "huge"],
 )
-def test_a_broken_image_is_refused_by_name(root, data):
+def test_invalid_image_raises_error_with_file_name(root, data):
     (root / "image_2" / "000000.png").write_bytes(data)
     with pytest.raises(DatasetError, match=r"000000\.png"):
-        Kitti(root)[0]
+        KittiDataset(root)[0]
 
 
 @pytest.fixture(scope="session")
 def real(shared_data):
-    """KITTI's own frames."""
-    return Kitti(shared_data / "kitti" / "training")
+    """Real frames of KITTI."""
+    return KittiDataset(shared_data / "kitti" / "training")
 
 
-def test_real_frames_are_whole(real):
+def test_real_frames_are_complete(real):
     assert len(real) == 3
     for frame in real:
         assert frame.missing == frozenset()
@@ -257,13 +257,13 @@ def test_real_frames_are_whole(real):
         assert abs(np.median(z[np.abs(z) < 0.5])) < 0.2
 
 
-def test_real_labels_hold_points(real):
+def test_real_labels_contain_points(real):
     near = [f.labels.num_points[np.linalg.norm(f.labels.boxes[:, :2], axis=1) < 25] for f in real]
     assert (np.concatenate(near) > 20).mean() > 0.8
 
 
 @pytest.mark.parametrize("index", range(3))
-def test_real_boxes_cover_what_was_marked_in_the_image(real, index):
+def test_projected_real_boxes_match_the_labelled_image_boxes(real, index):
     frame = real[index]
     path = real.root / "label_2" / f"{real.stems[index]}.txt"
     lines = [line.split() for line in path.read_text().splitlines() if "DontCare" not in line]
@@ -271,12 +271,12 @@ def test_real_boxes_cover_what_was_marked_in_the_image(real, index):
     optical_from_base = np.linalg.inv(frame.base_from_sensor["camera"])
     checked = 0
     for words, points in zip(lines, corners(frame.labels.boxes), strict=True):
-        if float(words[1]) > 0:  # cut off by the image's edge
+        if float(words[1]) > 0:  # truncated by the image border
             continue
-        pixels, held = camera.project(
+        pixels, in_image = camera.project(
             points @ optical_from_base[:3, :3].T + optical_from_base[:3, 3]
         )
-        assert held.mean() > 0.5
+        assert in_image.mean() > 0.5
         low, high = np.nanmin(pixels, axis=0), np.nanmax(pixels, axis=0)
         left, top, right, bottom = map(float, words[4:8])
         np.testing.assert_allclose([*low, *high], [left, top, right, bottom], atol=20)
@@ -284,7 +284,7 @@ def test_real_boxes_cover_what_was_marked_in_the_image(real, index):
     assert checked > 0
 
 
-def test_real_pixels_follow_kitti_s_own_formula(real):
+def test_real_points_are_projected_as_in_kittis_formula(real):
     frame = real[0]
     matrices = read_calibration(real.root / "calib" / f"{real.stems[0]}.txt")
     points = frame.lidars["lidar"].points[::50, :3].astype(np.float64)
@@ -295,26 +295,28 @@ def test_real_pixels_follow_kitti_s_own_formula(real):
     image = matrices["P2"] @ np.vstack([rectified, np.ones(len(points))])
     expected = (image[:2] / image[2]).T
     pose = np.linalg.inv(frame.base_from_sensor["camera"]) @ frame.base_from_sensor["lidar"]
-    pixels, held = frame.intrinsics["camera"].project(points @ pose[:3, :3].T + pose[:3, 3])
-    assert held.sum() > 100
-    np.testing.assert_allclose(pixels[held], expected[held], atol=0.05)
+    pixels, in_image = frame.intrinsics["camera"].project(points @ pose[:3, :3].T + pose[:3, 3])
+    assert in_image.sum() > 100
+    np.testing.assert_allclose(pixels[in_image], expected[in_image], atol=0.05)
 
 
-def test_a_label_files_other_columns(tmp_path):
+def test_truncation_occlusion_and_image_boxes_are_read(tmp_path):
     path = tmp_path / "label.txt"
     path.write_text(
         "Car 0.34 2 -1.84 937.29 197.39 1241.00 374.00 1.39 1.44 3.08 3.81 1.64 6.15 -1.31\n"
         "DontCare -1 -1 -10 800.38 163.67 825.45 184.07 -1 -1 -1 -1000 -1000 -1000 -10\n"
     )
-    told = read_annotations(path, np.eye(4))
-    assert told.types == ("Car", "DontCare")
-    assert told.truncation.tolist() == [0.34, -1.0] and told.occlusion.tolist() == [2, -1]
-    assert told.image_boxes[0].tolist() == [937.29, 197.39, 1241.0, 374.0]
-    assert told.boxes[0, 3:6] == pytest.approx([3.08, 1.44, 1.39]) and not told.boxes[1].any()
+    annotations = read_annotations(path, np.eye(4))
+    assert annotations.types == ("Car", "DontCare")
+    assert annotations.truncation.tolist() == [0.34, -1.0]
+    assert annotations.occlusion.tolist() == [2, -1]
+    assert annotations.image_boxes[0].tolist() == [937.29, 197.39, 1241.0, 374.0]
+    assert annotations.boxes[0, 3:6] == pytest.approx([3.08, 1.44, 1.39])
+    assert not annotations.boxes[1].any()
     boxes, labels = read_labels(path, np.eye(4))
-    assert len(boxes) == len(labels) == 1 and np.array_equal(boxes[0], told.boxes[0])
+    assert len(boxes) == len(labels) == 1 and np.array_equal(boxes[0], annotations.boxes[0])
     path.write_text(
         "Car 0.34 2 -1.84 937.29 197.39 nan 374.00 1.39 1.44 3.08 3.81 1.64 6.15 -1.31\n"
     )
-    with pytest.raises(DatasetError, match=r"label.txt:1: not finite"):
+    with pytest.raises(DatasetError, match=r"label.txt:1: expected finite numbers"):
         read_annotations(path, np.eye(4))

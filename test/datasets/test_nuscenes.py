@@ -1,4 +1,4 @@
-"""A nuScenes sample: one made here with known answers, broken files, and the real one."""
+"""The reader of nuScenes samples: a generated sample, invalid files, and a real sample."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from multimodal_perception.datasets.dataset import DatasetError
-from multimodal_perception.datasets.nuscenes import NuScenesSample
+from multimodal_perception.datasets.nuscenes import NuScenesSampleDataset
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import inside
+from multimodal_perception.geometry.boxes import points_in_box
 
-# x of the LiDAR is the vehicle's right, y its front; camera and LiDAR look the same way.
+# The LiDAR's x axis points to the right of the vehicle, its y axis forward, like the camera.
 BASE_FROM_LIDAR = poses.from_xyz_rpy((0.9, 0, 1.8), (0, 0, -math.pi / 2))
 OPTICAL_FROM_LIDAR = np.array([[1, 0, 0, 0], [0, 0, -1, -0.3], [0, 1, 0, -0.4], [0, 0, 0, 1.0]])
 POINTS = np.array(
@@ -64,7 +64,7 @@ def root(tmp_path):
 
 
 def write(root, path, value):
-    """Write INFO with the value at a dotted path replaced, or removed where it is `...`."""
+    """Write INFO with the value at a dotted path replaced, or removed if the value is `...`."""
     info = copy.deepcopy(INFO)
     *folders, last = [int(p) if p.isdigit() else p for p in path.split(".")]
     target = info
@@ -77,8 +77,8 @@ def write(root, path, value):
     (root / "frame.json").write_text(json.dumps(info))
 
 
-def test_a_sample_is_what_was_written(root):
-    data = NuScenesSample(root)
+def test_sample_is_read_unchanged(root):
+    data = NuScenesSampleDataset(root)
     assert len(data) == 1 and list(data.rig.sensors) == ["lidar_top", "cam_front"]
     (frame,) = data
     assert frame.missing == frozenset()
@@ -94,8 +94,8 @@ def test_a_sample_is_what_was_written(root):
     )
 
 
-def test_labels_come_into_base_link(root):
-    labels = NuScenesSample(root)[0].labels
+def test_labels_are_transformed_to_base_link(root):
+    labels = NuScenesSampleDataset(root)[0].labels
     assert labels.frame_id == "base_link"
     expected = [
         [10.9, 0, 0.8, 4, 2, 1.5, 0],
@@ -106,23 +106,23 @@ def test_labels_come_into_base_link(root):
     np.testing.assert_allclose(labels.boxes, expected, atol=1e-5)
     names = [CLASS_NAMES[i] for i in labels.labels]
     assert names == ["car", "cyclist", "unknown", "unknown"]
-    # 3 m/s along the LiDAR's y is ahead; a velocity that nobody measured is none.
+    # 3 m/s along the LiDAR's y axis is forward; an unmeasured velocity (NaN) is read as zero.
     np.testing.assert_allclose(labels.velocities, [[3, 0], [0, 0], [0, 0], [0, 0]], atol=1e-6)
     np.testing.assert_array_equal(labels.num_points, [2, 0, 0, 0])
 
 
-def test_a_point_is_seen_where_the_calibration_says(root):
-    frame = NuScenesSample(root)[0]
+def test_point_is_projected_according_to_the_calibration(root):
+    frame = NuScenesSampleDataset(root)[0]
     point = poses.transform_points(BASE_FROM_LIDAR, np.array([1.0, 10.4, -0.3]))
-    seen = poses.transform_points(poses.inverse(frame.base_from_sensor["cam_front"]), point)
-    np.testing.assert_allclose(seen, [1, 0, 10], atol=1e-9)
-    pixels, held = frame.intrinsics["cam_front"].project(seen)
+    optical = poses.transform_points(poses.inverse(frame.base_from_sensor["cam_front"]), point)
+    np.testing.assert_allclose(optical, [1, 0, 10], atol=1e-9)
+    pixels, in_image = frame.intrinsics["cam_front"].project(optical)
     np.testing.assert_allclose(pixels, [[42, 24]], atol=1e-9)
-    assert held.all()
+    assert in_image.all()
 
 
-def test_indices_beyond_the_samples_are_refused(root):
-    data = NuScenesSample(root)
+def test_index_out_of_range_raises_index_error(root):
+    data = NuScenesSampleDataset(root)
     assert data[-1].stamp_ns == data[0].stamp_ns
     for index in (1, -2):
         with pytest.raises(IndexError):
@@ -147,18 +147,18 @@ def test_indices_beyond_the_samples_are_refused(root):
         "[" * 100_000,
     ],
 )
-def test_what_is_no_info_file_is_refused_by_name(root, text):
+def test_invalid_info_file_raises_error_with_file_name(root, text):
     (root / "frame.json").write_text(text)
     with pytest.raises(DatasetError, match=r"frame\.json: not a nuScenes info file"):
-        NuScenesSample(root)
+        NuScenesSampleDataset(root)
 
 
-def test_a_missing_or_binary_info_file_is_refused(root):
+def test_missing_or_binary_info_file_is_refused(root):
     (root / "frame.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match=r"frame\.json"):
-        NuScenesSample(root)
+        NuScenesSampleDataset(root)
     with pytest.raises(DatasetError, match=r"frame\.json"):
-        NuScenesSample(root / "none")
+        NuScenesSampleDataset(root / "none")
 
 
 SAMPLE = "data_list.0"
@@ -210,9 +210,9 @@ FRONT = f"{SAMPLE}.images.CAM_FRONT"
         (f"{SAMPLE}.instances.0.velocity", ...),
     ],
 )
-def test_a_broken_sample_is_refused_by_its_folder(root, path, value):
+def test_invalid_sample_raises_error_with_folder(root, path, value):
     write(root, path, value)
-    data = NuScenesSample(root)
+    data = NuScenesSampleDataset(root)
     with pytest.raises(DatasetError) as caught:
         data[0]
     assert str(root) in str(caught.value)
@@ -223,36 +223,36 @@ def test_a_broken_sample_is_refused_by_its_folder(root, path, value):
     [b"", bytes(19), bytes(16), bytes(22), np.full(10, np.nan, np.float32).tobytes()],
     ids=["empty", "19 bytes", "16 bytes", "22 bytes", "not finite"],
 )
-def test_a_sweep_of_no_points_is_refused_by_name(root, data):
+def test_sweep_without_valid_points_raises_error_with_file_name(root, data):
     (root / "sweep.pcd.bin").write_bytes(data)
     with pytest.raises(DatasetError, match=r"sweep\.pcd\.bin"):
-        NuScenesSample(root)[0]
+        NuScenesSampleDataset(root)[0]
 
 
 @pytest.mark.parametrize("data", [b"", b"no image"])
-def test_a_broken_image_is_refused_by_name(root, data):
+def test_invalid_image_raises_error_with_file_name(root, data):
     name = "a__CAM_FRONT__1532402927612460.png"
     (root / name).write_bytes(data)
     with pytest.raises(DatasetError, match="CAM_FRONT"):
-        NuScenesSample(root)[0]
+        NuScenesSampleDataset(root)[0]
 
 
-def test_an_image_without_a_stamp_in_its_name_is_refused(root):
+def test_image_without_a_stamp_in_its_name_is_refused(root):
     write(root, f"{FRONT}.img_path", "front.png")
     (root / "a__CAM_FRONT__1532402927612460.png").rename(root / "front.png")
     with pytest.raises(DatasetError, match=r"frame\.json: sample 0"):
-        NuScenesSample(root)[0]
+        NuScenesSampleDataset(root)[0]
 
 
 @pytest.fixture(scope="session")
 def real(shared_data):
-    """The real sample's folder, its frame and what its file says."""
+    """The frame of the real sample, and the content of its info file."""
     root = shared_data / "nuscenes_frame"
     info = json.loads((root / "frame.json").read_text())
-    return NuScenesSample(root)[0], info["data_list"][0]
+    return NuScenesSampleDataset(root)[0], info["data_list"][0]
 
 
-def test_the_real_sample_is_whole(real):
+def test_real_sample_is_complete(real):
     frame, info = real
     assert len(frame.cameras) == 6 and frame.missing == frozenset()
     assert len(frame.labels) == len(info["instances"]) == 69
@@ -262,16 +262,16 @@ def test_the_real_sample_is_whole(real):
     assert abs(np.median(z[np.abs(z) < 0.5])) < 0.2
 
 
-def test_real_boxes_hold_the_points_that_nuscenes_counted(real):
+def test_real_boxes_contain_as_many_points_as_nuscenes_states(real):
     frame, info = real
     counted = np.array([i["num_lidar_pts"] for i in info["instances"]])
     np.testing.assert_allclose(frame.labels.num_points, counted, rtol=0.05, atol=2)
     points = frame.points_in_base()
     for i in np.argsort(counted)[-5:]:
-        assert inside(points, frame.labels.boxes[i]).sum() == frame.labels.num_points[i]
+        assert points_in_box(points, frame.labels.boxes[i]).sum() == frame.labels.num_points[i]
 
 
-def test_each_real_camera_looks_its_own_way(real):
+def test_real_cameras_face_in_the_directions_of_their_names(real):
     frame, _ = real
     headings = {
         "cam_front": 0,
@@ -287,11 +287,11 @@ def test_each_real_camera_looks_its_own_way(real):
         assert abs(math.remainder(angle - heading, 360)) < 5
 
 
-def test_real_boxes_are_seen_in_the_camera_that_looks_at_them(real):
+def test_every_real_box_with_many_points_is_in_an_image(real):
     frame, _ = real
     near = frame.labels.boxes[:, :3][frame.labels.num_points > 20].astype(np.float64)
-    seen = np.zeros(len(near), bool)
+    visible = np.zeros(len(near), bool)
     for name, camera in frame.intrinsics.items():
         optical_from_base = poses.inverse(frame.base_from_sensor[name])
-        seen |= camera.project(poses.transform_points(optical_from_base, near))[1]
-    assert len(near) > 5 and seen.all()
+        visible |= camera.project(poses.transform_points(optical_from_base, near))[1]
+    assert len(near) > 5 and visible.all()

@@ -3,8 +3,8 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from multimodal_perception.cli.main import main
-from multimodal_perception.datasets import simulation_writer as recording
-from multimodal_perception.datasets.bag import Bag
+from multimodal_perception.datasets import simulation_writer
+from multimodal_perception.datasets.bag import BagDataset
 from multimodal_perception.datasets.bag_writer import typestore
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.simulation_writer import (
@@ -27,30 +27,30 @@ def plan(frames=3, **changes):
     return SimulationPlan(street(), small_rig(), 4, frames, **changes)
 
 
-def test_a_bag_reads_back_as_the_frames(tmp_path):
+def test_a_bag_contains_the_simulated_frames(tmp_path):
     written = plan()
     assert write_simulation(written, tmp_path / "bag") == 3
-    bag, drive = Bag(tmp_path / "bag", written.rig), written.simulation()
+    bag, drive = BagDataset(tmp_path / "bag", written.rig), written.simulation()
     assert len(bag) == 3
     for index in range(3):
-        back, frame = bag[index], drive[index]
-        assert not back.missing
-        np.testing.assert_allclose(back.odom_from_base, frame.odom_from_base, atol=1e-6)
-        np.testing.assert_array_equal(back.cameras["camera"].pixels, frame.cameras["camera"].pixels)
+        read, frame = bag[index], drive[index]
+        assert not read.missing
+        np.testing.assert_allclose(read.odom_from_base, frame.odom_from_base, atol=1e-6)
+        np.testing.assert_array_equal(read.cameras["camera"].pixels, frame.cameras["camera"].pixels)
         np.testing.assert_array_equal(
-            back.thermals["thermal"].pixels, frame.thermals["thermal"].pixels
+            read.thermals["thermal"].pixels, frame.thermals["thermal"].pixels
         )
-        assert back.ultrasonics["sonar"].range_m == pytest.approx(
+        assert read.ultrasonics["sonar"].range_m == pytest.approx(
             frame.ultrasonics["sonar"].range_m
         )
-        # Both are deskewed: one by /tf, one by the truth.
+        # Both sweeps are deskewed: one with /tf, one with the exact motion.
         np.testing.assert_allclose(
-            back.lidars["lidar"].points, frame.lidars["lidar"].points, atol=0.005
+            read.lidars["lidar"].points, frame.lidars["lidar"].points, atol=0.005
         )
-        np.testing.assert_allclose(back.labels.boxes, frame.labels.boxes, atol=1e-4)
-        np.testing.assert_array_equal(back.labels.track_ids, frame.labels.track_ids)
-        np.testing.assert_array_equal(back.labels.visibility, frame.labels.visibility)
-        assert back.labels.num_points is not None
+        np.testing.assert_allclose(read.labels.boxes, frame.labels.boxes, atol=1e-4)
+        np.testing.assert_array_equal(read.labels.track_ids, frame.labels.track_ids)
+        np.testing.assert_array_equal(read.labels.visibility, frame.labels.visibility)
+        assert read.labels.num_points is not None
     topics = {topic for topic, *_ in raw_messages(tmp_path / "bag")}
     expected = ["/tf", "/tf_static", "/odom", "occupancy", "semantic_grid", "visibility", "classes"]
     expected += ["camera/depth", "thermal/instance", "fisheye/semantic", "lidar/semantic"]
@@ -58,20 +58,20 @@ def test_a_bag_reads_back_as_the_frames(tmp_path):
         assert name in topics or f"/ground_truth/{name}" in topics
 
 
-def test_a_bag_alone_tells_its_rig(tmp_path):
+def test_the_rig_is_derived_from_a_bag(tmp_path):
     write_simulation(plan(2), tmp_path / "bag")
-    bag = Bag(tmp_path / "bag")
+    bag = BagDataset(tmp_path / "bag")
     assert len(bag.rig.sensors) == len(small_rig().sensors)
     assert not bag[1].missing and not bag.drops
 
 
-def test_the_number_of_workers_changes_no_bit(tmp_path):
+def test_a_bag_does_not_depend_on_the_number_of_workers(tmp_path):
     for workers in (1, 2):
         write_simulation(plan(4), tmp_path / str(workers), workers)
     assert raw_messages(tmp_path / "1") == raw_messages(tmp_path / "2")
 
 
-def test_shards_do_not_depend_on_the_workers_either(tmp_path):
+def test_shards_do_not_depend_on_the_number_of_workers(tmp_path):
     for workers in (1, 2):
         write_shards(plan(3), tmp_path / str(workers), workers)
     for index in range(3):
@@ -80,8 +80,8 @@ def test_shards_do_not_depend_on_the_workers_either(tmp_path):
         assert all(one[k].tobytes() == two[k].tobytes() for k in one)
 
 
-def until(stop):
-    """A progress that is interrupted at a frame."""
+def interrupt_at(stop):
+    """A progress function that is interrupted at a frame."""
 
     def progress(indices):
         for index in indices:
@@ -92,13 +92,13 @@ def until(stop):
     return progress
 
 
-def test_an_interrupted_bag_is_whole_and_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_bag_is_valid_and_can_be_resumed(tmp_path):
     out = tmp_path / "bag"
-    for stop, held in ((0, 0), (2, 2), (2, 2), (4, 4)):
+    for stop, count in ((0, 0), (2, 2), (2, 2), (4, 4)):
         with pytest.raises(KeyboardInterrupt):
-            write_simulation(plan(6), out, progress=until(stop))
-        if held:
-            assert len(Bag(out, small_rig())) == held
+            write_simulation(plan(6), out, progress=interrupt_at(stop))
+        if count:
+            assert len(BagDataset(out, small_rig())) == count
     assert write_simulation(plan(6), out) == 6
     assert not list(out.glob(".*"))
     assert len(list(out.glob("*.mcap"))) == 4
@@ -106,38 +106,40 @@ def test_an_interrupted_bag_is_whole_and_goes_on_where_it_stopped(tmp_path):
     assert raw_messages(out) == raw_messages(tmp_path / "at once")
     with AnyReader([out], default_typestore=typestore()) as reader:
         assert reader.message_count == sum(1 for _ in reader.messages())
-    assert write_simulation(plan(6), out) == 6  # nothing left to do
+    assert write_simulation(plan(6), out) == 6  # complete already
 
 
-def test_only_a_whole_bag_of_the_same_simulation_is_gone_on_with(tmp_path):
+def test_only_an_intact_bag_of_the_same_simulation_is_resumed(tmp_path):
     out = tmp_path / "bag"
     write_simulation(plan(1), out)
     for other in (plan(2, conditions=("night",)), SimulationPlan(street(), small_rig(), 5, 2)):
         with pytest.raises(DatasetError, match="another simulation"):
             write_simulation(other, out)
     metadata = out / "metadata.yaml"
-    whole = metadata.read_text()
-    for broken in ("[]", "rosbag2_bagfile_information: {}", "a: [", whole.replace("/odom", "/o")):
+    valid = metadata.read_text()
+    for broken in ("[]", "rosbag2_bagfile_information: {}", "a: [", valid.replace("/odom", "/o")):
         metadata.write_text(broken)
         with pytest.raises(DatasetError):
             write_simulation(plan(2), out)
     metadata.unlink()
-    with pytest.raises(DatasetError, match="broken off"):
+    with pytest.raises(DatasetError, match="not closed"):
         write_simulation(plan(2), out)
-    metadata.write_text(whole)
+    metadata.write_text(valid)
     assert write_simulation(plan(2), out) == 2
 
 
-def test_a_full_disk_leaves_a_whole_bag(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_a_valid_bag(tmp_path, monkeypatch):
     free = iter([1 << 40, 1 << 40, 1 << 20])
-    usage = recording.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(recording.shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
-    with pytest.raises(DatasetError, match="full; the bag holds 2 frames"):
+    usage = simulation_writer.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(
+        simulation_writer.shutil, "disk_usage", lambda _: usage._replace(free=next(free))
+    )
+    with pytest.raises(DatasetError, match="full; the bag contains 2 frames"):
         write_simulation(plan(6), tmp_path / "bag")
-    assert len(Bag(tmp_path / "bag", small_rig())) == 2
+    assert len(BagDataset(tmp_path / "bag", small_rig())) == 2
 
 
-def test_shards_go_on_where_they_stopped(tmp_path):
+def test_interrupted_shards_are_resumed(tmp_path):
     out = tmp_path / "shards"
     assert write_shards(plan(3), out) == 3
     first = shard_path(out, 1).read_bytes()
@@ -155,7 +157,7 @@ def test_shards_go_on_where_they_stopped(tmp_path):
         read_shard(shard_path(out, 0))
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_other_content_is_not_overwritten(tmp_path):
     (tmp_path / "bag").mkdir()
     with pytest.raises(DatasetError, match="exists already"):
         write_simulation(plan(), tmp_path / "bag")
@@ -164,17 +166,17 @@ def test_nothing_is_overwritten(tmp_path):
         write_shards(plan(), tmp_path / "bag")
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command_writes_a_bag_and_reports_errors(tmp_path, capsys):
     rig = tmp_path / "rig.yaml"
     rig.write_text(dump_rig(small_rig()))
     arguments = ["simulate", "--rig", str(rig), "--frames", "2", "--workers", "1", "--scenario"]
     out = ["--out", str(tmp_path / "bag")]
     assert main([*arguments, "parking_lot", *out, "--condition", "night"]) == 0
     assert "2 frames" in capsys.readouterr().out
-    assert len(Bag(tmp_path / "bag", small_rig())) == 2
+    assert len(BagDataset(tmp_path / "bag", small_rig())) == 2
     assert main([*arguments, "moon", *out]) == 2
     assert "urban_street" in capsys.readouterr().err
-    assert main([*arguments, "warehouse", *out, "--fault", "dead:radar"]) == 2
+    assert main([*arguments, "warehouse", *out, "--fault", "outage:radar"]) == 2
     assert main([*arguments, "warehouse", *out, "--workers", "0"]) == 2
     out = ["--out", str(tmp_path / "other")]
     assert main(["simulate", "--rig", "tank", *out]) == 2

@@ -1,39 +1,45 @@
-"""Attacks stay within their size and do harm."""
+"""Adversarial perturbations stay within their bound and change the fused image."""
 
 from __future__ import annotations
 
 import torch
 
-from multimodal_perception.evaluation.adversarial_attack import attacked, noisy
+from multimodal_perception.evaluation.adversarial_attack import (
+    add_gaussian_noise,
+    projected_gradient_attack,
+)
 
 IMAGES = torch.rand(2, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def contrast(visible: torch.Tensor, thermal: torch.Tensor) -> torch.Tensor:
-    """A fusion that an alternating pattern moves most."""
+    """A fusion whose output is most sensitive to an alternating pattern."""
     sign = torch.tensor([1.0, -1.0]).repeat(8)
     return 0.5 * (visible + thermal) * sign
 
 
-def test_an_attack_keeps_to_its_size_and_the_range() -> None:
-    moved = attacked(contrast, *IMAGES, 0.03, 3, torch.Generator().manual_seed(1))
-    for image, clean in zip(moved, IMAGES, strict=True):
+def test_perturbation_stays_within_epsilon_and_the_image_range() -> None:
+    generator = torch.Generator().manual_seed(1)
+    perturbed = projected_gradient_attack(contrast, *IMAGES, 0.03, 3, generator)
+    for image, clean in zip(perturbed, IMAGES, strict=True):
         assert (image - clean).abs().max() <= 0.03 + 1e-6
         assert image.min() >= 0 and image.max() <= 1
 
 
-def test_an_attack_harms_more_than_noise_of_its_size() -> None:
+def test_attack_changes_the_output_more_than_noise_of_equal_size() -> None:
     visible, thermal = IMAGES
-    wanted = contrast(visible, thermal)
+    clean = contrast(visible, thermal)
     generator = torch.Generator().manual_seed(2)
-    moved = attacked(contrast, visible, thermal, 0.05, 5, generator)
+    attacked = projected_gradient_attack(contrast, visible, thermal, 0.05, 5, generator)
     random = [(i + 0.05 * torch.rand(i.shape).sub(0.5).sign()).clamp(0, 1) for i in IMAGES]
-    harm, chance = (float((contrast(*pair) - wanted).square().mean()) for pair in (moved, random))
-    assert harm > 1.5 * chance
+    attack_change, random_change = (
+        float((contrast(*pair) - clean).square().mean()) for pair in (attacked, random)
+    )
+    assert attack_change > 1.5 * random_change
 
 
-def test_noise_has_the_deviation_asked_for() -> None:
+def test_noise_has_the_requested_standard_deviation() -> None:
     flat = torch.full((1, 1, 100, 100), 0.5)
-    noise = noisy(flat, 0.05, torch.Generator().manual_seed(3)) - flat
+    noise = add_gaussian_noise(flat, 0.05, torch.Generator().manual_seed(3)) - flat
     assert abs(float(noise.std()) - 0.05) < 0.002 and abs(float(noise.mean())) < 0.002
-    torch.testing.assert_close(noisy(flat, 0.0), flat)
+    torch.testing.assert_close(add_gaussian_noise(flat, 0.0), flat)

@@ -1,4 +1,4 @@
-"""Figures in parts, and which labels count."""
+"""nuScenes metrics by distance and tag, and the observable labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from multimodal_perception.evaluation.breakdown import breakdown, counting
+from multimodal_perception.evaluation.breakdown import breakdown, observable_labels
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 
@@ -20,37 +20,37 @@ def cars(xy, **more) -> Boxes3D:  # type: ignore[no-untyped-def]
     return Boxes3D(0, "base_link", boxes, np.ones(len(xy), np.float32), label, **more)
 
 
-def test_labels_that_no_sensor_can_have_seen_do_not_count() -> None:
+def test_labels_without_points_and_visibility_are_not_observable() -> None:
     three = [(5, 0), (9, 0), (13, 0)]
-    points, sight = np.array([0, 1, 0]), np.array([0.1, 0.0, 0.6], np.float32)
-    assert counting(cars(three)).tolist() == [True] * 3
-    assert counting(cars(three, num_points=points)).tolist() == [False, True, False]
-    assert counting(cars(three, visibility=sight)).tolist() == [False, False, True]
-    both = cars(three, num_points=points, visibility=sight)
-    assert counting(both).tolist() == [False, True, True]
-    assert both.select(counting(both)).visibility.tolist() == [0.0, np.float32(0.6)]  # type: ignore[union-attr]
+    points, visibility = np.array([0, 1, 0]), np.array([0.1, 0.0, 0.6], np.float32)
+    assert observable_labels(cars(three)).tolist() == [True] * 3
+    assert observable_labels(cars(three, num_points=points)).tolist() == [False, True, False]
+    assert observable_labels(cars(three, visibility=visibility)).tolist() == [False, False, True]
+    both = cars(three, num_points=points, visibility=visibility)
+    assert observable_labels(both).tolist() == [False, True, True]
+    assert both.select(observable_labels(both)).visibility.tolist() == [0.0, np.float32(0.6)]  # type: ignore[union-attr]
 
 
-def test_figures_by_distance_and_tag() -> None:
+def test_metrics_by_distance_and_tag() -> None:
     near, far = cars([(5, 0)]), cars([(35, 0)])
     frames = [
         ScoredFrame(near, near, tags={"condition": "day", "scenario": "street"}),
         ScoredFrame(cars([]), far, tags={"condition": "night"}),
     ]
-    figures = breakdown(frames)
-    assert list(figures["by_distance"]) == ["0-15", "15-30", "30-50"]
-    assert figures["by_distance"]["0-15"]["map"] == pytest.approx(1.0)
-    assert math.isnan(figures["by_distance"]["15-30"]["map"])
-    assert figures["by_distance"]["30-50"]["map"] == 0.0
-    assert figures["by_condition"]["day"]["map"] == pytest.approx(1.0)
-    assert figures["by_condition"]["night"]["map"] == 0.0
-    assert figures["by_scenario"]["street"]["labels"] == 1
-    assert 0.0 < figures["map"] < 1.0
-    short = breakdown(frames, NuScenesProtocol().within(20.0))
+    metrics = breakdown(frames)
+    assert list(metrics["by_distance"]) == ["0-15", "15-30", "30-50"]
+    assert metrics["by_distance"]["0-15"]["map"] == pytest.approx(1.0)
+    assert math.isnan(metrics["by_distance"]["15-30"]["map"])
+    assert metrics["by_distance"]["30-50"]["map"] == 0.0
+    assert metrics["by_condition"]["day"]["map"] == pytest.approx(1.0)
+    assert metrics["by_condition"]["night"]["map"] == 0.0
+    assert metrics["by_scenario"]["street"]["labels"] == 1
+    assert 0.0 < metrics["map"] < 1.0
+    short = breakdown(frames, NuScenesProtocol().limit_range(20.0))
     assert list(short["by_distance"]) == ["0-15", "15-20"] and short["labels"] == 1
 
 
-def test_attributes_stay_with_their_boxes() -> None:
+def test_attributes_are_selected_with_their_boxes() -> None:
     both = cars([(5, 0), (20, 0)])
     frame = ScoredFrame(both, both, np.array([1, 2]), np.array([1, 3]))
     bands = breakdown([frame])["by_distance"]

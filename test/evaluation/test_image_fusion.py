@@ -1,4 +1,4 @@
-"""Figures of fused images on images whose answer is known; classical ways; unreadable pairs."""
+"""Image fusion metrics with known results, classical fusion, and the command on image pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multimodal_perception.evaluation.classical_fusion import laplacian_pyramid,
 from multimodal_perception.evaluation.image_fusion import (
     edge_preservation,
     entropy,
-    fusion_figures,
+    fusion_metrics,
     mutual_information,
     spatial_frequency,
     structural_similarity,
@@ -27,7 +27,7 @@ def noise(seed: int) -> np.ndarray:
     return cv2.GaussianBlur(pixels, (5, 5), 1.5)
 
 
-def test_figures_with_closed_form_answers() -> None:
+def test_metrics_with_closed_form_results() -> None:
     halves = np.repeat(np.array([[0, 255]], np.uint8), 32, axis=1).repeat(64, axis=0)
     assert entropy(halves) == pytest.approx(1.0)
     assert mutual_information(halves, halves) == pytest.approx(1.0)
@@ -38,22 +38,22 @@ def test_figures_with_closed_form_answers() -> None:
     assert structural_similarity(image, image) == pytest.approx(1.0)
     assert visual_information_fidelity(image, image) == pytest.approx(1.0, abs=1e-6)
     assert visual_information_fidelity(np.full_like(image, 9), image) == 0.0
-    # Xydeas and Petrovic's sigmoids at perfect preservation.
+    # The sigmoids of Xydeas and Petrovic at perfect preservation.
     best = 0.9994 / (1 + np.exp(-7.5)) * 0.9879 / (1 + np.exp(-4.4))
     assert edge_preservation(image, image, image) == pytest.approx(best, rel=1e-6)
 
 
-def test_worse_copies_score_lower() -> None:
+def test_blurred_image_has_lower_metrics() -> None:
     image, other = noise(0), noise(1)
-    dull = cv2.GaussianBlur(image, (9, 9), 3.0)
-    good, bad = (fusion_figures(image, other, f) for f in (image, dull))
-    for figure in ("spatial_frequency", "qabf", "ssim", "vif"):
-        assert good[figure] > bad[figure]
-    with pytest.raises(ValueError, match="one shape"):
-        fusion_figures(image, other[:10], image)
+    blurred = cv2.GaussianBlur(image, (9, 9), 3.0)
+    sharp_metrics, blurred_metrics = (fusion_metrics(image, other, f) for f in (image, blurred))
+    for metric in ("spatial_frequency", "qabf", "ssim", "vif"):
+        assert sharp_metrics[metric] > blurred_metrics[metric]
+    with pytest.raises(ValueError, match="equal shape"):
+        fusion_metrics(image, other[:10], image)
 
 
-def test_edges_that_lean_little_to_either_side_of_level_are_alike() -> None:
+def test_edge_directions_are_compared_modulo_pi() -> None:
     y, x = np.mgrid[0:40, 0:60].astype(np.float64)
     ramps = [(2.0 * y + lean * x).astype(np.float64) for lean in (-0.1, 0.1)]
     same = edge_preservation(ramps[0], ramps[0], ramps[0])
@@ -61,7 +61,7 @@ def test_edges_that_lean_little_to_either_side_of_level_are_alike() -> None:
     assert edge_preservation(ramps[0], ramps[0], np.ascontiguousarray(2.0 * x)) < 0.1 * same
 
 
-def test_classical_fusion_keeps_what_both_agree_on() -> None:
+def test_classical_fusion_of_equal_images_is_the_image() -> None:
     image = noise(2).astype(np.float32) / 255
     for method in (mean, maximum, laplacian_pyramid):
         np.testing.assert_allclose(method(image, image), image, atol=1e-5)
@@ -72,7 +72,7 @@ def test_classical_fusion_keeps_what_both_agree_on() -> None:
     assert small.shape == (3, 3) and np.isfinite(small).all()
 
 
-def test_the_command_on_pairs_of_other_sizes_and_depths(
+def test_command_on_pairs_of_different_sizes_and_bit_depths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("visible", "infrared"):
@@ -84,11 +84,11 @@ def test_the_command_on_pairs_of_other_sizes_and_depths(
     assert main(["evaluate", "image-fusion", "--root", str(tmp_path), "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     classical = {"mean", "maximum", "laplacian_pyramid"}
-    assert result["pairs"] == 1 and set(result["mean"]) == {*classical, "ours"}
-    alone = ["evaluate", "image-fusion", "--root", str(tmp_path), "--model", "none"]
-    assert main([*alone, "--json", str(out)]) == 0
+    assert result["pairs"] == 1 and set(result["mean"]) == {*classical, "model"}
+    without_model = ["evaluate", "image-fusion", "--root", str(tmp_path), "--model", "none"]
+    assert main([*without_model, "--json", str(out)]) == 0
     assert set(json.loads(out.read_text())["mean"]) == classical
-    assert main([*alone, "--attack", "4"]) == 2
+    assert main([*without_model, "--attack", "4"]) == 2
     assert "--attack and --sheet need a --model" in capsys.readouterr().err
     (tmp_path / "infrared" / "a.png").write_bytes(b"broken")
     assert main(["evaluate", "image-fusion", "--root", str(tmp_path)]) == 2
@@ -96,7 +96,7 @@ def test_the_command_on_pairs_of_other_sizes_and_depths(
     assert main(["evaluate", "image-fusion", "--root", str(tmp_path / "visible")]) == 2
 
 
-def test_an_attack_costs_every_method_and_the_sheet_is_drawn(
+def test_attack_lowers_the_metrics_of_every_method_and_the_sheet_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed, name in enumerate(("visible", "infrared")):

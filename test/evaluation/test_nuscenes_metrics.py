@@ -1,4 +1,4 @@
-"""nuScenes' figures: the devkit's own answers, answers in closed form, and what must always hold."""
+"""The nuScenes metrics: the results of the devkit, closed-form results, and invariants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_perception.cli.bench import load_benchmark
+from multimodal_perception.benchmarks import evaluators
 from multimodal_perception.evaluation.nuscenes_metrics import (
     ERRORS,
     NuScenesProtocol,
@@ -21,7 +21,7 @@ from multimodal_perception.evaluation.nuscenes_metrics import (
 )
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 
-# nuscenes-devkit 1.2.0's answers to benchmarks/evaluators.py's frames.
+# The results of nuscenes-devkit 1.2.0 on the frames of the evaluators benchmark.
 PUBLIC = Path(__file__).with_name("public_evaluators.json")
 CARS_ONLY = NuScenesProtocol({"car": 50.0})
 
@@ -39,111 +39,110 @@ def objects(xy, names="car", scores=None, yaw=0.0, size=(4.0, 2.0, 1.5), velocit
 
 
 @pytest.mark.parametrize(("seed", "without"), [(1, ()), (2, ("trailer", "bus"))])
-def test_the_same_figures_as_the_devkit(seed: int, without: tuple[str, ...]) -> None:
-    bench = load_benchmark("evaluators")
-    public = json.loads(PUBLIC.read_text())[f"nuscenes {seed}"]
-    mine = bench.nuscenes_numbers(bench.nuscenes_frames(seed, 12, without))
-    assert mine.keys() == public.keys()
-    assert {k for k, v in mine.items() if math.isnan(v)} == {k for k in public if public[k] is None}
-    told = [k for k in public if public[k] is not None]
-    assert [mine[k] for k in told] == pytest.approx([public[k] for k in told], abs=1e-9)
+def test_metrics_equal_those_of_the_devkit(seed: int, without: tuple[str, ...]) -> None:
+    expected = json.loads(PUBLIC.read_text())[f"nuscenes {seed}"]
+    result = evaluators.flat_nuscenes_metrics(evaluators.nuscenes_frames(seed, 12, without))
+    assert result.keys() == expected.keys()
+    assert {k for k, v in result.items() if math.isnan(v)} == {
+        k for k in expected if expected[k] is None
+    }
+    defined = [k for k in expected if expected[k] is not None]
+    assert [result[k] for k in defined] == pytest.approx([expected[k] for k in defined], abs=1e-9)
 
 
-def test_perfect_boxes_have_perfect_figures() -> None:
+def test_perfect_boxes_have_map_1_and_no_errors() -> None:
     truth = objects([(5, 0), (9, 3), (20, -7)], velocities=[(1, 0), (0, 0), (3, 3)])
-    kinds = np.array([0, 1, -1])
-    figures = nuscenes_metrics([ScoredFrame(truth, truth, kinds, kinds)])
-    assert figures["map"] == pytest.approx(1.0) and figures["nds"] == pytest.approx(1.0)
-    assert [figures[e] for e in ERRORS] == pytest.approx([0.0] * 5)
-    assert figures["labels"] == figures["boxes"] == 3
-    assert math.isnan(figures["by_class"]["bus"]["ap"]), (
-        "without labels there is nothing to measure"
-    )
+    attributes = np.array([0, 1, -1])
+    metrics = nuscenes_metrics([ScoredFrame(truth, truth, attributes, attributes)])
+    assert metrics["map"] == pytest.approx(1.0) and metrics["nds"] == pytest.approx(1.0)
+    assert [metrics[e] for e in ERRORS] == pytest.approx([0.0] * 5)
+    assert metrics["labels"] == metrics["boxes"] == 3
+    assert math.isnan(metrics["by_class"]["bus"]["ap"]), "a class without labels has no AP"
 
 
-def test_errors_in_closed_form() -> None:
+def test_errors_of_one_box() -> None:
     truth = objects([(10, 0)], velocities=[(3, 4)])
-    found = objects([(10.3, 0.4)], yaw=0.25, size=(4.0, 1.0, 1.5), velocities=[(0, 0)])
-    figures = nuscenes_metrics([ScoredFrame(found, truth, np.array([2]), np.array([1]))])
-    car = figures["by_class"]["car"]
+    detections = objects([(10.3, 0.4)], yaw=0.25, size=(4.0, 1.0, 1.5), velocities=[(0, 0)])
+    metrics = nuscenes_metrics([ScoredFrame(detections, truth, np.array([2]), np.array([1]))])
+    car = metrics["by_class"]["car"]
     assert car["ate"] == pytest.approx(0.5, abs=1e-6)
     assert car["ase"] == pytest.approx(0.5)
     assert car["aoe"] == pytest.approx(0.25)
     assert car["ave"] == pytest.approx(5.0)
     assert car["aae"] == 1.0
-    # 0.5 m is not less than 0.5 m in exact numbers; 10.3 and 0.4 in float32 are a hair further.
+    # The distance must be less than 0.5 m; with 10.3 and 0.4 in float32 it is slightly more.
     assert car["ap_at"] == {"0.5": 0.0, "1": 1.0, "2": 1.0, "4": 1.0}
     scores = (1 - 0.5) + (1 - 0.5) + (1 - 0.25) + 0 + 0
-    assert figures["nds"] == pytest.approx((5 * 0.75 + scores) / 10, abs=1e-6)
+    assert metrics["nds"] == pytest.approx((5 * 0.75 + scores) / 10, abs=1e-6)
 
 
-def test_average_precision_in_closed_form() -> None:
-    # Of two labels the first box finds one, the second is wrong: precision 1 up to recall 0.5 (read at
-    # 11 % to 50 %), nothing above. A mistake before the find halves it: 0.5 at 11 % to 50 %.
+def test_average_precision_depends_on_the_order_of_the_scores() -> None:
+    # Two labels, a true and a false positive. If the true positive has the higher score, the precision
+    # is 1 up to recall 0.5 (sampled at 11 % to 50 %) and 0 above; otherwise it is 0.5 at recall 0.5.
     truth = objects([(10, 0), (20, 0)])
     late = objects([(10, 0), (40, 0)], scores=[0.9, 0.8])
     early = objects([(10, 0), (40, 0)], scores=[0.8, 0.9])
     ap = [
-        nuscenes_metrics([ScoredFrame(found, truth)], CARS_ONLY)["map"] for found in (late, early)
+        nuscenes_metrics([ScoredFrame(detections, truth)], CARS_ONLY)["map"]
+        for detections in (late, early)
     ]
-    # Above the least precision 0.1, over what can be had; recall 0.5 holds precision 0.5 of the second.
+    # Normalised area above the minimum precision 0.1; at recall 0.5 the precision is 0.5.
     assert ap[0] == pytest.approx((39 * 0.9 + 0.4) / (90 * 0.9), abs=0.005)
     ramp = np.interp(np.linspace(0, 1, 101)[11:], [0, 0.5], [0, 0.5], right=0)
     assert ap[1] == pytest.approx(np.maximum(ramp - 0.1, 0).mean() / 0.9, abs=0.05)
     assert ap[0] > ap[1]
 
 
-def test_a_label_is_found_once_and_of_its_own_class_and_frame() -> None:
+def test_label_is_matched_once_and_only_in_its_class_and_frame() -> None:
     truth = objects([(10, 0)])
-    twice = objects([(10, 0), (10, 0)], scores=[0.9, 0.8])
-    # The second is wrong, which shows at full recall alone: 0.5 - 0.1 there, 1 - 0.1 at the other 89.
+    duplicates = objects([(10, 0), (10, 0)], scores=[0.9, 0.8])
+    # The second box is a false positive, which lowers the precision only at recall 1.
     expected = (89 * 0.9 + 0.4) / (90 * 0.9)
-    assert nuscenes_metrics([ScoredFrame(twice, truth)], CARS_ONLY)["map"] == pytest.approx(
-        expected
-    )
+    metrics = nuscenes_metrics([ScoredFrame(duplicates, truth)], CARS_ONLY)
+    assert metrics["map"] == pytest.approx(expected)
     other = objects([(10, 0)], "truck")
     assert nuscenes_metrics([ScoredFrame(other, truth)])["by_class"]["car"]["ap"] == 0.0
     frames = [ScoredFrame(objects([]), truth), ScoredFrame(truth, objects([]))]
     assert nuscenes_metrics(frames)["map"] == 0.0
 
 
-def test_range_aliases_and_the_most_boxes() -> None:
+def test_ranges_aliases_and_maximum_number_of_boxes() -> None:
     far = ScoredFrame(objects([(45, 0)], "pedestrian"), objects([(45, 0)], "pedestrian"))
-    assert nuscenes_metrics([far])["labels"] == 0, "pedestrians count up to 40 m"
+    assert nuscenes_metrics([far])["labels"] == 0, "pedestrians are evaluated up to 40 m"
     van = ScoredFrame(objects([(10, 0)], "car"), objects([(10, 0)], "van"))
     assert nuscenes_metrics([van])["by_class"]["car"]["ap"] == pytest.approx(1.0)
-    assert nuscenes_metrics([van], CARS_ONLY.within(9.0))["labels"] == 0
+    assert nuscenes_metrics([van], CARS_ONLY.limit_range(9.0))["labels"] == 0
     many = objects([(5, y / 100) for y in range(600)], scores=np.linspace(0.1, 0.9, 600))
     assert nuscenes_metrics([ScoredFrame(many, objects([]))])["boxes"] == 500
 
 
-def test_what_labels_do_not_tell_has_no_value_and_no_part_in_the_score() -> None:
+def test_errors_that_cannot_be_measured_are_excluded_from_nds() -> None:
     truth = objects([(10, 0)])
-    figures = nuscenes_metrics([ScoredFrame(truth, truth)])
-    assert math.isnan(figures["ave"]) and math.isnan(figures["aae"])
-    assert figures["nds"] == pytest.approx(1.0)
-    assert figures["nds_without"] == ["ave", "aae"]
-    # Told, but not answered: wrong, as the devkit has it.
+    metrics = nuscenes_metrics([ScoredFrame(truth, truth)])
+    assert math.isnan(metrics["ave"]) and math.isnan(metrics["aae"])
+    assert metrics["nds"] == pytest.approx(1.0)
+    assert metrics["nds_excluded_errors"] == ["ave", "aae"]
+    # Labelled but not predicted: error 1, as in the devkit.
     moving = objects([(10, 0)], velocities=[(1, 0)])
-    silent = objects([(10, 0)], velocities=[(np.nan, np.nan)])
-    figures = nuscenes_metrics([ScoredFrame(silent, moving, np.array([1]))])
-    assert figures["ave"] == figures["aae"] == 1.0 and figures["nds_without"] == []
-    # Velocities that no frame has were not asked for; the devkit makes no such difference.
-    figures = nuscenes_metrics([ScoredFrame(truth, moving)])
-    assert math.isnan(figures["ave"]) and figures["nds"] == pytest.approx(1.0)
+    without = objects([(10, 0)], velocities=[(np.nan, np.nan)])
+    metrics = nuscenes_metrics([ScoredFrame(without, moving, np.array([1]))])
+    assert metrics["ave"] == metrics["aae"] == 1.0 and metrics["nds_excluded_errors"] == []
+    # If no frame has predicted velocities, AVE is undefined; in the devkit it is 1.
+    metrics = nuscenes_metrics([ScoredFrame(truth, moving)])
+    assert math.isnan(metrics["ave"]) and metrics["nds"] == pytest.approx(1.0)
     assert (
-        nuscenes_metrics([ScoredFrame(truth, moving)], replace(CARS_ONLY, fill_absent=True))["ave"]
+        nuscenes_metrics([ScoredFrame(truth, moving)], replace(CARS_ONLY, fill_missing=True))["ave"]
         == 1.0
     )
-    as_devkit = NuScenesProtocol({"car": 50.0, "bus": 50.0}, fill_absent=True)
-    figures = nuscenes_metrics([ScoredFrame(truth, truth)], as_devkit)
-    assert figures["map"] == pytest.approx(0.5) and figures["ave"] == 1.0
+    as_devkit = NuScenesProtocol({"car": 50.0, "bus": 50.0}, fill_missing=True)
+    metrics = nuscenes_metrics([ScoredFrame(truth, truth)], as_devkit)
+    assert metrics["map"] == pytest.approx(0.5) and metrics["ave"] == 1.0
 
 
-def test_nothing_at_all_has_no_value() -> None:
+def test_metrics_without_labels_and_boxes_are_nan() -> None:
     for frames in ([], [ScoredFrame(objects([]), objects([]))]):
-        figures = nuscenes_metrics(frames)
-        assert math.isnan(figures["map"]) and math.isnan(figures["nds"])
+        metrics = nuscenes_metrics(frames)
+        assert math.isnan(metrics["map"]) and math.isnan(metrics["nds"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -167,7 +166,7 @@ scenes = st.lists(
 )
 
 
-def framed(scene) -> list[ScoredFrame]:  # type: ignore[no-untyped-def]
+def scored_frames(scene) -> list[ScoredFrame]:  # type: ignore[no-untyped-def]
     return [
         ScoredFrame(objects([b[:2] for b in f], scores=[b[2] / 20 for b in f]), objects(t))
         for f, t in scene
@@ -176,12 +175,12 @@ def framed(scene) -> list[ScoredFrame]:  # type: ignore[no-untyped-def]
 
 @settings(max_examples=60)
 @given(scenes)
-def test_what_always_holds(scene) -> None:  # type: ignore[no-untyped-def]
-    frames = framed(scene)
-    figures = nuscenes_metrics(frames, CARS_ONLY)
-    ap = list(figures["by_class"]["car"]["ap_at"].values())
-    assert 0.0 <= figures["map"] <= 1.0 and 0.0 <= figures["nds"] <= 1.0
-    # A wrong box never helps.
+def test_invariants_of_the_metrics(scene) -> None:  # type: ignore[no-untyped-def]
+    frames = scored_frames(scene)
+    metrics = nuscenes_metrics(frames, CARS_ONLY)
+    ap = list(metrics["by_class"]["car"]["ap_at"].values())
+    assert 0.0 <= metrics["map"] <= 1.0 and 0.0 <= metrics["nds"] <= 1.0
+    # A false positive never increases AP.
     more = [
         replace(
             f,
@@ -193,17 +192,19 @@ def test_what_always_holds(scene) -> None:  # type: ignore[no-untyped-def]
     ]
     worse = list(nuscenes_metrics(more, CARS_ONLY)["by_class"]["car"]["ap_at"].values())
     assert all(w <= a + 1e-12 for w, a in zip(worse, ap, strict=True))
-    # Scores matter by their order alone.
-    squeezed = [
+    # Only the order of the scores matters.
+    scaled = [
         replace(f, predicted=replace(f.predicted, scores=f.predicted.scores / 8)) for f in frames
     ]
-    assert nuscenes_metrics(squeezed, CARS_ONLY)["map"] == pytest.approx(figures["map"])
-    # Turned and mirrored worlds are judged alike.
-    turn = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    turned = [
+    assert nuscenes_metrics(scaled, CARS_ONLY)["map"] == pytest.approx(metrics["map"])
+    # A rotation of boxes and labels does not change the metrics.
+    rotation = np.array([[0.0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    rotated = [
         replace(
-            f, predicted=f.predicted.transformed(turn, "b"), truth=f.truth.transformed(turn, "b")
+            f,
+            predicted=f.predicted.transformed(rotation, "b"),
+            truth=f.truth.transformed(rotation, "b"),
         )
         for f in frames
     ]
-    assert nuscenes_metrics(turned, CARS_ONLY)["map"] == pytest.approx(figures["map"])
+    assert nuscenes_metrics(rotated, CARS_ONLY)["map"] == pytest.approx(metrics["map"])

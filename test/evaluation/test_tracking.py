@@ -1,4 +1,4 @@
-"""CLEAR MOT in closed form: what is missed, false and switched, and what does not count."""
+"""CLEAR MOT metrics with known results: misses, false positives, id switches, ignored labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from multimodal_perception.evaluation.nuscenes_metrics import ScoredFrame
-from multimodal_perception.evaluation.tracking import TrackingScore, unknown_as_standing
+from multimodal_perception.evaluation.tracking import TrackingScore, missing_velocities_as_zero
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 
 
@@ -28,40 +28,41 @@ def tracked(*rows: tuple[float, float, int], name: str = "car", points: int = 50
     )
 
 
-def test_a_perfect_tracker_has_one() -> None:
+def test_perfect_tracks_give_mota_1() -> None:
     score = TrackingScore()
     for k in range(5):
-        # Ids are the tracker's own; only that they stay counts.
+        # The predicted ids differ from the true ids; they only have to be constant.
         score.add(tracked((k, 0, 12), (20, k, 7)), tracked((k, 0, 1), (20, k, 2)))
-    figures = score.figures()
-    assert figures["mota"] == 1.0 and figures["motp_m"] == 0.0
-    assert (figures["labels"], figures["objects"], figures["id_switches"]) == (10, 2, 0)
+    metrics = score.metrics()
+    assert metrics["mota"] == 1.0 and metrics["motp_m"] == 0.0
+    assert (metrics["labels"], metrics["objects"], metrics["id_switches"]) == (10, 2, 0)
 
 
-def test_misses_false_boxes_and_switches_in_closed_form() -> None:
+def test_misses_false_positives_and_id_switches_are_counted() -> None:
     score, truth = TrackingScore(), tracked((10, 0, 1), (20, 0, 2))
     score.add(tracked((10, 0.5, 5), (20, 0, 6)), truth)
-    score.add(tracked((10, 0.5, 5)), truth)  # one missed
-    score.add(tracked((10, 0.5, 5), (20, 0, 8), (0, 30, 9)), truth)  # 6 is now 8; one is false
+    score.add(tracked((10, 0.5, 5)), truth)  # one miss
+    # The track id changes from 6 to 8; the third box is a false positive.
+    score.add(tracked((10, 0.5, 5), (20, 0, 8), (0, 30, 9)), truth)
     score.add(tracked((10, 0.5, 5), (20, 0, 8)), truth)
-    figures = score.figures()
-    assert (figures["missed"], figures["false"], figures["id_switches"]) == (1, 1, 1)
-    assert figures["id_switches_by_class"] == {"car": 1}
-    assert figures["mota"] == pytest.approx(1 - 3 / 8)
-    assert figures["motp_m"] == pytest.approx(4 * 0.5 / 7)
+    metrics = score.metrics()
+    assert (metrics["misses"], metrics["false_positives"], metrics["id_switches"]) == (1, 1, 1)
+    assert metrics["id_switches_by_class"] == {"car": 1}
+    assert metrics["mota"] == pytest.approx(1 - 3 / 8)
+    assert metrics["motp_m"] == pytest.approx(4 * 0.5 / 7)
 
 
-def test_a_label_keeps_its_track_while_another_box_is_nearer() -> None:
+def test_label_keeps_its_track_although_another_box_is_nearer() -> None:
     score, truth = TrackingScore(), tracked((10, 0, 1))
     score.add(tracked((10, 0, 5)), truth)
     score.add(tracked((11.5, 0, 5), (10, 0, 6)), truth)
-    figures = score.figures()
-    assert figures["id_switches"] == 0 and figures["false"] == 1
-    score.add(tracked((12.5, 0, 5), (10, 0, 6)), truth)  # no longer near
-    assert score.figures()["id_switches"] == 1
+    metrics = score.metrics()
+    assert metrics["id_switches"] == 0 and metrics["false_positives"] == 1
+    score.add(tracked((12.5, 0, 5), (10, 0, 6)), truth)  # beyond the matching distance
+    assert score.metrics()["id_switches"] == 1
 
 
-def test_labels_that_do_not_count_make_boxes_neither_right_nor_wrong() -> None:
+def test_boxes_on_ignored_labels_are_not_counted() -> None:
     for truth in (
         tracked((10, 0, 1), points=3),
         tracked((10, 0, 1), name="cone"),
@@ -69,22 +70,23 @@ def test_labels_that_do_not_count_make_boxes_neither_right_nor_wrong() -> None:
     ):
         score = TrackingScore(max_range=40.0)
         score.add(tracked((10, 0, 4) if truth.boxes[0, 0] < 40 else (60, 0, 4)), truth)
-        figures = score.figures()
-        assert (figures["labels"], figures["false"], figures["missed"]) == (0, 0, 0)
-        assert math.isnan(figures["mota"]) and math.isnan(figures["motp_m"])
+        metrics = score.metrics()
+        counts = (metrics["labels"], metrics["false_positives"], metrics["misses"])
+        assert counts == (0, 0, 0)
+        assert math.isnan(metrics["mota"]) and math.isnan(metrics["motp_m"])
 
 
-def test_nothing_found_nothing_there_and_no_ids() -> None:
+def test_empty_frames_and_missing_track_ids() -> None:
     score, one = TrackingScore(), tracked((10, 0, 1))
     score.add(tracked(), one)
-    assert score.figures()["mota"] == 0.0
+    assert score.metrics()["mota"] == 0.0
     score.add(one, tracked())
-    assert score.figures()["mota"] == -1.0
-    # Boxes beyond the tracker's bound have no number, and are nobody's track.
+    assert score.metrics()["mota"] == -1.0
+    # Boxes that exceed the tracker's maximum number of tracks have the id -1.
     score.add(tracked((10, 0, -1)), one)
-    assert score.figures()["missed"] == 1
-    bare = Boxes3D(0, "base_link", one.boxes, one.scores, one.labels)
-    for boxes, truth in ((bare, one), (one, bare)):
+    assert score.metrics()["misses"] == 1
+    without_ids = Boxes3D(0, "base_link", one.boxes, one.scores, one.labels)
+    for boxes, truth in ((without_ids, one), (one, without_ids)):
         with pytest.raises(ValueError, match="track_ids"):
             score.add(boxes, truth)
 
@@ -96,11 +98,11 @@ def with_velocities(values: object) -> ScoredFrame:
     return ScoredFrame(boxes, car)
 
 
-def test_who_is_not_known_to_move_is_taken_to_stand() -> None:
+def test_missing_velocities_become_zero_if_any_box_has_one() -> None:
     nan = (np.nan, np.nan)
-    told = unknown_as_standing(
+    filled = missing_velocities_as_zero(
         [with_velocities(nan), with_velocities((3, 4)), with_velocities(None)]
     )
-    assert [f.predicted.velocities.tolist() for f in told] == [[[0, 0]], [[3, 4]], [[0, 0]]]  # type: ignore[union-attr]
-    never = unknown_as_standing([with_velocities(nan), with_velocities(None)])
-    assert [f.predicted.velocities for f in never] == [None, None]
+    assert [f.predicted.velocities.tolist() for f in filled] == [[[0, 0]], [[3, 4]], [[0, 0]]]  # type: ignore[union-attr]
+    unfilled = missing_velocities_as_zero([with_velocities(nan), with_velocities(None)])
+    assert [f.predicted.velocities for f in unfilled] == [None, None]

@@ -1,4 +1,4 @@
-"""Boxes against closed forms, OpenCV's rotated rectangles and an exact polygon intersection."""
+"""3D boxes compared with closed forms, OpenCV's rotated rectangles and exact polygon intersections."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def box(x=0.0, y=0.0, z=0.0, length=4.0, width=2.0, height=1.5, yaw=0.0):
     return np.array([x, y, z, length, width, height, yaw])
 
 
-place, size = st.floats(-3, 3), st.floats(0.2, 6)
-some_box = st.builds(box, place, place, place, size, size, size, st.floats(-7, 7))
+coordinate, size = st.floats(-3, 3), st.floats(0.2, 6)
+some_box = st.builds(box, coordinate, coordinate, coordinate, size, size, size, st.floats(-7, 7))
 
 
 def common_area(a, b):
-    """Area shared by two footprints: the hull of the corners within the other and the crossings."""
+    """Intersection area of two footprints: hull of inner corners and edge crossings."""
     first, second = (boxes.corners(v)[0, :4, :2] for v in (a, b))
-    # Grown by a trifle, for corners that lie on the other's edge.
+    # Enlarged slightly, to include corners on an edge of the other box.
     flat_a, flat_b = (box(*v[:2], 0, *v[3:5] + 1e-9, 1, v[6]) for v in (a, b))
-    points = [p for p in first if boxes.inside(np.array([[*p, 0.0]]), flat_b)[0]]
-    points += [p for p in second if boxes.inside(np.array([[*p, 0.0]]), flat_a)[0]]
+    points = [p for p in first if boxes.points_in_box(np.array([[*p, 0.0]]), flat_b)[0]]
+    points += [p for p in second if boxes.points_in_box(np.array([[*p, 0.0]]), flat_a)[0]]
     for i in range(4):
         for j in range(4):
             p, r = first[i], first[(i + 1) % 4] - first[i]
@@ -56,14 +56,14 @@ def test_corners_of_a_box_at_the_origin():
 
 
 @given(some_box)
-def test_corners_are_those_of_the_moved_unit_box(b):
+def test_corners_of_transformed_boxes(b):
     pose = poses.from_xyz_rpy(b[:3], (0, 0, b[6]))
     expected = poses.transform_points(pose, boxes.CORNER_SIGNS * b[3:6] / 2)
     np.testing.assert_allclose(boxes.corners(b)[0], expected, atol=1e-9)
 
 
 @given(some_box)
-def test_edges_join_corners_along_one_axis(b):
+def test_edges_connect_corners_along_one_axis(b):
     corners = boxes.corners(b)[0]
     lengths = sorted(np.linalg.norm(corners[i] - corners[j]) for i, j in boxes.EDGES)
     np.testing.assert_allclose(lengths, sorted([*b[3:6]] * 4), atol=1e-9)
@@ -72,31 +72,31 @@ def test_edges_join_corners_along_one_axis(b):
 
 @settings(max_examples=50)
 @given(st.lists(some_box, max_size=4), st.integers(0, 2**32), st.floats(0, 0.5))
-def test_points_are_counted_where_they_lie(several, seed, margin):
+def test_count_points_in_boxes_matches_local_coordinates(box_list, seed, margin):
     points = np.random.default_rng(seed).uniform(-6, 6, (300, 4)).astype(np.float32)
-    counts = boxes.points_in_boxes(points, np.array(several).reshape(-1, 7), margin)
-    assert counts.shape == (len(several),)
-    for b, count in zip(several, counts, strict=True):
+    counts = boxes.count_points_in_boxes(points, np.array(box_list).reshape(-1, 7), margin)
+    assert counts.shape == (len(box_list),)
+    for b, count in zip(box_list, counts, strict=True):
         local = poses.transform_points(
             poses.inverse(poses.from_xyz_rpy(b[:3], (0, 0, b[6]))), points[:, :3].astype(float)
         )
         half = b[3:6] / 2 + margin
-        sure = (np.abs(local) < half - 1e-5).all(axis=1).sum()
-        possible = (np.abs(local) < half + 1e-5).all(axis=1).sum()
-        assert sure <= count <= possible
+        at_least = (np.abs(local) < half - 1e-5).all(axis=1).sum()
+        at_most = (np.abs(local) < half + 1e-5).all(axis=1).sum()
+        assert at_least <= count <= at_most
         if margin == 0:
-            assert sure <= boxes.inside(points, b).sum() <= possible
+            assert at_least <= boxes.points_in_box(points, b).sum() <= at_most
 
 
-def test_the_margin_is_in_metres_on_every_side():
+def test_margin_is_in_metres_on_every_side():
     points = np.array([[2.4, 0, 0], [2.6, 0, 0], [0, -1.4, 0], [0, -1.6, 0], [0, 0, 1.2]])
-    np.testing.assert_array_equal(boxes.points_in_boxes(points, box(), 0.5), [3])
-    np.testing.assert_array_equal(boxes.points_in_boxes(points, box()), [0])
+    np.testing.assert_array_equal(boxes.count_points_in_boxes(points, box(), 0.5), [3])
+    np.testing.assert_array_equal(boxes.count_points_in_boxes(points, box()), [0])
 
 
-def test_no_points_and_no_boxes():
-    assert boxes.points_in_boxes(np.zeros((0, 4), np.float32), box()).tolist() == [0]
-    assert boxes.points_in_boxes(np.zeros((3, 4)), np.zeros((0, 7))).shape == (0,)
+def test_empty_points_and_boxes():
+    assert boxes.count_points_in_boxes(np.zeros((0, 4), np.float32), box()).tolist() == [0]
+    assert boxes.count_points_in_boxes(np.zeros((3, 4)), np.zeros((0, 7))).shape == (0,)
     assert boxes.corners(np.zeros((0, 7))).shape == (0, 8, 3)
     assert boxes.iou_bev(np.zeros((0, 7)), np.tile(box(), (3, 1))).shape == (0, 3)
     assert boxes.iou_3d(np.tile(box(), (2, 1)), np.zeros((0, 7))).shape == (2, 0)
@@ -117,19 +117,19 @@ def test_no_points_and_no_boxes():
         (box(), box(length=2, width=1), 1 / 4, 1 / 4),
         (box(), box(length=2, width=1, height=0.75), 1 / 4, 1 / 8),
         (box(length=4, width=2), box(length=4, width=2, yaw=math.pi / 2), 1 / 3, 1 / 3),
-        # A square turned by 45 degrees leaves a regular octagon.
+        # The intersection with a square rotated by 45 degrees is a regular octagon.
         (box(length=1, width=1), box(length=1, width=1, yaw=math.pi / 4), 0.5**0.5, 0.5**0.5),
         (box(x=1e6), box(x=1e6 + 2), 1 / 3, 1 / 3),
     ],
 )
-def test_overlaps_in_closed_form(a, b, bev, volume):
+def test_iou_in_closed_form(a, b, bev, volume):
     assert boxes.iou_bev(a, b) == pytest.approx(bev, abs=1e-9)
     assert boxes.iou_3d(a, b) == pytest.approx(volume, abs=1e-9)
 
 
 @settings(max_examples=300)
 @given(some_box, some_box)
-def test_overlap_is_that_of_an_exact_intersection(a, b):
+def test_iou_matches_exact_polygon_intersection(a, b):
     common = common_area(a, b)
     expected = common / (a[3] * a[4] + b[3] * b[4] - common)
     assert boxes.iou_bev(a, b)[0, 0] == pytest.approx(expected, abs=1e-6)
@@ -139,7 +139,7 @@ def test_overlap_is_that_of_an_exact_intersection(a, b):
     assert boxes.iou_3d(a, b)[0, 0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_overlap_is_that_of_opencv():
+def test_iou_matches_opencv():
     rng = np.random.default_rng(0)
     n = 40
     sets = [
@@ -162,8 +162,8 @@ def test_overlap_is_that_of_opencv():
 
 
 @settings(max_examples=100)
-@given(some_box, some_box, place, place, place, st.floats(-7, 7))
-def test_overlap_is_symmetric_bounded_and_the_same_from_anywhere(a, b, x, y, z, yaw):
+@given(some_box, some_box, coordinate, coordinate, coordinate, st.floats(-7, 7))
+def test_iou_is_symmetric_bounded_and_invariant_to_rigid_transforms(a, b, x, y, z, yaw):
     for overlap in (boxes.iou_bev, boxes.iou_3d):
         value = overlap(a, b)[0, 0]
         assert 0 <= value <= 1 + 1e-9
@@ -179,7 +179,7 @@ def test_overlap_is_symmetric_bounded_and_the_same_from_anywhere(a, b, x, y, z, 
 
 
 @given(some_box)
-def test_a_box_inside_another_shares_its_own_volume(b):
+def test_iou_of_a_box_inside_another(b):
     outer = b.copy()
     outer[3:6] *= 2
     assert boxes.iou_bev(b, outer)[0, 0] == pytest.approx(1 / 4)
@@ -188,40 +188,40 @@ def test_a_box_inside_another_shares_its_own_volume(b):
 
 @settings(max_examples=200)
 @given(some_box, some_box, st.sets(st.sampled_from([3, 4, 5]), min_size=1))
-def test_a_box_without_extent_overlaps_nothing(a, b, axes):
+def test_box_without_extent_has_zero_iou(a, b, axes):
     a[list(axes)] = 0
     for other in (a, b):
         assert boxes.iou_3d(a, other)[0, 0] == pytest.approx(0, abs=1e-9)
 
 
-def test_pairs_are_rows_against_columns():
+def test_iou_of_all_pairs_and_of_aligned_boxes():
     a = np.array([box(), box(x=2), box(x=50)])
     b = np.array([box(), box(x=50)])
     expected = [[1, 0], [1 / 3, 0], [0, 1]]
     np.testing.assert_allclose(boxes.iou_bev(a, b), expected, atol=1e-9)
     np.testing.assert_allclose(boxes.iou_3d(a.astype(np.float32), b), expected, atol=1e-6)
-    each = boxes.iou_3d_each(a[: len(b)], b[: len(a)])
+    each = boxes.iou_3d_aligned(a[: len(b)], b[: len(a)])
     np.testing.assert_allclose(each, np.diagonal(boxes.iou_3d(a, b)), atol=1e-12)
-    assert boxes.iou_3d_each(a[:0], b[:0]).shape == (0,)
+    assert boxes.iou_3d_aligned(a[:0], b[:0]).shape == (0,)
 
 
 @settings(max_examples=60)
 @given(st.lists(some_box, min_size=1, max_size=12), st.floats(0, 0.9), st.integers(0, 2**32))
-def test_suppression_keeps_the_best_and_drops_only_what_they_cover(several, threshold, seed):
-    several = np.array(several)
-    scores = np.random.default_rng(seed).uniform(0, 1, len(several))
-    kept = boxes.non_maximum_suppression(several, scores, threshold)
+def test_nms_keeps_best_boxes_and_drops_only_overlapping_ones(box_list, threshold, seed):
+    box_list = np.array(box_list)
+    scores = np.random.default_rng(seed).uniform(0, 1, len(box_list))
+    kept = boxes.non_maximum_suppression(box_list, scores, threshold)
     assert kept[0] == scores.argmax()
     assert (np.diff(scores[kept]) <= 0).all()
-    overlap = boxes.iou_bev(several, several)
+    overlap = boxes.iou_bev(box_list, box_list)
     for position, i in enumerate(kept):
         assert (overlap[i, kept[:position]] <= threshold).all()
-    for i in set(range(len(several))) - set(kept.tolist()):
+    for i in set(range(len(box_list))) - set(kept.tolist()):
         better = kept[scores[kept] >= scores[i]]
         assert (overlap[i, better] > threshold).any()
 
 
-def test_suppression_looks_from_above():
+def test_nms_uses_birds_eye_view_overlap():
     stacked = np.array([box(), box(z=10), box(x=10)])
     kept = boxes.non_maximum_suppression(stacked, np.array([0.5, 0.9, 0.1]), 0.5)
     np.testing.assert_array_equal(kept, [1, 2])

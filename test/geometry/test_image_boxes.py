@@ -1,3 +1,5 @@
+"""2D boxes: tight boxes of instances, IoU and non-maximum suppression."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,9 +8,9 @@ from hypothesis import strategies as st
 
 from multimodal_perception.geometry.image_boxes import (
     areas,
+    boxes_from_instances,
     iou,
     non_maximum_suppression,
-    tight_boxes,
 )
 
 
@@ -18,26 +20,26 @@ def boxes(seed: int, count: int) -> np.ndarray:
     return np.hstack([low, low + rng.uniform(1, 40, (count, 2))]).astype(np.float32)
 
 
-def test_boxes_hold_an_instance_and_no_more() -> None:
+def test_boxes_from_instances_are_tight() -> None:
     image = np.zeros((20, 30), np.int32)
     image[3:7, 5:9] = 8192
-    image[5, 20] = 8192  # behind a pole: still the same one
+    image[5, 20] = 8192  # separated from the rest, as by a pole; same instance
     image[0, 0] = 3
-    numbers, found, counts = tight_boxes(image)
+    numbers, tight, counts = boxes_from_instances(image)
     assert numbers.tolist() == [3, 8192] and counts.tolist() == [1, 17]
-    assert found.tolist() == [[0, 0, 1, 1], [5, 3, 21, 7]]
-    nothing = tight_boxes(np.zeros((4, 4), np.uint8))
+    assert tight.tolist() == [[0, 0, 1, 1], [5, 3, 21, 7]]
+    nothing = boxes_from_instances(np.zeros((4, 4), np.uint8))
     assert [len(part) for part in nothing] == [0, 0, 0] and nothing[1].shape == (0, 4)
 
 
-def test_overlap_of_known_boxes() -> None:
+def test_iou_of_known_boxes() -> None:
     a = np.array([[0, 0, 4, 4]], np.float32)
     b = np.array([[2, 0, 6, 4], [4, 0, 8, 4], [0, 0, 4, 4], [3, 3, 3, 9]], np.float32)
     np.testing.assert_allclose(iou(a, b), [[1 / 3, 0, 1, 0]])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.floats(0.1, 0.9))
-def test_what_is_kept_overlaps_little_and_what_is_dropped_much(
+def test_nms_keeps_best_boxes_and_drops_only_overlapping_ones(
     seed: int, count: int, threshold: float
 ) -> None:
     rows = boxes(seed, count)
@@ -52,7 +54,7 @@ def test_what_is_kept_overlaps_little_and_what_is_dropped_much(
     assert (areas(rows) > 0).all()
 
 
-def test_no_more_are_kept_than_asked_for() -> None:
+def test_nms_keeps_at_most_max_kept_boxes() -> None:
     rows = np.array([[10 * i, 0, 10 * i + 5, 5] for i in range(9)], np.float32)
-    assert non_maximum_suppression(rows, np.arange(9.0), 0.5, most=3).tolist() == [8, 7, 6]
+    assert non_maximum_suppression(rows, np.arange(9.0), 0.5, max_kept=3).tolist() == [8, 7, 6]
     assert non_maximum_suppression(rows[:0], np.zeros(0), 0.5).tolist() == []

@@ -1,4 +1,4 @@
-"""Poses against hand-computed rotations, scipy and their own inverses."""
+"""Poses compared with hand-computed rotations, scipy and their inverses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ quarter = math.pi / 2
         ((quarter, 0, quarter), (1, 0, 0), (0, 1, 0)),
     ],
 )
-def test_roll_pitch_yaw_turn_about_fixed_axes(rpy, point, expected):
+def test_roll_pitch_yaw_rotate_about_fixed_axes(rpy, point, expected):
     pose = poses.from_xyz_rpy((1, 2, 3), rpy)
     moved = poses.transform_points(pose, np.array(point, np.float64))
     np.testing.assert_allclose(moved, np.add(expected, (1, 2, 3)), atol=1e-12)
@@ -45,27 +45,27 @@ def test_rotation_is_yaw_times_pitch_times_roll(rpy):
 
 
 @given(metres, angles)
-def test_roll_pitch_yaw_come_back(xyz, rpy):
+def test_roll_pitch_yaw_round_trip(xyz, rpy):
     pose = poses.from_xyz_rpy(xyz, rpy)
     np.testing.assert_allclose(poses.to_rpy(pose), rpy, atol=1e-7)
     np.testing.assert_array_equal(pose[:3, 3], xyz)
 
 
 @given(rigid)
-def test_quaternions_come_back(pose):
+def test_quaternion_round_trip(pose):
     translation, quaternion = poses.to_quaternion(pose)
     assert np.linalg.norm(quaternion) == pytest.approx(1)
     np.testing.assert_allclose(poses.from_quaternion(translation, quaternion), pose, atol=1e-9)
     np.testing.assert_allclose(poses.from_quaternion(translation, -quaternion), pose, atol=1e-9)
 
 
-def test_a_quaternion_is_ordered_x_y_z_w():
-    turned = poses.from_quaternion((0, 0, 0), (0, 0, math.sin(0.35), math.cos(0.35)))
-    assert poses.yaw_of(turned) == pytest.approx(0.7)
+def test_quaternion_order_is_x_y_z_w():
+    rotated = poses.from_quaternion((0, 0, 0), (0, 0, math.sin(0.35), math.cos(0.35)))
+    assert poses.to_yaw(rotated) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("norm", [0.995, 1.005])
-def test_a_nearly_normal_quaternion_is_made_normal(norm):
+def test_nearly_unit_quaternion_is_normalised(norm):
     pose = poses.from_quaternion((0, 0, 0), np.array([0.0, 0.6, 0.0, 0.8]) * norm)
     assert poses.is_rigid(pose, 1e-12)
 
@@ -81,19 +81,19 @@ def test_a_nearly_normal_quaternion_is_made_normal(norm):
         ((0, math.inf, 0), (0, 0, 0, 1)),
     ],
 )
-def test_what_is_no_rotation_is_refused(xyz, quaternion):
+def test_invalid_transform_raises_error(xyz, quaternion):
     with pytest.raises(ValueError, match="not"):
         poses.from_quaternion(xyz, quaternion)
 
 
 @given(rigid)
-def test_an_inverse_undoes_a_pose(pose):
+def test_inverse_times_pose_is_identity(pose):
     np.testing.assert_allclose(poses.inverse(pose) @ pose, np.eye(4), atol=1e-8)
     np.testing.assert_allclose(pose @ poses.inverse(pose), np.eye(4), atol=1e-8)
 
 
 @given(rigid)
-def test_rigid_poses_are_known(pose):
+def test_is_rigid_accepts_rigid_poses(pose):
     assert poses.is_rigid(pose, 1e-9)
     mirrored = pose.copy()
     mirrored[:3, 0] *= -1
@@ -116,12 +116,12 @@ def test_rigid_poses_are_known(pose):
         1.0,
     ],
 )
-def test_what_is_no_pose_is_known(matrix):
+def test_is_rigid_rejects_other_matrices(matrix):
     assert not poses.is_rigid(matrix)
 
 
 @given(rigid, rigid)
-def test_moving_twice_is_moving_by_the_product(first, second):
+def test_composition_of_two_transforms_is_their_product(first, second):
     points = np.array([[1.0, 2.0, 3.0], [-4.0, 0.5, 9.0]])
     twice = poses.transform_points(second, poses.transform_points(first, points))
     np.testing.assert_allclose(twice, poses.transform_points(second @ first, points), atol=1e-7)
@@ -129,7 +129,7 @@ def test_moving_twice_is_moving_by_the_product(first, second):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (5, 3), (2, 8, 3)])
-def test_points_keep_their_shape_and_type(dtype, shape):
+def test_transformed_points_keep_shape_and_dtype(dtype, shape):
     points = np.ones(shape, dtype)
     moved = poses.transform_points(poses.from_xyz_rpy((1, 2, 3)), points)
     assert moved.shape == shape and moved.dtype == dtype
@@ -137,36 +137,36 @@ def test_points_keep_their_shape_and_type(dtype, shape):
 
 
 @given(rigid, rigid, st.floats(-1, 2))
-def test_a_pose_between_keeps_speed(first, second, fraction):
+def test_interpolation_has_constant_velocity(first, second, fraction):
     between = poses.interpolate(first, second, fraction)
     assert poses.is_rigid(between, 1e-9)
     step = Rotation.from_matrix(first[:3, :3].T @ second[:3, :3]).as_rotvec()
-    turned = first[:3, :3] @ Rotation.from_rotvec(fraction * step).as_matrix()
-    np.testing.assert_allclose(between[:3, :3], turned, atol=1e-6)
+    rotated = first[:3, :3] @ Rotation.from_rotvec(fraction * step).as_matrix()
+    np.testing.assert_allclose(between[:3, :3], rotated, atol=1e-6)
     along = first[:3, 3] + fraction * (second[:3, 3] - first[:3, 3])
     np.testing.assert_allclose(between[:3, 3], along, atol=1e-6)
 
 
-def test_the_ends_of_an_interpolation_and_its_middle():
+def test_interpolation_at_the_ends_and_the_midpoint():
     first = poses.from_xyz_rpy((0, 0, 0), (0, 0, 0.2))
     second = poses.from_xyz_rpy((4, 2, 0), (0, 0, 1.0))
     np.testing.assert_allclose(poses.interpolate(first, second, 0.0), first, atol=1e-12)
     np.testing.assert_allclose(poses.interpolate(first, second, 1.0), second, atol=1e-12)
-    middle = poses.from_xyz_rpy((2, 1, 0), (0, 0, 0.6))
-    np.testing.assert_allclose(poses.interpolate(first, second, 0.5), middle, atol=1e-12)
+    midpoint = poses.from_xyz_rpy((2, 1, 0), (0, 0, 0.6))
+    np.testing.assert_allclose(poses.interpolate(first, second, 0.5), midpoint, atol=1e-12)
     ahead = poses.from_xyz_rpy((8, 4, 0), (0, 0, 1.8))
     np.testing.assert_allclose(poses.interpolate(first, second, 2.0), ahead, atol=1e-12)
 
 
-def test_an_interpolation_turns_the_short_way():
+def test_interpolation_uses_the_shorter_rotation():
     first = poses.from_xyz_rpy((0, 0, 0), (0, 0, 3.0))
     second = poses.from_xyz_rpy((0, 0, 0), (0, 0, -3.0))
-    middle = poses.yaw_of(poses.interpolate(first, second, 0.5))
-    assert abs(middle) == pytest.approx(math.pi)
+    midpoint = poses.to_yaw(poses.interpolate(first, second, 0.5))
+    assert abs(midpoint) == pytest.approx(math.pi)
 
 
 @given(st.floats(-1e4, 1e4) | st.integers(-9, 9).map(lambda k: k * math.pi))
-def test_wrapped_angles_point_the_same_way(angle):
+def test_wrapped_angles_are_equivalent(angle):
     wrapped = float(poses.wrap_angle(angle))
     assert -math.pi <= wrapped < math.pi
     assert math.cos(wrapped - angle) == pytest.approx(1)
@@ -186,7 +186,7 @@ def test_wrapped_angles(angle, wrapped):
     assert poses.wrap_angle(angle) == pytest.approx(wrapped)
 
 
-def test_the_smallest_step_past_half_a_turn_stays_below_half_a_turn():
+def test_wrapped_angle_just_beyond_pi_stays_below_pi():
     assert poses.wrap_angle(np.nextafter(-math.pi, -10)) < math.pi
     assert poses.wrap_angle(np.nextafter(math.pi, -10)) < math.pi
 
@@ -202,9 +202,9 @@ def test_the_smallest_step_past_half_a_turn_stays_below_half_a_turn():
         ((0.0, 0.0, 0.0), -0.8, 0.1, True),
     ],
 )
-def test_what_no_vehicle_can_do_is_a_jump(
+def test_motion_faster_than_a_vehicle_is_an_odometry_jump(
     xyz: tuple[float, float, float], yaw: float, seconds: float, expected: bool
 ) -> None:
     before = poses.from_xyz_rpy((5.0, -3.0, 1.0), (0.0, 0.0, 3.1))
     after = poses.from_xyz_rpy(np.add(xyz, (5.0, -3.0, 1.0)), (0.0, 0.0, 3.1 + yaw))
-    assert poses.jumped(before, after, seconds) == expected
+    assert poses.is_odometry_jump(before, after, seconds) == expected

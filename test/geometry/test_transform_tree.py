@@ -1,4 +1,4 @@
-"""Frames over time: closed forms, interpolation, and trees that cannot be."""
+"""Transform tree: composition, interpolation, invalid trees and limits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pose(x: float = 0.0, y: float = 0.0, yaw: float = 0.0) -> np.ndarray:
     return poses.from_xyz_rpy((x, y, 0.0), (0.0, 0.0, yaw))
 
 
-def test_a_chain_is_the_product_of_its_links_in_both_directions() -> None:
+def test_lookup_composes_transforms_in_both_directions() -> None:
     tree = TransformTree()
     tree.set("base_link", "mast", 0, pose(1.0, 0.0, math.pi / 2), static=True)
     tree.set("mast", "lidar", 0, pose(2.0, 0.0), static=True)
@@ -32,24 +32,24 @@ def test_a_chain_is_the_product_of_its_links_in_both_directions() -> None:
     assert tree.lookup("lidar", "lidar", 5) == pytest.approx(np.eye(4))
 
 
-def test_a_leading_slash_means_the_same_frame() -> None:
+def test_leading_slash_of_a_frame_id_is_ignored() -> None:
     tree = TransformTree()
     tree.set("/base_link", "/lidar", 0, pose(1.0), static=True)
     assert tree.lookup("base_link", "lidar", 0)[0, 3] == 1.0
 
 
 @given(st.floats(0, 1), st.floats(-math.pi + 0.01, math.pi - 0.01))
-def test_between_two_stamps_motion_is_even(share: float, turn: float) -> None:
+def test_interpolation_between_stamps_is_linear(fraction: float, yaw: float) -> None:
     tree = TransformTree()
     tree.set("odom", "base_link", 0, pose(0.0))
-    tree.set("odom", "base_link", SECOND, pose(10.0, 0.0, turn))
-    result = tree.lookup("odom", "base_link", round(share * SECOND))
-    assert result[0, 3] == pytest.approx(10 * share, abs=1e-6)
-    assert poses.yaw_of(result) == pytest.approx(share * turn, abs=1e-6)
+    tree.set("odom", "base_link", SECOND, pose(10.0, 0.0, yaw))
+    result = tree.lookup("odom", "base_link", round(fraction * SECOND))
+    assert result[0, 3] == pytest.approx(10 * fraction, abs=1e-6)
+    assert poses.to_yaw(result) == pytest.approx(fraction * yaw, abs=1e-6)
 
 
 @given(st.permutations(range(8)))
-def test_the_order_of_arrival_does_not_matter(order: list[int]) -> None:
+def test_order_of_arrival_does_not_matter(order: list[int]) -> None:
     tree = TransformTree()
     for i in order:
         tree.set("odom", "base_link", i * SECOND, pose(float(i)))
@@ -65,7 +65,7 @@ def test_the_order_of_arrival_does_not_matter(order: list[int]) -> None:
         ("odom", "base_link", -1, "extrapolation"),
     ],
 )
-def test_what_is_not_known_is_refused_with_its_reason(
+def test_failed_lookup_raises_error_with_reason(
     target: str, source: str, stamp_s: int, reason: str
 ) -> None:
     tree = TransformTree()
@@ -77,7 +77,7 @@ def test_what_is_not_known_is_refused_with_its_reason(
 
 
 @pytest.mark.parametrize(("parent", "child"), [("c", "a"), ("a", "a"), ("b", "a")])
-def test_a_cycle_is_refused_and_leaves_the_tree_as_it_was(parent: str, child: str) -> None:
+def test_cycle_raises_error_and_does_not_change_the_tree(parent: str, child: str) -> None:
     tree = TransformTree()
     tree.set("a", "b", 0, pose(1.0), static=True)
     tree.set("b", "c", 0, pose(1.0), static=True)
@@ -86,7 +86,7 @@ def test_a_cycle_is_refused_and_leaves_the_tree_as_it_was(parent: str, child: st
     assert tree.lookup("a", "c", 0)[0, 3] == 2.0
 
 
-def test_a_frame_may_change_its_parent() -> None:
+def test_frame_can_change_its_parent() -> None:
     tree = TransformTree()
     tree.set("a", "b", 0, pose(1.0), static=True)
     tree.set("c", "b", 0, pose(4.0), static=True)
@@ -96,7 +96,7 @@ def test_a_frame_may_change_its_parent() -> None:
 @pytest.mark.parametrize(
     "broken", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([2.0, 1, 1, 1])]
 )
-def test_a_matrix_that_is_no_motion_is_refused(broken: np.ndarray) -> None:
+def test_non_rigid_transform_raises_error(broken: np.ndarray) -> None:
     with pytest.raises(TransformError, match="bad_transform"):
         TransformTree().set("a", "b", 0, broken)
 
@@ -110,7 +110,7 @@ def test_history_is_bounded() -> None:
         tree.lookup("odom", "base_link", 0)
 
 
-def test_the_number_of_frames_is_bounded() -> None:
+def test_number_of_frames_is_bounded() -> None:
     tree = TransformTree()
     with pytest.raises(TransformError, match="too_many_frames"):
         for i in range(100_000):

@@ -1,4 +1,4 @@
-"""Thermal images in a camera's view, and images that are not to be used."""
+"""Thermal images warped into a camera's view, and images that are rejected."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from multimodal_perception.frame import SensorFrame, ThermalImage
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.images.thermal_to_camera import ThermalViews, bytes_are_swapped, placed
-from multimodal_perception.rig import OPTICAL
+from multimodal_perception.images.thermal_to_camera import ThermalViews, has_pose, has_swapped_bytes
+from multimodal_perception.rig import BODY_FROM_OPTICAL
 
 
 def camera(width: int, height: int, focal: float) -> CameraModel:
@@ -31,7 +31,7 @@ def scene(seed: int, shape: tuple[int, int] = (48, 64)) -> np.ndarray:
 
 def frame(pixels: np.ndarray, stamp_ns: int = 0, thermal_focal: float = 50.0) -> SensorFrame:
     rows, columns = pixels.shape
-    forward = poses.from_xyz_rpy((1.5, 0.0, 1.4)) @ OPTICAL
+    forward = poses.from_xyz_rpy((1.5, 0.0, 1.4)) @ BODY_FROM_OPTICAL
     return SensorFrame(
         stamp_ns,
         thermals={"thermal": ThermalImage("thermal", stamp_ns, "t", pixels)},
@@ -43,66 +43,66 @@ def frame(pixels: np.ndarray, stamp_ns: int = 0, thermal_focal: float = 50.0) ->
     )
 
 
-def test_from_the_same_place_the_image_falls_on_itself() -> None:
-    views = ThermalViews(0.0, Counter())
+def test_warp_between_identical_poses_is_identity() -> None:
+    views = ThermalViews(Counter())
     one = frame(scene(0))
-    assert views.best(one, "camera") == ("thermal", 1.0)
-    found = views.view(one, "camera", one.intrinsics["camera"], "thermal")
-    assert found is not None and found[1].all()
+    assert views.best_match(one, "camera") == ("thermal", 1.0)
+    result = views.warped(one, "camera", one.intrinsics["camera"], "thermal")
+    assert result is not None and result[1].all()
     own = views.normalised(one.thermals["thermal"])
-    np.testing.assert_allclose(found[0], own, atol=0.02)
+    np.testing.assert_allclose(result[0], own, atol=0.02)
 
 
-def test_what_a_narrow_thermal_camera_does_not_see_is_told() -> None:
-    views = ThermalViews(0.0, Counter())
+def test_mask_of_a_narrow_thermal_camera() -> None:
+    views = ThermalViews(Counter())
     narrow = frame(scene(1), thermal_focal=100.0)
-    assert views.best(narrow, "camera")[1] == pytest.approx(0.25, abs=0.05)
-    found = views.view(narrow, "camera", narrow.intrinsics["camera"], "thermal")
-    assert found is not None
-    grey, seen = found
-    assert seen[24, 32] and not seen[2, 2] and (grey[~seen] == 0).all()
+    assert views.best_match(narrow, "camera")[1] == pytest.approx(0.25, abs=0.05)
+    result = views.warped(narrow, "camera", narrow.intrinsics["camera"], "thermal")
+    assert result is not None
+    grey, mask = result
+    assert mask[24, 32] and not mask[2, 2] and (grey[~mask] == 0).all()
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 60))
-def test_swapped_bytes_are_noticed_and_right_ones_are_not(seed: int, gain: int) -> None:
+def test_swapped_byte_order_is_detected(seed: int, gain: int) -> None:
     counts = ((scene(seed).astype(np.int64) - 7000) * gain % 65536).astype(np.uint16)
     rising = np.sort(counts.ravel()).reshape(counts.shape)
-    assert not bytes_are_swapped(rising)
-    assert not bytes_are_swapped(scene(seed)) and bytes_are_swapped(scene(seed).byteswap())
+    assert not has_swapped_bytes(rising)
+    assert not has_swapped_bytes(scene(seed)) and has_swapped_bytes(scene(seed).byteswap())
 
 
-def test_bytes_of_eight_bits_and_noise_are_left_alone() -> None:
+def test_eight_bit_images_and_noise_are_not_reported_as_swapped() -> None:
     rng = np.random.default_rng(0)
-    assert not bytes_are_swapped(rng.integers(0, 65535, (40, 40), np.uint16))
-    assert not bytes_are_swapped(rng.integers(0, 255, (40, 40), np.uint8))
-    assert not bytes_are_swapped(np.zeros((4, 1), np.uint16))
+    assert not has_swapped_bytes(rng.integers(0, 65535, (40, 40), np.uint16))
+    assert not has_swapped_bytes(rng.integers(0, 255, (40, 40), np.uint8))
+    assert not has_swapped_bytes(np.zeros((4, 1), np.uint16))
 
 
-def test_swapped_bytes_give_the_right_image_and_are_counted() -> None:
+def test_swapped_bytes_are_corrected_and_counted() -> None:
     counts: Counter[str] = Counter()
-    right = ThermalViews(0.0, Counter()).normalised(frame(scene(2)).thermals["thermal"])
-    mended = ThermalViews(0.0, counts).normalised(frame(scene(2).byteswap()).thermals["thermal"])
-    np.testing.assert_array_equal(mended, right)
+    expected = ThermalViews(Counter()).normalised(frame(scene(2)).thermals["thermal"])
+    corrected = ThermalViews(counts).normalised(frame(scene(2).byteswap()).thermals["thermal"])
+    np.testing.assert_array_equal(corrected, expected)
     assert counts["thermal.byte_order"] == 1
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_black_and_saturated_images_show_nothing(value: int) -> None:
+def test_black_and_saturated_images_are_rejected(value: int) -> None:
     counts: Counter[str] = Counter()
     blank = ThermalImage("t", 0, "t", np.full((32, 32), value, np.uint8))
-    assert ThermalViews(0.0, counts).normalised(blank) is None
+    assert ThermalViews(counts).normalised(blank) is None
     assert counts["t.blank"] == 1
 
 
-def test_a_sensor_is_placed_by_pose_and_intrinsics() -> None:
-    assert placed(frame(scene(0)), "camera") and not placed(SensorFrame(0), "camera")
+def test_has_pose_needs_extrinsics_and_intrinsics() -> None:
+    assert has_pose(frame(scene(0)), "camera") and not has_pose(SensorFrame(0), "camera")
 
 
-def test_the_upper_quartile_is_brought_where_the_network_wants_it() -> None:
+def test_upper_quartile_is_mapped_to_the_configured_value() -> None:
     one = frame(scene(3))
-    plain = ThermalViews(0.0, Counter()).normalised(one.thermals["thermal"])
-    anchored = ThermalViews(0.0, Counter(), 0.4).normalised(one.thermals["thermal"])
-    assert plain is not None and anchored is not None
-    assert np.percentile(anchored, 75) == pytest.approx(0.4, abs=0.01)
-    assert (np.diff(anchored.ravel()[np.argsort(plain, axis=None)]) >= 0).all()  # in one order
+    plain = ThermalViews(Counter()).normalised(one.thermals["thermal"])
+    mapped = ThermalViews(Counter(), 0.4).normalised(one.thermals["thermal"])
+    assert plain is not None and mapped is not None
+    assert np.percentile(mapped, 75) == pytest.approx(0.4, abs=0.01)
+    assert (np.diff(mapped.ravel()[np.argsort(plain, axis=None)]) >= 0).all()  # monotonic

@@ -1,4 +1,4 @@
-"""Messages of a rig's topics to frames: four kinds of sensor, transforms, odometry, bad input."""
+"""Frames from the messages of a rig: four modalities, transforms, odometry, invalid messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.messages import encoders
-from multimodal_perception.messages.intake import STATIC_TOPIC, Intake
+from multimodal_perception.messages.intake import STATIC_TOPIC, MessageIntake
 from multimodal_perception.rig import Extrinsics, Intrinsics, Rig, Sensor
 
 MS = 1_000_000
@@ -31,14 +31,16 @@ TYPES = RosbagsTypes()
 
 
 def rig(**more: Any) -> Rig:
-    place = Extrinsics((1.0, 0.0, 1.5))
-    lens = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5)
+    extrinsics = Extrinsics((1.0, 0.0, 1.5))
+    intrinsics = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5)
     sensors = [
         Sensor("lidar", Modality.LIDAR, "/lidar", "lidar"),
-        Sensor("camera", Modality.CAMERA, "/camera", "camera", place, intrinsics=lens),
-        Sensor("thermal", Modality.THERMAL, "/thermal", "thermal", place, intrinsics=lens),
-        Sensor("front", Modality.ULTRASONIC, "/front", "front", place),
-        Sensor("back", Modality.ULTRASONIC, "/back", "back", place),
+        Sensor("camera", Modality.CAMERA, "/camera", "camera", extrinsics, intrinsics=intrinsics),
+        Sensor(
+            "thermal", Modality.THERMAL, "/thermal", "thermal", extrinsics, intrinsics=intrinsics
+        ),
+        Sensor("front", Modality.ULTRASONIC, "/front", "front", extrinsics),
+        Sensor("back", Modality.ULTRASONIC, "/back", "back", extrinsics),
     ]
     return Rig("test", {s.name: s for s in sensors}, odometry_topic="/odom", **more)
 
@@ -67,7 +69,7 @@ def static_transform(stamp_ns: int = 0) -> Any:
 def odometry(stamp_ns: int, x: float) -> Any:
     return TYPES.new(
         "nav_msgs/msg/Odometry",
-        header=encoders.header(TYPES, stamp_ns, "odom"),
+        header=encoders.make_header(TYPES, stamp_ns, "odom"),
         child_frame_id="base_link",
         pose=TYPES.new(
             "geometry_msgs/msg/PoseWithCovariance",
@@ -78,7 +80,9 @@ def odometry(stamp_ns: int, x: float) -> Any:
     )
 
 
-def play(intake: Intake, seconds: float, start_ns: int = 0, **more: Any) -> list[SensorFrame]:
+def play(
+    intake: MessageIntake, seconds: float, start_ns: int = 0, **more: Any
+) -> list[SensorFrame]:
     frames = []
     for i in range(round(seconds * 10)):
         stamp_ns = start_ns + i * 100 * MS
@@ -88,8 +92,8 @@ def play(intake: Intake, seconds: float, start_ns: int = 0, **more: Any) -> list
 
 
 @pytest.mark.parametrize("policy", ["deadline", "approximate", "exact"])
-def test_four_kinds_of_sensor_make_complete_frames(policy: Any) -> None:
-    intake = Intake(rig(), policy=policy)
+def test_four_modalities_give_complete_frames(policy: Any) -> None:
+    intake = MessageIntake(rig(), policy=policy)
     intake.receive(STATIC_TOPIC, static_transform(), 0)
     frames = play(intake, 2)
     assert len(frames) == 20
@@ -100,40 +104,40 @@ def test_four_kinds_of_sensor_make_complete_frames(policy: Any) -> None:
         assert_allclose(frame.points_in_base()[:, :3], [[5.5, 1.0, 1.8]], atol=1e-6)
 
 
-@pytest.mark.parametrize("said", [math.inf, -math.inf, math.nan, 0.05, 3.0])
-def test_ranges_keep_the_meaning_of_rep_117(said: float) -> None:
-    intake = Intake(rig())
+@pytest.mark.parametrize("range_m", [math.inf, -math.inf, math.nan, 0.05, 3.0])
+def test_ranges_keep_the_special_values_of_rep_117(range_m: float) -> None:
+    intake = MessageIntake(rig())
     intake.receive(STATIC_TOPIC, static_transform(), 0)
-    frame = play(intake, 1, ultrasonic_m=said)[-1]
-    heard = frame.ultrasonics["front"]
-    assert heard.range_m == pytest.approx(said, nan_ok=True)
-    assert (heard.min_range, heard.max_range) == pytest.approx((0.1, 4.0))
+    frame = play(intake, 1, ultrasonic_m=range_m)[-1]
+    reading = frame.ultrasonics["front"]
+    assert reading.range_m == pytest.approx(range_m, nan_ok=True)
+    assert (reading.min_range, reading.max_range) == pytest.approx((0.1, 4.0))
 
 
-def test_without_odometry_a_person_is_told_once_and_frames_go_on() -> None:
-    intake = Intake(rig())
+def test_missing_odometry_is_reported_once_and_frames_continue() -> None:
+    intake = MessageIntake(rig())
     intake.receive(STATIC_TOPIC, static_transform(), 0)
     assert len(play(intake, 1)) == 10
-    assert ["no odometry" in notice for notice in intake.take_notices()] == [True]
+    assert ["no odometry" in notice for notice in intake.pop_notices()] == [True]
     play(intake, 1, start_ns=SECOND)
-    assert intake.take_notices() == []
+    assert intake.pop_notices() == []
 
 
-def test_odometry_moves_readings_to_the_frames_time() -> None:
-    intake = Intake(rig())
+def test_odometry_gives_ego_motion_to_the_reference_time() -> None:
+    intake = MessageIntake(rig())
     intake.receive(STATIC_TOPIC, static_transform(), 0)
     for i in range(60):
         intake.receive("/odom", odometry(i * 20 * MS, 0.2 * i), i * 20 * MS)
     for topic, msg in contents(SECOND):
         if topic == "/camera":
-            msg.header.stamp = encoders.time(TYPES, SECOND - 40 * MS)
+            msg.header.stamp = encoders.make_time(TYPES, SECOND - 40 * MS)
         frames = intake.receive(topic, msg, SECOND + 10 * MS)
     assert frames[0].reference_from_base["camera"][0, 3] == pytest.approx(-0.4)
-    assert not intake.take_notices()
+    assert not intake.pop_notices()
 
 
-def test_a_bad_message_is_dropped_with_its_reason_and_harms_nobody() -> None:
-    intake = Intake(rig())
+def test_invalid_message_is_counted_and_other_sensors_are_unaffected() -> None:
+    intake = MessageIntake(rig())
     intake.receive(STATIC_TOPIC, static_transform(), 0)
     frames = []
     for i in range(10):
@@ -146,30 +150,30 @@ def test_a_bad_message_is_dropped_with_its_reason_and_harms_nobody() -> None:
     frames += intake.flush(2 * SECOND)
     assert len(frames) == 10
     assert all(frame.missing == {"front", "thermal"} for frame in frames)
-    assert intake.drops_of("front") == {"bad_range": 10}
-    assert sum(intake.drops_of("thermal").values()) == 10
+    assert intake.drop_counts("front") == {"bad_range": 10}
+    assert sum(intake.drop_counts("thermal").values()) == 10
 
 
-def test_a_bag_that_starts_again_gives_frames_again() -> None:
-    intake = Intake(rig())
+def test_restarted_bag_gives_frames_again() -> None:
+    intake = MessageIntake(rig())
     intake.receive(STATIC_TOPIC, static_transform(), 0)
     play(intake, 2, start_ns=100 * SECOND)
-    again = play(intake, 2, start_ns=50 * SECOND)
-    assert len([f for f in again if not f.missing]) >= 18
+    frames = play(intake, 2, start_ns=50 * SECOND)
+    assert len([f for f in frames if not f.missing]) >= 18
     assert intake.synchronizer.clock_jumps == 1
 
 
-def test_of_what_arrives_at_once_the_camera_infos_are_taken_first() -> None:
+def test_camera_info_topics_precede_sensor_topics() -> None:
     known = rig().sensors
     sensors = {
         n: replace(s, camera_info_topic=f"/{n}_info") for n, s in known.items() if s.intrinsics
     }
-    topics = list(Intake(replace(rig(), sensors={**known, **sensors})).topics)
+    topics = list(MessageIntake(replace(rig(), sensors={**known, **sensors})).topics)
     assert sensors and len(topics) == len(set(topics))
     last = max(topics.index(str(s.camera_info_topic)) for s in sensors.values())
     assert last < min(topics.index(s.topic) for s in known.values())
 
 
-def test_a_topic_that_is_not_the_rigs_is_a_mistake() -> None:
+def test_unknown_topic_raises_key_error() -> None:
     with pytest.raises(KeyError):
-        Intake(rig()).receive("/radar", None, 0)
+        MessageIntake(rig()).receive("/radar", None, 0)

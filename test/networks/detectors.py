@@ -1,4 +1,4 @@
-"""A fusion detector small enough for tests."""
+"""A small fusion detector for tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from multimodal_perception.detection.fusion.pillars import PillarConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
 
 SMALL = DetectorConfig(
-    pillars=PillarConfig(extent=12.8, cell=0.4, most=600),
+    pillars=PillarConfig(extent=12.8, cell=0.4, max_pillars=600),
     cameras=2,
-    thermals=1,
+    thermal_cameras=1,
     camera_size=(64, 96),
     thermal_size=(64, 80),
     channels=16,
@@ -19,12 +19,12 @@ SMALL = DetectorConfig(
     depths=(0, 0, 0),
     neck_channels=16,
     proposals=16,
-    refined=8,
+    refined_proposals=8,
 )
 
 
 def with_images(network: ProposalNetwork) -> ProposalNetwork:
-    """The network, to run, with images that count; untrained they do not yet."""
+    """The network in eval mode with image features enabled, whose initial scale is zero."""
     for fusion in (network.camera_fusion, network.thermal_fusion):
         torch.nn.init.ones_(fusion.scale)
     return network.eval()

@@ -1,3 +1,5 @@
+"""CMX: rectification and fusion of two streams, and the effect of their masks."""
+
 import pytest
 import torch
 
@@ -14,25 +16,25 @@ def masks(a: float, b: float, size: tuple[int, int] = (6, 5)) -> tuple[torch.Ten
     return torch.full((2, 1, *size), a), torch.full((2, 1, *size), b)
 
 
-def test_rectification_with_blank_weights_adds_half_of_the_other_stream() -> None:
+def test_rectification_with_zero_weights_adds_half_of_the_other_stream() -> None:
     block = FeatureRectification(8)
     for parameter in block.parameters():
         torch.nn.init.zeros_(parameter)
     a, b = streams()
-    # Both sigmoids are a half: a + 0.5 * (0.5 b + 0.5 b).
+    # Both sigmoids are 0.5: a + 0.5 * (0.5 b + 0.5 b).
     out = block((a, b), masks(1, 1))
     torch.testing.assert_close(out[0], a + 0.5 * b)
     torch.testing.assert_close(out[1], b + 0.5 * a)
 
 
-def test_a_masked_stream_rectifies_nothing() -> None:
+def test_masked_stream_does_not_rectify_the_other() -> None:
     a, b = streams()
     out = FeatureRectification(8)((a, b), masks(1, 0))
     torch.testing.assert_close(out[0], a)
     assert not torch.equal(out[1], b)
 
 
-def test_pooling_counts_what_is_not_masked_alone() -> None:
+def test_pooling_ignores_masked_pixels() -> None:
     a, _ = streams()
     mask = torch.zeros(2, 1, 6, 5)
     mask[..., :2, :] = 1.0
@@ -44,7 +46,7 @@ def test_pooling_counts_what_is_not_masked_alone() -> None:
 
 
 @pytest.mark.parametrize("repeat", [2, 3])
-def test_the_context_depends_neither_on_size_nor_on_what_is_masked(repeat: int) -> None:
+def test_context_is_independent_of_image_size_and_masked_pixels(repeat: int) -> None:
     block = FeatureFusion(8, 2).eval()
     u = torch.rand(1, 30, 8)
     once = block._context(u, torch.ones(1, 30, 1), 0)
@@ -57,7 +59,7 @@ def test_the_context_depends_neither_on_size_nor_on_what_is_masked(repeat: int) 
     torch.testing.assert_close(once.sum(dim=-2), torch.ones_like(once.sum(dim=-2)))  # over the keys
 
 
-def test_fusion_keeps_the_shape_and_hears_both_streams() -> None:
+def test_fusion_keeps_the_shape_and_uses_both_streams() -> None:
     block = FeatureFusion(8, 2).eval()
     a, b = streams()
     out = block((a, b), masks(1, 1))
@@ -66,7 +68,7 @@ def test_fusion_keeps_the_shape_and_hears_both_streams() -> None:
     assert not torch.allclose(out, block((a + 1.0, b), masks(1, 1)))
 
 
-def test_a_token_stands_where_the_mask_is_nought_even_for_nan() -> None:
+def test_token_replaces_masked_pixels_even_nan() -> None:
     token = MaskToken(8)
     torch.nn.init.constant_(token.token, 2.0)
     a, _ = streams()

@@ -1,4 +1,4 @@
-"""MoE-Fusion: sizes, gates of two experts, settings of a card."""
+"""MoE-Fusion: image sizes, gates that select two experts, and card settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def network() -> MoEFusion:
 
 @settings(max_examples=15)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 3))
-def test_any_even_size_goes(rows: int, columns: int, batch: int) -> None:
+def test_any_even_size_is_supported(rows: int, columns: int, batch: int) -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         result = MoEFusion().eval()(*torch.rand(2, batch, 1, 2 * rows, 2 * columns))
@@ -28,15 +28,15 @@ def test_any_even_size_goes(rows: int, columns: int, batch: int) -> None:
     assert torch.isfinite(result.fused).all()
 
 
-def test_each_image_of_a_batch_is_fused_as_if_alone(network: MoEFusion) -> None:
+def test_images_of_a_batch_are_independent(network: MoEFusion) -> None:
     visible, thermal = torch.rand(2, 3, 1, 16, 24)
     with torch.inference_mode():
         together = network(visible, thermal).fused
-        alone = [network(visible[k : k + 1], thermal[k : k + 1]).fused for k in range(3)]
-    torch.testing.assert_close(together, torch.cat(alone))
+        single = [network(visible[k : k + 1], thermal[k : k + 1]).fused for k in range(3)]
+    torch.testing.assert_close(together, torch.cat(single))
 
 
-def test_both_images_count(network: MoEFusion) -> None:
+def test_both_images_affect_the_output(network: MoEFusion) -> None:
     visible, thermal = torch.rand(2, 1, 1, 16, 16)
     first = network(visible, thermal).fused
     assert (network(visible.flip(3), thermal).fused - first).abs().max() > 1e-2
@@ -44,7 +44,7 @@ def test_both_images_count(network: MoEFusion) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_gate_chooses_two_experts(training: bool) -> None:
+def test_gate_selects_two_experts(training: bool) -> None:
     torch.manual_seed(1)
     gate = Gate(8).train(training)
     weights, balance = gate(torch.randn(32, 8))
@@ -54,18 +54,18 @@ def test_a_gate_chooses_two_experts(training: bool) -> None:
     assert (balance > 0) == training
 
 
-def test_a_balanced_gate_costs_less_than_one_that_always_chooses_the_same() -> None:
+def test_balanced_gate_has_a_lower_loss_than_a_constant_one() -> None:
     torch.manual_seed(2)
-    even, lopsided = Gate(4).train(), Gate(4).train()
-    torch.nn.init.eye_(even.score.weight)
-    torch.nn.init.zeros_(even.score.bias)
-    torch.nn.init.zeros_(lopsided.score.weight)
-    lopsided.score.bias.data = torch.tensor([9.0, 6.0, 0.0, 0.0])
+    balanced, constant = Gate(4).train(), Gate(4).train()
+    torch.nn.init.eye_(balanced.score.weight)
+    torch.nn.init.zeros_(balanced.score.bias)
+    torch.nn.init.zeros_(constant.score.weight)
+    constant.score.bias.data = torch.tensor([9.0, 6.0, 0.0, 0.0])
     pooled = 5 * torch.eye(4).repeat(16, 1)
-    assert even(pooled)[1] < 0.5 * lopsided(pooled)[1]
+    assert balanced(pooled)[1] < 0.5 * constant(pooled)[1]
 
 
-def test_a_card_builds_it_and_what_runs_stays_within_the_range() -> None:
+def test_network_built_from_a_card_clamps_its_output() -> None:
     network = build({"channels": 8}).eval()
     with torch.inference_mode():
         fused = network(50 * torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8))
@@ -74,6 +74,6 @@ def test_a_card_builds_it_and_what_runs_stays_within_the_range() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"channels": 1}, {"channels": "16"}, {"depth": 3}])
-def test_other_settings_are_refused(bad: dict[str, object]) -> None:
+def test_invalid_settings_raise(bad: dict[str, object]) -> None:
     with pytest.raises(UserError, match="allowed: channels"):
         build(bad)

@@ -1,9 +1,15 @@
+"""The RGB-thermal segmentation network: shapes, masks, and the shipped model."""
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
 
-from multimodal_perception.networks.rgb_thermal_segmentation import FUSIONS, RgbxSegmentation, build
+from multimodal_perception.networks.rgb_thermal_segmentation import (
+    FUSIONS,
+    RgbThermalSegmentation,
+    build,
+)
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -12,37 +18,37 @@ from multimodal_perception.runtime.settings import RuntimeConfig
 def images(rows: int = 64, columns: int = 96) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     visible = torch.rand(1, 3, rows, columns, generator=generator) * 2 - 1
-    other = torch.rand(1, 1, rows, columns, generator=generator)
-    return [visible, other, torch.ones(1, 1, rows, columns), torch.ones(1, 1, rows, columns)]
+    thermal = torch.rand(1, 1, rows, columns, generator=generator)
+    return [visible, thermal, torch.ones(1, 1, rows, columns), torch.ones(1, 1, rows, columns)]
 
 
 @pytest.fixture(scope="module")
-def network() -> RgbxSegmentation:
+def network() -> RgbThermalSegmentation:
     torch.manual_seed(0)
-    return RgbxSegmentation(10).eval()
+    return RgbThermalSegmentation(10).eval()
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_logits_are_at_half_the_size(fusion: str) -> None:
+def test_logits_have_half_the_image_size(fusion: str) -> None:
     with torch.no_grad():
-        out = RgbxSegmentation(7, fusion).eval()(*images())
+        out = RgbThermalSegmentation(7, fusion).eval()(*images())
     assert out.shape == (1, 7, 32, 48) and torch.isfinite(out).all()
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_what_a_missing_image_holds_changes_nothing(
-    network: RgbxSegmentation, missing: int
+def test_values_of_a_missing_image_have_no_effect(
+    network: RgbThermalSegmentation, missing: int
 ) -> None:
     inputs = images()
     inputs[2 + missing].zero_()
     with torch.no_grad():
         expected = network(*inputs)
-        for rubbish in (float("nan"), 1e6):
-            inputs[missing].fill_(rubbish)
+        for value in (float("nan"), 1e6):
+            inputs[missing].fill_(value)
             torch.testing.assert_close(network(*inputs), expected, rtol=0, atol=0)
 
 
-def test_an_image_that_is_there_matters(network: RgbxSegmentation) -> None:
+def test_both_images_affect_the_output(network: RgbThermalSegmentation) -> None:
     inputs = images()
     with torch.no_grad():
         expected = network(*inputs)
@@ -52,23 +58,24 @@ def test_an_image_that_is_there_matters(network: RgbxSegmentation) -> None:
             assert not torch.allclose(network(*changed), expected, atol=1e-3)
 
 
-def test_unknown_fusions_are_refused() -> None:
+def test_unknown_fusion_raises() -> None:
     with pytest.raises(ValueError, match=r"fusion.*cmx"):
         build({"fusion": "magic"})
 
 
-def test_the_shipped_onnx_agrees_with_the_shipped_weights() -> None:
+def test_shipped_onnx_agrees_with_shipped_weights() -> None:
     card = load_card("segmentation")
     network = build(card.settings)
-    network.load_state_dict(load(card.read_file("weights")))
+    network.load_state_dict(card.to_module_names(load(card.read_file("weights"))))
     inputs = images(*card.inputs["visible"].shape[-2:])
     inputs[3][..., :100] = 0.0
     with torch.no_grad():
         expected = network.eval()(*inputs).numpy()
     config = RuntimeConfig(device="cpu")
-    arrays = dict(zip(card.inputs, (t.numpy() for t in inputs), strict=True))
-    answer = OnnxRuntimeBackend(card, config).infer(arrays)["logits"]
-    # Both are stored in half precision, the ONNX's after batch normalisation is folded in.
-    np.testing.assert_allclose(answer, expected, atol=0.1)
-    assert (answer.argmax(1) == expected.argmax(1)).mean() > 0.99
+    onnx_card = card.with_onnx_names()
+    arrays = dict(zip(onnx_card.inputs, (t.numpy() for t in inputs), strict=True))
+    outputs = OnnxRuntimeBackend(onnx_card, config).infer(arrays)["logits"]
+    # Both are stored in half precision, the ONNX with folded batch normalisation.
+    np.testing.assert_allclose(outputs, expected, atol=0.1)
+    assert (outputs.argmax(1) == expected.argmax(1)).mean() > 0.99
     assert sum(p.numel() for p in network.parameters()) == card.figures["parameters"]

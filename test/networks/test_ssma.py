@@ -1,9 +1,11 @@
+"""SSMA gated fusion."""
+
 import torch
 
 from multimodal_perception.networks.ssma import GatedFusion
 
 
-def test_closed_gates_let_nothing_through_and_open_ones_all() -> None:
+def test_gates_of_zero_and_one() -> None:
     block = GatedFusion(4, 6).eval()
     a, b = torch.randn(2, 1, 4, 5, 5)
     last = block.gate[2]

@@ -1,4 +1,4 @@
-"""TwinLiteNet's activation and folded normalisation, written out for ONNX Runtime, are torch's own."""
+"""TwinLiteNet's PReLU and folded batch normalisation are equal to those of torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from multimodal_perception.networks.twinlitenet import PReLU, UpUnit
 
 @pytest.mark.parametrize("slopes", [[-0.5, 0.0, 0.25, 3.0], [-0.5, 0.0, 0.25, 1.0]])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_activation_is_torchs_for_any_slope(slopes: list[float], training: bool) -> None:
-    ours = PReLU(4).eval()  # its verdict on the slopes that it begins with must not outlive them
-    theirs = torch.nn.PReLU(4)
+def test_prelu_matches_torch_for_any_slope(slopes: list[float], training: bool) -> None:
+    prelu = PReLU(4).eval()  # loading other slopes must reset use_maximum
+    expected = torch.nn.PReLU(4)
     with torch.no_grad():
-        theirs.weight.copy_(torch.tensor(slopes))
-    ours.load_state_dict(theirs.state_dict())
+        expected.weight.copy_(torch.tensor(slopes))
+    prelu.load_state_dict(expected.state_dict())
     x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(ours.train(training)(x), theirs(x))
+    torch.testing.assert_close(prelu(x), expected(x))
+    torch.testing.assert_close(prelu.train(training)(x), expected(x))
 
 
-def test_the_folded_normalisation_is_the_normalisation() -> None:
+def test_folded_normalisation_matches_batch_norm() -> None:
     unit = UpUnit(3, 5).eval()
     generator = torch.Generator().manual_seed(0)
     norm = unit.norm

@@ -1,4 +1,4 @@
-"""Winograd's convolution is the convolution, for any images and weights."""
+"""The Winograd convolution is equal to the direct convolution."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_perception.networks.twinlitenet import WinogradUnit
-from multimodal_perception.networks.winograd import TILE, conv3x3_by_rows
+from multimodal_perception.networks.winograd import TILE, winograd_conv3x3
 
 
 @given(
@@ -20,7 +20,7 @@ from multimodal_perception.networks.winograd import TILE, conv3x3_by_rows
     width=st.integers(1, 9),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_it_is_torchs_convolution(
+def test_winograd_matches_torch(
     batch: int, inputs: int, outputs: int, tiles: int, width: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -29,12 +29,12 @@ def test_it_is_torchs_convolution(
     bias = torch.randn(outputs, generator=generator)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     torch.testing.assert_close(
-        conv3x3_by_rows(x, weight, bias).double(), exact, atol=2e-4, rtol=0.0
+        winograd_conv3x3(x, weight, bias).double(), exact, atol=2e-4, rtol=0.0
     )
 
 
 @pytest.mark.parametrize("height", [TILE * 2, TILE * 2 + 1])
-def test_a_unit_is_the_same_at_heights_that_the_tiles_do_not_fill(height: int) -> None:
+def test_unit_supports_heights_that_are_not_multiples_of_the_tile(height: int) -> None:
     generator = torch.Generator().manual_seed(0)
     unit = WinogradUnit(3, 4, 3).eval()
     norm = unit.norm

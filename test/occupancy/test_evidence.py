@@ -1,4 +1,4 @@
-"""Evidence: combination rules in closed form, ageing, the rolling grid, and masses that stay masses."""
+"""Evidential grid: combination rules in closed form, ageing, shifting, valid masses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS
-from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig, shifted
+from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig, shift_layer
 
 SIZE = 8
 FIRST = (0.6, 0.1)
@@ -51,7 +51,7 @@ def seconds(value: float) -> int:
 def test_two_sources_combine_in_closed_form(rule: str, expected: tuple[float, ...]) -> None:
     grid = grid_of(rule)
     if rule == "log_odds":
-        # A probability of 1/4 is what (0.6, 0.1) says; as the only source it is taken over.
+        # (0.6, 0.1) is a probability of 1/4; the first source is copied.
         grid.combine(*layers(*FIRST))
         np.testing.assert_allclose(masses(grid), (0.5, 0, 0, 0.5), atol=1e-6)
     else:
@@ -72,7 +72,7 @@ def test_dempster_does_not_depend_on_the_order() -> None:
     np.testing.assert_allclose(*results, atol=1e-6)
 
 
-def test_yagers_conflict_is_ignorance_that_new_evidence_resolves() -> None:
+def test_yager_conflict_is_resolved_by_new_evidence() -> None:
     grid = grid_of()
     grid.combine(*layers(0.9, 0.0))
     grid.combine(*layers(0.0, 0.9))
@@ -83,7 +83,7 @@ def test_yagers_conflict_is_ignorance_that_new_evidence_resolves() -> None:
     assert masses(grid)[2] == pytest.approx(0.81 * 0.2 + 0.09 * 0.8, abs=1e-6)
 
 
-def test_total_contradiction_leaves_dempster_ignorant() -> None:
+def test_total_contradiction_gives_unknown_with_dempster() -> None:
     grid = grid_of("dempster")
     grid.combine(*layers(1.0, 0.0))
     grid.combine(*layers(0.0, 1.0))
@@ -91,7 +91,7 @@ def test_total_contradiction_leaves_dempster_ignorant() -> None:
 
 
 @pytest.mark.parametrize("rule", ["yager", "dempster", "log_odds"])
-def test_a_source_that_says_nothing_changes_nothing(rule: str) -> None:
+def test_source_without_mass_changes_nothing(rule: str) -> None:
     grid = grid_of(rule)
     grid.combine(*layers(*FIRST))
     before = masses(grid)
@@ -100,14 +100,14 @@ def test_a_source_that_says_nothing_changes_nothing(rule: str) -> None:
     np.testing.assert_array_equal(masses(grid), before)
 
 
-def test_log_odds_stay_short_of_certainty() -> None:
+def test_log_odds_are_clamped() -> None:
     grid = grid_of("log_odds")
     for _ in range(50):
         grid.combine(*layers(0.0, 0.9))
     assert masses(grid)[1] == pytest.approx(1 - 2 * 0.018, abs=1e-5)
 
 
-def test_evidence_of_another_shape_is_refused() -> None:
+def test_evidence_of_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="evidence must be"):
         grid_of().combine(np.zeros((3, 3), np.float32), np.zeros((3, 3), np.float32))
 
@@ -118,7 +118,7 @@ def test_only_the_window_is_combined() -> None:
     assert grid.free[2:4, :3].min() == 0.5 and grid.free.sum() == pytest.approx(3.0)
 
 
-def test_evidence_halves_in_a_half_life_and_conflict_sooner() -> None:
+def test_evidence_halves_in_a_half_life_and_conflict_decays_faster() -> None:
     grid = grid_of(half_life=2.0, moving_half_life=0.5)
     grid.advance(0, pose(0.0))
     grid.combine(*layers(0.8, 0.1))
@@ -135,9 +135,9 @@ def test_evidence_halves_in_a_half_life_and_conflict_sooner() -> None:
 
 @settings(max_examples=60)
 @given(st.integers(-10, 10), st.integers(-10, 10))
-def test_shifting_keeps_what_stays_inside(rows: int, columns: int) -> None:
+def test_shifting_keeps_cells_inside_the_grid(rows: int, columns: int) -> None:
     layer = np.arange(1, SIZE * SIZE + 1, dtype=np.float32).reshape(SIZE, SIZE)
-    moved = shifted(layer, rows, columns)
+    moved = shift_layer(layer, rows, columns)
     for i in range(SIZE):
         for j in range(SIZE):
             inside = 0 <= i + rows < SIZE and 0 <= j + columns < SIZE
@@ -153,30 +153,30 @@ def test_shifting_keeps_what_stays_inside(rows: int, columns: int) -> None:
     )
 )
 @example([(-0.25, 0.0, 0.0)] * 3 + [(-0.375, 0.0, 0.0)] * 3 + [(0.25, 0.0, 0.0)])
-def test_what_stands_in_odom_stays_in_its_cell(steps: list[tuple[float, float, float]]) -> None:
+def test_static_object_stays_in_its_odom_cell(steps: list[tuple[float, float, float]]) -> None:
     grid = grid_of(resolution=0.5, half_life=600.0)
-    place = np.array([1000.3, -20.2, 0.1])
-    grid.advance(0, pose(*place))
+    position = np.array([1000.3, -20.2, 0.1])
+    grid.advance(0, pose(*position))
     # The cell under the vehicle, in odom.
-    target = place[:2].copy()
+    target = position[:2].copy()
     column, row = np.floor((target - grid.corner) / 0.5).astype(int)
     mark = np.zeros((SIZE, SIZE), np.float32)
     mark[row, column] = 0.9
     grid.combine(np.zeros_like(mark), mark)
     for k, step in enumerate(steps, 1):
-        place = place + step
-        cells = grid.advance(seconds(0.1 * k), pose(*place))
+        position = position + step
+        cells = grid.advance(seconds(0.1 * k), pose(*position))
         column, row = np.floor((target - grid.corner) / 0.5).astype(int)
         assert grid.counts.total() == 0
         if not (0 <= row < SIZE and 0 <= column < SIZE):
-            # What lies outside is forgotten, also when the vehicle comes back.
+            # Cells that leave the grid are cleared, also if the vehicle comes back.
             assert not grid.occupied.any()
             break
         assert grid.occupied[row, column] > 0.8
-        # The same cell over base_link: its middle is within half a diagonal of the mark.
-        middle = np.array([float(v) for v in cells.middles(np.array(row), np.array(column))])
-        seen = poses.inverse(pose(*place)) @ np.array([*target, 0.0, 1.0])
-        assert np.hypot(*(middle - seen[:2])) <= 0.36
+        # The same cell in base_link: its centre is within half a diagonal of the mark.
+        centre = np.array([float(v) for v in cells.centres(np.array(row), np.array(column))])
+        expected = poses.inverse(pose(*position)) @ np.array([*target, 0.0, 1.0])
+        assert np.hypot(*(centre - expected[:2])) <= 0.36
         assert np.count_nonzero(grid.occupied) == 1
 
 
@@ -191,7 +191,7 @@ def test_what_stands_in_odom_stays_in_its_cell(steps: list[tuple[float, float, f
         (seconds(1.1), pose(1e12), "outside_map"),
     ],
 )
-def test_odometry_that_cannot_be_clears_the_grid_and_is_counted(
+def test_invalid_odometry_clears_the_grid_and_is_counted(
     stamp: int, where: np.ndarray, reason: str
 ) -> None:
     grid = grid_of()
@@ -200,14 +200,14 @@ def test_odometry_that_cannot_be_clears_the_grid_and_is_counted(
     grid.advance(stamp, where)
     assert grid.counts == {reason: 1}
     assert (grid.unknown() == 1).all()
-    # And it goes on from there.
+    # Accumulation continues with the next pose.
     if reason in ("time_back", "odometry_jump"):
         grid.combine(*layers(*FIRST))
         grid.advance(stamp + seconds(0.1), where)
         assert grid.free.min() > 0.5 and grid.counts == {reason: 1}
 
 
-def test_without_odometry_nothing_is_kept() -> None:
+def test_without_odometry_no_evidence_is_kept() -> None:
     grid = grid_of()
     for k in range(2):
         cells = grid.advance(seconds(0.1 * k), None)
@@ -225,13 +225,13 @@ STEPS = st.tuples(
 
 @settings(max_examples=150)
 @given(st.sampled_from(["yager", "dempster", "log_odds"]), st.lists(STEPS, max_size=12))
-def test_masses_sum_to_one_whatever_comes(rule: str, steps: list[tuple[float, ...]]) -> None:
+def test_masses_sum_to_one_for_any_input(rule: str, steps: list[tuple[float, ...]]) -> None:
     grid = grid_of(rule)
-    stamp, place = 0.0, np.zeros(3)
+    stamp, position = 0.0, np.zeros(3)
     rng = np.random.default_rng(len(steps))
     for free, occupied, later, x, y, yaw in steps:
-        stamp, place = stamp + later, place + np.array([x, y, yaw])
-        grid.advance(seconds(stamp), pose(*place))
+        stamp, position = stamp + later, position + np.array([x, y, yaw])
+        grid.advance(seconds(stamp), pose(*position))
         source = layers(free, occupied)
         source[0][:4] = rng.random((4, SIZE))
         source[1][2:6] = rng.random((4, SIZE))

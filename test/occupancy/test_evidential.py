@@ -1,4 +1,4 @@
-"""The mapper: sources fused while the vehicle drives, and what lies or fails among them."""
+"""Evidential mapper: fusion of sources while the vehicle drives, wrong and missing sources."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from multimodal_perception.occupancy.evidence import GridConfig
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.raycast import RaycastConfig
 from multimodal_perception.perception import Level, OccupancyGrid, SegmentationMask, SensorHealth
-from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
-from multimodal_perception.rig import OPTICAL
+from multimodal_perception.pointcloud.ground_segmentation import segment_ground
+from multimodal_perception.rig import BODY_FROM_OPTICAL
 
 HEIGHT = 1.7
 PERIOD = NANOSECONDS // 10
@@ -43,9 +43,9 @@ def scan(posts: list[tuple[float, float]] = (), walls: list[float] = ()) -> np.n
             hit = np.where(ray[:, 0] > 0, wall / ray[:, 0], np.inf)
         hit[np.abs(hit * ray[:, 1]) > 4.0] = np.inf
         t = np.minimum(t, hit)
-    seen = t < 40
-    points = np.zeros((int(seen.sum()), 4), np.float32)
-    points[:, :3] = ray[seen] * t[seen, None]
+    in_range = t < 40
+    points = np.zeros((int(in_range.sum()), 4), np.float32)
+    points[:, :3] = ray[in_range] * t[in_range, None]
     return points
 
 
@@ -60,7 +60,7 @@ def frame_of(
 
 
 def step(mapper: EvidentialMapper, frame: SensorFrame, **more: object) -> OccupancyGrid:
-    return mapper.update(frame, ground_cloud(frame), **more)  # type: ignore[arg-type]
+    return mapper.update(frame, segment_ground(frame), **more)  # type: ignore[arg-type]
 
 
 def at(layer: np.ndarray, grid: OccupancyGrid, x: float, y: float) -> float:
@@ -70,19 +70,19 @@ def at(layer: np.ndarray, grid: OccupancyGrid, x: float, y: float) -> float:
 
 
 def around(layer: np.ndarray, grid: OccupancyGrid, x: float, y: float) -> float:
-    """The most in the 3 x 3 cells about a point."""
+    """The maximum of the 3 x 3 cells around a point."""
     r = grid.resolution
     return max(at(layer, grid, x + i * r, y + j * r) for i in (-1, 0, 1) for j in (-1, 0, 1))
 
 
 @pytest.mark.parametrize("out", ["base", "odom"])
-def test_a_post_stays_where_it_is_while_the_vehicle_turns(out: str) -> None:
+def test_post_keeps_its_position_while_the_vehicle_turns(out: str) -> None:
     mapper = EvidentialMapper(EvidentialConfig(frame=out), SMALL)
     post = np.array([9.0, 3.0, 0.0, 1.0])
     for k in range(12):
         odom = poses.from_xyz_rpy((0.37 * k, 0.05 * k, 0), (0, 0, 0.07 * k))
         here = (poses.inverse(odom) @ post)[:2]
-        # Half of the frames do not see the post.
+        # Half of the sweeps do not contain the post.
         grid = step(mapper, frame_of(scan([tuple(here)] if k % 2 == 0 else []), k, odom))
         x, y = here if out == "base" else post[:2]
         assert grid.frame_id == ("base_link" if out == "base" else "odom")
@@ -93,27 +93,33 @@ def test_a_post_stays_where_it_is_while_the_vehicle_turns(out: str) -> None:
     assert mapper.counts.total() == 0
 
 
-def test_evidence_outlives_the_sweep_that_gave_it_and_then_fades() -> None:
+def test_evidence_is_kept_after_its_sweep_and_decays() -> None:
     mapper = EvidentialMapper(raycast=SMALL)
     still = np.eye(4)
     grid = step(mapper, frame_of(scan(walls=[8.0]), 0, still))
     before = around(grid.occupied, grid, 8.05, 0.0)
-    seen = at(grid.free, grid, 5.0, 0.0)
-    assert before > 0.9 and seen > 0.5
+    free = at(grid.free, grid, 5.0, 0.0)
+    assert before > 0.9 and free > 0.5
     grid = step(mapper, frame_of(None, 30, still))
     assert around(grid.occupied, grid, 8.05, 0.0) == pytest.approx(before / 2, abs=0.02)
-    assert at(grid.free, grid, 5.0, 0.0) == pytest.approx(seen / 2, abs=0.02)
+    assert at(grid.free, grid, 5.0, 0.0) == pytest.approx(free / 2, abs=0.02)
     grid = step(mapper, frame_of(None, 600, still))
     assert grid.unknown().min() > 0.99
 
 
-def test_without_odometry_a_grid_holds_its_frame_alone() -> None:
+def test_odom_grid_is_in_the_odom_frame_of_the_rig() -> None:
+    mapper = EvidentialMapper(EvidentialConfig(frame="odom"), SMALL)
+    frame = frame_of(scan(), 0, np.eye(4), odom_frame="map")
+    assert step(mapper, frame).frame_id == "map"
+
+
+def test_without_odometry_the_grid_has_the_present_frame_only() -> None:
     mapper = EvidentialMapper(raycast=SMALL)
     step(mapper, frame_of(scan(walls=[8.0])))
     assert (step(mapper, frame_of(None, 1)).unknown() == 1).all()
 
 
-def test_the_grid_given_out_does_not_change_later() -> None:
+def test_returned_grid_does_not_change_later() -> None:
     mapper = EvidentialMapper(raycast=SMALL)
     grid = step(mapper, frame_of(scan(walls=[8.0]), 0, np.eye(4)))
     kept = grid.occupied.copy(), grid.free.copy(), grid.conflict.copy()  # type: ignore[union-attr]
@@ -122,7 +128,7 @@ def test_the_grid_given_out_does_not_change_later() -> None:
         np.testing.assert_array_equal(now, then)
 
 
-def test_what_leaves_is_in_conflict_and_cleared_within_frames() -> None:
+def test_object_that_leaves_is_cleared_within_frames() -> None:
     mapper = EvidentialMapper(raycast=SMALL)
     for k in range(5):
         step(mapper, frame_of(scan([(6.0, 0.0)]), k, np.eye(4)))
@@ -133,34 +139,34 @@ def test_what_leaves_is_in_conflict_and_cleared_within_frames() -> None:
     assert at(grid.free, grid, 6.0, 0.0) > 0.6 and around(grid.occupied, grid, 6.0, 0.0) < 0.1
 
 
-def test_free_evidence_hidden_by_something_new_is_forgotten() -> None:
+def test_free_evidence_behind_a_new_obstacle_is_cleared() -> None:
     mapper = EvidentialMapper(raycast=SMALL)
     for k in range(3):
         grid = step(mapper, frame_of(scan(), k, np.eye(4)))
     assert at(grid.free, grid, 9.0, 0.0) > 0.5
     grid = step(mapper, frame_of(scan(walls=[8.0]), 3, np.eye(4)))
-    # Right behind the new wall a car's body may be; far behind it the memory holds.
+    # Directly behind the new return the object may continue; far behind it the evidence is kept.
     assert at(grid.free, grid, 9.0, 0.0) == 0
     assert at(grid.free, grid, 13.0, 0.0) > 0.4
 
 
-def test_a_stuck_ultrasonic_shows_as_conflict_and_frees_nothing_more() -> None:
+def test_stuck_ultrasonic_range_causes_conflict() -> None:
     pose = poses.from_xyz_rpy((1.0, 0.0, 0.4))
-    mapper, honest = EvidentialMapper(raycast=SMALL), EvidentialMapper(raycast=SMALL)
+    mapper, correct = EvidentialMapper(raycast=SMALL), EvidentialMapper(raycast=SMALL)
     for k in range(4):
         stuck = UltrasonicReading("us", k * PERIOD, "us", 3.0, 0.2, 5.0, 1.0)
         mounts = {"us": pose}
         frame = frame_of(scan(), k, np.eye(4), ultrasonics={"us": stuck}, mounts=mounts)
         grid = step(mapper, frame)
-        plain = step(honest, frame_of(scan(), k, np.eye(4)))
+        plain = step(correct, frame_of(scan(), k, np.eye(4)))
     assert around(plain.conflict, plain, 4.0, 0.0) == 0
     assert around(grid.conflict, grid, 4.0, 0.0) > 0.2
     assert mapper.counts == {"ultrasonic.unconfirmed": 1}
 
 
-def test_a_mask_that_calls_a_wall_drivable_shows_as_conflict() -> None:
+def test_wrong_drivable_mask_causes_conflict() -> None:
     camera = CameraModel.pinhole(640, 400, 400.0)
-    mounts = {"camera": poses.from_xyz_rpy((0, 0, 1.5), (0, 0.1, 0)) @ OPTICAL}
+    mounts = {"camera": poses.from_xyz_rpy((0, 0, 1.5), (0, 0.1, 0)) @ BODY_FROM_OPTICAL}
     mask = SegmentationMask("camera", 0, np.ones((400, 640), np.uint8), ("other", "road"))
     frame = frame_of(scan(walls=[6.0]), mounts=mounts, intrinsics={"camera": camera})
     plain = step(EvidentialMapper(raycast=SMALL), frame)
@@ -170,9 +176,9 @@ def test_a_mask_that_calls_a_wall_drivable_shows_as_conflict() -> None:
     assert around(grid.occupied, grid, 6.05, 0.1) > around(grid.free, grid, 6.05, 0.1) - 0.2
 
 
-def test_a_thermal_mask_serves_at_night_without_lidar() -> None:
+def test_thermal_mask_gives_free_space_without_lidar() -> None:
     camera = CameraModel.pinhole(640, 400, 400.0)
-    mounts = {"thermal": poses.from_xyz_rpy((0, 0, 1.5), (0, 0.1, 0)) @ OPTICAL}
+    mounts = {"thermal": poses.from_xyz_rpy((0, 0, 1.5), (0, 0.1, 0)) @ BODY_FROM_OPTICAL}
     mask = SegmentationMask("thermal", 0, np.ones((400, 640), np.uint8), ("other", "road"))
     frame = frame_of(None, mounts=mounts, intrinsics={"thermal": camera})
     grid = step(EvidentialMapper(raycast=SMALL), frame, masks={"thermal": mask})
@@ -180,27 +186,28 @@ def test_a_thermal_mask_serves_at_night_without_lidar() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "share"), [(Level.OK, 1.0), (Level.WARN, 0.8), (Level.ERROR, 0.4), (Level.STALE, 0.0)]
+    ("level", "factor"),
+    [(Level.OK, 1.0), (Level.WARN, 0.8), (Level.ERROR, 0.4), (Level.STALE, 0.0)],
 )
-def test_health_discounts_a_sensor(level: Level, share: float) -> None:
+def test_health_lowers_the_masses_of_a_sensor(level: Level, factor: float) -> None:
     frame = frame_of(scan())
     full = step(EvidentialMapper(raycast=SMALL), frame)
     health = {"lidar": SensorHealth("lidar", level, "")}
     grid = step(EvidentialMapper(raycast=SMALL), frame, health=health)
-    expected = share * at(full.free, full, 5.0, 0.1)
+    expected = factor * at(full.free, full, 5.0, 0.1)
     assert at(grid.free, grid, 5.0, 0.1) == pytest.approx(expected, abs=1e-5)
 
 
-def test_trust_in_an_image_weighs_its_sensor_s_masses() -> None:
+def test_image_quality_lowers_the_masses_of_a_sensor() -> None:
     frame = frame_of(scan())
     full = step(EvidentialMapper(raycast=SMALL), frame)
-    health = {"lidar": SensorHealth("lidar", Level.OK, "", trust=0.5)}
+    health = {"lidar": SensorHealth("lidar", Level.OK, "", image_quality=0.5)}
     grid = step(EvidentialMapper(raycast=SMALL), frame, health=health)
     expected = 0.5 * at(full.free, full, 5.0, 0.1)
     assert at(grid.free, grid, 5.0, 0.1) == pytest.approx(expected, abs=1e-5)
 
 
-def test_boxes_fill_what_the_lidar_does_not_see_and_clear_their_trail() -> None:
+def test_boxes_are_occupied_and_clear_their_trail() -> None:
     def boxes(x: float) -> Boxes3D:
         row = np.array([[x, 5.0, 0.8, 4.0, 1.8, 1.6, 0.0]], np.float32)
         one = np.ones(1)
@@ -218,11 +225,11 @@ def test_boxes_fill_what_the_lidar_does_not_see_and_clear_their_trail() -> None:
     for k in range(8):
         parked = dataclasses.replace(boxes(-5.0 + k), velocities=None)
         trailing = step(slow, frame_of(None, k, np.eye(4)), boxes=parked)
-    # Without velocities nobody knows that it moves.
+    # Without velocities the boxes are not treated as moving.
     assert at(trailing.occupied, trailing, -5.0, 5.0) > 0.6
 
 
-def test_a_learned_near_field_is_one_more_source() -> None:
+def test_near_field_grid_is_fused() -> None:
     free, occupied = (np.zeros((20, 20), np.float32) for _ in range(2))
     occupied[15, 18], free[2, 2] = 0.9, 0.9
     near = OccupancyGrid(0, "base_link", 0.5, (-5.0, -5.0), free, occupied)
@@ -234,7 +241,7 @@ def test_a_learned_near_field_is_one_more_source() -> None:
     assert mapper.counts == {"near_field.wrong_frame": 1}
 
 
-def test_a_bag_that_starts_again_starts_a_fresh_grid() -> None:
+def test_restarted_bag_clears_the_grid() -> None:
     mapper = EvidentialMapper(raycast=SMALL)
     step(mapper, frame_of(scan(walls=[8.0]), 50, np.eye(4)))
     grid = step(mapper, frame_of(None, 0, np.eye(4)))
@@ -242,38 +249,42 @@ def test_a_bag_that_starts_again_starts_a_fresh_grid() -> None:
     assert mapper.counts == {"grid.time_back": 1}
 
 
-def test_cells_too_fine_for_memory_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"4000 x 4000 cells; allowed 2000"):
+def test_too_many_cells_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"4000 x 4000 cells; allowed: 2000"):
         RaycastConfig(extent=100.0, resolution=0.05)
     with pytest.raises(ConfigurationError, match=r"0\.05 to 2"):
         build(RaycastConfig, {"resolution": 0.001}, "test")
 
 
-def test_the_configuration_reads_from_yaml_values() -> None:
-    values = {"grid": {"rule": "dempster"}, "masks": {"drivable": ["road"]}, "frame": "odom"}
+def test_configuration_is_read_from_yaml_values() -> None:
+    values = {
+        "grid": {"rule": "dempster"},
+        "masks": {"drivable_classes": ["road"]},
+        "frame": "odom",
+    }
     config = build(EvidentialConfig, values, "test")
-    assert config.grid == GridConfig(rule="dempster") and config.masks.drivable == ("road",)
+    assert config.grid == GridConfig(rule="dempster") and config.masks.drivable_classes == ("road",)
     with pytest.raises(ConfigurationError, match="yager"):
         build(EvidentialConfig, {"grid": {"rule": "bayes"}}, "test")
 
 
-def test_a_stuck_ultrasonic_is_conflict_on_its_arc_and_is_named_after_a_second() -> None:
-    """One says 3 m for ever where the LiDAR looks through; another hears the wall that is there."""
+def test_stuck_ultrasonic_sensor_is_reported_after_a_second() -> None:
+    """One sensor always reports 3 m in free space; another one measures the wall correctly."""
     mapper, points = EvidentialMapper(raycast=SMALL), scan(walls=[6.0])
     mounts = {
         "stuck": poses.from_xyz_rpy((2.0, 1.0, 0.5)),
-        "honest": poses.from_xyz_rpy((2.0, -1.0, 0.5)),
+        "correct": poses.from_xyz_rpy((2.0, -1.0, 0.5)),
     }
     for k in range(13):
         stamp = k * PERIOD
-        heard = {"stuck": 3.0, "honest": 4.0}
-        readings = {n: UltrasonicReading(n, stamp, n, r, 0.15, 5.0, 1.0) for n, r in heard.items()}
+        ranges = {"stuck": 3.0, "correct": 4.0}
+        readings = {n: UltrasonicReading(n, stamp, n, r, 0.15, 5.0, 1.0) for n, r in ranges.items()}
         frame = frame_of(points, k, np.eye(4), ultrasonics=readings, mounts=mounts)
         grid = step(mapper, frame)
         if k == 5:
             assert not mapper.contradicted
     assert mapper.contradicted == {"stuck"}
-    assert mapper.contradictions["stuck"] > 0.8 and mapper.contradictions["honest"] < 0.3
+    assert mapper.contradictions["stuck"] > 0.8 and mapper.contradictions["correct"] < 0.3
     assert grid.conflict is not None
     assert around(grid.conflict, grid, 5.0, 1.0) > 0.2
     assert around(grid.conflict, grid, 3.5, -1.0) < 0.02

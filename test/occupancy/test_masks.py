@@ -1,4 +1,4 @@
-"""Masks on the ground: exact projection, distance, slopes, and masks that cannot be used."""
+"""Masks on the ground: projection, distance, slopes, rejected masks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.occupancy.cells import Cells
 from multimodal_perception.occupancy.masks import MaskConfig, MaskModel
 from multimodal_perception.perception import SegmentationMask
-from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
-from multimodal_perception.rig import OPTICAL
+from multimodal_perception.pointcloud.ground_segmentation import segment_ground
+from multimodal_perception.rig import BODY_FROM_OPTICAL
 
 CELLS = Cells.around_base(200, 0.25)
 PINHOLE = CameraModel.pinhole(640, 400, 400.0)
@@ -23,11 +23,11 @@ FISHEYE = CameraModel(
     "equidistant",
     np.array([0.02, -0.01, 0.0, 0.0]),
 )
-POSE = poses.from_xyz_rpy((0.0, 0.0, 1.5), (0.0, 0.1, 0.0)) @ OPTICAL
+POSE = poses.from_xyz_rpy((0.0, 0.0, 1.5), (0.0, 0.1, 0.0)) @ BODY_FROM_OPTICAL
 NAMES = ("other", "road")
 
 
-def painted(camera: CameraModel, edge_y: float, slope: float = 0.0) -> np.ndarray:
+def road_labels(camera: CameraModel, edge_y: float, slope: float = 0.0) -> np.ndarray:
     """Labels of an image of a road that ends at base_link's y = edge_y, on a plane z = slope x."""
     v, u = np.mgrid[0 : camera.height, 0 : camera.width]
     rays = camera.unproject(np.column_stack([u.ravel(), v.ravel()])) @ POSE[:3, :3].T
@@ -49,37 +49,37 @@ def at(layer: np.ndarray, x: float, y: float) -> float:
 
 
 @pytest.mark.parametrize("camera", [PINHOLE, FISHEYE])
-def test_what_is_painted_on_the_ground_comes_back(camera: CameraModel) -> None:
-    mask = SegmentationMask("camera", 0, painted(camera, 1.0), NAMES)
+def test_road_mask_is_projected_onto_the_ground(camera: CameraModel) -> None:
+    mask = SegmentationMask("camera", 0, road_labels(camera, 1.0), NAMES)
     (free, occupied, _), *more = MaskModel().evidence(frame_of(camera), {"camera": mask}, CELLS)
     assert not more
     rows, columns = np.mgrid[0:200, 0:200]
-    x, y = CELLS.middles(rows, columns)
+    x, y = CELLS.centres(rows, columns)
     points = np.column_stack([x.ravel(), y.ravel(), np.zeros(x.size)])
-    _, seen = camera.project(poses.transform_points(poses.inverse(POSE), points))
-    # Half a pixel around the edge may fall either way.
-    seen = seen.reshape(x.shape) & (np.hypot(x, y) < 12)
-    assert (free[seen & (y < 0.8)] > 0).all()
-    assert (free[seen & (y > 1.2)] == 0).all()
-    assert (free[~seen & (np.hypot(x, y) < 12)] == 0).all()
-    assert not (occupied[seen & (y < 0.8)] > 0).any()
+    _, visible = camera.project(poses.transform_points(poses.inverse(POSE), points))
+    # Cells within half a pixel of the edge may have either value.
+    visible = visible.reshape(x.shape) & (np.hypot(x, y) < 12)
+    assert (free[visible & (y < 0.8)] > 0).all()
+    assert (free[visible & (y > 1.2)] == 0).all()
+    assert (free[~visible & (np.hypot(x, y) < 12)] == 0).all()
+    assert not (occupied[visible & (y < 0.8)] > 0).any()
 
 
-def test_the_mass_falls_with_distance_in_closed_form() -> None:
+def test_mass_decreases_with_distance_in_closed_form() -> None:
     mask = SegmentationMask("camera", 0, np.ones((400, 640), np.uint8), NAMES)
     config = MaskConfig()
     (free, _, _), *_ = MaskModel(config).evidence(frame_of(PINHOLE), {"camera": mask}, CELLS)
     for x in (4.125, 8.125, 16.125):
         distance = np.hypot(x, 0.125)
-        misplaced = (distance**2 + 1.5**2) / 1.5 * config.pitch_error
-        expected = config.free / (1 + (misplaced / config.tolerance) ** 2)
+        error = (distance**2 + 1.5**2) / 1.5 * config.pitch_error
+        expected = config.free_mass / (1 + (error / config.position_tolerance) ** 2)
         assert at(free, x, 0.125) == pytest.approx(expected, rel=1e-5)
     assert free[:, int((25 + config.max_range) / 0.25) + 1 :].max(initial=0) == 0
 
 
-def test_where_the_road_ends_something_may_stand() -> None:
-    labels = painted(PINHOLE, 100.0)
-    # A wall across the road from x = 8 m on: all above its foot is something else.
+def test_end_of_the_road_gets_occupied_mass() -> None:
+    labels = road_labels(PINHOLE, 100.0)
+    # A wall across the road at x = 8 m: all pixels above its foot have another class.
     foot, _ = PINHOLE.project(poses.inverse(POSE)[:3, :3] @ (8.0, 0, -1.5))
     labels[: round(float(foot[0, 1]))] = 0
     mask = SegmentationMask("camera", 0, labels, NAMES)
@@ -89,24 +89,24 @@ def test_where_the_road_ends_something_may_stand() -> None:
     assert at(occupied, 10.0, 0.1) == 0 and at(occupied, 6.0, 0.1) == 0
 
 
-def test_the_ground_model_places_a_mask_on_a_slope() -> None:
+def test_mask_on_a_slope_uses_the_ground_model() -> None:
     slope = 0.08
     x, y = (v.ravel() for v in np.meshgrid(np.arange(-25, 25, 0.2), np.arange(-25, 25, 0.2)))
     points = np.column_stack([x, y, slope * x, np.zeros(x.size)]).astype(np.float32)
     frame = frame_of(PINHOLE, lidar=LidarSweep("lidar", 0, "lidar", points))
-    mask = SegmentationMask("camera", 0, painted(PINHOLE, 1.0, slope), NAMES)
+    mask = SegmentationMask("camera", 0, road_labels(PINHOLE, 1.0, slope), NAMES)
     errors = []
-    for cloud in (ground_cloud(frame), None):
+    for cloud in (segment_ground(frame), None):
         (free, _, _), *_ = MaskModel().evidence(frame, {"camera": mask}, CELLS, cloud)
         column = int((15 + 25) / 0.25)
         edge = (np.flatnonzero(free[:, column] > 0).max() + 1) * 0.25 - 25
         errors.append(abs(edge - 1.0))
-    # On the flat the edge would be seen almost twice as far out.
+    # With flat ground the edge would be almost twice as far away.
     assert errors[0] <= 0.25 < 0.5 < errors[1]
 
 
-def test_a_mask_of_a_smaller_image_means_the_same() -> None:
-    large = painted(PINHOLE, 1.0)
+def test_smaller_mask_gives_the_same_cells() -> None:
+    large = road_labels(PINHOLE, 1.0)
     small = large[::2, ::2]
     results = [
         MaskModel().evidence(
@@ -137,7 +137,7 @@ def test_reliability_scales_the_masses() -> None:
         (np.zeros((4, 4), np.uint8), ("sky",), "no_drivable_class"),
     ],
 )
-def test_masks_that_cannot_be_used_are_counted(
+def test_invalid_masks_are_rejected_and_counted(
     labels: np.ndarray, names: tuple[str, ...], reason: str
 ) -> None:
     model = MaskModel()

@@ -1,4 +1,4 @@
-"""Deskewing: a wall stays straight however the vehicle moves."""
+"""Deskewing of simulated sweeps against points at the stamp."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ STAMP = 5_000_000_000
 SENSOR = poses.from_xyz_rpy((1.2, 0.1, 1.8), (0.0, 0.02, 0.3))
 
 
-def drive(speed: float, turn: float, until_s: float = 100.0):  # type: ignore[no-untyped-def]
+def drive(speed: float, yaw_rate: float, until_s: float = 100.0):  # type: ignore[no-untyped-def]
     """odom_from_base on a circle; past until_s the last pose is repeated."""
 
     def pose(at_ns: int) -> np.ndarray:
         t = min(at_ns / 1e9, until_s)
-        yaw = turn * t
-        radius = speed / turn if turn else 0.0
-        xy = (radius * np.sin(yaw), radius * (1 - np.cos(yaw))) if turn else (speed * t, 0.0)
+        yaw = yaw_rate * t
+        radius = speed / yaw_rate if yaw_rate else 0.0
+        xy = (radius * np.sin(yaw), radius * (1 - np.cos(yaw))) if yaw_rate else (speed * t, 0.0)
         return poses.from_xyz_rpy((*xy, 0.0), (0.0, 0.0, yaw))
 
     return pose
 
 
-def swept(pose, world: np.ndarray, times: np.ndarray) -> LidarSweep:  # type: ignore[no-untyped-def]
-    """What a sensor sees of points (N, 3) of the world, each at its time after the stamp."""
+def measure(pose, world: np.ndarray, times: np.ndarray) -> LidarSweep:  # type: ignore[no-untyped-def]
+    """Sweep of world points (N, 3), each measured at its time relative to the stamp."""
     points = np.zeros((len(world), 4), np.float32)
     for i, t in enumerate(times):
         sensor_from_world = poses.inverse(pose(STAMP + round(t * 1e9)) @ SENSOR)
@@ -45,14 +45,14 @@ def world_points(n: int = 300) -> np.ndarray:
 
 
 @pytest.mark.parametrize("first", [0.0, -0.05, -0.1])
-@pytest.mark.parametrize(("speed", "turn"), [(30.0, 0.0), (8.0, 1.0), (0.0, -2.0)])
-def test_points_come_to_where_they_were_seen_at_the_stamp(
-    speed: float, turn: float, first: float
+@pytest.mark.parametrize(("speed", "yaw_rate"), [(30.0, 0.0), (8.0, 1.0), (0.0, -2.0)])
+def test_points_are_moved_to_the_sensor_pose_at_the_stamp(
+    speed: float, yaw_rate: float, first: float
 ) -> None:
-    pose, world = drive(speed, turn), world_points()
+    pose, world = drive(speed, yaw_rate), world_points()
     times = np.random.default_rng(1).uniform(first, first + 0.1, len(world))
-    sweep = swept(pose, world, times)
-    still = swept(pose, world, np.zeros(len(world)))
+    sweep = measure(pose, world, times)
+    still = measure(pose, world, np.zeros(len(world)))
     result = deskew(sweep, pose, SENSOR)
     before = np.linalg.norm(sweep.points[:, :3] - still.points[:, :3], axis=1)
     after = np.linalg.norm(result.points[:, :3] - still.points[:, :3], axis=1)
@@ -63,28 +63,28 @@ def test_points_come_to_where_they_were_seen_at_the_stamp(
     assert result.time_offsets is None
 
 
-def test_motion_goes_on_where_odometry_ends_within_the_sweep() -> None:
+def test_motion_is_extrapolated_where_odometry_ends_within_the_sweep() -> None:
     pose, world = drive(20.0, 0.3), world_points()
     times = np.linspace(0.0, 0.1, len(world))
-    sweep, still = swept(pose, world, times), swept(pose, world, np.zeros(len(world)))
+    sweep, still = measure(pose, world, times), measure(pose, world, np.zeros(len(world)))
     result = deskew(sweep, drive(20.0, 0.3, until_s=5.055), SENSOR)
-    away = np.linalg.norm(result.points[:, :3] - still.points[:, :3], axis=1)
-    assert away.max() < 0.1
+    error = np.linalg.norm(result.points[:, :3] - still.points[:, :3], axis=1)
+    assert error.max() < 0.1
 
 
-def test_what_cannot_be_deskewed_is_left_alone() -> None:
+def test_sweep_without_times_or_motion_is_not_changed() -> None:
     pose, world = drive(20.0, 0.0), world_points(10)
-    sweep = swept(pose, world, np.linspace(0, 0.1, 10))
+    sweep = measure(pose, world, np.linspace(0, 0.1, 10))
     assert deskew(sweep, lambda _: None, SENSOR) is sweep
     plain = LidarSweep("lidar", STAMP, "lidar", sweep.points)
     assert deskew(plain, pose, SENSOR) is plain
-    at_once = swept(pose, world, np.zeros(10))
-    assert deskew(at_once, pose, SENSOR) is at_once
+    simultaneous = measure(pose, world, np.zeros(10))
+    assert deskew(simultaneous, pose, SENSOR) is simultaneous
 
 
-def test_a_point_whose_time_cannot_be_stays() -> None:
+def test_points_with_invalid_times_are_not_moved() -> None:
     pose, world = drive(20.0, 0.0), world_points(10)
-    sweep = swept(pose, world, np.linspace(0, 0.1, 10))
+    sweep = measure(pose, world, np.linspace(0, 0.1, 10))
     times = sweep.time_offsets
     assert times is not None
     times[3], times[4] = 40.0, np.nan

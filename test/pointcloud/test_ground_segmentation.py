@@ -1,4 +1,4 @@
-"""The ground: planes, slopes, kerbs and what stands on them."""
+"""Ground segmentation: planes, slopes, kerbs, and objects on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.pointcloud.ground_segmentation import GroundConfig, ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import GroundConfig, segment_ground
 
 UPRIGHT = poses.from_xyz_rpy((0, 0, 0))
 
@@ -26,22 +26,22 @@ def frame_of(*sweeps):
 
 
 def scatter(seed=0, n=40_000, nearest=2.0, farthest=50.0):
-    """Places (N,), (N,) all round the vehicle."""
+    """Random x (N,) and y (N,) all around the vehicle."""
     rng = np.random.default_rng(seed)
     r, angle = rng.uniform(nearest, farthest, n), rng.uniform(-np.pi, np.pi, n)
     return r * np.cos(angle), r * np.sin(angle)
 
 
 def cloud_of(points, config=None):
-    return ground_cloud(frame_of((points, UPRIGHT)), config)
+    return segment_ground(frame_of((points, UPRIGHT)), config)
 
 
 @pytest.mark.parametrize("z", [-0.1, 0.0, 0.15])
-def test_a_plane_is_ground(z):
+def test_plane_is_ground(z):
     x, y = scatter()
     cloud = cloud_of(np.column_stack([x, y, np.full(len(x), z)]))
     assert cloud.is_ground.all()
-    # Before the first return the ground comes from under the vehicle, where it is at 0.
+    # Up to the first return, the ground is interpolated from z = 0 below the vehicle.
     far = np.hypot(x, y) > 3
     np.testing.assert_allclose(cloud.height[far], 0, atol=1e-5)
     np.testing.assert_allclose(cloud.ground.at(x, y)[far], z, atol=1e-5)
@@ -49,10 +49,10 @@ def test_a_plane_is_ground(z):
 
 @settings(max_examples=15)
 @given(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
-def test_a_slope_is_ground(a, b):
+def test_slope_is_ground(a, b):
     x, y = scatter()
     cloud = cloud_of(np.column_stack([x, y, a * x + b * y]))
-    # A ring's lowest return stands for its half metre of slope; a sector is 1.7 m wide at 50 m.
+    # A bin of 0.5 m has one height, that of its lowest return; a sector is 1.7 m wide at 50 m.
     assert np.abs(cloud.height).max() < 0.3
     assert np.median(np.abs(cloud.height)) < 0.06
     assert cloud.is_ground.mean() > 0.999
@@ -60,25 +60,29 @@ def test_a_slope_is_ground(a, b):
 
 @settings(max_examples=10)
 @given(st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
-def test_a_post_on_a_slope_is_as_high_on_level_ground(a, b):
+def test_post_on_a_slope_has_its_own_height_above_the_ground(a, b):
     x, y = scatter()
     post = np.column_stack([np.full(30, 12.0), np.full(30, 3.0), np.linspace(0.3, 1.8, 30)])
     post[:, 2] += a * 12.0 + b * 3.0
     cloud = cloud_of(np.vstack([np.column_stack([x, y, a * x + b * y]), post]))
-    np.testing.assert_allclose(cloud.levelled[-30:, 2], np.linspace(0.3, 1.8, 30), atol=0.12)
-    np.testing.assert_array_equal(cloud.levelled[:, [0, 1, 3]], cloud.points[:, [0, 1, 3]])
+    np.testing.assert_allclose(
+        cloud.ground_relative_points[-30:, 2], np.linspace(0.3, 1.8, 30), atol=0.12
+    )
+    np.testing.assert_array_equal(
+        cloud.ground_relative_points[:, [0, 1, 3]], cloud.points[:, [0, 1, 3]]
+    )
     assert cloud.points[-30:, 2] == pytest.approx(post[:, 2], abs=1e-5)
 
 
-@pytest.mark.parametrize("place", [np.nan, np.inf, -np.inf, 1e30])
-def test_what_is_no_place_has_the_ground_below_the_vehicle(place):
+@pytest.mark.parametrize("invalid", [np.nan, np.inf, -np.inf, 1e30])
+def test_invalid_positions_get_the_ground_below_the_vehicle(invalid):
     x, y = scatter()
     ground = cloud_of(np.column_stack([x, y, 0.05 * x])).ground
-    at = ground.at(np.array([place, 10.0, 0.0]), np.array([0.0, 0.0, place]))
+    at = ground.at(np.array([invalid, 10.0, 0.0]), np.array([0.0, 0.0, invalid]))
     np.testing.assert_allclose(at, [0.0, 0.5, 0.0], atol=0.1)
 
 
-def test_a_noisy_plane_is_ground():
+def test_noisy_plane_is_ground():
     x, y = scatter()
     z = np.random.default_rng(1).normal(0, 0.02, len(x))
     cloud = cloud_of(np.column_stack([x, y, z]))
@@ -86,27 +90,27 @@ def test_a_noisy_plane_is_ground():
     np.testing.assert_allclose(cloud.ground.at(x, y), 0, atol=0.12)
 
 
-def side_of_a_car(n=3000):
+def rear_of_a_car(n=3000):
     """Returns of a car's rear 12 m ahead, from bumper to roof."""
     rng = np.random.default_rng(2)
     return np.column_stack([np.full(n, 12.0), rng.uniform(-0.9, 0.9, n), rng.uniform(0.35, 1.5, n)])
 
 
-def road_behind_hidden():
+def road_with_shadow():
     x, y = scatter()
-    hidden = (x > 11.8) & (np.abs(y) < 0.09 * x)
-    return np.column_stack([x, y, np.zeros(len(x))])[~hidden]
+    shadow = (x > 11.8) & (np.abs(y) < 0.09 * x)
+    return np.column_stack([x, y, np.zeros(len(x))])[~shadow]
 
 
-def test_a_car_stands_on_the_ground_and_is_none():
-    road, car = road_behind_hidden(), side_of_a_car()
+def test_car_is_not_ground():
+    road, car = road_with_shadow(), rear_of_a_car()
     cloud = cloud_of(np.vstack([road, car]))
     assert cloud.is_ground[: len(road)].all()
     assert not cloud.is_ground[len(road) :].any()
     np.testing.assert_allclose(cloud.height[len(road) :], car[:, 2], atol=0.05)
 
 
-def test_a_kerb_and_the_pavement_behind_it_are_ground():
+def test_kerb_and_pavement_are_ground():
     x, y = scatter(n=80_000)
     z = np.where(y > 4, 0.12, 0.0)
     cloud = cloud_of(np.column_stack([x, y, z]))
@@ -115,7 +119,7 @@ def test_a_kerb_and_the_pavement_behind_it_are_ground():
     np.testing.assert_allclose(cloud.ground.at(x[pavement], y[pavement]).mean(), 0.12, atol=0.02)
 
 
-def test_reflections_from_below_the_road_do_not_pull_it_down():
+def test_reflections_below_the_road_do_not_lower_the_ground():
     x, y = scatter()
     road = np.column_stack([x, y, np.zeros(len(x))])
     rng = np.random.default_rng(3)
@@ -125,29 +129,29 @@ def test_reflections_from_below_the_road_do_not_pull_it_down():
     np.testing.assert_allclose(cloud.height[: len(road)], 0, atol=1e-4)
 
 
-def test_what_is_seen_of_a_car_over_another_is_no_ground():
-    # A row of cars from 6 m on hides all beyond it but bonnets and windscreens from 16 m on.
+def test_visible_upper_part_of_a_car_behind_another_is_not_ground():
+    # Cars at 6 m occlude everything behind them except bonnets and windscreens from 16 m.
     x, y = scatter()
     road = np.column_stack([x, y, np.zeros(len(x))])[np.hypot(x, y) < 6]
     bearing = np.random.default_rng(7).uniform(-np.pi, np.pi, 20_000)
-    away = np.random.default_rng(8).uniform(16.0, 18.0, 20_000)
-    z = np.where(away < 17, 0.45 + 0.1 * (away - 16), 0.55 + 0.7 * (away - 17))
-    cars = np.column_stack([away * np.cos(bearing), away * np.sin(bearing), z])
+    distance = np.random.default_rng(8).uniform(16.0, 18.0, 20_000)
+    z = np.where(distance < 17, 0.45 + 0.1 * (distance - 16), 0.55 + 0.7 * (distance - 17))
+    cars = np.column_stack([distance * np.cos(bearing), distance * np.sin(bearing), z])
     cloud = cloud_of(np.vstack([road, cars]))
     assert not cloud.is_ground[len(road) :].any()
     np.testing.assert_allclose(cloud.height[len(road) :], z, atol=0.1)
 
 
-def test_a_road_that_rises_behind_a_shadow_is_ground():
+def test_road_that_rises_behind_a_shadow_is_ground():
     x, y = scatter(farthest=40.0)
     r = np.hypot(x, y)
     z = np.where(r > 15, 0.04 * (r - 15), 0.0)
-    seen = (r < 12) | (r > 19)
-    cloud = cloud_of(np.column_stack([x, y, z])[seen])
+    visible = (r < 12) | (r > 19)
+    cloud = cloud_of(np.column_stack([x, y, z])[visible])
     assert cloud.is_ground.mean() > 0.99
 
 
-def test_a_wall_all_round_is_no_ground():
+def test_wall_around_the_vehicle_is_not_ground():
     angle = np.random.default_rng(5).uniform(-np.pi, np.pi, 20_000)
     z = np.random.default_rng(6).uniform(0, 3, 20_000)
     x, y = scatter(farthest=20.0)
@@ -159,18 +163,18 @@ def test_a_wall_all_round_is_no_ground():
     np.testing.assert_allclose(cloud.height[len(road) :][high], z[high], atol=0.15)
 
 
-def test_points_are_brought_into_base_link():
+def test_points_are_transformed_to_base_link():
     x, y = scatter()
     road = np.column_stack([x, y, np.zeros(len(x))])
     sensor = poses.from_xyz_rpy((1.0, -0.5, 1.9), (0.05, -0.1, 2.0))
-    seen = poses.transform_points(poses.inverse(sensor), road)
-    cloud = ground_cloud(frame_of((seen, sensor)))
+    local = poses.transform_points(poses.inverse(sensor), road)
+    cloud = segment_ground(frame_of((local, sensor)))
     np.testing.assert_allclose(cloud.points[:, :3], road, atol=1e-4)
     assert cloud.is_ground.all()
     np.testing.assert_allclose(cloud.origins, [[1.0, -0.5, 1.9]])
 
 
-def test_each_point_knows_its_lidar():
+def test_source_is_the_index_of_the_lidar():
     x, y = scatter(n=500)
     road = np.column_stack([x, y, np.zeros(500)])
     left, right = poses.from_xyz_rpy((0, 1, 2)), poses.from_xyz_rpy((0, -1, 2))
@@ -178,14 +182,14 @@ def test_each_point_knows_its_lidar():
         (poses.transform_points(poses.inverse(left), road[:200]), left),
         (poses.transform_points(poses.inverse(right), road[200:]), right),
     )
-    cloud = ground_cloud(frame)
+    cloud = segment_ground(frame)
     np.testing.assert_array_equal(cloud.source, [0] * 200 + [1] * 300)
     np.testing.assert_array_equal(cloud.points[:, 3], cloud.source)
     np.testing.assert_allclose(cloud.origins, [[0, 1, 2], [0, -1, 2]])
     np.testing.assert_allclose(cloud.points[:, :3], road, atol=1e-5)
 
 
-def test_points_out_of_range_are_left_out():
+def test_points_out_of_range_are_dropped():
     points = np.array([[29.9, 0, 0], [30.1, 0, 0], [0, -40, 0], [22, 22, 0], [5, 5, 35], [1, 1, 0]])
     cloud = cloud_of(points, GroundConfig(max_range=30.0))
     np.testing.assert_allclose(cloud.points[:, :3], points[[0, 5]])
@@ -197,8 +201,8 @@ def test_points_out_of_range_are_left_out():
     "frame",
     [SensorFrame(0), frame_of((np.zeros((0, 3)), UPRIGHT)), frame_of(([[500, 0, 0]], UPRIGHT))],
 )
-def test_nothing_seen_is_a_flat_world(frame):
-    cloud = ground_cloud(frame)
+def test_ground_is_flat_without_points(frame):
+    cloud = segment_ground(frame)
     assert cloud.points.shape == (0, 4) and cloud.height.shape == (0,)
     assert len(cloud.origins) == len(frame.lidars)
     np.testing.assert_array_equal(cloud.ground.at(np.array([0.0, 9]), np.array([0.0, -70])), 0)
@@ -206,29 +210,29 @@ def test_nothing_seen_is_a_flat_world(frame):
 
 @settings(max_examples=15)
 @given(st.integers(0, 179), st.integers(0, 100))
-def test_the_direction_does_not_matter(sectors, seed):
-    # Points well inside cells, so that a turn by whole sectors moves each into the next cell.
+def test_rotation_by_sectors_does_not_change_heights(sectors, seed):
+    # Points well inside cells, so that a rotation by sectors moves each one to the same bin.
     rng = np.random.default_rng(seed)
     sector, r = rng.integers(0, 180, 5000), rng.integers(4, 80, 5000) * 0.5 + 0.2
     z = rng.normal(0, 0.05, 5000) + rng.choice([0, 0, 0, 0.8], 5000)
 
-    def heights(turn):
-        angle = (sector + turn + 0.5) * 2 * np.pi / 180
+    def heights(rotation):
+        angle = (sector + rotation + 0.5) * 2 * np.pi / 180
         points = np.column_stack([r * np.cos(angle), r * np.sin(angle), z])
         return cloud_of(points).height
 
     np.testing.assert_allclose(heights(sectors), heights(0), atol=1e-3)
 
 
-def test_a_frame_is_read_the_same_twice_and_left_as_it_was():
-    frame = frame_of((np.vstack([road_behind_hidden(), side_of_a_car()]), UPRIGHT))
+def test_result_is_deterministic_and_the_frame_is_not_modified():
+    frame = frame_of((np.vstack([road_with_shadow(), rear_of_a_car()]), UPRIGHT))
     before = frame.lidars["lidar0"].points.copy()
-    first, second = ground_cloud(frame), ground_cloud(frame)
+    first, second = segment_ground(frame), segment_ground(frame)
     np.testing.assert_array_equal(first.height, second.height)
     np.testing.assert_array_equal(frame.lidars["lidar0"].points, before)
 
 
-def test_places_between_returns_and_beyond_the_last_have_a_ground():
+def test_ground_is_interpolated_between_and_extrapolated_beyond_returns():
     x, y = scatter(farthest=20.0)
     r = np.hypot(x, y)
     hole = (r > 9) & (r < 12)
@@ -241,8 +245,14 @@ def test_places_between_returns_and_beyond_the_last_have_a_ground():
 
 @pytest.mark.parametrize(
     "values",
-    [{"sectors": 0}, {"ring_m": 0.0}, {"max_range": 1e9}, {"step": -1.0}, {"clearence": 0.2}],
+    [
+        {"sectors": 0},
+        {"bin_length": 0.0},
+        {"max_range": 1e9},
+        {"height_tolerance": -1.0},
+        {"max_hight": 0.2},
+    ],
 )
-def test_a_configuration_out_of_range_is_refused(values):
+def test_invalid_configuration_is_refused(values):
     with pytest.raises(ConfigurationError, match=next(iter(values))):
         build(GroundConfig, values, "f")

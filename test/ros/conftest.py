@@ -1,4 +1,4 @@
-"""A vehicle with a camera and a thermal camera that speaks to a node in a process of its own."""
+"""A rig with a camera and a thermal camera, connected over DDS to a node in another process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.rig import Rig, load_rig, rig_path
+from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.simulation.simulation import Observation, Simulation
 
 SENSORS = ("camera_front", "thermal_front")
@@ -21,8 +21,8 @@ SETTINGS = {
     "pipeline.occupancy": "none",
     "pipeline.runtime.device": "cpu",
     "pipeline.runtime.order": "[onnxruntime]",
-    "pipeline.trust.frozen_s": "0.0",  # one frame is sent again and again
-    "registration.period_s": "0.0",  # a long look would go on when the node ends
+    "pipeline.image_quality.frozen_s": "0.0",  # the same frame is sent repeatedly
+    "calibration_monitor.period_s": "0.0",  # a measurement may outlast the node
 }
 
 
@@ -34,14 +34,21 @@ def wait_for(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
 
 
 @dataclass
-class Talk:
-    """What the vehicle says, and all that it heard by topic."""
+class NodeClient:
+    """Sends frames to the node and collects its messages by topic.
 
-    send: Callable[[SensorFrame], int]  # returns the stamp
-    got: dict[str, list[Any]] = field(default_factory=dict)
+    send: publishes a frame and returns its stamp. subscribe: adds a topic with a message type.
+    """
 
-    def answered(self, frame: SensorFrame, condition: Callable[[], Any]) -> list[int]:
-        """Send a frame each second until there is an answer, as best effort may lose one."""
+    send: Callable[[SensorFrame], int]
+    subscribe: Callable[[str, str], None]
+    received: dict[str, list[Any]] = field(default_factory=dict)
+
+    def send_until(self, frame: SensorFrame, condition: Callable[[], Any]) -> list[int]:
+        """Send a frame each second until a condition holds; returns the stamps.
+
+        Topics of images are best effort, so that a message may be lost.
+        """
         sent: list[int] = []
         for _ in range(40):
             sent.append(self.send(frame))
@@ -50,63 +57,73 @@ class Talk:
                 if condition():
                     return sent
                 time.sleep(0.02)
-        raise AssertionError(f"no answer to {len(sent)} frames")
+        raise AssertionError(f"the condition did not hold after {len(sent)} frames")
 
 
 @pytest.fixture(scope="session")
 def image_rig() -> Rig:
-    rig = load_rig(rig_path("simulation"))
+    rig = load_rig(resolve_rig_path("simulation"))
     return replace(rig, sensors={n: rig.sensors[n] for n in SENSORS})
 
 
 @pytest.fixture(scope="session")
-def seen(image_rig: Rig) -> Observation:
+def observation(image_rig: Rig) -> Observation:
     return Simulation("urban_street", image_rig, 10_778, 30).observe(20)
 
 
 @pytest.fixture
-def talk(image_rig: Rig) -> Iterator[Callable[[Mapping[str, str], Mapping[str, str]], Talk]]:
-    """Starts a node with settings beside SETTINGS, and listens to topics of these message types."""
+def start_node(
+    image_rig: Rig,
+) -> Iterator[Callable[[Mapping[str, str], Mapping[str, str]], NodeClient]]:
+    """Starts a node with SETTINGS and further parameters, and subscribes to topics by message type."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import Image
 
     from multimodal_perception.messages import encoders, message_types
+    from multimodal_perception.ros.node_process import perception_process
     from multimodal_perception.ros.qos import OUTPUT_QOS, SENSOR_QOS
-    from multimodal_perception.ros.replay import perception_process
 
     types = message_types.RclpyTypes()
     sensors = image_rig.sensors
     stack = ExitStack()
     processes = []
 
-    def start(settings: Mapping[str, str], topics: Mapping[str, str]) -> Talk:
-        every = {**SETTINGS, **settings}
-        processes.append(stack.enter_context(perception_process(image_rig, settings=every)))
+    def start(settings: Mapping[str, str], topics: Mapping[str, str]) -> NodeClient:
+        settings = {**SETTINGS, **settings}
+        processes.append(stack.enter_context(perception_process(image_rig, settings=settings)))
         rclpy.init()
         stack.callback(rclpy.shutdown)
         node = rclpy.create_node("vehicle")
         stack.callback(node.destroy_node)
-        senders = {n: node.create_publisher(Image, sensors[n].topic, SENSOR_QOS) for n in sensors}
+        publishers = {
+            n: node.create_publisher(Image, sensors[n].topic, SENSOR_QOS) for n in sensors
+        }
 
         def send(frame: SensorFrame) -> int:
             stamp_ns = int(node.get_clock().now().nanoseconds)
             for name, reading in frame.readings.items():
                 message = encoders.image_to_message(types, reading)
-                message.header.stamp = encoders.time(types, stamp_ns)
-                senders[name].publish(message)
+                message.header.stamp = encoders.make_time(types, stamp_ns)
+                publishers[name].publish(message)
             return stamp_ns
 
-        talk = Talk(send)
-        for topic, kind in topics.items():
-            keep = talk.got.setdefault(topic, []).append
-            node.create_subscription(message_types.message_class(kind), topic, keep, OUTPUT_QOS)
+        received: dict[str, list[Any]] = {}
+
+        def subscribe(topic: str, name: str) -> None:
+            callback = received.setdefault(topic, []).append
+            node.create_subscription(message_types.message_class(name), topic, callback, OUTPUT_QOS)
+
+        for topic, name in topics.items():
+            subscribe(topic, name)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         stack.callback(executor.shutdown)
         threading.Thread(target=executor.spin, daemon=True).start()
-        wait_for(lambda: all(s.get_subscription_count() for s in senders.values()), 100.0, "node")
-        return talk
+        wait_for(
+            lambda: all(s.get_subscription_count() for s in publishers.values()), 100.0, "node"
+        )
+        return NodeClient(send, subscribe, received)
 
     with stack:
         yield start

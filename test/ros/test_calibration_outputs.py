@@ -1,4 +1,4 @@
-"""The watch's thread: its period, what it passes over, and what diagnostics say."""
+"""The thread of the calibration monitor: period, skipped frames, diagnostics."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from multimodal_perception.calibration_monitor import monitor as watching
-from multimodal_perception.calibration_monitor.monitor import WatchConfig
-from multimodal_perception.calibration_monitor.sensor_pairs import Look, Pair
+from multimodal_perception.calibration_monitor import monitor as monitor_module
+from multimodal_perception.calibration_monitor.monitor import CalibrationMonitorConfig
+from multimodal_perception.calibration_monitor.sensor_pairs import OffsetMeasurement, Pair
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.messages.message_types import RclpyTypes
 from multimodal_perception.perception import Level
-from multimodal_perception.ros.calibration_outputs import RegistrationOutputs
+from multimodal_perception.ros.calibration_outputs import CalibrationOutputs
 
 SECOND = 1_000_000_000
 PAIR = Pair("camera", "lidar", "camera-lidar")
@@ -30,102 +30,117 @@ def fail(error: Exception) -> None:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Stamps that were looked at; each look finds the camera turned by 2 degrees."""
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stamps of the measured frames; each measurement returns a rotation error of 2 degrees."""
     stamps: list[int] = []
-    thin, turn = np.full(3, 1e-3), np.radians((0.0, 2.0, 0.0))
+    radians_per_pixel, rotation = np.full(3, 1e-3), np.radians((0.0, 2.0, 0.0))
 
-    def look(seen: SensorFrame, pair: Pair, _: object) -> Look:
-        stamps.append(seen.stamp_ns)
-        return Look(pair, seen.stamp_ns, turn, 1e-6 * np.eye(3), thin, np.full(2, 500.0), 0.9, 3.0)
+    def measure_offset(frame: SensorFrame, pair: Pair, _: object) -> OffsetMeasurement:
+        stamps.append(frame.stamp_ns)
+        return OffsetMeasurement(
+            pair,
+            frame.stamp_ns,
+            rotation,
+            1e-6 * np.eye(3),
+            radians_per_pixel,
+            np.full(2, 500.0),
+            0.9,
+            3.0,
+        )
 
-    monkeypatch.setattr(watching, "pairs_of", lambda _: iter([PAIR]))
-    monkeypatch.setattr(watching, "look", look)
+    monkeypatch.setattr(monitor_module, "find_pairs", lambda _: iter([PAIR]))
+    monkeypatch.setattr(monitor_module, "measure_offset", measure_offset)
     return stamps
 
 
-def wait_for(outputs: RegistrationOutputs) -> None:
+def wait_for(outputs: CalibrationOutputs) -> None:
     assert outputs._idle.wait(5.0)
 
 
-def test_looks_are_a_period_apart_by_the_frames_stamps(looks: list[int]) -> None:
-    outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(period_s=2.0), fail)
+def test_measurements_follow_the_period_of_frame_stamps(measured: list[int]) -> None:
+    outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(period_s=2.0), fail)
     taken = []
     for tenths in range(0, 50, 5):
         taken.append(outputs.offer(frame(tenths / 10)))
         wait_for(outputs)
-    assert looks == [0, 2 * SECOND, 4 * SECOND] and sum(taken) == 3
-    # Stamps that jump back, as of a bag that begins again, are no reason to wait.
+    assert measured == [0, 2 * SECOND, 4 * SECOND] and sum(taken) == 3
+    # Stamps that jump back, as when a bag restarts, start a new measurement at once.
     assert outputs.offer(frame(1.0))
     wait_for(outputs)
     assert outputs.stop()
 
 
-def test_diagnostics_say_what_was_found_with_its_uncertainty(looks: list[int]) -> None:
-    outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(), fail)
+def test_diagnostics_report_drift_and_uncertainty(measured: list[int]) -> None:
+    outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(), fail)
     assert outputs.statuses("/perception") == []
     outputs.offer(frame(0))
     wait_for(outputs)
     (status,) = outputs.statuses("/perception")
-    assert status.name == "/perception: registration of camera to lidar"
+    assert status.name == "/perception: calibration of camera to lidar"
     assert status.level == bytes([Level.ERROR.value]) and "2.00 deg" in status.message
     values = {v.key: float(v.value) for v in status.values}
-    assert values["turn_y_deg"] == pytest.approx(2.0)
+    assert values["rotation_y_deg"] == pytest.approx(2.0)
     assert values["shift_x_px"] == pytest.approx(500 * np.radians(2.0), rel=1e-3)
-    assert values["shift_x_sd_px"] > 0 and values["angle_sd_deg"] > 0 and values["looks"] == 1
+    assert (
+        values["shift_x_sd_px"] > 0 and values["angle_sd_deg"] > 0 and values["measurements"] == 1
+    )
     assert outputs.stop()
 
 
-def test_a_slow_look_blocks_nobody(looks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+def test_slow_measurement_does_not_block(
+    measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, release = threading.Event(), threading.Event()
 
-    def slow(seen: SensorFrame, pair: Pair, _: object) -> None:
-        begun.set()
-        go_on.wait(10.0)
+    def slow(frame: SensorFrame, pair: Pair, _: object) -> None:
+        started.set()
+        release.wait(10.0)
 
-    monkeypatch.setattr(watching, "look", slow)
-    outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(period_s=1.0), fail)
-    assert outputs.offer(frame(0)) and begun.wait(5.0)
+    monkeypatch.setattr(monitor_module, "measure_offset", slow)
+    outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(period_s=1.0), fail)
+    assert outputs.offer(frame(0)) and started.wait(5.0)
     start = time.perf_counter()
     assert not any(outputs.offer(frame(k)) for k in range(1, 100))
-    assert time.perf_counter() - start < 0.5 and outputs.passed_over == 99
-    go_on.set()
+    assert time.perf_counter() - start < 0.5 and outputs.skipped_frames == 99
+    release.set()
     wait_for(outputs)
     assert outputs.offer(frame(200))
     assert outputs.stop()
 
 
-def test_stopping_ends_a_look_that_goes_on(
-    looks: list[int], monkeypatch: pytest.MonkeyPatch
+def test_stop_cancels_a_running_measurement(
+    measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = threading.Event()
+    started = threading.Event()
 
-    def endless(seen: SensorFrame, pair: Pair, cancelled: Callable[[], bool]) -> None:
-        begun.set()
+    def endless(frame: SensorFrame, pair: Pair, cancelled: Callable[[], bool]) -> None:
+        started.set()
         while not cancelled():
             time.sleep(0.01)
 
-    monkeypatch.setattr(watching, "look", endless)
-    outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(), fail)
-    assert outputs.offer(frame(0)) and begun.wait(5.0)
+    monkeypatch.setattr(monitor_module, "measure_offset", endless)
+    outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(), fail)
+    assert outputs.offer(frame(0)) and started.wait(5.0)
     assert outputs.stop()
 
 
-def test_a_look_that_fails_is_reported_and_the_next_one_goes_on(
-    looks: list[int], monkeypatch: pytest.MonkeyPatch
+def test_failed_measurement_is_reported_and_the_next_one_runs(
+    measured: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors: list[Exception] = []
-    outputs = RegistrationOutputs(RclpyTypes(), WatchConfig(period_s=1.0), errors.append)
+    outputs = CalibrationOutputs(
+        RclpyTypes(), CalibrationMonitorConfig(period_s=1.0), errors.append
+    )
 
-    def broken(seen: SensorFrame, pair: Pair, _: object) -> None:
+    def broken(frame: SensorFrame, pair: Pair, _: object) -> None:
         raise RuntimeError("no")
 
-    good = watching.look
-    monkeypatch.setattr(watching, "look", broken)
+    good = monitor_module.measure_offset
+    monkeypatch.setattr(monitor_module, "measure_offset", broken)
     outputs.offer(frame(0))
     wait_for(outputs)
-    monkeypatch.setattr(watching, "look", good)
+    monkeypatch.setattr(monitor_module, "measure_offset", good)
     assert outputs.offer(frame(2))
     wait_for(outputs)
-    assert looks == [2 * SECOND]
+    assert measured == [2 * SECOND]
     assert outputs.stop() and [str(e) for e in errors] == ["no"]

@@ -1,4 +1,4 @@
-"""Markers: each box is drawn, and each box that went is deleted once."""
+"""Markers: a box has its markers, and they are deleted once when it disappears."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def encoder():
     return MarkerEncoder(RclpyTypes(), lifetime_s=1.25)
 
 
-def visible_after(arrays):
-    """What RViz shows after the arrays: markers by namespace and number."""
-    shown = {}
+def displayed_markers(arrays):
+    """The markers that RViz displays after the arrays, by namespace and id."""
+    displayed = {}
     for array in arrays:
         for marker in array.markers:
             key = marker.ns, marker.id
             if marker.action == Marker.DELETE:
-                del shown[key]
+                del displayed[key]
             else:
-                shown[key] = marker
-    return shown
+                displayed[key] = marker
+    return displayed
 
 
-def test_a_box_is_a_cube_of_its_place_and_size_and_a_text(encoder):
+def test_a_box_is_a_cube_with_its_pose_and_size_and_a_label(encoder):
     boxes = make_boxes(1)
     cube, text = encoder.encode(boxes).markers
     assert (cube.type, text.type) == (Marker.CUBE, Marker.TEXT_VIEW_FACING)
@@ -59,7 +59,7 @@ def test_a_box_is_a_cube_of_its_place_and_size_and_a_text(encoder):
     assert text.scale.z > 0 and text.color.a == 1.0
 
 
-def test_every_marker_says_where_when_and_for_how_long(encoder):
+def test_every_marker_has_frame_stamp_lifetime_and_colour(encoder):
     for marker in encoder.encode(make_boxes(3)).markers:
         assert marker.header.frame_id == "base_link"
         assert stamp_ns_of(marker) == STAMP_NS
@@ -68,26 +68,26 @@ def test_every_marker_says_where_when_and_for_how_long(encoder):
         assert marker.color.a > 0
 
 
-def test_classes_are_told_apart_by_colour(encoder):
+def test_every_class_has_its_own_colour(encoder):
     markers = encoder.encode(make_boxes(len(CLASS_NAMES))).markers
     cubes = [m for m in markers if m.type == Marker.CUBE]
     assert len({(m.color.r, m.color.g, m.color.b) for m in cubes}) == len(CLASS_NAMES)
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (1, 3), (4, 0, 2), (2, 2), (0,), (5, 3, 1, 0, 0, 2)])
-def test_what_is_shown_is_what_the_last_boxes_are(encoder, counts):
-    shown = visible_after([encoder.encode(make_boxes(n)) for n in counts])
-    expected = {(space, i) for space in ("boxes", "labels") for i in range(counts[-1])}
-    assert set(shown) == expected
+def test_displayed_markers_are_those_of_the_last_boxes(encoder, counts):
+    displayed = displayed_markers([encoder.encode(make_boxes(n)) for n in counts])
+    expected = {(namespace, i) for namespace in ("boxes", "labels") for i in range(counts[-1])}
+    assert set(displayed) == expected
 
 
-def test_nothing_is_deleted_twice(encoder):
+def test_markers_are_deleted_once(encoder):
     encoder.encode(make_boxes(3))
     assert len(encoder.encode(make_boxes(0)).markers) == 6
     assert encoder.encode(make_boxes(0)).markers == []
 
 
-def test_numbers_are_unique_in_each_message(encoder):
+def test_marker_ids_are_unique_within_a_message(encoder):
     encoder.encode(make_boxes(5))
     keys = [(m.ns, m.id) for m in encoder.encode(make_boxes(3)).markers]
     assert len(keys) == len(set(keys)) == 10
@@ -95,11 +95,11 @@ def test_numbers_are_unique_in_each_message(encoder):
 
 def moving_boxes(*velocities, ids=None):
     boxes = make_boxes(len(velocities))
-    told = np.array(velocities, np.float32).reshape(-1, 2)
-    return replace(boxes, velocities=told, track_ids=ids)
+    rows = np.array(velocities, np.float32).reshape(-1, 2)
+    return replace(boxes, velocities=rows, track_ids=ids)
 
 
-def test_what_moves_has_an_arrow_to_where_it_is_in_a_second(encoder):
+def test_a_moving_object_has_an_arrow_of_its_displacement_in_one_second(encoder):
     boxes = moving_boxes((3.0, -4.0), (0.3, 0.3), (np.nan, np.nan), ids=np.array([7, 8, -1]))
     markers = encoder.encode(boxes).markers
     (arrow,) = [m for m in markers if m.type == Marker.ARROW]
@@ -112,13 +112,13 @@ def test_what_moves_has_an_arrow_to_where_it_is_in_a_second(encoder):
     assert texts == ["unknown #7 0.00", "car #8 0.50", "van 1.00"]
 
 
-def test_an_arrow_goes_when_its_object_stops_or_goes(encoder):
+def test_an_arrow_is_deleted_when_its_object_stops_or_disappears(encoder):
     still, fast = (0.0, 0.0), (9.0, 0.0)
     drives = [(fast, fast), (still, fast), (fast,), (still, still), ()]
     arrays = []
     for drive in drives:
         arrays.append(encoder.encode(moving_boxes(*drive)))
-        arrows = {i for space, i in visible_after(arrays) if space == "velocities"}
+        arrows = {i for namespace, i in displayed_markers(arrays) if namespace == "velocities"}
         assert arrows == {i for i, v in enumerate(drive) if v is fast}
     msg = deserialize_message(serialize_message(arrays[0]), MarkerArray)
     assert deserialize_message(serialize_message(msg), MarkerArray) == msg
@@ -129,5 +129,5 @@ def test_the_array_can_be_published(encoder):
     array = encoder.encode(make_boxes(2))
     msg = deserialize_message(serialize_message(array), MarkerArray)
     assert len(msg.markers) == 6
-    # Not the bytes: their padding may hold anything.
+    # The bytes are not compared: padding bytes are undefined.
     assert deserialize_message(serialize_message(msg), MarkerArray) == msg

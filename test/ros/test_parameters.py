@@ -1,7 +1,10 @@
-"""Parameters: every one described, typed, checked, and in the shipped file."""
+"""Parameters of the node: descriptions, types, ranges, and the shipped file."""
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,12 +31,85 @@ def node() -> Iterator[Node]:
     rclpy.shutdown(context=context)
 
 
-def test_every_parameter_is_described() -> None:
-    bare = [e.name for e in parameters.entries() if len(e.description.split()) < 2]
-    assert not bare
+ADVICE = [
+    "Increase",
+    "Decrease",
+    "Set",
+    "Lower",
+    "Raise",
+    "Use",
+    "Keep",
+    "Enable",
+    "Disable",
+    "Change",
+    "Choose",
+    "Leave",
+]
+UNIT_OF_ENDING = {
+    "s": "s",
+    "hz": "Hz",
+    "m": "m",
+    "px": "px",
+    "deg": "deg",
+    "rad": "rad",
+    "ms": "ms",
+    "mps": "m/s",
+}
 
 
-def test_the_shipped_file_is_that_of_the_code_and_holds_the_defaults() -> None:
+def problems_of(entry: parameters.ParameterEntry) -> list[str]:
+    """What is wrong with the description or unit of a parameter."""
+    text = entry.description
+    # A sentence ends at a period before a space and a capital letter or a quoted value.
+    sentences = [s for s in re.split(r"(?<=[.])\s+(?=[A-Z`])", text) if s]
+    problems = []
+    if len(sentences) < 2:
+        problems.append("fewer than two sentences")
+    if len(text.split()) < 12:
+        problems.append("fewer than 12 words")
+    if not re.match(r"[A-Z`]", text) or not text.endswith("."):
+        problems.append("not a capital letter at the start and a period at the end")
+    if not any(s.split()[0].rstrip(",") in ADVICE for s in sentences):
+        problems.append(f"no sentence that starts with one of {', '.join(ADVICE)}")
+    ending = entry.name.rpartition("_")[2]
+    unit = UNIT_OF_ENDING.get(ending, entry.unit)
+    if isinstance(entry.default, (int, float)) and entry.unit != unit:
+        problems.append(f"unit is {entry.unit!r}, expected {unit!r}")
+    return problems
+
+
+def test_every_parameter_has_a_full_description_and_its_unit() -> None:
+    """First what the parameter does, then when to change it."""
+    problems = {e.name: problems_of(e) for e in parameters.entries()}
+    assert {name: texts for name, texts in problems.items() if texts} == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["Its name.", "Of all LiDARs. Increase it.", "the name of the frame."]
+)
+def test_fragments_are_not_full_descriptions(text: str) -> None:
+    assert problems_of(parameters.ParameterEntry("a", "", text))
+
+
+def test_the_table_has_every_parameter_once() -> None:
+    names = re.findall(r"^\| `([\w.]+)` \|", parameters.parameter_table(), re.M)
+    assert names == [e.name for e in parameters.entries()]
+
+
+@pytest.mark.parametrize("option", ["--yaml", "--markdown"])
+def test_the_parameters_are_printed_without_rclpy(option: str) -> None:
+    code = (
+        "import sys; sys.modules['rclpy'] = sys.modules['rcl_interfaces'] = None;"
+        f" from multimodal_perception.ros.parameters import main; main(['{option}'])"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    expected = parameters.parameter_file() if option == "--yaml" else parameters.parameter_table()
+    assert output == expected
+
+
+def test_the_shipped_file_is_generated_and_contains_the_defaults() -> None:
     path = share_path("config", "perception.yaml")
     assert path.read_text() == parameters.parameter_file()
     content = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
@@ -50,7 +126,7 @@ def test_the_shipped_file_is_that_of_the_code_and_holds_the_defaults() -> None:
     assert flat(content) == defaults
 
 
-def test_undeclared_changes_give_the_defaults(node: Node) -> None:
+def test_unchanged_parameters_give_the_defaults(node: Node) -> None:
     assert asdict(parameters.read(node)) == asdict(parameters.NodeConfig())
 
 
@@ -60,18 +136,18 @@ def test_undeclared_changes_give_the_defaults(node: Node) -> None:
         (None, (), ""),
         ("[front, rear]", ("front", "rear"), ""),
         ("[]", (), ""),
-        ("front", (), "pipeline.rgbx.cameras"),
-        ("[1, 2]", (), "pipeline.rgbx.cameras"),
+        ("front", (), "pipeline.rgb_thermal.cameras"),
+        ("[1, 2]", (), "pipeline.rgb_thermal.cameras"),
     ],
 )
-def test_a_parameter_file_is_read_by_a_node_its_empty_lists_too(
+def test_a_node_reads_a_parameter_file_with_empty_lists(
     text: str | None, cameras: tuple[str, ...], words: str, tmp_path: Path
 ) -> None:
-    """text: of the list that is empty by default; None is the shipped file."""
+    """text: value of a list that is empty by default; None for the shipped file."""
     path = share_path("config", "perception.yaml")
     if text is not None:
         path = tmp_path / "parameters.yaml"
-        path.write_text(f"/**: {{ros__parameters: {{pipeline.rgbx.cameras: {text}}}}}\n")
+        path.write_text(f"/**: {{ros__parameters: {{pipeline.rgb_thermal.cameras: {text}}}}}\n")
     context = rclpy.Context()
     rclpy.init(context=context)
     arguments = ["--ros-args", "--params-file", str(path)]
@@ -83,14 +159,14 @@ def test_a_parameter_file_is_read_by_a_node_its_empty_lists_too(
                 parameters.read(made)
         else:
             read = parameters.read(made)
-            assert read.pipeline.rgbx.cameras == cameras
+            assert read.pipeline.rgb_thermal.cameras == cameras
             assert text is not None or asdict(read) == asdict(parameters.NodeConfig())
     finally:
         made.destroy_node()
         rclpy.shutdown(context=context)
 
 
-def test_ranges_and_types_are_the_node_s_own(node: Node) -> None:
+def test_the_node_refuses_values_of_wrong_type_or_out_of_range(node: Node) -> None:
     def change(name: str, value: object) -> bool:
         return node.set_parameters([Parameter(name, value=value)])[0].successful
 
@@ -103,12 +179,16 @@ def test_ranges_and_types_are_the_node_s_own(node: Node) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("pipeline.detector", "magic", "allowed: auto, geometric, fusion"),
-        ("pipeline.geometric.band", [2.0, 1.0], "rising heights"),
-        ("pipeline.geometric.band", [1.0], "expected 2 values"),
+        (
+            "pipeline.detector",
+            "magic",
+            "detector: 'magic' is not known; allowed: auto",
+        ),
+        ("pipeline.geometric.height_range", [2.0, 1.0], "geometric: "),
+        ("pipeline.geometric.height_range", [1.0], "expected 2 values"),
     ],
 )
-def test_what_ranges_cannot_say_is_refused_by_name(
+def test_values_that_contradict_each_other_are_refused_with_the_key(
     node: Node, name: str, value: object, words: str
 ) -> None:
     assert node.set_parameters([Parameter(name, value=value)])[0].successful

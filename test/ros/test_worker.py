@@ -1,4 +1,4 @@
-"""The newest item wins, each one passed over is counted."""
+"""The worker processes the newest item, counts dropped and failed ones, and stops."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import time
 from multimodal_perception.ros.worker import NewestFirstWorker
 
 
-def test_the_newest_wins_and_drops_are_counted() -> None:
-    begun, go_on, done = threading.Event(), threading.Event(), []
+def test_only_the_newest_waiting_item_is_processed_and_drops_are_counted() -> None:
+    started, release, done = threading.Event(), threading.Event(), []
 
     def process(item: int) -> None:
-        begun.set()
-        go_on.wait(5)
+        started.set()
+        release.wait(5)
         done.append(item)
 
     worker = NewestFirstWorker(process, lambda error: None)
     worker.submit(0)
-    assert begun.wait(5)
+    assert started.wait(5)
     for i in range(1, 6):
         worker.submit(i)
-    go_on.set()
+    release.set()
     end = time.monotonic() + 5
     while len(done) < 2 and time.monotonic() < end:
         time.sleep(0.01)
@@ -30,7 +30,7 @@ def test_the_newest_wins_and_drops_are_counted() -> None:
     assert worker.stop()
 
 
-def test_an_item_that_fails_is_reported_and_the_next_one_is_processed() -> None:
+def test_a_failed_item_is_reported_and_the_next_one_is_processed() -> None:
     errors, done = [], threading.Event()
 
     def process(item: str) -> None:
@@ -49,11 +49,11 @@ def test_an_item_that_fails_is_reported_and_the_next_one_is_processed() -> None:
     assert worker.stop()
 
 
-def test_stopping_waits_no_longer_than_said() -> None:
-    hold = threading.Event()
-    worker = NewestFirstWorker(lambda item: hold.wait(5), lambda error: None)
+def test_stop_waits_at_most_for_the_timeout() -> None:
+    release = threading.Event()
+    worker = NewestFirstWorker(lambda item: release.wait(5), lambda error: None)
     worker.submit(1)
     time.sleep(0.1)
     assert not worker.stop(0.1)
-    hold.set()
+    release.set()
     assert worker.stop(5)

@@ -1,4 +1,4 @@
-"""Small networks as ONNX, with the operators that are hard to deploy, and cards for them."""
+"""Small ONNX networks with operators that some engines do not support, and cards for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTPUTS = {"scores": TensorSpec((1, 5)), "indices": TensorSpec((1, 5), "int64")}
 
 
 def scatter_model(seed: int = 0) -> onnx.ModelProto:
-    """Convolutions, GridSample at given places, ScatterElements over cells, TopK of the sum."""
+    """Convolutions, GridSample at given positions, ScatterElements over cells, TopK of the sum."""
     rng = np.random.default_rng(seed)
     weights = {
         "w1": rng.normal(0, 0.3, (8, 3, 3, 3)),
@@ -74,7 +74,7 @@ def scatter_arrays(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def log_model() -> onnx.ModelProto:
-    """y = log(x): a negative number gives NaN, as a network gone wrong does."""
+    """y = log(x), which gives NaN for a negative input."""
     graph = helper.make_graph(
         [helper.make_node("Log", ["x"], ["y"])],
         "log",
@@ -99,8 +99,8 @@ def save(folder: Path, model: onnx.ModelProto, **values: Any) -> ModelCard:
 
 
 def _value(name: str, spec: TensorSpec) -> onnx.ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
-    return helper.make_tensor_value_info(name, kind, spec.shape)
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+    return helper.make_tensor_value_info(name, dtype, spec.shape)
 
 
 def _model(graph: onnx.GraphProto) -> onnx.ModelProto:

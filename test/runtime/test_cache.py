@@ -1,4 +1,4 @@
-"""The engine cache, with real engines of NVIDIA's builder: right or rebuilt, whatever happened."""
+"""The engine cache, tested with real engines of TensorRT-RTX: valid files are used, others rebuilt."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SM86, SM89, SM120 = (Target(ANY_GPU, c) for c in ((8, 6), (8, 9), (12, 0)))
 KEY = EngineKey("0" * 64, "tensorrt", "10.3.0", "Orin (nvgpu)", "8.7", "fp16", "x 1x3 float32")
 
 
-class Counted:
-    """A builder that counts its builds."""
+class CountingBuilder:
+    """A build function that counts its calls."""
 
     def __init__(self, plan: bytes = b"plan") -> None:
         self.plan, self.builds = plan, 0
@@ -52,17 +52,17 @@ def built(library: Library, tmp_path: Path) -> tuple[ModelCard, RuntimeConfig, P
     return card, config, path
 
 
-def without_building(library: Library, card: ModelCard, config: RuntimeConfig, t: Target) -> bytes:
-    """The plan from the cache; an error if it would have to be built."""
+def plan_from_cache(library: Library, card: ModelCard, config: RuntimeConfig, t: Target) -> bytes:
+    """The plan from the cache; raises EngineError if it would have to be built."""
     return plan_for(library, card, dataclasses.replace(config, build=False), t)
 
 
-def test_a_built_engine_is_found_again(
+def test_built_engine_is_read_from_the_cache(
     library: Library, built: tuple[ModelCard, RuntimeConfig, Path]
 ) -> None:
     card, config, path = built
     before = path.stat().st_mtime_ns
-    plan = without_building(library, card, config, SM89)
+    plan = plan_from_cache(library, card, config, SM89)
     assert len(plan) > 100_000 and path.read_bytes().endswith(plan)
     assert path.stat().st_mtime_ns == before
     assert path.parent.stat().st_mode & 0o077 == 0
@@ -74,16 +74,16 @@ def test_each_gpu_has_its_own_engine(
     card, config, path = built
     plans = [plan_for(library, card, config, t) for t in (SM86, SM89, SM120)]
     assert len(set(plans)) == 3 and len(list(path.parent.glob("*.engine"))) == 3
-    # The file of one GPU under the name of another is told by its header, not by its name.
+    # The header, not the file name, identifies the GPU.
     other = EngineCache(path.parent).path(card.name, engine_key(library, card, config, SM86))
     other.write_bytes(path.read_bytes())
     assert read(other, engine_key(library, card, config, SM86))[1].startswith(
-        "its capability is '8.9'"
+        "the file's capability is '8.9'"
     )
     assert plan_for(library, card, config, SM86) == plans[0]
 
 
-def test_a_stale_onnx_is_rebuilt_in_place(
+def test_engine_of_an_older_onnx_is_replaced(
     library: Library,
     built: tuple[ModelCard, RuntimeConfig, Path],
     caplog: pytest.LogCaptureFixture,
@@ -93,10 +93,10 @@ def test_a_stale_onnx_is_rebuilt_in_place(
     old = path.read_bytes()
     card = models.save(path.parent.parent / "model", models.scatter_model(seed=1))
     plan = plan_for(library, card, config, SM89)
-    assert "building, as its onnx is" in caplog.text
+    assert "building the engine: the file's onnx is" in caplog.text
     assert path.read_bytes().endswith(plan) and path.read_bytes() != old
     assert list(path.parent.glob("*.engine")) == [path]
-    assert without_building(library, card, config, SM89) == plan
+    assert plan_from_cache(library, card, config, SM89) == plan
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_stale_onnx_is_rebuilt_in_place(
         (lambda c: b"\0" * len(c), "not an engine"),
     ],
 )
-def test_a_damaged_file_is_rebuilt(
+def test_damaged_file_is_rebuilt(
     damage: Callable[[bytes], bytes],
     reason: str,
     library: Library,
@@ -120,15 +120,15 @@ def test_a_damaged_file_is_rebuilt(
 ) -> None:
     card, config, path = built
     path.write_bytes(damage(path.read_bytes()))
-    plan, why = read(path, engine_key(library, card, config, SM89))
-    assert plan is None and reason in why
+    plan, message = read(path, engine_key(library, card, config, SM89))
+    assert plan is None and reason in message
     plan = plan_for(library, card, config, SM89)
-    assert without_building(library, card, config, SM89) == plan
+    assert plan_from_cache(library, card, config, SM89) == plan
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EngineKey)])
-def test_any_difference_makes_another_engine(field: str, tmp_path: Path) -> None:
-    cache, build = EngineCache(tmp_path), Counted()
+def test_any_difference_in_the_key_causes_a_rebuild(field: str, tmp_path: Path) -> None:
+    cache, build = EngineCache(tmp_path), CountingBuilder()
     cache.get("m", KEY, build)
     cache.get("m", KEY, build)
     assert build.builds == 1
@@ -136,7 +136,7 @@ def test_any_difference_makes_another_engine(field: str, tmp_path: Path) -> None
     assert build.builds == 2
 
 
-def test_two_processes_at_once_build_once(
+def test_concurrent_processes_build_only_once(
     library: Library, built: tuple[ModelCard, RuntimeConfig, Path]
 ) -> None:
     card, config, path = built
@@ -154,7 +154,7 @@ def test_two_processes_at_once_build_once(
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [p.communicate(timeout=60)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0]
-    assert sum("building, as there is none yet" in o for o in outputs) == 1
+    assert sum("building the engine: no file yet" in o for o in outputs) == 1
     assert outputs[0].split()[-1] == outputs[1].split()[-1]
     assert read(path, engine_key(library, card, config, SM89))[0] is not None
 
@@ -168,7 +168,7 @@ def _build_slowly(folder: Path, started: Path) -> None:
     EngineCache(folder).get("m", KEY, build)
 
 
-def test_a_builder_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
+def test_killed_builder_releases_the_lock(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     process = context.Process(target=_build_slowly, args=(tmp_path, tmp_path / "started"))
     process.start()
@@ -179,34 +179,34 @@ def test_a_builder_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert EngineCache(tmp_path).get("m", KEY, Counted()) == b"plan"
+    assert EngineCache(tmp_path).get("m", KEY, CountingBuilder()) == b"plan"
 
 
-def test_a_write_that_is_cut_short_leaves_the_old_engine(
+def test_failed_write_keeps_the_old_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = EngineCache(tmp_path)
-    cache.get("m", KEY, Counted())
+    cache.get("m", KEY, CountingBuilder())
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert cache.get("m", KEY, Counted(b"new"), rebuild=True) == b"new"
+    assert cache.get("m", KEY, CountingBuilder(b"new"), rebuild=True) == b"new"
     assert "No space left" in caplog.text
     assert read(cache.path("m", KEY), KEY) == (b"plan", "")
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_folder_that_cannot_be_written_costs_the_cache_alone(
+def test_unwritable_folder_disables_only_the_cache(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    assert EngineCache(tmp_path / "file" / "cache").get("m", KEY, Counted()) == b"plan"
-    assert "engines are not kept" in caplog.text
+    assert EngineCache(tmp_path / "file" / "cache").get("m", KEY, CountingBuilder()) == b"plan"
+    assert "engines are not cached" in caplog.text
 
 
-def test_a_build_that_fails_leaves_nothing_and_is_not_tried_twice(tmp_path: Path) -> None:
+def test_failed_build_writes_no_file_and_is_not_repeated(tmp_path: Path) -> None:
     builds = []
 
     def build() -> bytes:

@@ -1,4 +1,4 @@
-"""Model cards: what is written is read back; what is wrong is named, whoever made the mistake."""
+"""Model cards: writing and reading give the same card; errors name the file and key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FULL = {
 }
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_card_is_read_back_unchanged(tmp_path: Path) -> None:
     card = models.save(tmp_path / "model", models.scatter_model(), **FULL)
     assert load_card(tmp_path / "model") == card
     assert load_card(tmp_path / "model" / "card.yaml") == card
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert "path" not in yaml.safe_load(card.path.read_text())
 
 
-def test_a_tampered_or_missing_file_is_an_error(tmp_path: Path) -> None:
+def test_modified_or_missing_file_raises(tmp_path: Path) -> None:
     card = models.save(tmp_path / "model", models.scatter_model())
     path = tmp_path / "model" / "model.onnx"
     content = bytearray(path.read_bytes())
@@ -47,7 +47,7 @@ def test_a_tampered_or_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.onnx: its SHA-256 is .*onnx\.sha256"):
         card.read_file("onnx")
     path.unlink()
-    with pytest.raises(UserError, match=r"model\.onnx: No such file.*card\.yaml names it as onnx"):
+    with pytest.raises(UserError, match=r"model\.onnx: No such file.*named in .*card\.yaml, onnx"):
         card.read_file("onnx")
     with pytest.raises(UserError, match="weights: the card names no such file"):
         card.read_file("weights")
@@ -62,14 +62,14 @@ def test_a_tampered_or_missing_file_is_an_error(tmp_path: Path) -> None:
         ({"inputs": {"image": {"shape": [1], "dtype": "float64"}}}, "inputs.image.dtype: allowed"),
         ({"onnx": {"file": "../secret", "sha256": "0" * 64}}, "onnx: file '../secret'"),
         ({"onnx": {"file": "model.onnx", "sha256": "abc"}}, "onnx: sha256 must be 64"),
-        ({"onnx": None}, "onnx, weights: one of them"),
+        ({"onnx": None}, "onnx, weights: at least one"),
         ({"range": [1.0]}, "range must be x min"),
         ({"name": "a/b"}, "name 'a/b'"),
-        ({"path": "/etc"}, "path: is not written"),
+        ({"path": "/etc"}, "path: not allowed"),
         ({"clases": []}, "clases: unknown key; allowed: architecture, classes"),
     ],
 )
-def test_a_wrong_card_is_named(changes: dict, words: str, tmp_path: Path) -> None:
+def test_invalid_card_raises_with_file_and_key(changes: dict, words: str, tmp_path: Path) -> None:
     card = models.save(tmp_path / "model", models.scatter_model())
     values = {**yaml.safe_load(card.path.read_text()), **changes}
     card.path.write_text(yaml.safe_dump(values))
@@ -78,22 +78,37 @@ def test_a_wrong_card_is_named(changes: dict, words: str, tmp_path: Path) -> Non
     assert str(caught.value).startswith(f"{card.path}: ") and words in str(caught.value)
 
 
-def test_a_name_that_is_not_shipped_lists_those_that_are(tmp_path: Path) -> None:
+def test_unknown_model_name_lists_shipped_models(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model 'no_such': no such model; shipped: "):
         load_card("no_such")
     with pytest.raises(UserError, match=r"card\.yaml: No such file"):
         load_card(tmp_path)
 
 
-def test_a_card_is_not_written_for_files_that_are_not_there(tmp_path: Path) -> None:
+def test_card_for_missing_files_is_not_written(tmp_path: Path) -> None:
     card = ModelCard("m", "none", {"x": TensorSpec(())}, {"y": TensorSpec((1,))}, "MIT")
     with pytest.raises(UserError, match=r"model\.onnx: No such file"):
         write_card(tmp_path, card, onnx="model.onnx")
     assert not list(tmp_path.iterdir())
 
 
+def test_longest_matching_weight_prefix_is_replaced() -> None:
+    prefixes = {"exchange": "fusion", "exchange.*.attention": "fusion.*.own"}
+    card = ModelCard(
+        "m",
+        "none",
+        {"x": TensorSpec(())},
+        {"y": TensorSpec((1,))},
+        "MIT",
+        weight_prefixes=prefixes,
+    )
+    stored = ("fusion.0.own.weight", "fusion.out.bias", "fusion_head.bias")
+    expected = ["exchange.0.attention.weight", "exchange.out.bias", "fusion_head.bias"]
+    assert list(card.to_module_names(dict.fromkeys(stored, 0))) == expected
+
+
 @pytest.mark.parametrize("path", shipped_cards(), ids=lambda p: p.parent.name)
-def test_shipped_models_are_what_their_cards_say(path: Path) -> None:
+def test_files_of_shipped_models_match_their_cards(path: Path) -> None:
     card = load_card(path.parent.name)
     assert card.name == path.parent.name and card.training is not None and card.figures
     named = {"card.yaml"}

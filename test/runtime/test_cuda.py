@@ -1,7 +1,7 @@
-"""Running an engine: copies, launches, graphs and memory, on a driver that works in host memory.
+"""Copies, launches, CUDA graphs and memory of a TensorRT engine, on a fake driver in host memory.
 
-The library of the driver is compiled here, so that ctypes, addresses and lifetimes are the real
-thing; only the network is not: it doubles its input.
+The fake driver is a compiled C library, so that the ctypes calls, addresses and lifetimes are real.
+The network is a stub that doubles its input.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def library_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Driver:
-    """The compiled driver's counters."""
+    """Access to the counters of the compiled driver."""
 
     def __init__(self, path: str) -> None:
         self.library = ctypes.CDLL(path)
@@ -76,7 +76,7 @@ class Context:
 
 @pytest.fixture
 def driver(library_path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The driver, and TensorRT replaced by a context on it."""
+    """The fake driver, with TensorRT replaced by a stub that runs on it."""
     driver = Driver(library_path)
     for name in ("launches", "fail_capture"):
         driver[name] = 0
@@ -100,14 +100,14 @@ def driver(library_path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     before = driver["live"]
     yield SimpleNamespace(driver=driver, context=context)
     gc.collect()
-    assert driver["live"] == before, "memory of the GPU, the stream or the graph is not given back"
+    assert driver["live"] == before, "GPU memory, stream or graph was not freed"
 
 
 def frame(seed: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).normal(0, 1, SHAPE).astype(np.float32)}
 
 
-def test_the_gpu_is_what_the_driver_says(library_path: str) -> None:
+def test_gpu_name_and_capability_come_from_the_driver(library_path: str) -> None:
     gpu = Gpu(0, library_path)
     assert (gpu.name, gpu.capability) == ("Host", (8, 9))
     with pytest.raises(EngineError, match=r"cuDeviceGet: CUDA_ERROR_INVALID_DEVICE \(101\)"):
@@ -115,7 +115,7 @@ def test_the_gpu_is_what_the_driver_says(library_path: str) -> None:
     assert gpu_present(0, library_path) and not gpu_present(1, library_path)
 
 
-def test_no_driver_and_an_old_one_are_told_apart() -> None:
+def test_missing_and_outdated_driver_give_different_errors() -> None:
     with pytest.raises(EngineError, match=r"no NVIDIA driver \(libno_such\.so\)"):
         Gpu(0, "libno_such.so")
     with pytest.raises(EngineError, match=r"too old .*cuInit"):
@@ -124,18 +124,18 @@ def test_no_driver_and_an_old_one_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("graph", [True, False])
-def test_frames_go_through_the_gpu_and_a_graph_replays_them(driver: Any, graph: bool) -> None:
+def test_inference_with_and_without_cuda_graph(driver: Any, graph: bool) -> None:
     config = RuntimeConfig(cuda_graph=graph)
     engine = CheckedEngine(TensorRTBackend("tensorrt", CARD, config), CARD.inputs, CARD.outputs)
     assert engine.device == "cuda:0 (Host)"
     results = [engine.run(frame(seed))["y"] for seed in range(5)]
-    for seed, y in enumerate(results):  # each its own array, none overwritten by a later frame
+    for seed, y in enumerate(results):  # separate arrays that later frames do not overwrite
         np.testing.assert_array_equal(y, 2 * frame(seed)["x"])
-    # With a graph: run once, captured once, replayed from then on.
+    # With a graph: one normal run, one capture, then only replays.
     assert (driver.context.calls, driver.driver["launches"]) == ((2, 4) if graph else (5, 0))
 
 
-def test_without_a_graph_it_goes_on(driver: Any) -> None:
+def test_failed_graph_capture_continues_without_graph(driver: Any) -> None:
     driver.driver["fail_capture"] = 1
     backend = TensorRTBackend("tensorrt", CARD, RuntimeConfig())
     for seed in range(3):
@@ -143,13 +143,13 @@ def test_without_a_graph_it_goes_on(driver: Any) -> None:
     assert driver.context.calls == 3 and driver.driver["launches"] == 0
 
 
-def test_an_array_of_another_layout_is_copied_right(driver: Any) -> None:
+def test_fortran_ordered_input_is_copied_correctly(driver: Any) -> None:
     backend = TensorRTBackend("tensorrt", CARD, RuntimeConfig())
     x = np.asfortranarray(frame(0)["x"])
     np.testing.assert_array_equal(backend.infer({"x": x})["y"], 2 * x)
 
 
-def test_out_of_gpu_memory_is_the_next_engine_s_turn(driver: Any) -> None:
+def test_out_of_gpu_memory_falls_back_to_the_next_engine(driver: Any) -> None:
     driver.driver["free_bytes"] = 16
 
     def on_gpu() -> CheckedEngine:
@@ -168,16 +168,16 @@ def test_out_of_gpu_memory_is_the_next_engine_s_turn(driver: Any) -> None:
     engine = FallbackEngine(CARD, {"tensorrt": on_gpu, "onnxruntime": on_cpu})
     np.testing.assert_array_equal(engine.run(frame(0))["y"], 2 * frame(0)["x"])
     assert engine.name == "onnxruntime"
-    assert "CUDA_ERROR_OUT_OF_MEMORY" in engine.state["not_used.tensorrt"]
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in engine.unavailable["tensorrt"]
 
 
-def test_a_network_that_cannot_be_enqueued_is_an_error(driver: Any) -> None:
+def test_failed_enqueue_raises(driver: Any) -> None:
     backend = TensorRTBackend("tensorrt", CARD, RuntimeConfig())
     driver.context.works = False
     with pytest.raises(EngineError, match="could not be enqueued"):
         backend.infer(frame(0))
 
 
-def test_the_cpu_is_not_asked_of_tensorrt() -> None:
+def test_tensorrt_on_cpu_raises() -> None:
     with pytest.raises(EngineError, match="needs a GPU"):
         TensorRTBackend("tensorrt_rtx", CARD, RuntimeConfig(device="cpu"))

@@ -1,4 +1,4 @@
-"""ONNX Runtime beside an independent computation, and what it refuses."""
+"""The ONNX Runtime backend: the same results as torch, and errors for invalid models."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import TensorSpec
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError
 from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend, choose_providers
-from multimodal_perception.runtime.open_model import open_one
+from multimodal_perception.runtime.open_model import open_single_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 from test.runtime import small_models as models
 
 CPU = RuntimeConfig(device="cpu", threads=1)
 
 
-def by_torch(
+def run_with_torch(
     model: onnx.ModelProto, arrays: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What scatter_model computes, by torch's own operators."""
+    """The outputs of scatter_model, computed with torch operators."""
     w = {i.name: torch.tensor(numpy_helper.to_array(i)) for i in model.graph.initializer}
     image, grid, cells = (torch.from_numpy(arrays[n]) for n in ("image", "grid", "cells"))
     features = F.conv2d(F.relu(F.conv2d(image, w["w1"], w["b1"], padding=1)), w["w2"], padding=1)
@@ -34,19 +34,19 @@ def by_torch(
     return scores.numpy(), indices.numpy()
 
 
-def test_results_are_those_of_torch_s_operators(tmp_path: Path) -> None:
+def test_results_match_torch(tmp_path: Path) -> None:
     model = models.scatter_model()
     card = models.save(tmp_path / "m", model)
-    engine = open_one("onnxruntime", card, CPU)
+    engine = open_single_engine("onnxruntime", card, CPU)
     assert (engine.name, engine.device) == ("onnxruntime", "cpu")
     for seed in range(3):
         arrays = models.scatter_arrays(seed)
-        scores, indices = by_torch(model, arrays)
+        scores, indices = run_with_torch(model, arrays)
         result = engine.run(arrays)
         assert list(result) == ["scores", "indices"]
         np.testing.assert_allclose(result["scores"], scores, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(result["indices"], indices)
-    # Warm-up runs are not among the timed ones.
+    # Warm-up runs are not timed.
     assert engine.timings.summary()["runs"] == 3 and engine.timings.summary()["p95_ms"] > 0
 
 
@@ -56,35 +56,33 @@ def test_results_are_those_of_torch_s_operators(tmp_path: Path) -> None:
         ({"inputs": {**models.INPUTS, "image": TensorSpec((1, 3, 16, 32))}}, "input image of"),
         (
             {"inputs": {**models.INPUTS, "cells": TensorSpec((1, 4, 64), "int32")}},
-            "input cells of the ONNX is .* int64, .*card.yaml says .* int32",
+            "input cells of the ONNX is .* int64, .*card.yaml it is .* int32",
         ),
-        ({"outputs": {"scores": models.OUTPUTS["scores"]}}, "the ONNX has outputs"),
+        ({"outputs": {"scores": models.OUTPUTS["scores"]}}, "outputs of the ONNX are"),
     ],
 )
-def test_an_onnx_of_other_shapes_than_its_card_is_refused(
-    specs: dict, words: str, tmp_path: Path
-) -> None:
+def test_onnx_that_differs_from_its_card_raises(specs: dict, words: str, tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model(), **specs)
     with pytest.raises(EngineError, match=words):
         OnnxRuntimeBackend(card, CPU)
 
 
-def test_files_that_are_no_onnx_tampered_or_gone_are_refused(tmp_path: Path) -> None:
+def test_modified_or_missing_file_raises(tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model())
     path = tmp_path / "m" / "model.onnx"
     path.write_bytes(b"tampered")
     with pytest.raises(UserError, match="its SHA-256 is"):
         OnnxRuntimeBackend(card, CPU)
     with pytest.raises(EngineError, match="its SHA-256 is"):
-        open_one("onnxruntime", card, CPU)
+        open_single_engine("onnxruntime", card, CPU)
     path.unlink()
     with pytest.raises(EngineError, match="No such file"):
-        open_one("onnxruntime", card, CPU)
+        open_single_engine("onnxruntime", card, CPU)
 
 
-def test_a_gpu_that_is_demanded_and_not_there_is_an_error(tmp_path: Path) -> None:
+def test_missing_cuda_provider_raises(tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model())
-    with pytest.raises(EngineError, match="no CUDA provider"):
+    with pytest.raises(EngineError, match="no working CUDA provider"):
         OnnxRuntimeBackend(card, RuntimeConfig(device="cuda"))
 
 
@@ -99,7 +97,7 @@ def test_providers_follow_the_configuration() -> None:
     assert names(RuntimeConfig(device="cpu")) == every[2:]
 
 
-def test_a_nan_in_an_input_never_reaches_the_network(tmp_path: Path) -> None:
+def test_nan_in_an_input_raises(tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model())
     engine = CheckedEngine(OnnxRuntimeBackend(card, CPU), card.inputs, card.outputs)
     arrays = models.scatter_arrays()

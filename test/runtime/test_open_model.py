@@ -1,4 +1,4 @@
-"""The first engine that works runs; a failing one is replaced, and nothing wrong comes out."""
+"""The first working engine is used, a failing one is replaced, and wrong outputs are never returned."""
 
 from __future__ import annotations
 
@@ -22,59 +22,60 @@ CARD = ModelCard("m", "none", {"x": TensorSpec((2,))}, {"y": TensorSpec((2,))}, 
 FRAME = {"x": np.ones(2, np.float32)}
 
 
-class Scripted:
-    """A backend that answers with what `answer` returns or raises."""
+class FakeBackend:
+    """A backend whose output is computed by `function`, which may raise."""
 
     device = "cpu"
 
-    def __init__(self, name: str, answer: Callable[[np.ndarray], Any]) -> None:
-        self.name, self.answer, self.calls = name, answer, 0
+    def __init__(self, name: str, function: Callable[[np.ndarray], Any]) -> None:
+        self.name, self.function, self.calls = name, function, 0
 
     def infer(self, arrays: Any) -> dict[str, Any]:
         self.calls += 1
-        return {"y": self.answer(arrays["x"])}
+        return {"y": self.function(arrays["x"])}
 
 
-def right(x: np.ndarray) -> np.ndarray:
+def double(x: np.ndarray) -> np.ndarray:
     return 2 * x
 
 
 def failing(error: Exception) -> Callable[[np.ndarray], Any]:
-    def answer(x: np.ndarray) -> Any:
+    def function(x: np.ndarray) -> Any:
         raise error
 
-    return answer
+    return function
 
 
-def engines(**answers: Any) -> tuple[FallbackEngine, dict[str, Scripted]]:
-    """A fallback over scripted backends; an answer that is an EngineError fails at opening."""
-    backends = {name: Scripted(name, answer) for name, answer in answers.items()}
+def engines(**functions: Any) -> tuple[FallbackEngine, dict[str, FakeBackend]]:
+    """A FallbackEngine of fake backends; one whose function is an EngineError cannot be opened."""
+    backends = {name: FakeBackend(name, function) for name, function in functions.items()}
 
-    def opener(name: str) -> Callable[[], CheckedEngine]:
-        def open_it() -> CheckedEngine:
-            if isinstance(answers[name], EngineError):
-                raise answers[name]
+    def factory(name: str) -> Callable[[], CheckedEngine]:
+        def open_backend() -> CheckedEngine:
+            if isinstance(functions[name], EngineError):
+                raise functions[name]
             return CheckedEngine(backends[name], CARD.inputs, CARD.outputs)
 
-        return open_it
+        return open_backend
 
-    return FallbackEngine(CARD, {name: opener(name) for name in answers}), backends
+    return FallbackEngine(CARD, {name: factory(name) for name in functions}), backends
 
 
-def test_the_first_that_works_is_used_and_the_reasons_are_told_once(
+def test_first_working_engine_is_used_and_reasons_are_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    engine, backends = engines(a=EngineError("no GPU"), b=right, c=right)
+    engine, backends = engines(a=EngineError("no GPU"), b=double, c=double)
     for _ in range(3):
         assert (engine.run(FRAME)["y"] == 2).all()
     assert (engine.name, engine.timings.runs, backends["c"].calls) == ("b", 3, 0)
-    assert engine.state["not_used.a"] == "no GPU" and not engine.degraded
+    assert engine.diagnostics()["unavailable.a"] == "no GPU"
+    assert not engine.degraded and engine.degraded_reason == ""
     assert sum("a is not used: no GPU" in r.message for r in caplog.records) == 1
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("function", "words"),
     [
         (failing(MemoryError("CUDA out of memory")), "CUDA out of memory"),
         (failing(RuntimeError("")), "RuntimeError"),
@@ -84,21 +85,22 @@ def test_the_first_that_works_is_used_and_the_reasons_are_told_once(
         (lambda x: None, "expected an array, got NoneType"),
     ],
 )
-def test_a_failing_engine_is_replaced_in_the_same_frame(
-    answer: Any, words: str, caplog: pytest.LogCaptureFixture
+def test_failing_engine_is_replaced_within_the_same_frame(
+    function: Any, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine, backends = engines(a=answer, b=right)
+    engine, backends = engines(a=function, b=double)
     for _ in range(3):
         assert (engine.run(FRAME)["y"] == 2).all()
     assert engine.name == "b" and engine.degraded and backends["a"].calls == 1
-    assert engine.frames_lost == 0
+    assert engine.failed_frames == 0
     errors = [r.message for r in caplog.records if r.levelno >= logging.ERROR]
     assert len(errors) == 1 and "failed while running" in errors[0]
-    assert re.search(words, engine.state["not_used.a"])
+    assert re.search(words, engine.diagnostics()["unavailable.a"])
+    assert engine.failed_engines == ["a"] and "m runs with b" in engine.degraded_reason
 
 
-def test_wrong_inputs_are_the_caller_s_fault_and_cost_no_engine() -> None:
-    engine, backends = engines(a=right, b=right)
+def test_invalid_inputs_raise_input_error_and_keep_the_engine() -> None:
+    engine, backends = engines(a=double, b=double)
     for arrays, words in (
         ({}, "missing"),
         ({**FRAME, "z": FRAME["x"]}, "unknown"),
@@ -111,19 +113,20 @@ def test_wrong_inputs_are_the_caller_s_fault_and_cost_no_engine() -> None:
     assert engine.name == "a" and not engine.degraded and backends["a"].calls == 0
 
 
-def test_a_frame_that_none_can_do_is_lost_and_pauses_grow() -> None:
+def test_retry_delay_grows_while_all_engines_fail() -> None:
     broken = {"now": True}
 
-    def answer(x: np.ndarray) -> np.ndarray:
+    def function(x: np.ndarray) -> np.ndarray:
         return x * np.nan if broken["now"] else 2 * x
 
-    engine, backends = engines(a=answer, b=failing(RuntimeError("lost the device")))
+    engine, backends = engines(a=function, b=failing(RuntimeError("lost the device")))
     for _ in range(12):
         with pytest.raises(EngineError):
             engine.run(FRAME)
-    # Tried in frames 0, 2, 6 (pauses of 1, 3, 7), at once refused between.
+    # Attempts in frames 0, 2 and 6 (delays of 1, 3, 7 frames); the other frames fail immediately.
     assert backends["a"].calls == backends["b"].calls == 3
-    assert engine.frames_lost == 12 and engine.degraded
+    assert engine.failed_frames == 12 and engine.degraded
+    assert "lost the device" in engine.degraded_reason
     broken["now"] = False
     with pytest.raises(EngineError):
         engine.run(FRAME)
@@ -133,12 +136,12 @@ def test_a_frame_that_none_can_do_is_lost_and_pauses_grow() -> None:
     assert engine.name == "a" and not engine.degraded
 
 
-def test_nothing_works_is_one_error_with_all_reasons() -> None:
+def test_error_lists_all_reasons_if_no_engine_works() -> None:
     with pytest.raises(EngineError, match=r"a: no GPU; b: not installed"):
         engines(a=EngineError("no GPU"), b=EngineError("not installed"))
 
 
-def test_a_chosen_model_that_nothing_runs_is_an_error_that_names_its_card(tmp_path: Path) -> None:
+def test_open_model_error_names_the_card(tmp_path: Path) -> None:
     specs = {"inputs": CARD.inputs, "outputs": CARD.outputs}
     card = models.save(tmp_path / "log", models.log_model(), **specs)
     assert open_model(card, RuntimeConfig(order=("onnxruntime",))).name == "onnxruntime"
@@ -147,7 +150,7 @@ def test_a_chosen_model_that_nothing_runs_is_an_error_that_names_its_card(tmp_pa
         open_model(card, RuntimeConfig(order=("onnxruntime",)))
 
 
-def test_an_input_gone_wrong_inside_a_real_network_is_never_an_answer(tmp_path: Path) -> None:
+def test_non_finite_output_of_a_real_network_raises(tmp_path: Path) -> None:
     specs = {"inputs": CARD.inputs, "outputs": CARD.outputs}
     card = models.save(tmp_path / "log", models.log_model(), **specs)
     engine = open_engine(card, RuntimeConfig(order=("onnxruntime",)))

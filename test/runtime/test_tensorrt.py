@@ -1,4 +1,4 @@
-"""Building with NVIDIA's own parser and builder, on the CPU; and running, as far as no GPU shows."""
+"""Building engines with TensorRT-RTX, whose parser and builder need no GPU."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ def library() -> Library:
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda c: f"sm{c[0]}{c[1]}")
 @pytest.mark.parametrize("path", shipped_cards(), ids=lambda p: p.parent.name)
-def test_every_shipped_onnx_is_built(
+def test_every_shipped_onnx_can_be_built(
     path: Path, capability: tuple[int, int], library: Library
 ) -> None:
-    card = load_card(path)
+    card = load_card(path).with_onnx_names()
     plan = build_plan(library, card.read_file("onnx"), card, CONFIG, Target(ANY_GPU, capability))
     assert len(plan) > 10_000
 
 
-def test_progress_is_told_and_ends_with_all_steps(library: Library, tmp_path: Path) -> None:
+def test_progress_is_reported_until_all_steps_are_done(library: Library, tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model())
-    told: dict[str, list[tuple[int, int]]] = {}
+    reported: dict[str, list[tuple[int, int]]] = {}
     build_plan(
         library,
         card.read_file("onnx"),
         card,
         CONFIG,
         Target(ANY_GPU, (8, 9)),
-        lambda phase, done, steps: told.setdefault(phase, []).append((done, steps)),
+        lambda phase, done, steps: reported.setdefault(phase, []).append((done, steps)),
     )
-    assert len(told) > 3
-    for steps in told.values():
+    assert len(reported) > 3
+    for steps in reported.values():
         assert steps[0][0] == 0 and steps[-1][0] == steps[-1][1] > 0
 
 
-def test_ctrl_c_ends_a_build(library: Library, tmp_path: Path) -> None:
+def test_ctrl_c_aborts_a_build(library: Library, tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model())
     calls = []
 
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_a_build(library: Library, tmp_path: Path) -> None:
     [
         (
             {"inputs": {**models.INPUTS, "image": TensorSpec((1, 3, 16, 32))}},
-            r"input image of the ONNX is \[1, 3, 16, 24\] float32, .* says \[1, 3, 16, 32\]",
+            r"input image of the ONNX is \[1, 3, 16, 24\] float32, .* it is \[1, 3, 16, 32\]",
         ),
         (
             {"inputs": {**models.INPUTS, "cells": TensorSpec((1, 4, 64), "int32")}},
@@ -82,11 +82,11 @@ def test_ctrl_c_ends_a_build(library: Library, tmp_path: Path) -> None:
         ),
         (
             {"outputs": {"scores": models.OUTPUTS["scores"]}},
-            "output indices of the ONNX is .* says absent",
+            "output indices of the ONNX is .* it is absent",
         ),
     ],
 )
-def test_an_onnx_of_other_shapes_than_its_card_is_refused(
+def test_onnx_that_differs_from_its_card_raises(
     specs: dict, words: str, library: Library, tmp_path: Path
 ) -> None:
     card = models.save(tmp_path / "m", models.scatter_model(), **specs)
@@ -94,18 +94,18 @@ def test_an_onnx_of_other_shapes_than_its_card_is_refused(
         build_plan(library, card.read_file("onnx"), card, CONFIG, Target(ANY_GPU, (8, 9)))
 
 
-def test_an_operator_that_the_parser_refuses_is_named(library: Library, tmp_path: Path) -> None:
+def test_unsupported_operator_is_named(library: Library, tmp_path: Path) -> None:
     model = models.scatter_model()
     (scatter,) = (n for n in model.graph.node if n.op_type == "ScatterElements")
     scatter.attribute.append(onnx.helper.make_attribute("reduction", "add"))
     card = models.save(tmp_path / "m", model)
-    with pytest.raises(EngineError, match=r"card\.yaml: the parser refuses .*ScatterElements"):
+    with pytest.raises(EngineError, match=r"card\.yaml: the parser rejects .*ScatterElements"):
         build_plan(library, card.read_file("onnx"), card, CONFIG, Target(ANY_GPU, (8, 9)))
-    with pytest.raises(EngineError, match="the parser refuses"):
+    with pytest.raises(EngineError, match="the parser rejects"):
         build_plan(library, b"no onnx", card, CONFIG, Target(ANY_GPU, (8, 9)))
 
 
-def test_a_tampered_onnx_is_not_built(library: Library, tmp_path: Path) -> None:
+def test_modified_onnx_is_not_built(library: Library, tmp_path: Path) -> None:
     card = models.save(tmp_path / "m", models.scatter_model())
     (tmp_path / "m" / "model.onnx").write_bytes(b"other")
     config = RuntimeConfig(cache=str(tmp_path / "cache"))
@@ -116,11 +116,11 @@ def test_a_tampered_onnx_is_not_built(library: Library, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "capability", "words"),
     [
-        (CONFIG, (9, 0), r"knows no compute capability 9\.0: 7\.5, 8\.0"),
+        (CONFIG, (9, 0), r"does not support compute capability 9\.0; allowed: 7\.5, 8\.0"),
         (RuntimeConfig(dla_core=0), (8, 6), "needs the library tensorrt and precision fp16"),
     ],
 )
-def test_what_cannot_be_built_says_why(
+def test_unsupported_settings_raise(
     config: RuntimeConfig,
     capability: tuple[int, int],
     words: str,

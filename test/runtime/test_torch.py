@@ -1,4 +1,4 @@
-"""PyTorch from safetensors, beside ONNX Runtime on the exported network; and what it refuses."""
+"""The PyTorch backend: the same results as ONNX Runtime, and errors for invalid models."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
 from multimodal_perception.runtime import architectures
 from multimodal_perception.runtime.architectures import ARCHITECTURES, Architecture
-from multimodal_perception.runtime.card import ModelCard, TensorSpec, write_card
+from multimodal_perception.runtime.card import (
+    ModelCard,
+    TensorSpec,
+    load_card,
+    shipped_cards,
+    write_card,
+)
 from multimodal_perception.runtime.engine import EngineError
-from multimodal_perception.runtime.open_model import open_engine, open_one
+from multimodal_perception.runtime.open_model import open_engine, open_single_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 
 class Small(torch.nn.Module):
-    """Features of an image sampled at given places, best first."""
+    """Samples image features at given positions and returns the five highest."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,7 +49,7 @@ def build(settings: Mapping[str, Any]) -> torch.nn.Module:
 
 @pytest.fixture
 def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelCard:
-    """The network with both its files."""
+    """The network's card with an ONNX and a weights file."""
     monkeypatch.setitem(ARCHITECTURES, "small", Architecture("small_module:build"))
     monkeypatch.setitem(sys.modules, "small_module", SimpleNamespace(build=build))
     torch.manual_seed(0)
@@ -74,53 +80,60 @@ def frame(seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def test_both_engines_agree_and_the_second_takes_over(card: ModelCard) -> None:
-    ours = open_one("torch", card, RuntimeConfig(threads=1))
-    theirs = open_one("onnxruntime", card, RuntimeConfig(threads=1))
+def test_torch_agrees_with_onnxruntime_and_replaces_it(card: ModelCard) -> None:
+    with_torch = open_single_engine("torch", card, RuntimeConfig(threads=1))
+    with_onnx = open_single_engine("onnxruntime", card, RuntimeConfig(threads=1))
     for seed in range(3):
-        a, b = ours.run(frame(seed)), theirs.run(frame(seed))
+        a, b = with_torch.run(frame(seed)), with_onnx.run(frame(seed))
         np.testing.assert_allclose(a["scores"], b["scores"], rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(a["indices"], b["indices"])
     assert card.path is not None
     (card.path.parent / "model.onnx").write_bytes(b"tampered")
     engine = open_engine(card, RuntimeConfig(order=("onnxruntime", "torch"), threads=1))
-    assert engine.name == "torch" and "SHA-256" in engine.state["not_used.onnxruntime"]
-    np.testing.assert_array_equal(engine.run(frame())["scores"], ours.run(frame())["scores"])
+    assert engine.name == "torch" and "SHA-256" in engine.diagnostics()["unavailable.onnxruntime"]
+    np.testing.assert_array_equal(engine.run(frame())["scores"], with_torch.run(frame())["scores"])
 
 
-def test_weights_that_do_not_fit_or_are_none_are_refused(card: ModelCard) -> None:
+def test_mismatched_or_damaged_weights_raise(card: ModelCard) -> None:
     assert card.path is not None
     folder = card.path.parent
     save_file(Small(9).state_dict(), folder / "model.safetensors")
     other = write_card(folder, card, weights="model.safetensors")
-    with pytest.raises(EngineError, match="weights do not fit"):
-        open_one("torch", other, RuntimeConfig())
+    with pytest.raises(EngineError, match="weights do not match the network"):
+        open_single_engine("torch", other, RuntimeConfig())
     (folder / "model.safetensors").write_bytes(b"\xff" * 64)
     other = write_card(folder, card, weights="model.safetensors")
-    with pytest.raises(EngineError, match="weights do not fit"):
-        open_one("torch", other, RuntimeConfig())
+    with pytest.raises(EngineError, match="weights do not match the network"):
+        open_single_engine("torch", other, RuntimeConfig())
     with pytest.raises(EngineError, match="its SHA-256 is"):
-        open_one("torch", card, RuntimeConfig())
+        open_single_engine("torch", card, RuntimeConfig())
 
 
-def test_an_architecture_that_is_not_on_the_list_is_never_imported(card: ModelCard) -> None:
+def test_unknown_architecture_is_not_imported(card: ModelCard) -> None:
     other = dataclasses.replace(card, architecture="os:system")
     with pytest.raises(
-        EngineError, match=r"architecture: 'os:system' is unknown; allowed: .*small"
+        EngineError, match=r"architecture: unknown value 'os:system'; allowed: .*small"
     ):
-        open_one("torch", other, RuntimeConfig())
+        open_single_engine("torch", other, RuntimeConfig())
 
 
-def test_cuda_that_is_not_there_is_an_error(card: ModelCard) -> None:
+def test_missing_cuda_gpu_raises(card: ModelCard) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+        pytest.skip("a GPU is available")
     with pytest.raises(EngineError, match="no CUDA GPU"):
-        open_one("torch", card, RuntimeConfig(device="cuda"))
+        open_single_engine("torch", card, RuntimeConfig(device="cuda"))
 
 
-def test_every_architecture_on_the_list_can_be_resolved() -> None:
+def test_every_architecture_can_be_resolved() -> None:
     for name, architecture in ARCHITECTURES.items():
         card = ModelCard("m", name, {"x": TensorSpec(())}, {"y": TensorSpec(())}, "MIT")
-        for what in ("build", "frame_inputs"):
-            if getattr(architecture, what):
-                assert callable(architectures.resolve(card, what))
+        for function in ("build", "frame_inputs"):
+            if getattr(architecture, function):
+                assert callable(architectures.resolve(card, function))
+
+
+@pytest.mark.parametrize("path", shipped_cards(), ids=lambda p: p.parent.name)
+def test_shipped_weights_match_their_architecture(path: Path) -> None:
+    card = load_card(path)
+    module = architectures.resolve(card, "build")(card.settings)
+    module.load_state_dict(card.to_module_names(load(card.read_file("weights"))))

@@ -9,7 +9,7 @@ from multimodal_perception.segmentation.classes import (
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
 
-def test_every_semantic_name_but_unknown_is_a_class() -> None:
+def test_every_semantic_name_except_unknown_has_a_class() -> None:
     labels = labels_from_semantics(np.arange(len(SEMANTIC_NAMES), dtype=np.uint8))
     named = dict(zip(SEMANTIC_NAMES, labels.tolist(), strict=True))
     assert named.pop("unknown") == IGNORED
@@ -18,5 +18,5 @@ def test_every_semantic_name_but_unknown_is_a_class() -> None:
         assert SEGMENTATION_CLASSES[named[name]] == expected
 
 
-def test_colours_tell_all_classes_apart() -> None:
+def test_every_class_has_its_own_colour() -> None:
     assert len({tuple(c) for c in COLOURS.tolist()}) == len(SEGMENTATION_CLASSES)

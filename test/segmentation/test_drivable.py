@@ -1,4 +1,4 @@
-"""TwinLiteNet from published weights to masks: every tensor placed, images of any size, bad input."""
+"""TwinLiteNet from published weights to masks: import, image sizes, invalid input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import CameraImage, SensorFrame
-from multimodal_perception.networks.twinlitenet import card, from_public
+from multimodal_perception.networks.twinlitenet import TwinLiteNet, card, load_published
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.onnx_export import write_model
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -37,13 +37,13 @@ def segmenter(folder: Path) -> DrivableSegmenter:
     return DrivableSegmenter(DrivableConfig(str(folder)), RuntimeConfig(order=("onnxruntime",)))
 
 
-def test_the_road_of_real_images_is_drivable(imported: Path) -> None:
+def test_road_of_real_images_is_drivable(imported: Path) -> None:
     import cv2
 
     images = sorted(p for p in DATA.rglob("*") if p.suffix in (".jpg", ".png"))
     assert images
     network = segmenter(imported)
-    for path in images:  # the own bonnet may fill much of the lower part
+    for path in images:  # the bonnet may cover much of the lower part
         pixels = np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
         mask = network.segment(frame_of(pixels))["front"]
         assert mask.labels.shape == pixels.shape[:2] and mask.stamp_ns == 7
@@ -53,7 +53,7 @@ def test_the_road_of_real_images_is_drivable(imported: Path) -> None:
         assert (below > 0).mean() > 0.2 and (above > 0).mean() < 0.02, path.name
 
 
-def test_images_of_other_sizes_and_blank_ones(imported: Path) -> None:
+def test_other_image_sizes_and_blank_images(imported: Path) -> None:
     network = segmenter(imported)
     rng = np.random.default_rng(0)
     tall = rng.integers(0, 255, (300, 200, 3), np.uint8)
@@ -63,7 +63,7 @@ def test_images_of_other_sizes_and_blank_ones(imported: Path) -> None:
     assert not network.segment(SensorFrame(0))
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_invalid_weights_give_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "other.pth"
     torch.save({"module.encoder.level1.conv.weight": torch.zeros(3)}, path)
     assert main(["import", "twinlitenet", str(path), "--out", str(tmp_path / "out")]) == 2
@@ -72,15 +72,27 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, capsys: pytest.Captur
     assert main(["import", "twinlitenet", str(path), "--out", str(tmp_path / "out")]) == 2
     assert main(["import", "twinlitenet", "/no/file", "--out", str(tmp_path / "out")]) == 2
     with pytest.raises(UserError, match="state dict"):
-        from_public([1, 2], "list")  # type: ignore[arg-type]
+        load_published([1, 2], "list")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"pipeline\.drivable\.model"):
         DrivableSegmenter(DrivableConfig())
 
 
-def test_random_weights_go_through_nvidias_parser(tmp_path: Path) -> None:
-    tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
-    from multimodal_perception.networks.twinlitenet import TwinLiteNet
+def test_cards_of_other_networks_are_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, TwinLiteNet().eval(), card())
+    text = (tmp_path / "card.yaml").read_text()
+    for old, new, match in (
+        ("architecture: twinlitenet", "architecture: moe_fusion", "allowed: twinlitenet"),
+        ("  image:", "  picture:", "inputs.image.shape"),
+        ("  lane:", "  lanes:", "outputs: drivable and lane"),
+    ):
+        assert old in text
+        (tmp_path / "card.yaml").write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=match):
+            segmenter(tmp_path)
 
+
+def test_exported_onnx_is_parsed_by_tensorrt_rtx(tmp_path: Path) -> None:
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
     torch.manual_seed(0)
     write_model(tmp_path, TwinLiteNet().eval(), card())
     assert load_card(tmp_path).architecture == "twinlitenet"

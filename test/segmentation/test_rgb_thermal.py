@@ -1,4 +1,4 @@
-"""The shipped network in its stage: any subset of images, and images that show nothing."""
+"""The segmentation stage with the shipped network: subsets of images, blank images, settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.segmentation import Confusion
+from multimodal_perception.evaluation.segmentation import ConfusionMatrix
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.images.rgb_thermal_inputs import RgbxConfig, frame_inputs
-from multimodal_perception.runtime.card import load_card
+from multimodal_perception.images.rgb_thermal_inputs import RgbThermalConfig, frame_inputs
+from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
-from multimodal_perception.segmentation.rgb_thermal import RgbxSegmenter, upsample_labels
+from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter, upsample_labels
 from multimodal_perception.simulation.simulation import Observation
 from test.image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
@@ -30,19 +30,21 @@ def frame(night_street: Observation) -> SensorFrame:
 
 
 @pytest.fixture
-def segmenter() -> RgbxSegmenter:
-    return RgbxSegmenter(runtime=RuntimeConfig(order=("onnxruntime",), device="cpu"))
+def segmenter() -> RgbThermalSegmenter:
+    return RgbThermalSegmenter(runtime=RuntimeConfig(order=("onnxruntime",), device="cpu"))
 
 
-def score(labels: np.ndarray, semantics: np.ndarray, segmenter: RgbxSegmenter) -> dict[str, float]:
-    confusion = Confusion(segmenter.class_names)
+def score(
+    labels: np.ndarray, semantics: np.ndarray, segmenter: RgbThermalSegmenter
+) -> dict[str, float]:
+    confusion = ConfusionMatrix(segmenter.class_names)
     confusion.add(labels_from_semantics(semantics), labels)
     return confusion.summary()["iou"]
 
 
 @pytest.mark.parametrize("images", ["both", "visible", "thermal"])
-def test_a_night_street_is_told_apart_with_any_images(
-    images: str, night_street: Observation, segmenter: RgbxSegmenter
+def test_night_street_is_segmented_from_any_subset_of_images(
+    images: str, night_street: Observation, segmenter: RgbThermalSegmenter
 ) -> None:
     frame, name = night_street.frame, CAMERA
     if images == "visible":
@@ -56,8 +58,8 @@ def test_a_night_street_is_told_apart_with_any_images(
     assert iou["road"] > 0.85 and iou["vehicle"] > 0.6 and iou["sky"] > 0.8
 
 
-def test_a_silent_camera_can_be_segmented_in_its_view(
-    night_street: Observation, segmenter: RgbxSegmenter
+def test_view_of_a_missing_camera_is_segmented_from_the_thermal_image(
+    night_street: Observation, segmenter: RgbThermalSegmenter
 ) -> None:
     labels = segmenter.segment_view(replace(night_street.frame, cameras={}), CAMERA)
     assert labels is not None
@@ -65,65 +67,68 @@ def test_a_silent_camera_can_be_segmented_in_its_view(
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_black_or_saturated_image_counts_as_missing(
-    value: int, frame: SensorFrame, segmenter: RgbxSegmenter
+def test_black_or_saturated_image_counts_as_missing(
+    value: int, frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
-    alone = segmenter.segment_view(replace(frame, cameras={}), CAMERA)
+    thermal_only = segmenter.segment_view(replace(frame, cameras={}), CAMERA)
     blank = np.full((360, 640, 3), value, np.uint8)
     masks = segmenter.segment(with_camera(frame, blank))
-    np.testing.assert_array_equal(masks[CAMERA].labels, alone)
+    np.testing.assert_array_equal(masks[CAMERA].labels, thermal_only)
     assert segmenter.counts[f"{CAMERA}.blank"] == 1
     without = segmenter.segment(replace(frame, thermals={}))[CAMERA].labels
     cold = with_thermal(frame, np.full((256, 320), value * 257, np.uint16))
     np.testing.assert_array_equal(segmenter.segment(cold)[CAMERA].labels, without)
 
 
-def test_nothing_to_see_gives_no_mask(frame: SensorFrame, segmenter: RgbxSegmenter) -> None:
-    blind = with_camera(replace(frame, thermals={}), np.zeros((360, 640, 3), np.uint8))
-    assert not segmenter.segment(blind)
-    assert segmenter.counts[f"{CAMERA}.nothing_to_see"] == 1
+def test_frame_without_usable_image_gives_no_mask(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter
+) -> None:
+    black = with_camera(replace(frame, thermals={}), np.zeros((360, 640, 3), np.uint8))
+    assert not segmenter.segment(black)
+    assert segmenter.counts[f"{CAMERA}.no_usable_image"] == 1
     assert not segmenter.segment(SensorFrame(0))
 
 
-def test_eight_bits_of_thermal_say_nearly_what_sixteen_do(
-    frame: SensorFrame, segmenter: RgbxSegmenter
+def test_eight_bit_thermal_images_give_nearly_the_same_labels(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
     counts = frame.thermals[THERMAL].pixels.astype(np.float32)
     low, high = np.percentile(counts, (0.5, 99.5))
     eight = np.clip((counts - low) * 255 / (high - low), 0, 255).astype(np.uint8)
     a = segmenter.segment(frame)[CAMERA].labels
-    b = RgbxSegmenter(engine=segmenter.engine).segment(with_thermal(frame, eight))[CAMERA].labels
+    other = RgbThermalSegmenter(engine=segmenter.engine)
+    b = other.segment(with_thermal(frame, eight))[CAMERA].labels
     assert (a == b).mean() > 0.95
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (320, 240), (97, 1)])
-def test_images_of_any_size_give_masks_of_that_size(
-    width: int, height: int, frame: SensorFrame, segmenter: RgbxSegmenter
+def test_masks_have_the_size_of_the_image(
+    width: int, height: int, frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
     other = resized(frame, width, height)
     assert segmenter.segment(other)[CAMERA].labels.shape == (height, width)
 
 
-def test_images_without_a_place_are_not_segmented(
-    frame: SensorFrame, segmenter: RgbxSegmenter
+def test_images_without_calibration_are_not_segmented(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
-    lost = replace(frame, base_from_sensor={}, intrinsics={})
-    assert not segmenter.segment(lost)
-    only_thermal_lost = replace(frame, base_from_sensor={CAMERA: frame.base_from_sensor[CAMERA]})
+    uncalibrated = replace(frame, base_from_sensor={}, intrinsics={})
+    assert not segmenter.segment(uncalibrated)
+    thermal_uncalibrated = replace(frame, base_from_sensor={CAMERA: frame.base_from_sensor[CAMERA]})
     expected = segmenter.segment(replace(frame, thermals={}))[CAMERA].labels
-    np.testing.assert_array_equal(segmenter.segment(only_thermal_lost)[CAMERA].labels, expected)
+    np.testing.assert_array_equal(segmenter.segment(thermal_uncalibrated)[CAMERA].labels, expected)
 
 
-def test_named_sensors_are_segmented_and_unknown_ones_left_out(
-    frame: SensorFrame, segmenter: RgbxSegmenter
+def test_configured_sensors_are_segmented_and_unknown_ones_ignored(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
-    config = RgbxConfig(cameras=(THERMAL, CAMERA, "none_such"))
-    masks = RgbxSegmenter(config, engine=segmenter.engine).segment(frame)
+    config = RgbThermalConfig(cameras=(THERMAL, CAMERA, "none_such"))
+    masks = RgbThermalSegmenter(config, engine=segmenter.engine).segment(frame)
     assert list(masks) == [THERMAL, CAMERA]
 
 
-def test_an_engine_that_fails_is_counted_and_the_frame_goes_on(
-    frame: SensorFrame, segmenter: RgbxSegmenter, monkeypatch: pytest.MonkeyPatch
+def test_engine_failure_is_counted_and_gives_no_mask(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(arrays: object) -> None:
         raise EngineError("out of memory")
@@ -133,30 +138,78 @@ def test_an_engine_that_fails_is_counted_and_the_frame_goes_on(
     assert segmenter.counts[f"{CAMERA}.engine"] == 1
 
 
-def test_a_card_of_another_kind_is_refused(segmenter: RgbxSegmenter) -> None:
+def test_card_of_another_network_is_refused(segmenter: RgbThermalSegmenter) -> None:
     card = dataclasses.replace(load_card("segmentation"), classes=())
-    with pytest.raises(UserError, match="not a network for visible"):
-        RgbxSegmenter(engine=segmenter.engine, card=card)
+    with pytest.raises(UserError, match="not a segmentation network"):
+        RgbThermalSegmenter(engine=segmenter.engine, card=card)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, True, "half"])
-def test_a_card_with_an_impossible_thermal_quartile_is_refused(
-    value: object, segmenter: RgbxSegmenter
+def test_card_with_an_invalid_thermal_quartile_is_refused(
+    value: object, segmenter: RgbThermalSegmenter
 ) -> None:
     card = load_card("segmentation")
     card = dataclasses.replace(card, settings={**card.settings, "thermal_quartile": value})
     with pytest.raises(UserError, match=r"thermal_quartile: allowed: above 0, below 1"):
-        RgbxSegmenter(engine=segmenter.engine, card=card)
+        RgbThermalSegmenter(engine=segmenter.engine, card=card)
 
 
-def test_calibration_inputs_are_what_the_card_says(frame: SensorFrame) -> None:
+@pytest.mark.parametrize(("trained", "configured"), [("thermal", "lidar"), ("lidar", "thermal")])
+def test_second_input_that_contradicts_the_card_is_refused(
+    trained: str, configured: str, segmenter: RgbThermalSegmenter
+) -> None:
     card = load_card("segmentation")
-    make = frame_inputs(card)
-    assert {n: a.shape for n, a in make(frame).items()} == {
+    card = dataclasses.replace(card, settings={**card.settings, "second_input": trained})
+    config = RgbThermalConfig(second_input=configured)  # type: ignore[arg-type]
+    with pytest.raises(UserError) as error:
+        RgbThermalSegmenter(config, engine=segmenter.engine, card=card)
+    message = str(error.value)
+    assert message.startswith(f"pipeline.rgb_thermal.second_input: '{configured}'")
+    assert card.source in message and message.endswith(f"allowed: {trained}, none")
+
+
+def test_second_input_none_uses_the_visible_image_only(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter
+) -> None:
+    config = RgbThermalConfig(second_input="none")
+    labels = RgbThermalSegmenter(config, engine=segmenter.engine).segment(frame)[CAMERA].labels
+    expected = segmenter.segment(replace(frame, thermals={}))[CAMERA].labels
+    np.testing.assert_array_equal(labels, expected)
+
+
+def test_network_trained_with_lidar_gets_no_thermal_image(
+    frame: SensorFrame, segmenter: RgbThermalSegmenter
+) -> None:
+    card = load_card("segmentation")
+    card = dataclasses.replace(card, settings={**card.settings, "second_input": "lidar"})
+    config = RgbThermalConfig(second_input="lidar", cameras=(CAMERA, THERMAL))
+    with_lidar = RgbThermalSegmenter(config, engine=segmenter.engine, card=card)
+    assert list(with_lidar.segment(frame)) == [CAMERA]
+    assert not with_lidar.segment(replace(frame, cameras={}))
+
+
+def test_card_with_an_unknown_second_input_is_refused(segmenter: RgbThermalSegmenter) -> None:
+    card = load_card("segmentation")
+    card = dataclasses.replace(card, settings={**card.settings, "second_input": "radar"})
+    with pytest.raises(UserError, match="allowed: thermal, lidar; got 'radar'"):
+        RgbThermalSegmenter(engine=segmenter.engine, card=card)
+
+
+def test_card_with_wrong_input_shapes_is_refused(segmenter: RgbThermalSegmenter) -> None:
+    card = load_card("segmentation")
+    inputs = {**card.inputs, "thermal": TensorSpec((1, 3, 256, 448))}
+    with pytest.raises(UserError, match=r"inputs.thermal.shape: must be \[1, 1, 256, 448\]"):
+        RgbThermalSegmenter(engine=segmenter.engine, card=dataclasses.replace(card, inputs=inputs))
+
+
+def test_calibration_inputs_have_the_shapes_of_the_card(frame: SensorFrame) -> None:
+    card = load_card("segmentation")
+    build = frame_inputs(card)
+    assert {n: a.shape for n, a in build(frame).items()} == {
         n: t.shape for n, t in card.inputs.items()
     }
     with pytest.raises(UserError, match="no image"):
-        make(SensorFrame(0))
+        build(SensorFrame(0))
 
 
 @settings(max_examples=25)

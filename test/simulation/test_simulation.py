@@ -23,13 +23,13 @@ NAMES = ("highway", "intersection", "parking_lot", "urban_street", "warehouse")
 
 
 def payload(frame: SensorFrame) -> list[bytes]:
-    """All that the sensors say, bit by bit."""
+    """All sensor data as bytes."""
     parts = [s.points.tobytes() + s.time_offsets.tobytes() for s in frame.lidars.values()]
     parts += [i.pixels.tobytes() for i in (*frame.cameras.values(), *frame.thermals.values())]
     return parts + [np.float64(u.range_m).tobytes() for u in frame.ultrasonics.values()]
 
 
-def test_the_scenarios_are_there():
+def test_scenarios_are_installed():
     assert set(NAMES) <= set(scenario_names())
 
 
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_bits_in_any_order():
     assert payload(one.observe(0).frame) != payload(other.observe(0).frame)
 
 
-def test_it_is_a_dataset():
+def test_simulation_implements_the_dataset_protocol():
     drive = Simulation(street(), small_rig(), 0, 3)
     assert len(drive) == 3 and drive.rig.name == "small" and "urban_street" in drive.name
     stamps = [f.stamp_ns for f in drive]
@@ -63,20 +63,20 @@ def test_it_is_a_dataset():
         drive[3]
 
 
-def test_movers_go_by_their_velocity():
+def test_objects_move_with_their_labelled_velocity():
     drive = Simulation(street(), small_rig(), 2, 20)
     first, second = drive.observe(4), drive.observe(5)
-    places = {}
+    tracks = {}
     for o in (first, second):
         boxes = o.truth.boxes.transformed(o.truth.odom_from_base, "odom")
         for i, track in enumerate(boxes.track_ids):
-            places.setdefault(int(track), []).append((boxes.boxes[i], boxes.velocities[i]))
+            tracks.setdefault(int(track), []).append((boxes.boxes[i], boxes.velocities[i]))
     moved = 0
-    for pair in places.values():
+    for pair in tracks.values():
         if len(pair) < 2:
             continue
         (before, velocity), (after, _) = pair
-        # A walker's box breathes with its step, and with a bag that swings.
+        # The size of a pedestrian's box changes with the gait phase and with a swinging bag.
         np.testing.assert_allclose(after[:2] - before[:2], 0.1 * velocity, atol=0.16)
         moved += bool(np.linalg.norm(velocity) > 0.5)
     assert moved > 5
@@ -91,18 +91,18 @@ def test_odometry_is_continuous():
     assert all(5 < v < 9 for v in speed)
 
 
-def test_a_dead_sensor_is_missing_between_its_times():
-    drive = Simulation(street(), small_rig(), 0, 10, faults=[parse_fault("dead:camera:0.2:0.4")])
+def test_a_sensor_with_an_outage_is_missing_during_the_outage():
+    drive = Simulation(street(), small_rig(), 0, 10, faults=[parse_fault("outage:camera:0.2:0.4")])
     assert [sorted(drive[i].missing) for i in range(5)] == [[], [], ["camera"], ["camera"], []]
 
 
-def test_faults_do_what_they_say():
+def test_faults_have_their_documented_effect():
     rig = small_rig()
     clean = Simulation(street(), rig, 0, 10).observe(1).frame
     faults = [
         parse_fault("time_offset:thermal:0:9:0.04"),
         parse_fault("ring_loss:lidar:0:9:0.5"),
-        parse_fault("spoofed_echo:sonar:0:9:0.4"),
+        parse_fault("ultrasonic_spoofing:sonar:0:9:0.4"),
         parse_fault("extrinsic_error:camera:0:9:0:0:0:0:0.05:0"),
     ]
     frame = Simulation(street(), rig, 0, 10, faults=faults).observe(1).frame
@@ -115,67 +115,70 @@ def test_faults_do_what_they_say():
     assert (frame.cameras["camera"].pixels != clean.cameras["camera"].pixels).mean() > 0.3
 
 
-def test_conditions_go_together():
+def test_conditions_can_be_combined():
     both = apply_conditions(Conditions(), ["night", "fog=80", "rain=5"])
     assert both.night and both.fog_visibility == 80 and both.rain == 5
     assert both.extinction > apply_conditions(Conditions(), ["rain=5"]).extinction
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("modifiers", "expected"),
     [
         (["snow"], "allowed: night"),
         (["fog=thick"], "not a number"),
         (["fog=2"], "at least 5"),
         (["rain=900"], "allowed: 0.0 to 150.0"),
-        (["dirt=2"], "allowed: 0.0 to 1.0"),
+        (["lens_dirt=2"], "allowed: 0.0 to 1.0"),
     ],
 )
-def test_unknown_or_impossible_conditions(words, expected):
+def test_invalid_conditions_are_rejected(modifiers, expected):
     with pytest.raises(UserError, match=expected):
-        apply_conditions(Conditions(), words)
+        apply_conditions(Conditions(), modifiers)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "dead",
+        "outage",
         "melted:lidar",
-        "dead:lidar:x",
-        "dead:lidar:3:1",
+        "outage:lidar:x",
+        "outage:lidar:3:1",
         "ring_loss:lidar:0:1:7",
-        "dead:a:1:2:3:4",
+        "outage:a:1:2:3:4",
     ],
 )
-def test_faults_that_cannot_be(text):
+def test_invalid_faults_are_rejected(text):
     with pytest.raises(UserError):
         parse_fault(text)
 
 
-@pytest.mark.parametrize("fault", [Fault("dead", "radar"), Fault("ring_loss", "camera", value=0.5)])
-def test_faults_of_sensors_that_are_not_there(fault):
+@pytest.mark.parametrize(
+    "fault", [Fault("outage", "radar"), Fault("ring_loss", "camera", value=0.5)]
+)
+def test_faults_of_missing_or_unsuitable_sensors_are_rejected(fault):
     with pytest.raises(ConfigurationError):
         Simulation(street(), small_rig(), 0, 5, faults=[fault])
 
 
-def test_bad_scenarios(tmp_path):
+def test_invalid_scenarios_are_rejected(tmp_path):
     with pytest.raises(ScenarioError, match="urban_street"):
         load_scenario("moon")
     with pytest.raises(UserError):
         load_scenario(tmp_path / "none.yaml")
     path = tmp_path / "odd.yaml"
-    path.write_text("name: odd\nkind: street\nego: {y: 0, speed: 900}\n")
+    path.write_text("name: odd\nenvironment: street\nego: {y: 0, speed: 900}\n")
     with pytest.raises(ConfigurationError, match=r"ego\.speed"):
         load_scenario(path)
     path.write_text(
-        "name: odd\nkind: street\nego: {y: 0, speed: 5}\nlanes: [{y: 1, speed: 0, spacing: 9}]\n"
+        "name: odd\nenvironment: street\nego: {y: 0, speed: 5}\n"
+        "lanes: [{y: 1, speed: 0, spacing: 9}]\n"
     )
     with pytest.raises(ConfigurationError, match="zero"):
         load_scenario(path)
 
 
-def test_bad_rigs_and_numbers():
-    with pytest.raises(SimulationError, match="no sensors"):
+def test_invalid_rigs_and_arguments_are_rejected():
+    with pytest.raises(SimulationError, match="at least one sensor"):
         Simulation(street(), Rig("empty", {}), 0, 5)
     entry = {"modality": "lidar", "topic": "/l", "frame_id": "l"}
     with pytest.raises(SimulationError, match="extrinsics"):

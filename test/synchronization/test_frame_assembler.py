@@ -1,6 +1,8 @@
-"""Reading sets to frames: places, motion, deskewing, and what is left out."""
+"""Frames from reading sets: extrinsics, ego motion, deskewing, and readings left out."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from multimodal_perception.frame import CameraImage, LidarSweep, Modality, UltrasonicReading
 from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.camera_calibration import CameraCalibration
 from multimodal_perception.geometry.transform_tree import TransformTree
 from multimodal_perception.rig import Extrinsics, Intrinsics, Rig, Sensor
 from multimodal_perception.synchronization.frame_assembler import FrameAssembler, sensor_counts
@@ -19,13 +22,13 @@ SPEED = 10.0
 
 
 def rig() -> Rig:
-    place = Extrinsics((1.0, 0.0, 1.5))
-    lens = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5)
+    extrinsics = Extrinsics((1.0, 0.0, 1.5))
+    intrinsics = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5)
     sensors = [
-        Sensor("lidar", Modality.LIDAR, "/lidar", "lidar", place),
+        Sensor("lidar", Modality.LIDAR, "/lidar", "lidar", extrinsics),
         Sensor("rear", Modality.LIDAR, "/rear", "rear"),
-        Sensor("camera", Modality.CAMERA, "/camera", "camera", place, intrinsics=lens),
-        Sensor("side", Modality.ULTRASONIC, "/side", "side", place),
+        Sensor("camera", Modality.CAMERA, "/camera", "camera", extrinsics, intrinsics=intrinsics),
+        Sensor("side", Modality.ULTRASONIC, "/side", "side", extrinsics),
     ]
     return Rig("test", {s.name: s for s in sensors})
 
@@ -51,7 +54,7 @@ def image(stamp_ns: int, height: int = 30) -> CameraImage:
     return CameraImage("camera", stamp_ns, "camera", np.zeros((height, 40, 3), np.uint8))
 
 
-def test_motion_brings_every_reading_to_the_frames_time() -> None:
+def test_ego_motion_refers_readings_to_the_reference_time() -> None:
     assembler = FrameAssembler(rig(), moving(TransformTree()))
     camera, side = (
         image(SECOND - 30 * MS),
@@ -67,7 +70,7 @@ def test_motion_brings_every_reading_to_the_frames_time() -> None:
     assert not assembler.notices
 
 
-def test_several_lidars_are_merged_each_from_its_own_place_and_time() -> None:
+def test_several_lidars_are_merged_with_their_pose_and_stamp() -> None:
     tree = moving(TransformTree())
     tree.set("base_link", "rear", 0, poses.from_xyz_rpy((-2, 0, 1), (0, 0, np.pi)), static=True)
     frame = FrameAssembler(rig(), tree).assemble(
@@ -75,11 +78,11 @@ def test_several_lidars_are_merged_each_from_its_own_place_and_time() -> None:
     )
     points = frame.points_in_base()
     assert_allclose(points[:2, :3], [[6, 1, 1.5], [9, -2, 1.5]], atol=1e-5)
-    # Half a metre driven since the rear LiDAR looked.
+    # The vehicle drove 0.5 m after the sweep of the rear LiDAR.
     assert_allclose(points[2:, :3], [[-7.5, -1, 1], [-10.5, 2, 1]], atol=1e-4)
 
 
-def test_a_sweep_with_times_is_deskewed_where_there_is_odometry() -> None:
+def test_sweep_with_times_is_deskewed_with_odometry() -> None:
     times = np.array([0.0, 0.1], np.float32)
     with_odometry = FrameAssembler(rig(), moving(TransformTree()))
     frame = with_odometry.assemble(reading_set(SECOND, lidar=sweep("lidar", SECOND, times)))
@@ -89,7 +92,7 @@ def test_a_sweep_with_times_is_deskewed_where_there_is_odometry() -> None:
     assert_allclose(frame.lidars["lidar"].points[:, 0], [5, 8])
 
 
-def test_a_known_offset_is_off_the_stamp_of_the_reading_and_its_deskewing() -> None:
+def test_time_offset_is_subtracted_before_deskewing() -> None:
     times = np.array([0.0, 0.1], np.float32)
     late = sweep("lidar", SECOND + 50 * MS, times)  # a clock 50 ms ahead
     readings = ReadingSet(SECOND, {"lidar": (SECOND, late)}, frozenset())
@@ -98,16 +101,25 @@ def test_a_known_offset_is_off_the_stamp_of_the_reading_and_its_deskewing() -> N
     assert_allclose(frame.points_in_base()[:, 0], [6, 9 + 0.1 * SPEED], atol=1e-3)
 
 
-def test_absent_odometry_is_said_once() -> None:
+def test_frame_has_odom_frame_and_ground_height_of_the_rig() -> None:
+    custom = replace(rig(), odom_frame="map", ground_z=-0.3)
+    frame = FrameAssembler(custom, TransformTree()).assemble(
+        reading_set(SECOND, lidar=sweep("lidar", SECOND))
+    )
+    assert (frame.odom_frame, frame.ground_z) == ("map", -0.3)
+
+
+def test_missing_odometry_is_reported_once() -> None:
     assembler = FrameAssembler(rig(), TransformTree())
     for i in range(5):
         frame = assembler.assemble(reading_set(i * SECOND, lidar=sweep("lidar", i * SECOND)))
         assert frame.odom_from_base is None and not frame.reference_from_base
-    assert len(assembler.notices) == 1
-    assert "no odometry (odom to base_link)" in assembler.notices[0]
+    notices = assembler.notices.pop()
+    assert len(notices) == 1
+    assert "no odometry (odom to base_link)" in notices[0]
 
 
-def test_what_cannot_be_placed_is_missing_and_counted() -> None:
+def test_reading_without_calibration_is_missing_and_counted() -> None:
     assembler = FrameAssembler(rig(), moving(TransformTree()))
     frame = assembler.assemble(
         reading_set(SECOND, rear=sweep("rear", SECOND), camera=image(SECOND, height=31))
@@ -118,14 +130,15 @@ def test_what_cannot_be_placed_is_missing_and_counted() -> None:
     assert sensor_counts(assembler.drops, "camera") == {"image_size": 1}
 
 
-def test_a_camera_without_intrinsics_waits_for_its_info() -> None:
+def test_camera_without_intrinsics_is_missing_until_camera_info() -> None:
     sensors = dict(rig().sensors)
-    place = Extrinsics((0, 0, 1))
+    extrinsics = Extrinsics((0, 0, 1))
     sensors["camera"] = Sensor(
-        "camera", Modality.CAMERA, "/camera", "camera", place, camera_info_topic="/info"
+        "camera", Modality.CAMERA, "/camera", "camera", extrinsics, camera_info_topic="/info"
     )
     assembler = FrameAssembler(Rig("test", sensors), TransformTree())
     assert "camera" in assembler.assemble(reading_set(0, camera=image(0))).missing
     assert assembler.drops["camera", "no_camera_info"] == 1
-    assembler.intrinsics["camera"] = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5).camera_model()
+    model = Intrinsics(40, 30, 30.0, 30.0, 19.5, 14.5).camera_model()
+    assembler.calibrations["camera"] = CameraCalibration(model, "test")
     assert "camera" in assembler.assemble(reading_set(1, camera=image(1))).present

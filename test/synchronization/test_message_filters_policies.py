@@ -1,4 +1,4 @@
-"""The policies `approximate` and `exact` give the sets that message_filters' synchronizers give."""
+"""The policies `approximate` and `exact` give the same sets as the synchronizers of message_filters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sensors(count: int, **more: Any) -> list[Sensor]:
 
 
 class Source:
-    """What message_filters.Subscriber offers."""
+    """Stub with the interface of message_filters.Subscriber."""
 
     def __init__(self) -> None:
         self.callbacks: list[tuple[Any, tuple[Any, ...]]] = []
@@ -46,7 +46,7 @@ class Source:
 
 
 class Time:
-    """rclpy.time.Time, as far as a header's stamp is concerned."""
+    """Stub of rclpy.time.Time for the stamp of a header."""
 
     def __init__(self, seconds: float) -> None:
         self.nanoseconds = round(seconds * SECOND)
@@ -64,8 +64,8 @@ def connect(matcher: Any, count: int, **more: Any) -> tuple[list[Source], list[t
     return list(inputs.values()), collected
 
 
-class Oracle:
-    """The documented behaviour by brute force: every combination, in the order of distances."""
+class BruteForceMatcher:
+    """Reference implementation by brute force: all combinations in the order of distances."""
 
     def __init__(self, count: int, size: int, slop_ns: int | None) -> None:
         self.queues: list[dict[int, int]] = [{} for _ in range(count)]
@@ -100,10 +100,10 @@ class Oracle:
     st.integers(1, 6),
     st.sampled_from([None, 0, 1, 3, 8, 40]),
 )
-def test_any_order_of_arrival_gives_the_sets_of_the_brute_force_search(
+def test_sets_match_a_brute_force_search(
     arrivals: list[tuple[int, int]], count: int, size: int, slop: int | None
 ) -> None:
-    oracle = Oracle(count, size, None if slop is None else slop * 10 * MS)
+    reference = BruteForceMatcher(count, size, None if slop is None else slop * 10 * MS)
     matcher = (
         ExactMatcher(sensors(count), size)
         if slop is None
@@ -112,9 +112,9 @@ def test_any_order_of_arrival_gives_the_sets_of_the_brute_force_search(
     for number, (sensor, stamp) in enumerate(arrivals):
         index, stamp_ns = sensor % count, stamp * 10 * MS
         sets = matcher.add(f"s{index}", stamp_ns, number, number)
-        expected = oracle.add(index, stamp_ns, number)
-        found = [tuple(s.readings[f"s{i}"][1] for i in range(count)) for s in sets]
-        assert found == ([] if expected is None else [expected])
+        expected = reference.add(index, stamp_ns, number)
+        sets_found = [tuple(s.readings[f"s{i}"][1] for i in range(count)) for s in sets]
+        assert sets_found == ([] if expected is None else [expected])
         assert all(s.complete for s in sets)
     for name, statistics in matcher.statistics.items():
         dropped = sum(statistics.drops.values())
@@ -122,7 +122,7 @@ def test_any_order_of_arrival_gives_the_sets_of_the_brute_force_search(
 
 
 @pytest.mark.parametrize("policy", ["exact", "approximate"])
-def test_pairs_of_one_stamp_come_out_with_the_second(policy: str) -> None:
+def test_pair_is_emitted_when_its_second_message_arrives(policy: str) -> None:
     pair = sensors(2)
     matcher = ExactMatcher(pair, 1) if policy == "exact" else ApproximateMatcher(pair, 0.1, 1)
     (first, second), collected = connect(matcher, 2)
@@ -136,7 +136,7 @@ def test_pairs_of_one_stamp_come_out_with_the_second(policy: str) -> None:
 
 @pytest.mark.parametrize("policy", ["exact", "approximate"])
 @pytest.mark.parametrize("count", range(1, 10))
-def test_shuffled_sequences_are_put_together_again(policy: str, count: int) -> None:
+def test_shuffled_sequences_are_matched(policy: str, count: int) -> None:
     rng = random.Random(count)
     pair = sensors(2)
     matcher = (
@@ -155,7 +155,7 @@ def test_shuffled_sequences_are_put_together_again(policy: str, count: int) -> N
     )
 
 
-def test_messages_without_a_header_are_stamped_as_they_come_or_counted() -> None:
+def test_messages_without_header_use_arrival_time_or_are_counted() -> None:
     (first, second), collected = connect(
         ApproximateMatcher(sensors(2), 10.0, 5), 2, allow_headerless=True
     )
@@ -169,7 +169,7 @@ def test_messages_without_a_header_are_stamped_as_they_come_or_counted() -> None
     assert strict.headerless == 1
 
 
-def test_a_ros_stamp_is_read_and_a_bad_one_refused() -> None:
+def test_ros_stamp_is_read_and_invalid_stamp_raises_error() -> None:
     (first,), collected = connect(ExactMatcher(sensors(1)), 1)
     stamp = SimpleNamespace(sec=1, nanosec=5)
     first.signalMessage(SimpleNamespace(header=SimpleNamespace(stamp=stamp)))
@@ -179,7 +179,7 @@ def test_a_ros_stamp_is_read_and_a_bad_one_refused() -> None:
         first.signalMessage(SimpleNamespace(header=SimpleNamespace(stamp=stamp)))
 
 
-def test_arguments_given_with_a_callback_follow_the_messages() -> None:
+def test_callback_receives_its_registered_arguments() -> None:
     inputs = {"s0": Source()}
     synchronizer = SynchronizerFilter(inputs, ExactMatcher(sensors(1)), lambda: 0)
     collected: list[Any] = []
@@ -189,7 +189,7 @@ def test_arguments_given_with_a_callback_follow_the_messages() -> None:
     assert collected == [(msg, "more", 3)]
 
 
-def test_with_the_deadline_policy_a_silent_input_gives_none() -> None:
+def test_deadline_policy_passes_none_for_a_silent_input() -> None:
     now = [0]
     inputs = {"s0": Source(), "s1": Source()}
     synchronizer = SynchronizerFilter(inputs, Synchronizer(sensors(2)), lambda: now[0])
@@ -201,23 +201,23 @@ def test_with_the_deadline_policy_a_silent_input_gives_none() -> None:
     assert collected == [("here", None)]
 
 
-def test_a_callback_may_feed_the_synchronizer_again() -> None:
+def test_callback_can_add_messages() -> None:
     inputs = {"s0": Source()}
     synchronizer = SynchronizerFilter(inputs, ExactMatcher(sensors(1)), lambda: 0)
-    seen: list[float] = []
+    received: list[float] = []
 
-    def again(msg: Any) -> None:
-        seen.append(msg.data)
+    def resend(msg: Any) -> None:
+        received.append(msg.data)
         if msg.data < 3:
             inputs["s0"].signalMessage(message(msg.data + 1, msg.data + 1))
 
-    synchronizer.registerCallback(again)
+    synchronizer.registerCallback(resend)
     inputs["s0"].signalMessage(message(0, 0))
-    assert seen == [0, 1, 2, 3]
+    assert received == [0, 1, 2, 3]
 
 
-def test_many_near_readings_do_not_make_the_search_explode() -> None:
-    """Thirty queues of ten readings, none of which go together: 10^29 combinations."""
+def test_search_cost_stays_bounded_for_many_sensors() -> None:
+    """Thirty queues of ten readings without any match: 10^29 combinations."""
     matcher = ApproximateMatcher(sensors(30), 1.0, 10)
     for i in range(29):
         side = -0.9 if i % 2 else 0.9
@@ -228,17 +228,17 @@ def test_many_near_readings_do_not_make_the_search_explode() -> None:
     assert matcher.sets == 0
 
 
-def test_a_bag_that_starts_again_is_not_held_against_its_old_stamps() -> None:
+def test_restarted_bag_is_synchronized_again() -> None:
     matcher = ExactMatcher(sensors(2), 3)
     for t in range(100, 110):
         matcher.add("s0", t * SECOND, None, t * SECOND)
     assert not matcher.add("s0", SECOND, "new", SECOND)
-    (found,) = matcher.add("s1", SECOND, "new", SECOND)
-    assert found.stamp_ns == SECOND
+    (result,) = matcher.add("s1", SECOND, "new", SECOND)
+    assert result.stamp_ns == SECOND
     assert matcher.clock_jumps == 1
 
 
-def test_policies_by_name() -> None:
+def test_make_synchronizer_returns_the_named_policy() -> None:
     rig = sensors(2, tolerance_s=0.03)
     assert isinstance(make_synchronizer(rig), Synchronizer)
     assert isinstance(make_synchronizer(rig, "exact"), ExactMatcher)

@@ -1,4 +1,4 @@
-"""Judgements on sensors."""
+"""Health of sensors: levels, messages and measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multimodal_perception.synchronization.sensor_queue import SensorStatistics
 SECOND = 1_000_000_000
 
 
-def spoken(rate_hz: float, until_s: float = 5.0) -> SensorStatistics:
+def statistics_of(rate_hz: float, until_s: float = 5.0) -> SensorStatistics:
     statistics = SensorStatistics()
     for i in range(int(rate_hz * until_s)):
         stamp = round(i * SECOND / rate_hz)
@@ -22,36 +22,36 @@ def spoken(rate_hz: float, until_s: float = 5.0) -> SensorStatistics:
 
 
 @pytest.mark.parametrize(
-    ("statistics", "drops", "now_s", "level", "words"),
+    ("statistics", "drops", "now_s", "level", "text"),
     [
-        (spoken(10), {}, 5.0, Level.OK, "ok"),
-        (spoken(10), {"superseded": 40}, 5.0, Level.OK, "ok"),
-        (spoken(5), {}, 5.0, Level.WARN, "5.0 Hz, 10.0 Hz expected"),
-        (spoken(10), {"truncated": 2}, 5.0, Level.WARN, "truncated 2"),
-        (spoken(10), {}, 9.0, Level.STALE, "silent for 4.1 s"),
-        (SensorStatistics(), {}, 5.0, Level.ERROR, "silent on /lidar"),
+        (statistics_of(10), {}, 5.0, Level.OK, "ok"),
+        (statistics_of(10), {"superseded": 40}, 5.0, Level.OK, "ok"),
+        (statistics_of(5), {}, 5.0, Level.WARN, "rate is 5.0 Hz, expected 10.0 Hz"),
+        (statistics_of(10), {"truncated": 2}, 5.0, Level.WARN, "truncated 2"),
+        (statistics_of(10), {}, 9.0, Level.STALE, "no reading for 4.1 s"),
+        (SensorStatistics(), {}, 5.0, Level.ERROR, "no message on /lidar"),
         (SensorStatistics(), {"all_nan": 7}, 5.0, Level.ERROR, "all_nan 7"),
     ],
 )
-def test_levels_and_messages(
-    statistics: SensorStatistics, drops: dict[str, int], now_s: float, level: Level, words: str
+def test_health_levels_and_messages(
+    statistics: SensorStatistics, drops: dict[str, int], now_s: float, level: Level, text: str
 ) -> None:
     sensor = Sensor("lidar", Modality.LIDAR, "/lidar", "lidar")
     health = sensor_health(sensor, statistics, drops, {}, round(now_s * SECOND))
     assert health.level is level
-    assert words in health.message
+    assert text in health.message
 
 
-def test_old_drops_are_history_and_an_optional_sensor_only_warns() -> None:
+def test_known_drops_are_ignored_and_optional_sensors_only_warn() -> None:
     sensor = Sensor("lidar", Modality.LIDAR, "/lidar", "lidar", required=False)
     known = {"truncated": 2}
-    assert sensor_health(sensor, spoken(10), known, known, 5 * SECOND).level is Level.OK
+    assert sensor_health(sensor, statistics_of(10), known, known, 5 * SECOND).level is Level.OK
     assert sensor_health(sensor, SensorStatistics(), {}, {}, 0).level is Level.WARN
 
 
 def test_rate_jitter_and_latency_are_measured() -> None:
     sensor = Sensor("lidar", Modality.LIDAR, "/lidar", "lidar")
-    health = sensor_health(sensor, spoken(10), {}, {}, 5 * SECOND)
+    health = sensor_health(sensor, statistics_of(10), {}, {}, 5 * SECOND)
     assert health.rate_hz == pytest.approx(10, rel=0.01)
     assert health.jitter_s == pytest.approx(0, abs=1e-6)
     assert health.latency_s == pytest.approx(0.02, abs=1e-3)

@@ -1,4 +1,4 @@
-"""Reading sets: on time, each reading once, whatever fails. Time is simulated."""
+"""Reading sets are on time and use each reading once, also with faults. Time is simulated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SECOND = 1000 * MS
 
 
 def sensor(name: str, rate_hz: float = 10.0, **more: object) -> Sensor:
-    kind = Modality.LIDAR if name.startswith("lidar") else Modality.CAMERA
-    info = {} if kind is Modality.LIDAR else {"camera_info_topic": f"/{name}/info"}
-    return Sensor(name, kind, f"/{name}", name, rate_hz=rate_hz, **info, **more)  # type: ignore[arg-type]
+    modality = Modality.LIDAR if name.startswith("lidar") else Modality.CAMERA
+    info = {} if modality is Modality.LIDAR else {"camera_info_topic": f"/{name}/info"}
+    return Sensor(name, modality, f"/{name}", name, rate_hz=rate_hz, **info, **more)  # type: ignore[arg-type]
 
 
 Event = tuple[int, str, int]  # arrival, sensor, stamp
@@ -52,14 +52,14 @@ def feed(
     return result
 
 
-def accounted(sync: Synchronizer) -> None:
-    """Every reading was used, dropped with a reason, or is still pending."""
+def assert_all_counted(sync: Synchronizer) -> None:
+    """Assert that every reading is used, dropped with a reason, or pending."""
     for name, statistics in sync.statistics.items():
         pending = len(sync._queues[name].stamps)
         assert statistics.received == statistics.used + sum(statistics.drops.values()) + pending
 
 
-def test_sensors_of_one_rate_give_complete_sets_of_one_stamp_at_once() -> None:
+def test_equal_rates_give_complete_sets_without_delay() -> None:
     sync = Synchronizer([sensor("camera"), sensor("lidar")])
     sets = feed(sync, stream("lidar", 10, 3) + stream("camera", 10, 3, latency_ms=20))
     assert len(sets) == 30
@@ -67,10 +67,10 @@ def test_sensors_of_one_rate_give_complete_sets_of_one_stamp_at_once() -> None:
         assert s.complete
         assert {stamp for stamp, _ in s.readings.values()} == {s.stamp_ns}
         assert emitted == s.stamp_ns + 20 * MS
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_a_faster_camera_gives_its_nearest_image() -> None:
+def test_faster_camera_contributes_its_nearest_image() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
     sets = feed(
         sync, stream("lidar", 10, 3, latency_ms=60) + stream("camera", 30, 3, start_s=0.011)
@@ -79,10 +79,10 @@ def test_a_faster_camera_gives_its_nearest_image() -> None:
     for _, s in sets[1:]:
         assert s.complete
         assert abs(s.readings["camera"][0] - s.stamp_ns) <= SECOND / 60 + 1
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_a_lidar_whose_sweep_arrives_late_still_leads() -> None:
+def test_lidar_with_high_latency_is_the_reference() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
     sets = feed(
         sync, stream("lidar", 10, 4, latency_ms=110) + stream("camera", 30, 4, latency_ms=8)
@@ -93,7 +93,7 @@ def test_a_lidar_whose_sweep_arrives_late_still_leads() -> None:
 
 
 @pytest.mark.parametrize("dead", ["lidar", "camera", "camera2"])
-def test_a_sensor_dead_from_the_start_delays_nothing_for_long(dead: str) -> None:
+def test_sensor_that_never_publishes_causes_no_lasting_delay(dead: str) -> None:
     names = ["lidar", "camera", "camera2"]
     sync = Synchronizer([sensor(n) for n in names], deadline_s=0.05)
     events = [e for n in names if n != dead for e in stream(n, 10, 4)]
@@ -102,11 +102,11 @@ def test_a_sensor_dead_from_the_start_delays_nothing_for_long(dead: str) -> None
     assert all(s.missing == {dead} for _, s in sets)
     late = [emitted - s.stamp_ns for emitted, s in sets if s.stamp_ns > 1.2 * SECOND]
     assert max(late) <= 60 * MS
-    accounted(sync)
+    assert_all_counted(sync)
 
 
 @pytest.mark.parametrize("dying", ["lidar", "camera"])
-def test_a_sensor_that_dies_and_returns_is_back_within_a_second(dying: str) -> None:
+def test_sensor_that_resumes_is_used_within_a_second(dying: str) -> None:
     names = ["lidar", "camera"]
     sync = Synchronizer([sensor(n) for n in names], deadline_s=0.05)
     events = [
@@ -121,38 +121,38 @@ def test_a_sensor_that_dies_and_returns_is_back_within_a_second(dying: str) -> N
     assert len(gap) >= 24
     assert all(s.missing == {dying} for s in gap)
     assert all(s.complete for _, s in sets if s.stamp_ns >= 7 * SECOND)
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_a_frozen_stamp_is_counted_and_stalls_nobody() -> None:
+def test_frozen_stamp_is_counted_and_does_not_delay_sets() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera")])
     frozen = [(a, n, min(s, SECOND)) for a, n, s in stream("camera", 10, 5)]
     sets = feed(sync, stream("lidar", 10, 5) + frozen)
     assert len(sets) >= 48
     drops = sync.statistics["camera"].drops
     assert drops["duplicate"] + drops["late"] + drops["stamp_behind"] >= 37
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_half_a_second_of_latency_is_late_and_says_by_how_much() -> None:
+def test_high_latency_is_counted_as_late_and_measured() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera")])
     sets = feed(sync, stream("lidar", 10, 5) + stream("camera", 10, 5, latency_ms=500))
     assert len(sets) >= 48
     statistics = sync.statistics["camera"]
     assert statistics.drops["late"] >= 35
-    assert 0.2 < statistics.worst_lateness_s < 0.6
-    accounted(sync)
+    assert 0.2 < statistics.max_lateness_s < 0.6
+    assert_all_counted(sync)
 
 
-def test_ten_times_the_rate_neither_grows_memory_nor_the_rate_of_sets() -> None:
+def test_tenfold_rate_changes_neither_memory_nor_set_rate() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera")])
     sets = feed(sync, stream("lidar", 10, 5) + stream("camera", 100, 5))
     assert 48 <= len(sets) <= 52
     assert max(len(q.stamps) for q in sync._queues.values()) <= 10
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_one_clock_far_ahead_is_not_believed() -> None:
+def test_single_wrong_clock_is_rejected() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera"), sensor("camera2")])
     wrong = [(a, n, s + 3600 * SECOND) for a, n, s in stream("camera2", 10, 4)]
     sets = feed(sync, stream("lidar", 10, 4) + stream("camera", 10, 4) + wrong)
@@ -163,7 +163,7 @@ def test_one_clock_far_ahead_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("jump_s", [-100, 100])
-def test_when_every_clock_jumps_sets_go_on_within_a_second(jump_s: int) -> None:
+def test_sets_continue_within_a_second_after_all_clocks_jump(jump_s: int) -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera"), sensor("camera2")])
     names = ("lidar", "camera", "camera2")
     before = [e for n in names for e in stream(n, 10, 3)]
@@ -171,10 +171,10 @@ def test_when_every_clock_jumps_sets_go_on_within_a_second(jump_s: int) -> None:
     sets = feed(sync, before + after)
     assert sync.clock_jumps == 1
     assert len([s for emitted, s in sets if emitted > 4 * SECOND and s.complete]) >= 19
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_a_slow_sensor_serves_again_where_it_may() -> None:
+def test_readings_of_a_slow_sensor_are_reused() -> None:
     slow = sensor("camera", 2.0, reuse_s=0.6, tolerance_s=0.05)
     sync = Synchronizer([sensor("lidar"), slow])
     sets = feed(sync, stream("lidar", 10, 4) + stream("camera", 2, 4))
@@ -183,7 +183,7 @@ def test_a_slow_sensor_serves_again_where_it_may() -> None:
     assert len(set(used)) < len(used)
 
 
-def test_a_known_offset_is_taken_off_the_stamps() -> None:
+def test_time_offset_is_subtracted_from_stamps() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera", time_offset_s=0.2)])
     shifted = [(a, n, s + 200 * MS) for a, n, s in stream("camera", 10, 3)]
     sets = feed(sync, stream("lidar", 10, 3) + shifted)
@@ -192,7 +192,9 @@ def test_a_known_offset_is_taken_off_the_stamps() -> None:
 
 @settings(max_examples=60)
 @given(st.integers(0, 2**32), st.floats(0, 60), st.floats(0, 0.4), st.floats(0, 0.2))
-def test_any_order_of_arrival(seed: int, jitter_ms: float, loss: float, doubled: float) -> None:
+def test_invariants_hold_for_any_order_of_arrival(
+    seed: int, jitter_ms: float, loss: float, duplicated: float
+) -> None:
     rng = random.Random(seed)
     names = {"lidar": 10.0, "camera": 30.0, "camera2": 7.0}
     events = []
@@ -200,7 +202,7 @@ def test_any_order_of_arrival(seed: int, jitter_ms: float, loss: float, doubled:
         for arrival, _, stamp in stream(name, rate, 4):
             if rng.random() < loss:
                 continue
-            for _ in range(2 if rng.random() < doubled else 1):
+            for _ in range(2 if rng.random() < duplicated else 1):
                 events.append((arrival + round(rng.uniform(0, jitter_ms) * MS), name, stamp))
     sync = Synchronizer([sensor(n, r) for n, r in names.items()])
     sets = feed(sync, events)
@@ -211,10 +213,10 @@ def test_any_order_of_arrival(seed: int, jitter_ms: float, loss: float, doubled:
     for _, s in sets:
         assert s.missing == names.keys() - s.readings.keys()
         assert all(abs(stamp - s.stamp_ns) <= 60 * MS for stamp, _ in s.readings.values())
-    accounted(sync)
+    assert_all_counted(sync)
 
 
-def test_the_same_events_give_the_same_sets() -> None:
+def test_equal_events_give_equal_sets() -> None:
     events = stream("lidar", 10, 3, latency_ms=30) + stream("camera", 25, 3)
     first, second = (
         feed(Synchronizer([sensor("lidar"), sensor("camera", 25)]), events) for _ in range(2)
@@ -222,7 +224,7 @@ def test_the_same_events_give_the_same_sets() -> None:
     assert first == second
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_invalid_arguments_raise_errors() -> None:
     with pytest.raises(ValueError, match="no sensors"):
         Synchronizer([])
     with pytest.raises(ValueError, match="positive"):
@@ -231,26 +233,26 @@ def test_what_cannot_be_is_refused() -> None:
         Synchronizer([sensor("lidar")]).add("radar", 0, None, 0)
 
 
-def test_when_the_receivers_clock_goes_back_too_sets_go_on() -> None:
-    """A bag that is played again with simulated time: stamps and clock both start anew."""
+def test_sets_continue_when_stamps_and_clock_go_back() -> None:
+    """A bag is played second with simulated time: stamps and clock start second."""
     sync = Synchronizer([sensor("lidar"), sensor("camera")])
     first = stream("lidar", 10, 3, start_s=1) + stream("camera", 10, 3, start_s=1)
     later = [(a + 100 * SECOND, n, s + 100 * SECOND) for a, n, s in first]
     feed(sync, later)
-    again = feed(sync, first)
+    second = feed(sync, first)
     assert sync.clock_jumps == 1
-    assert len(again) == 20 and all(s.complete for _, s in again)
-    accounted(sync)
+    assert len(second) == 20 and all(s.complete for _, s in second)
+    assert_all_counted(sync)
 
 
-def test_a_faster_sensor_that_leads_keeps_the_frames_rate() -> None:
-    """The LiDAR is dead; at 25 Hz every third image would be 8.3, every second 12.5 a second."""
+def test_faster_reference_sensor_keeps_the_frame_rate() -> None:
+    """The LiDAR is silent. Every third image of 25 Hz gives 8.3 Hz, every second one 12.5 Hz."""
     sync = Synchronizer([sensor("lidar"), sensor("camera", 25)])
     sets = feed(sync, stream("camera", 25, 20))
     assert 195 <= len(sets) <= 202
 
 
-def test_frames_may_be_slower_or_faster_than_the_first_sensor() -> None:
+def test_frame_rate_can_differ_from_the_reference_sensor_rate() -> None:
     events = stream("lidar", 10, 5) + stream("camera", 20, 5)
     rig = [sensor("lidar"), sensor("camera", 20)]
     slow = feed(Synchronizer(rig, frame_rate_hz=5), events)
@@ -259,8 +261,8 @@ def test_frames_may_be_slower_or_faster_than_the_first_sensor() -> None:
     assert 98 <= len(fast) <= 101
 
 
-def test_a_leader_that_returns_out_of_phase_leads_again() -> None:
-    """While it was away the others' frames lay half a period off its stamps."""
+def test_reference_sensor_that_resumes_out_of_phase_is_the_reference_again() -> None:
+    """While the LiDAR is silent, the frames are half a period off its stamps."""
     sync = Synchronizer([sensor("lidar"), sensor("camera", 30)])
     lidar = [
         e for e in stream("lidar", 10, 8, latency_ms=60, start_s=0.05) if not 2 <= e[2] / SECOND < 5
@@ -270,7 +272,7 @@ def test_a_leader_that_returns_out_of_phase_leads_again() -> None:
 
 
 @pytest.mark.parametrize("rate", [1, 1000])
-def test_rates_from_one_to_a_thousand(rate: float) -> None:
+def test_rates_from_1_to_1000_hz(rate: float) -> None:
     sync = Synchronizer([sensor("lidar", rate), sensor("camera", rate)], deadline_s=0.5 / rate)
     count = 20 if rate == 1 else 2000
     sets = feed(
@@ -280,7 +282,7 @@ def test_rates_from_one_to_a_thousand(rate: float) -> None:
 
 
 @pytest.mark.parametrize("microseconds", [0, 300, -500])
-def test_a_clock_that_drifts_is_measured(microseconds: float) -> None:
+def test_clock_drift_is_measured(microseconds: float) -> None:
     rng = random.Random(1)
     sync = Synchronizer([sensor("lidar"), sensor("camera")])
     drifting = [
@@ -292,34 +294,34 @@ def test_a_clock_that_drifts_is_measured(microseconds: float) -> None:
     assert sync.statistics["lidar"].clock_drift == pytest.approx(0.0, abs=1e-9)
 
 
-def test_a_set_says_how_stale_each_reading_is() -> None:
+def test_set_reports_staleness_of_readings() -> None:
     sync = Synchronizer([sensor("lidar"), sensor("camera")])
     _, last = feed(sync, stream("lidar", 10, 2) + stream("camera", 10, 2, start_s=-0.02))[-1]
     assert last.staleness_s == pytest.approx({"lidar": 0.0, "camera": 0.02})
 
 
-def test_a_burst_of_delayed_readings_is_sorted_out() -> None:
-    """A camera whose driver hands over five images at once, in the wrong order."""
+def test_burst_of_unordered_readings_is_synchronized() -> None:
+    """A camera whose driver delivers five images at once, in the wrong order."""
     sync = Synchronizer([sensor("lidar"), sensor("camera", 50)])
     burst = []
     for i, (a, n, s) in enumerate(stream("camera", 50, 5)):
         burst.append((a - a % (100 * MS) + 100 * MS - i % 5, n, s))
     sets = feed(sync, stream("lidar", 10, 5, latency_ms=90) + burst)
     assert sum(s.complete for _, s in sets) >= 45
-    accounted(sync)
+    assert_all_counted(sync)
 
 
 @pytest.mark.parametrize("first", ["lidar", "camera"])
-def test_after_a_pause_of_all_the_first_set_waits_for_every_sensor(first: str) -> None:
+def test_first_set_after_a_pause_waits_for_all_sensors(first: str) -> None:
     sync = Synchronizer([sensor("camera"), sensor("lidar"), sensor("camera_dead")])
     delays = {"lidar": 20, "camera": 20, first: 2}
     events = []
-    for begin_s, end_s in ((0.0, 2.0), (5.0, 7.0), (7.6, 9.0)):
+    for start_s, end_s in ((0.0, 2.0), (5.0, 7.0), (7.6, 9.0)):
         for name, delay_ms in delays.items():
-            events += stream(name, 10, end_s, delay_ms, begin_s)
+            events += stream(name, 10, end_s, delay_ms, start_s)
     sets = feed(sync, events)
     assert len(sets) == 54
     for emitted, s in sets:
         assert s.missing == {"camera_dead"} and emitted - s.stamp_ns <= 75 * MS
     assert not any(statistics.drops for statistics in sync.statistics.values())
-    accounted(sync)
+    assert_all_counted(sync)

@@ -1,4 +1,4 @@
-"""Training on two processes under torchrun: one network on both, and it goes on where it was."""
+"""Distributed training under torchrun: both processes train one network, and a resumed run is exact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import yaml
 
 from multimodal_perception.training.detector.samples import sample_paths
 from test.networks.detectors import SMALL
-from test.training.detector.test_train import samples as samples
+from test.training.detector.tiny_samples import samples as samples
+from test.training.event_files import read_scalars
 
 SCRIPT = """
 import sys
@@ -26,37 +27,38 @@ from multimodal_perception.training.detector.train import DetectorTraining, trai
 
 config, data, out = load(DetectorTraining, sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)
-save = loop.Loop._save
+advance = loop.Loop._advance
 
-class Stop(Exception):
+class Interrupted(Exception):
     pass
 
-def save_and_stop(self):
-    save(self)
+def interrupt(self, *arguments):
     if self.step == 2:
-        raise Stop
+        raise Interrupted
+    return advance(self, *arguments)
 
-whole = train_proposals(config, data, out / "whole")
-loop.Loop._save = save_and_stop
+uninterrupted = train_proposals(config, data, out / "uninterrupted")
+loop.Loop._advance = interrupt
 try:
-    train_proposals(config, data, out / "half")
-except Stop:
-    loop.Loop._save = save
+    train_proposals(config, data, out / "resumed")
+except Interrupted:
+    loop.Loop._advance = advance
 torch.distributed.barrier()
-resumed = train_proposals(config, data, out / "half")
+resumed = train_proposals(config, data, out / "resumed")
 rank = torch.distributed.get_rank()
-torch.save({"whole": whole.state_dict(), "resumed": resumed.state_dict()}, out / f"{rank}.pt")
+states = {"uninterrupted": uninterrupted.state_dict(), "resumed": resumed.state_dict()}
+torch.save(states, out / f"{rank}.pt")
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.timeout(600)
-def test_two_processes_train_one_network_and_go_on(samples: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_network_and_resume(samples: Path, tmp_path: Path) -> None:
     network = {
         k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(SMALL).items()
     }
-    loop = {"steps": 3, "batch": 1, "workers": 0, "save_every": 2, "precision": "fp32"}
-    settings = {"network": network, "loop": loop, "calibration": {"inter": True}}
+    loop = {"steps": 3, "batch_size": 1, "workers": 0, "save_every": 2, "precision": "fp32"}
+    settings = {"network": network, "loop": loop, "gradient_balancing": {"tasks": True}}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -67,11 +69,12 @@ def test_two_processes_train_one_network_and_go_on(samples: Path, tmp_path: Path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-8000:]
     first, second = (torch.load(tmp_path / f"{k}.pt", weights_only=True) for k in range(2))
-    for name, value in first["whole"].items():
-        assert torch.equal(value, second["whole"][name]), name
+    for name, value in first["uninterrupted"].items():
+        assert torch.equal(value, second["uninterrupted"][name]), name
         assert torch.equal(value, first["resumed"][name]), name
         assert torch.equal(value, second["resumed"][name]), name
-    # Each rank stored the images' features of its share of the samples.
+    # Each rank stored the image features of half of the samples.
     assert all(p.with_suffix(".scales").exists() for p in sample_paths(samples))
-    assert (tmp_path / "whole" / "proposals.safetensors").exists()
-    assert (tmp_path / "whole" / "curves.csv").exists()
+    assert (tmp_path / "uninterrupted" / "proposals.safetensors").exists()
+    assert len(read_scalars(tmp_path / "uninterrupted", "loss/total")) == 3
+    assert len(read_scalars(tmp_path / "resumed", "loss/total")) == 3

@@ -1,4 +1,4 @@
-"""Pictures of the layers: right way up, each its own colour."""
+"""Images of the grid layers: orientation and colours."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def panel(picture: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def grid_with(x: float, y: float) -> OccupancyGrid:
-    """All free but for one 3 m square that is occupied."""
-    middles = np.arange(40) + 0.5 - 20
-    square = (np.abs(middles[None] - x) < 1.5) & (np.abs(middles[:, None] - y) < 1.5)
+    """A free grid with one occupied 3 m square at (x, y)."""
+    centres = np.arange(40) + 0.5 - 20
+    square = (np.abs(centres[None] - x) < 1.5) & (np.abs(centres[:, None] - y) < 1.5)
     occupied = square.astype(np.float32)
     return OccupancyGrid(0, "base_link", 1.0, (-20.0, -20.0), 1 - occupied, occupied)
 
 
-def test_what_is_ahead_is_up_and_what_is_left_is_left() -> None:
+def test_forward_is_up_and_left_is_left() -> None:
     picture = draw_layers(grid_with(12.0, 14.0), size=SIZE)
     blend, occupied = panel(picture, 0, 0), panel(picture, 0, 2)
     # 12 m ahead of 20 is 40 pixels from the top, 14 m left is 30 from the left edge.
@@ -40,7 +40,7 @@ def test_what_is_ahead_is_up_and_what_is_left_is_left() -> None:
     assert tuple(occupied[160, 170]) != OCCUPIED
 
 
-def test_every_layer_has_its_panel_and_boxes_are_outlined() -> None:
+def test_each_layer_has_a_panel_and_boxes_are_outlined() -> None:
     grid = grid_with(12.0, 14.0)
     plain = draw_layers(grid, size=SIZE)
     boxes = Boxes3D(
@@ -55,7 +55,7 @@ def test_every_layer_has_its_panel_and_boxes_are_outlined() -> None:
     for row in range(2):
         for column in range(4):
             assert (panel(plain, row, column) != panel(outlined, row, column)).any()
-    # Nothing is unknown or in conflict here, and the square is certain.
+    # No cell is unknown or in conflict, and the square is occupied with mass 1.
     assert panel(plain, 1, 1)[40, 30].min() == 255
     assert tuple(panel(plain, 1, 2)[40, 30]) == CLASS_COLOURS["obstacle"]
     assert panel(plain, 1, 3)[40, 30].min() == 255

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn lies where it must, and any frame can be drawn."""
+"""Images of frames: positions of drawn objects, and frames with any subset of sensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.synthetic import SyntheticStreet
+from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage, UltrasonicReading
 from multimodal_perception.perception import OccupancyGrid
-from multimodal_perception.pipeline import build_pipeline
+from multimodal_perception.pipeline_builder import build_pipeline
 from multimodal_perception.visualization.camera_view import draw_camera, draw_thermal
 from multimodal_perception.visualization.palette import CONE, ECHO, OCCUPIED, class_colour
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
@@ -22,7 +22,7 @@ from multimodal_perception.visualization.top_view import draw_occupancy, draw_sw
 
 @pytest.fixture(scope="module")
 def frame() -> SensorFrame:
-    return SyntheticStreet(frames=1, rings=32, columns=600)[0]
+    return SyntheticDataset(frames=1, rings=32, columns=600)[0]
 
 
 def box_at(x: float, y: float) -> Boxes3D:
@@ -37,20 +37,20 @@ def test_forward_is_up_and_left_is_left(frame: SensorFrame) -> None:
     assert columns.mean() == pytest.approx(400 - 100, abs=8)
 
 
-def test_what_moves_has_a_line_to_where_it_is_in_a_second() -> None:
+def test_velocity_line_ends_at_the_position_in_one_second() -> None:
     def columns(vy: float) -> np.ndarray:
-        told = np.array([[0.0, vy]], np.float32)
-        boxes = replace(box_at(20.0, 10.0), velocities=told)
+        velocity = np.array([[0.0, vy]], np.float32)
+        boxes = replace(box_at(20.0, 10.0), velocities=velocity)
         picture = draw_sweep(SensorFrame(0), boxes, 40.0, 800)
         row = (picture[200] == class_colour("car")).all(axis=1)  # x = 20
         return np.flatnonzero(row)
 
     assert columns(-15.0).max() == pytest.approx(400 + 50, abs=3)
-    for still in (0.1, np.nan):
-        assert columns(still).max() < 400 - 80
+    for speed in (0.1, np.nan):
+        assert columns(speed).max() < 400 - 80
 
 
-def test_an_occupied_cell_is_drawn_at_its_place() -> None:
+def test_occupied_cell_is_drawn_at_its_position() -> None:
     free = np.zeros((400, 400), np.float32)
     occupied = np.zeros_like(free)
     occupied[250, 300] = 1.0  # x = 20, y = 10 at 0.2 m from -40
@@ -61,7 +61,7 @@ def test_an_occupied_cell_is_drawn_at_its_place() -> None:
     assert len(rows) == 4
 
 
-def test_a_box_is_drawn_where_the_camera_sees_it(frame: SensorFrame) -> None:
+def test_box_is_drawn_at_its_projection(frame: SensorFrame) -> None:
     bare = replace(frame, labels=None)
     before = draw_camera(bare, "camera", Boxes3D.empty(0, "base_link"))
     assert np.array_equal(before, frame.cameras["camera"].pixels)
@@ -72,24 +72,24 @@ def test_a_box_is_drawn_where_the_camera_sees_it(frame: SensorFrame) -> None:
     assert np.array_equal(before, behind)
 
 
-def test_a_cone_is_drawn_up_to_its_echo() -> None:
-    """10 m straight ahead of the origin: a tenth of the plane's side above the middle."""
+def test_ultrasonic_cone_ends_at_its_echo() -> None:
+    """An echo 10 m ahead lies 100 px above the image centre."""
 
-    def like(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-        """Lines are smooth, so their pixels are only like it."""
+    def close_to(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+        """Mask of the pixels near a colour; anti-aliased lines differ slightly from it."""
         return np.abs(picture.astype(int) - colour).max(axis=2) < 30
 
-    for heard, colour, away in ((10.0, ECHO, 100), (np.inf, CONE, 200), (-np.inf, ECHO, 50)):
-        reading = UltrasonicReading("u", 0, "u", heard, 5.0, 20.0, 0.5)
-        seen = SensorFrame(0, ultrasonics={"u": reading}, base_from_sensor={"u": np.eye(4)})
-        picture = draw_sweep(seen, Boxes3D.empty(0, "base_link"), 40.0, 800)
-        rows, columns = np.nonzero(like(picture, colour))
-        assert rows.min() == pytest.approx(400 - away, abs=3)
+    for range_m, colour, height in ((10.0, ECHO, 100), (np.inf, CONE, 200), (-np.inf, ECHO, 50)):
+        reading = UltrasonicReading("u", 0, "u", range_m, 5.0, 20.0, 0.5)
+        frame = SensorFrame(0, ultrasonics={"u": reading}, base_from_sensor={"u": np.eye(4)})
+        picture = draw_sweep(frame, Boxes3D.empty(0, "base_link"), 40.0, 800)
+        rows, columns = np.nonzero(close_to(picture, colour))
+        assert rows.min() == pytest.approx(400 - height, abs=3)
         assert columns.mean() == pytest.approx(400, abs=3)
-        assert like(picture, ECHO).any() == (heard != np.inf)
+        assert close_to(picture, ECHO).any() == (range_m != np.inf)
 
 
-def test_what_is_warm_is_bright_and_hidden_labels_are_left_out(frame: SensorFrame) -> None:
+def test_warm_pixels_are_bright_and_occluded_labels_are_not_drawn(frame: SensorFrame) -> None:
     counts = np.full((400, 960), 29000, np.uint16)
     counts[:, 480:] = 30500
     image = ThermalImage("camera", frame.stamp_ns, "camera_optical", counts, (0.01, 0.0))
@@ -113,7 +113,7 @@ def test_any_subset_of_sensors_can_be_drawn(frame: SensorFrame, drop: dict[str, 
     assert sheet.dtype == np.uint8 and sheet.shape[1] == 1640
 
 
-def test_a_picture_is_written_and_a_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+def test_png_is_written_and_an_unwritable_path_is_an_error(tmp_path: Path) -> None:
     image = np.zeros((10, 20, 3), np.uint8)
     image[..., 0] = 200
     save_png(tmp_path / "a" / "b.png", image)

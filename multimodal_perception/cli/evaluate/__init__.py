@@ -1,1 +1,1 @@
-"""`evaluate`: a module for each subcommand that compares results with labelled data."""
+"""The `evaluate` subcommands, one module each: metrics on labelled or simulated data."""

@@ -1,13 +1,13 @@
-"""What each part of the fusion adds: the network without it and with it, on simulated drives."""
+"""`evaluate ablation`: metrics of the fusion detector with and without each of its parts."""
 
 from __future__ import annotations
 
 import argparse
 
-from multimodal_perception.cli import drive_options as drives
+from multimodal_perception.cli import drive_options
 from multimodal_perception.configuration import UserError
 
-# What each row adds to the one above, and its detector.
+# Each row adds one part of the network to the row above. The values are the detectors.
 LIDAR_ONLY = "lidar only"
 ROWS = {
     LIDAR_ONLY: "detector_lidar",
@@ -18,40 +18,43 @@ ROWS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    drives.add_arguments(parser)
+    drive_options.add_arguments(parser)
     parser.add_argument(
         "--row",
         action="append",
         default=[],
         metavar="NAME=DETECTOR",
-        help="a row instead of the four: geometric, a shipped model's name or its folder, +REFINEMENT"
-        f' for another one ("none" for none); repeat. "{LIDAR_ONLY}" is given the LiDAR alone',
+        help="row of the table, instead of the four default rows; may be repeated. DETECTOR is "
+        'geometric, the name of a shipped model or its folder, with +REFINEMENT ("none" for no '
+        f'refinement) to replace the refinement model. A row named "{LIDAR_ONLY}" only receives '
+        "LiDAR sweeps",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.evaluation.detector_drives import Contestant
+    from multimodal_perception.evaluation.detector_drives import DetectorSetup
     from multimodal_perception.frame import Modality
 
     rows = dict(_row(text) for text in args.row) or ROWS
     if len(rows) < len(args.row):
-        raise UserError("--row: a name is given twice")
-    drives.check_class_arguments(args)
-    rig = drives.rig_of(args)
-    contestants = {
-        name: Contestant(
-            drives.opened(word), (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality)
+        raise UserError("--row: each NAME is allowed once; one was given twice")
+    drive_options.check_class_arguments(args)
+    rig = drive_options.load_requested_rig(args)
+    setups = {
+        name: DetectorSetup(
+            drive_options.open_low_threshold_detector(detector),
+            (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality),
         )
-        for name, word in rows.items()
+        for name, detector in rows.items()
     }
-    result = drives.compared(args, rig, contestants)
+    result = drive_options.evaluate_setups(args, rig, setups)
     result["detectors"] = rows
-    drives.report("ablation", result, args.json)
+    drive_options.print_report("ablation", result, args.json)
     return 0
 
 
 def _row(text: str) -> tuple[str, str]:
-    name, equals, word = text.partition("=")
-    if not (equals and name.strip() and word):
+    name, equals, detector = text.partition("=")
+    if not (equals and name.strip() and detector):
         raise UserError(f"--row {text!r}: expected NAME=DETECTOR")
-    return name.strip(), word
+    return name.strip(), detector

@@ -1,4 +1,4 @@
-"""ONNX Runtime and torch on the same frames: do they say the same of a fusion detector?"""
+"""`evaluate agreement`: compares the fusion detector's outputs on ONNX Runtime and torch."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from multimodal_perception.cli import drive_options as drives
+from multimodal_perception.cli import drive_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    drives.add_drive_arguments(parser, "10000..10006")
+    drive_options.add_drive_arguments(parser, "10000..10006")
     parser.add_argument(
-        "--detector", default="detector", help="a shipped model's name, or its folder"
+        "--detector", default="detector", help="name of a shipped model, or its folder"
     )
     parser.add_argument(
         "--golden",
         type=Path,
         metavar="F",
-        help="instead, write the outputs that the tests compare with (test/evaluation/golden.npz)",
+        help="only write the reference outputs of the tests to this file (test/evaluation/golden.npz)",
     )
 
 
@@ -26,26 +26,29 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from multimodal_perception.evaluation import agreement
-    from multimodal_perception.evaluation.detector_drives import driven
-    from multimodal_perception.evaluation.detector_drives import drives as drives_of
+    from multimodal_perception.evaluation.detector_drives import plan_drives, simulate_frames
     from multimodal_perception.evaluation.report import write_json
     from multimodal_perception.frame import SensorFrame
 
-    rig = drives.rig_of(args)
+    rig = drive_options.load_requested_rig(args)
     if args.golden is not None:
         print(f"{args.golden}: {agreement.write_golden(args.detector, args.golden)} boxes written")
         return 0
-    chosen = drives_of(drives.parse_seeds(args.seeds), args.frames_per_seed, args.every)
-    total = len(chosen) * args.frames_per_seed
+    seeds = drive_options.parse_seeds(args.seeds)
+    drives = plan_drives(seeds, args.frames_per_seed, args.frame_interval)
+    total = len(drives) * args.frames_per_seed
 
     def frames() -> Iterator[SensorFrame]:
-        yield from (frame for _, frame in tqdm(driven(chosen, rig), total=total, unit="frame"))
+        yield from (
+            frame for _, frame in tqdm(simulate_frames(drives, rig), total=total, unit="frame")
+        )
 
-    found = agreement.compare_engines(args.detector, ("onnxruntime", "torch"), frames())
-    for name, value in found.apart.items():
-        print(f"{name}: {value:.1e} apart at most, relative")
-    print(f"{found.compared} compared in {total} frames, {found.alone} on one side alone")
-    print(f"within {agreement.TOLERANCE:g}: {'yes' if found.holds else 'no'}")
+    result = agreement.compare_engines(args.detector, ("onnxruntime", "torch"), frames())
+    for name, value in result.max_differences.items():
+        print(f"{name}: maximum relative difference {value:.1e}")
+    print(f"{result.compared} boxes compared in {total} frames, {result.unmatched} without a match")
+    verdict = "yes" if result.within_tolerance else "no"
+    print(f"within the tolerance of {agreement.TOLERANCE:g}: {verdict}")
     if args.json is not None:
         write_json(
             args.json,
@@ -53,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
                 "detector": args.detector,
                 "seeds": args.seeds,
                 "frames": total,
-                "compared": found.compared,
-                "alone": found.alone,
-                "relative": found.apart,
+                "compared": result.compared,
+                "unmatched": result.unmatched,
+                "max_relative_difference": result.max_differences,
                 "tolerance": agreement.TOLERANCE,
-                "met": found.holds,
+                "within_tolerance": result.within_tolerance,
             },
         )
-    return 0 if found.holds else 1
+    return 0 if result.within_tolerance else 1

@@ -1,4 +1,4 @@
-"""How well drift of the calibration is found."""
+"""`evaluate calibration`: detection of known rotations and shifts by the calibration monitor."""
 
 from __future__ import annotations
 
@@ -15,41 +15,64 @@ from multimodal_perception.cli.drive_options import parse_seeds
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
 
-# Frames of each simulated drive; the first has moved from its start.
-AT = (5, 30)
+# Evaluated frames of each simulated drive. Frame 0 is excluded because there is no motion before it.
+FRAME_INDICES = (5, 30)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, help="pairs to shift: holds visible/ and infrared/")
-    parser.add_argument("--held-out", action="store_true", help="each fifth pair alone")
-    parser.add_argument("--rigs", nargs="+", default=[], help="datasets whose cameras are turned")
-    parser.add_argument("--seeds", metavar="A..B", help="simulated drives whose cameras are turned")
     parser.add_argument(
-        "--turns", type=int, default=40, help="of 0.5 to 2 degrees, a frame and pair"
+        "--root",
+        type=Path,
+        help="folder of image pairs (visible/ and infrared/) to which known shifts are applied",
     )
     parser.add_argument(
-        "--still", type=int, default=20, help="jitters up to 0.05 degrees, likewise"
+        "--held-out", action="store_true", help="use only the test split, every fifth pair"
     )
-    parser.add_argument("--random", type=int, default=0, help="seed of shifts and turns")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=[],
+        help="datasets whose camera extrinsics get known rotation errors",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="A..B",
+        help="simulated drives whose camera extrinsics get known rotation errors",
+    )
+    parser.add_argument(
+        "--rotations",
+        type=int,
+        default=40,
+        help="number of rotation errors of 0.5 to 2 degrees per frame and sensor pair",
+    )
+    parser.add_argument(
+        "--jitters",
+        type=int,
+        default=20,
+        help="number of rotation errors of up to 0.05 degrees per frame and sensor pair",
+    )
+    parser.add_argument(
+        "--random-seed", type=int, default=0, help="random seed of the shifts and rotations"
+    )
+    parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.root is None and not args.rigs and args.seeds is None:
-        raise UserError("give --root, --rigs or --seeds: there is nothing to evaluate")
-    for name in ("turns", "still"):
+    if args.root is None and not args.datasets and args.seeds is None:
+        raise UserError("nothing to evaluate: give --root, --datasets or --seeds")
+    for name in ("rotations", "jitters"):
         if not 0 <= getattr(args, name) <= 10_000:
             raise UserError(f"--{name}: allowed: 0 to 10000; got {getattr(args, name)}")
     result: dict[str, Any] = {}
     if args.root is not None:
         result["pairs"] = _pairs(args)
     rows = {}
-    for path in args.rigs:
-        rows[path] = _turns(args, _recorded(path))
+    for path in args.datasets:
+        rows[path] = _rotations(args, _recorded_frames(path))
     if args.seeds is not None:
-        rows[f"simulated {args.seeds}"] = _turns(args, _simulated(args.seeds))
+        rows[f"simulated {args.seeds}"] = _rotations(args, _simulated_frames(args.seeds))
     if rows:
-        result["turns"] = rows
+        result["rotations"] = rows
         _print(rows)
     if args.json is not None:
         write_json(args.json, result)
@@ -57,61 +80,75 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> dict[str, Any]:
-    from multimodal_perception.datasets.visible_thermal_pairs import held_out, pair_stems
+    from multimodal_perception.datasets.visible_thermal_pairs import held_out_stems, list_pair_stems
     from multimodal_perception.evaluation.calibration import score_pairs
 
-    stems = pair_stems(args.root)
-    stems = held_out(stems) if args.held_out else stems
-    figures = score_pairs(args.root, tqdm(stems, unit="pair"), args.random)
+    stems = list_pair_stems(args.root)
+    stems = held_out_stems(stems) if args.held_out else stems
+    metrics = score_pairs(args.root, tqdm(stems, unit="pair"), args.random_seed)
     print(
-        f"{args.root}: {figures['pairs']} pairs shifted by 0 to 20 px, turned by up to 2 deg: "
-        f"median error {figures['median_error_px']:.2f} px, 90 % within "
-        f"{figures['p90_error_px']:.2f} px, {100 * figures['share_within_2_px']:.0f} % within 2 px"
+        f"{args.root}: {metrics['pairs']} pairs, shifted by 0 to 20 px and rotated by up to 2 deg: "
+        f"median error {metrics['median_error_px']:.2f} px, 90 % within "
+        f"{metrics['p90_error_px']:.2f} px, {100 * metrics['fraction_within_2_px']:.0f} % within 2 px"
     )
-    return figures
+    return metrics
 
 
-def _turns(args: argparse.Namespace, frames: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    from multimodal_perception.evaluation.calibration import drift_figures, turn_trials
+def _rotations(args: argparse.Namespace, frames: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    from multimodal_perception.evaluation.calibration import drift_metrics, rotation_trials
 
-    trials = turn_trials(frames, args.turns, args.still, seed=args.random)
-    return drift_figures(tqdm(trials, unit="look"))
+    trials = rotation_trials(frames, args.rotations, args.jitters, seed=args.random_seed)
+    return drift_metrics(tqdm(trials, unit="trial"))
 
 
-def _recorded(path: str) -> Iterator[tuple[str, Any]]:
+def _recorded_frames(path: str) -> Iterator[tuple[str, Any]]:
     from multimodal_perception.datasets.open_dataset import open_dataset
 
     dataset = open_dataset(path)
     return ((str(i), dataset[i]) for i in range(len(dataset)))
 
 
-def _simulated(seeds: str) -> Iterator[tuple[str, Any]]:
-    """Frames of drives through all scenarios in turn, by day and by night."""
-    from multimodal_perception.rig import load_rig, rig_path
+def _simulated_frames(seeds: str) -> Iterator[tuple[str, Any]]:
+    """Frames of simulated drives; scenario and time of day change from seed to seed."""
+    from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.simulation.simulation import Simulation
     from multimodal_perception.simulation.world.scenarios import scenario_names
 
-    rig, names = load_rig(rig_path("simulation")), scenario_names()
+    rig, names = load_rig(resolve_rig_path("simulation")), scenario_names()
     for k, seed in enumerate(parse_seeds(seeds)):
         conditions = ("night",) if k % 2 else ()
         name = names[k % len(names)]
-        drive = Simulation(name, rig, seed, AT[-1] + 1, conditions)
-        for i in AT:
+        drive = Simulation(name, rig, seed, FRAME_INDICES[-1] + 1, conditions)
+        for i in FRAME_INDICES:
             yield f"{name}, seed {seed}, frame {i}", drive[i]
 
 
 def _print(rows: dict[str, dict[str, Any]]) -> None:
-    table = Table(title="cameras turned by 0.5 to 2 deg, judged from one frame")
+    table = Table(title="rotation errors of 0.5 to 2 deg, detection from single frames")
     table.add_column("pair", overflow="fold")
-    for name in ("frames", "turns", "noticed", "still", "false alarms", "median error"):
+    for name in (
+        "frames",
+        "rotations",
+        "detection rate",
+        "jitters",
+        "false alarm rate",
+        "median error",
+    ):
         table.add_column(name, justify="right")
     for path, pairs in rows.items():
-        for pair, f in pairs.items():
-            noticed, alarms = (
-                "-" if f[key] is None else f"{100 * f[key]:.1f} %"
-                for key in ("noticed", "false_alarms")
+        for pair, m in pairs.items():
+            detected, alarms = (
+                "-" if m[key] is None else f"{100 * m[key]:.1f} %"
+                for key in ("detection_rate", "false_alarm_rate")
             )
-            error = "-" if f["median_error_deg"] is None else f"{f['median_error_deg']:.2f} deg"
-            cells = (str(f["frames"]), str(f["turns"]), noticed, str(f["still"]), alarms, error)
-            table.add_row(f"{Path(path).name}: {pair}", *cells)
+            error = "-" if m["median_error_deg"] is None else f"{m['median_error_deg']:.2f} deg"
+            table.add_row(
+                f"{Path(path).name}: {pair}",
+                str(m["frames"]),
+                str(m["rotations"]),
+                detected,
+                str(m["jitters"]),
+                alarms,
+                error,
+            )
     Console().print(table)

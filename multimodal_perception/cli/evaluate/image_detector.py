@@ -1,4 +1,4 @@
-"""How good boxes in images are by day, by night and in fog, with both images and with either alone."""
+"""`evaluate image-detector`: COCO AP of 2D boxes and their ground projection, on simulated drives."""
 
 from __future__ import annotations
 
@@ -16,22 +16,31 @@ from multimodal_perception.evaluation.report import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", default="10000..10004", help="simulated drives, A..B inclusive")
-    parser.add_argument("--frames", type=int, default=4, help="of each drive, 2 s apart")
-    parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
-    parser.add_argument("--model", default="image_detector", help="shipped model, or a card")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--seeds",
+        default="10000..10004",
+        metavar="A..B",
+        help="random seeds of the simulated drives, both ends included",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=4, help="frames of each drive, at intervals of 2 s"
+    )
+    parser.add_argument("--rig", default="simulation", help="rig file, or name of a shipped rig")
+    parser.add_argument(
+        "--model", default="image_detector", help="name of a shipped model, or a model card"
+    )
+    parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
     from multimodal_perception.evaluation.image_detection_drives import score_drives
-    from multimodal_perception.rig import load_rig, rig_path
+    from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.runtime.card import load_card
 
     if not 1 <= args.frames <= 1000:
         raise UserError(f"--frames: allowed: 1 to 1000; got {args.frames}")
     seeds = parse_seeds(args.seeds)
-    rig = load_rig(rig_path(args.rig))
+    rig = load_rig(resolve_rig_path(args.rig))
 
     def progress(total: int) -> tqdm[Any]:
         return tqdm(total=total, unit="frame")
@@ -44,32 +53,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(result: dict[str, Any]) -> None:
-    rows, placed = result["rows"], result["placed"]
-    conditions = list(placed)
+    rows, projection = result["rows"], result["ground_projection"]
+    conditions = list(projection)
     console = Console()
-    for figure in ("ap50", "ap"):
-        table = Table(title=f"{figure.upper()} in percent, {result['frames']} frames")
+    for metric in ("ap50", "ap"):
+        table = Table(title=f"{metric.upper()} in percent, {result['frames']} frames")
         table.add_column("images, class")
         for name in conditions:
             table.add_column(name, justify="right")
         for row, scores in rows.items():
             for name in scores[conditions[0]]:
-                cells = (f"{100 * scores[c][name][figure]:.1f}" for c in conditions)
+                cells = (f"{100 * scores[c][name][metric]:.1f}" for c in conditions)
                 table.add_row(f"{row}, {name}", *cells)
         console.print(table)
-    table = Table(title="objects within 30 m with a placed box within 2 m, percent of labels")
+    table = Table(title="recall of the ground projection within 30 m (error below 2 m), percent")
     table.add_column("")
     for name in conditions:
         table.add_column(name, justify="right")
-    for row in (r for r in placed[conditions[0]] if r != "boxes"):
-        cells = (_cell(placed[c].get(row)) for c in conditions)
+    for row in (r for r in projection[conditions[0]] if r != "boxes"):
+        cells = (_cell(projection[c].get(row)) for c in conditions)
         table.add_row(row, *cells)
-    right = (f"{100 * placed[c]['boxes']['right']:.0f}" for c in conditions)
-    table.add_row("placed boxes that are right", *right)
-    sure = (f"{100 * placed[c]['boxes']['mean_score']:.0f}" for c in conditions)
-    table.add_row("their mean score", *sure)
+    precision = (f"{100 * projection[c]['boxes']['precision']:.0f}" for c in conditions)
+    table.add_row("precision", *precision)
+    scores = (f"{100 * projection[c]['boxes']['mean_score']:.0f}" for c in conditions)
+    table.add_row("mean score", *scores)
     console.print(table)
 
 
 def _cell(value: dict[str, float] | None) -> str:
-    return "-" if value is None else f"{100 * value['found']:.0f} of {value['labels']}"
+    return "-" if value is None else f"{100 * value['recall']:.0f} of {value['labels']}"

@@ -1,4 +1,4 @@
-"""How much of visible and thermal images a fused one keeps."""
+"""`evaluate image-fusion`: metrics of image fusion on aligned visible and thermal images."""
 
 from __future__ import annotations
 
@@ -12,88 +12,100 @@ from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
 
-DRAWN = 12
+SHEET_PAIRS = 12
 ATTACK_STEPS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", type=Path, required=True, help="holds visible/ and infrared/")
-    parser.add_argument("--held-out", action="store_true", help="each fifth pair alone")
+    parser.add_argument(
+        "--root", type=Path, required=True, help="folder that contains visible/ and infrared/"
+    )
+    parser.add_argument(
+        "--held-out", action="store_true", help="use only the test split, every fifth pair"
+    )
     parser.add_argument(
         "--model",
         default="image_fusion",
-        help="shipped model or card beside the classical ways; none: these alone",
+        help="name of a shipped model, or a model card; none: evaluate only the classical methods",
     )
     parser.add_argument(
         "--attack",
         type=float,
         default=0.0,
         metavar="LEVELS",
-        help="change each pixel of both images by up to so many of 255 levels, against the model",
+        help="adversarial perturbation of the model's inputs, in grey levels of 255 per pixel",
     )
-    parser.add_argument("--sheet", type=Path, help=f"picture of {DRAWN} pairs (.png, .jpg)")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--sheet", type=Path, help=f"draw {SHEET_PAIRS} fused pairs into this file (.png, .jpg)"
+    )
+    parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.datasets.visible_thermal_pairs import held_out, pair_stems
+    from multimodal_perception.datasets.visible_thermal_pairs import held_out_stems, list_pair_stems
     from multimodal_perception.evaluation.classical_fusion import laplacian_pyramid, maximum, mean
+    from multimodal_perception.evaluation.fusion_network import FusionNetwork
     from multimodal_perception.evaluation.image_fusion import compare_fusions
     from multimodal_perception.evaluation.report import write_json
-    from multimodal_perception.image_fusion.network import AnySizeFusion
 
-    stems = pair_stems(args.root)
+    stems = list_pair_stems(args.root)
     if args.held_out:
-        stems = held_out(stems)
+        stems = held_out_stems(stems)
     methods: dict[str, Any] = {
         "mean": mean,
         "maximum": maximum,
         "laplacian_pyramid": laplacian_pyramid,
     }
-    network = None if args.model == "none" else AnySizeFusion(args.model)
+    network = None if args.model == "none" else FusionNetwork(args.model)
     if network is not None:
-        methods["ours"] = network.fuse
+        methods["model"] = network.fuse
     if not 0 <= args.attack <= 127:
         raise UserError(f"--attack: allowed: 0 to 127 levels; got {args.attack:g}")
     if network is None and (args.attack or args.sheet is not None):
         raise UserError("--attack and --sheet need a --model")
-    disturb = None
+    perturb = None
     if network is not None and args.attack:
-        attack = network.attacked
+        attack = network.projected_gradient_attack
 
-        def disturb(visible: Any, thermal: Any) -> Any:
+        def perturb(visible: Any, thermal: Any) -> Any:
             return attack(visible, thermal, args.attack / 255, ATTACK_STEPS)
 
-    result = compare_fusions(args.root, tqdm(stems, unit="pair"), methods, disturb)
+    result = compare_fusions(args.root, tqdm(stems, unit="pair"), methods, perturb)
     _print(str(args.root), result)
     if args.json is not None:
         write_json(args.json, result)
     if network is not None and args.sheet is not None:
-        _draw(args.sheet, args.root, stems, network.fuse)
+        sheet_methods = {
+            "mean": mean,
+            "Laplacian pyramid": laplacian_pyramid,
+            "model": network.fuse,
+        }
+        _draw(args.sheet, args.root, stems, sheet_methods)
     return 0
 
 
 def _print(title: str, result: dict[str, Any]) -> None:
-    from multimodal_perception.evaluation.image_fusion import FIGURES
+    from multimodal_perception.evaluation.image_fusion import METRICS
 
     table = Table(title=f"{title}: {result['pairs']} pairs")
     table.add_column("")
-    for figure in FIGURES:
-        table.add_column(figure, justify="right")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
     for name, means in result["mean"].items():
-        table.add_row(name, *(f"{means[f]:.3f}" for f in FIGURES))
+        table.add_row(name, *(f"{means[m]:.3f}" for m in METRICS))
     Console().print(table)
 
 
-def _draw(path: Path, root: Path, stems: list[str], fuse: Any) -> None:
+def _draw(path: Path, root: Path, stems: list[str], methods: dict[str, Any]) -> None:
     import cv2
 
-    from multimodal_perception.visualization.image_fusion_sheet import draw_fusions
+    from multimodal_perception.visualization.image_fusion_sheet import draw_fusion_sheet
 
-    count = min(DRAWN, len(stems))
-    drawn = draw_fusions(root, [stems[k * len(stems) // count] for k in range(count)], fuse)
+    count = min(SHEET_PAIRS, len(stems))
+    selected = [stems[k * len(stems) // count] for k in range(count)]
+    sheet = draw_fusion_sheet(root, selected, methods)
     try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+        written = cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     except cv2.error as error:
         raise UserError(f"{path}: {str(error).strip()[:80]}") from error
     if not written:

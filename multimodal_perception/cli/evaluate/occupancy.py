@@ -1,8 +1,9 @@
-"""How far occupancy can be trusted: on simulated drives, and on labelled real frames."""
+"""`evaluate occupancy`: occupancy metrics on simulated drives and on labelled real frames."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,28 @@ COLUMNS = ("iou_occupied", "iou_free", "false_free", "false_occupied", "ece", "u
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", default="10000..10004", help="simulated drives, A..B inclusive")
-    parser.add_argument("--frames", type=int, default=8, help="frames in a row of each drive")
-    parser.add_argument("--rig", default="simulation", help="rig file, or a shipped rig's name")
-    parser.add_argument("--max-range", type=float, default=30.0, help="metres, of the figures")
-    parser.add_argument("--root", help="a labelled dataset (KITTI, nuScenes) to score as well")
-    parser.add_argument("--pipeline", type=Path, help="YAML file of PipelineConfig")
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument(
+        "--seeds",
+        default="10000..10004",
+        metavar="A..B",
+        help="random seeds of the simulated drives, both ends included",
+    )
+    parser.add_argument("--frames", type=int, default=8, help="consecutive frames of each drive")
+    parser.add_argument("--rig", default="simulation", help="rig file, or name of a shipped rig")
+    parser.add_argument(
+        "--max-range", type=float, default=30.0, help="maximum distance of the cells, metres"
+    )
+    parser.add_argument("--root", help="labelled dataset (KITTI, nuScenes) to evaluate as well")
+    parser.add_argument("--pipeline", type=Path, help="YAML file with the pipeline parameters")
+    parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.pipeline import PipelineConfig
+    from multimodal_perception.pipeline_builder import PipelineConfig
 
     config = PipelineConfig() if args.pipeline is None else load(PipelineConfig, args.pipeline)
     if config.occupancy == "none":
-        raise UserError("--pipeline: occupancy is none; there is nothing to score")
+        raise UserError("--pipeline: occupancy: none; a mapper is needed for the evaluation")
     if not 1 <= args.frames <= 10_000:
         raise UserError(f"--frames: allowed: 1 to 10000; got {args.frames}")
     if not 2.0 <= args.max_range <= 60.0:
@@ -48,34 +56,34 @@ def run(args: argparse.Namespace) -> int:
 
 def _simulated(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     from multimodal_perception.evaluation.occupancy_drives import (
-        SEEN,
-        UNSEEN,
+        HELD_OUT_CONDITIONS,
+        KNOWN_CONDITIONS,
         DriveScores,
         score_drive,
         simulate,
     )
-    from multimodal_perception.pipeline import build_pipeline
-    from multimodal_perception.rig import load_rig, rig_path
+    from multimodal_perception.pipeline_builder import build_pipeline
+    from multimodal_perception.rig import load_rig, resolve_rig_path
 
-    seeds, rig = parse_seeds(args.seeds), load_rig(rig_path(args.rig))
-    conditions = {**SEEN, **UNSEEN}
+    seeds, rig = parse_seeds(args.seeds), load_rig(resolve_rig_path(args.rig))
+    conditions = {**KNOWN_CONDITIONS, **HELD_OUT_CONDITIONS}
     scores = DriveScores()
     true_masks = build_pipeline(config).segmenter is None
     with tqdm(total=len(seeds) * len(conditions) * args.frames, unit="frame") as bar:
         for seed in seeds:
             for name, words in conditions.items():
                 drive = simulate(seed, words, rig, args.frames, args.max_range)
-                make = _fresh(config)
-                for _ in score_drive(scores, drive, name, make, true_masks, args.max_range):
+                factory = _pipeline_factory(config)
+                for _ in score_drive(scores, drive, name, factory, true_masks, args.max_range):
                     bar.update()
-    figures = scores.figures()
-    figures["frames"] = len(seeds) * len(SEEN) * args.frames
-    figures["masks"] = "simulated truth" if true_masks else "pipeline"
-    return figures
+    metrics = scores.metrics()
+    metrics["frames"] = len(seeds) * len(KNOWN_CONDITIONS) * args.frames
+    metrics["masks"] = "simulated truth" if true_masks else "pipeline"
+    return metrics
 
 
-def _fresh(config: Any) -> Any:
-    from multimodal_perception.pipeline import build_pipeline
+def _pipeline_factory(config: Any) -> Any:
+    from multimodal_perception.pipeline_builder import build_pipeline
 
     return lambda: build_pipeline(config)
 
@@ -83,19 +91,19 @@ def _fresh(config: Any) -> Any:
 def _real(root: str, config: Any) -> dict[str, Any]:
     from multimodal_perception.datasets.open_dataset import open_dataset
     from multimodal_perception.evaluation.occupancy import evaluate_occupancy
-    from multimodal_perception.pipeline import build_pipeline
+    from multimodal_perception.pipeline_builder import build_pipeline
 
     dataset = open_dataset(root, None)
     pipeline = build_pipeline(config)
 
-    def found(frame: Any, cloud: Any) -> dict[str, Any]:
+    def sources(frame: Any, cloud: Any) -> dict[str, Any]:
         return {"boxes": pipeline.detector.detect(frame, cloud)}
 
     def mapper() -> Any:
         return build_pipeline(config).occupancy
 
-    figures = evaluate_occupancy(dataset, mapper, sources=found, ground=config.ground)
-    return {**figures["real"], "frames": figures["frames"]}
+    metrics = evaluate_occupancy(dataset, mapper, sources=sources, ground=config.ground)
+    return {**metrics["real"], "frames": metrics["frames"]}
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -103,14 +111,17 @@ def _print(result: dict[str, Any]) -> None:
     table.add_column("sensors, condition")
     for name in COLUMNS:
         table.add_column(name, justify="right")
-    for subset, figures in result["by_subset"].items():
-        for condition, values in figures["by_condition"].items():
+    for subset, metrics in result["by_subset"].items():
+        for condition, values in metrics["by_condition"].items():
             cells = [f"{values[name]:.3f}" for name in COLUMNS]
             table.add_row(f"{subset}, {condition}", *cells)
     Console().print(table)
-    for subset, figures in result["by_subset"].items():
-        share = figures["contradiction"]
-        if share == share:
-            print(f"{subset}: most contradicted ultrasonic echo {share:.3f} free to all else")
+    for subset, metrics in result["by_subset"].items():
+        contradiction = metrics["contradiction"]
+        if not math.isnan(contradiction):
+            print(
+                f"{subset}: mean free mass of all other sources on the most contradicted ultrasonic "
+                f"echo: {contradiction:.3f}"
+            )
     for name, value in result.get("real", {}).items():
         print(f"real {name}: {value:.4f}" if isinstance(value, float) else f"real {name}: {value}")

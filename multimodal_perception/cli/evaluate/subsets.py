@@ -1,58 +1,65 @@
-"""What the detector finds when sensors are gone: every set of kinds that can still see."""
+"""`evaluate subsets`: metrics of a detector for every subset of the sensor modalities."""
 
 from __future__ import annotations
 
 import argparse
 
-from multimodal_perception.cli import drive_options as drives
+from multimodal_perception.cli import drive_options
 from multimodal_perception.configuration import UserError
 
-BESIDE = "beside: lidar only"
-PLACED = "{}, boxes in images placed"
+LIDAR_ONLY_ROW = "lidar-only detector"
+PROJECTED_ROW = "{}, projected image boxes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    drives.add_arguments(parser)
+    drive_options.add_arguments(parser)
     parser.add_argument(
-        "--detector", default="detector", help="geometric, a shipped model's name or its folder"
+        "--detector",
+        default="detector",
+        help="geometric, or the name or folder of a model",
     )
     parser.add_argument(
-        "--beside",
+        "--lidar-only-detector",
         metavar="DETECTOR",
-        help="one that is given the LiDAR alone, as a row to compare",
+        help="another detector for comparison, which only receives LiDAR sweeps",
     )
     parser.add_argument(
         "--image-detector",
         default="image_detector",
         metavar="MODEL",
-        help="whose boxes are placed on the ground in further rows without LiDAR; none for no such rows",
+        help="model for additional rows without LiDAR, in which its 2D boxes are projected onto the "
+        "ground; none: no such rows",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.detection.images.rgb_thermal import RgbirConfig, RgbirDetector
-    from multimodal_perception.evaluation.detector_drives import Contestant, seeing_subsets
+    from multimodal_perception.detection.images.rgb_thermal import (
+        RgbThermalDetector,
+        RgbThermalDetectorConfig,
+    )
+    from multimodal_perception.evaluation.detector_drives import DetectorSetup, modality_subsets
     from multimodal_perception.frame import Modality
 
-    drives.check_class_arguments(args)
-    rig = drives.rig_of(args)
-    subsets = seeing_subsets(rig)
+    drive_options.check_class_arguments(args)
+    rig = drive_options.load_requested_rig(args)
+    subsets = modality_subsets(rig)
     if not subsets:
-        raise UserError(f"rig {rig.name}: none of its sensors can see")
-    detector = drives.opened(args.detector)
-    contestants = {name: Contestant(detector, kinds) for name, kinds in subsets.items()}
+        raise UserError(f"rig {rig.name}: needs a LiDAR, a camera or a thermal camera")
+    detector = drive_options.open_low_threshold_detector(args.detector)
+    setups = {name: DetectorSetup(detector, subset) for name, subset in subsets.items()}
     if args.image_detector != "none":
-        image_detector = RgbirDetector(
-            RgbirConfig(model=args.image_detector, min_score=drives.LEAST_SCORE)
+        image_detector = RgbThermalDetector(
+            RgbThermalDetectorConfig(model=args.image_detector, min_score=drive_options.MIN_SCORE)
         )
-        contestants |= {
-            PLACED.format(name): Contestant(detector, kinds, image_detector)
-            for name, kinds in subsets.items()
-            if not {Modality.LIDAR, Modality.ULTRASONIC} & set(kinds)
+        setups |= {
+            PROJECTED_ROW.format(name): DetectorSetup(detector, subset, image_detector)
+            for name, subset in subsets.items()
+            if not {Modality.LIDAR, Modality.ULTRASONIC} & set(subset)
         }
-    if args.beside is not None:
-        contestants[BESIDE] = Contestant(drives.opened(args.beside), (Modality.LIDAR,))
-    result = drives.compared(args, rig, contestants)
+    if args.lidar_only_detector is not None:
+        lidar_only = drive_options.open_low_threshold_detector(args.lidar_only_detector)
+        setups[LIDAR_ONLY_ROW] = DetectorSetup(lidar_only, (Modality.LIDAR,))
+    result = drive_options.evaluate_setups(args, rig, setups)
     result["detector"] = args.detector
-    drives.report(f"subsets of {args.detector}", result, args.json)
+    drive_options.print_report(f"subsets of {args.detector}", result, args.json)
     return 0

@@ -1,1 +1,1 @@
-"""`export`: a module for each kind of network that can be exported."""
+"""Subcommands of `export`: one module per exported network."""

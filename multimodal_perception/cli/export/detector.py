@@ -1,4 +1,4 @@
-"""A trained fusion detector as model folders."""
+"""`export detector`: writes a trained fusion detector as model folders with ONNX, weights and cards."""
 
 from __future__ import annotations
 
@@ -9,17 +9,27 @@ from multimodal_perception.configuration import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="that it was trained by")
-    parser.add_argument("--proposals", type=Path, required=True, help="proposals.safetensors")
     parser.add_argument(
-        "--blind", type=Path, help="proposals.safetensors for frames without LiDAR, if another one"
+        "--config", type=Path, required=True, help="configuration file of the training"
     )
-    parser.add_argument("--refinement", type=Path, help="refinement.safetensors")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--command", required=True, help="that trained it, for the card")
-    parser.add_argument("--data", default="", help="what it was trained on, for the card")
-    parser.add_argument("--hours", type=float, required=True, help="that it took, for the card")
-    parser.add_argument("--device", required=True, help="that it took them on, for the card")
+    parser.add_argument(
+        "--proposals", type=Path, required=True, help="proposals.safetensors of the first stage"
+    )
+    parser.add_argument(
+        "--without-lidar",
+        type=Path,
+        help="proposals.safetensors of a second first stage for frames without LiDAR",
+    )
+    parser.add_argument(
+        "--refinement", type=Path, help="refinement.safetensors of the second stage"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--command", required=True, help="training command, recorded in the card")
+    parser.add_argument("--data", default="", help="training data, recorded in the card")
+    parser.add_argument(
+        "--hours", type=float, required=True, help="training time in hours, recorded in the card"
+    )
+    parser.add_argument("--device", required=True, help="training hardware, recorded in the card")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,11 +39,16 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.training.detector.train import DetectorTraining
 
     if not 0 <= args.hours <= 1e6:
-        raise UserError("--hours: 0 to 1e6")
+        raise UserError(f"--hours: allowed: 0 to 1e6; got {args.hours:g}")
     config = load(DetectorTraining, args.config)
     training = Training(args.command, config.loop.seed, args.hours, args.device, args.data)
     cards = export_detector(
-        config.network, args.proposals, args.refinement, args.out, training, blind=args.blind
+        config.network,
+        args.proposals,
+        args.refinement,
+        args.out,
+        training,
+        without_lidar=args.without_lidar,
     )
     for card in cards:
         print(f"{card.path}: {card.architecture}, inputs {', '.join(card.inputs)}")

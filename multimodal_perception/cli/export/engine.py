@@ -1,4 +1,4 @@
-"""TensorRT engines ahead of time, so that a robot does not build when it starts."""
+"""Builds TensorRT engines ahead of time, so that the node starts without building them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,47 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a shipped model's name, or the folder of one with its card")
+    parser.add_argument("model", help="name of a shipped model, or a model folder with its card")
     parser.add_argument(
         "--library",
         choices=("tensorrt", "tensorrt_rtx"),
-        help="the default is the first that is installed",
+        help="default: the first one that is installed",
     )
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="default: fp32"
+    )
     parser.add_argument(
         "--compute-capability",
         metavar="X.Y",
-        help="GPU to build for, such as 8.9; tensorrt_rtx alone, and without it this machine's GPU",
+        help="compute capability of the GPU to build for, for example 8.9; only with tensorrt_rtx "
+        "(default: the GPU of this machine)",
     )
-    parser.add_argument("--cache", default="", help="folder; the node's runtime.cache must name it")
-    parser.add_argument("--workspace", type=int, default=1024, metavar="MIB")
-    parser.add_argument("--dla-core", type=int, default=-1, help="accelerator core of a Jetson")
+    parser.add_argument(
+        "--cache",
+        default="",
+        help="cache folder of the engine; set the node's runtime.cache to the same folder",
+    )
+    parser.add_argument(
+        "--workspace", type=int, default=1024, metavar="MIB", help="GPU memory for building"
+    )
+    parser.add_argument(
+        "--dla-core", type=int, default=-1, help="DLA core of a Jetson; -1 (default) uses the GPU"
+    )
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="PATH",
-        help="int8: bag, dataset or .npz inputs to measure the activations on",
+        help="with --precision int8: bag, dataset or .npz inputs for the calibration of activations",
     )
-    parser.add_argument("--frames", type=int, default=64, help="of --calibrate, spread over it")
-    parser.add_argument("--rebuild", action="store_true", help="even if there is one that fits")
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=64,
+        help="number of frames of --calibrate, evenly spaced (default: 64)",
+    )
+    parser.add_argument(
+        "--rebuild", action="store_true", help="build even if the cache contains a valid engine"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,10 +84,10 @@ def run(args: argparse.Namespace) -> int:
         with Progress(transient=True) as bar:
             task = bar.add_task(card.name)
 
-            def tell(phase: str, done: int, steps: int) -> None:
+            def show_progress(phase: str, done: int, steps: int) -> None:
                 bar.update(task, description=phase, completed=done, total=steps)
 
-            plan = plan_for(library, card, config, target, tell, args.rebuild)
+            plan = plan_for(library, card, config, target, show_progress, args.rebuild)
     except EngineError as error:
         raise UserError(str(error)) from error
     path = EngineCache(config.cache_folder).path(
@@ -80,18 +98,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _calibrate(card: ModelCard, config: RuntimeConfig, path: Path, frames: int) -> None:
-    """Write the card's int8 ONNX into the cache, and say how far it is from the card's own."""
+    """Write the card's int8 ONNX into the cache and print its differences to the original."""
     from tqdm import tqdm
 
+    from multimodal_perception.datasets.network_inputs import recorded_inputs
     from multimodal_perception.runtime.precision import calibrated_path
-    from multimodal_perception.runtime.quantization import deviation, quantise, recorded_inputs
+    from multimodal_perception.runtime.quantization import output_differences, quantize_int8
 
     if config.precision != "int8":
-        raise UserError("--calibrate: is for --precision int8")
+        raise UserError("--calibrate: only allowed with --precision int8")
     if frames < 1:
-        raise UserError("--frames: allowed: 1 or more")
+        raise UserError(f"--frames: allowed: 1 or more; got {frames}")
     inputs = recorded_inputs(path, card, frames)
-    content = quantise(card, tqdm(inputs, desc="calibrating", unit="frame", leave=False))
+    content = quantize_int8(card, tqdm(inputs, desc="calibrating", unit="frame", leave=False))
     target = calibrated_path(card, config)
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -99,19 +118,21 @@ def _calibrate(card: ModelCard, config: RuntimeConfig, path: Path, frames: int) 
     except OSError as error:
         raise UserError(f"{target}: {error.strerror or error}") from error
     print(f"{target}: {len(content) / 1e6:.1f} MB")
-    for name, share in deviation(card, content, recorded_inputs(path, card, 8)).items():
-        print(f"  {name}: mean difference to fp32 on 8 of the frames {100 * share:.2f} %")
+    for name, difference in output_differences(
+        card, content, recorded_inputs(path, card, 8)
+    ).items():
+        print(f"  {name}: mean difference to fp32 on 8 frames {100 * difference:.2f} %")
 
 
 def _target(name: LibraryName | None, capability: str | None, gpu: int) -> tuple[Library, Target]:
-    """The library and what it builds for. Raises EngineError or UserError."""
+    """The library and the build target. Raises EngineError or UserError."""
     from multimodal_perception.runtime.cuda import Gpu
     from multimodal_perception.runtime.engine import EngineError
     from multimodal_perception.runtime.tensorrt import ANY_GPU, Library, Target
 
-    both: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
+    libraries: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
     reasons = []
-    for candidate in (name,) if name else both:
+    for candidate in (name,) if name else libraries:
         try:
             library = Library(candidate)
             if capability is None:
@@ -121,9 +142,12 @@ def _target(name: LibraryName | None, capability: str | None, gpu: int) -> tuple
             reasons.append(f"{candidate}: {error}{hint if candidate == 'tensorrt_rtx' else ''}")
             continue
         match = re.fullmatch(r"(\d{1,2})\.(\d)", capability)
-        known = library.capabilities()
-        if match is None or (int(match[1]), int(match[2])) not in known:
-            allowed = ", ".join(f"{a}.{b}" for a, b in known) or "none, it builds where it runs"
+        capabilities = library.capabilities()
+        if match is None or (int(match[1]), int(match[2])) not in capabilities:
+            allowed = (
+                ", ".join(f"{a}.{b}" for a, b in capabilities)
+                or "none; it builds only for the GPU of this machine"
+            )
             reasons.append(f"{candidate}: --compute-capability {capability}; allowed: {allowed}")
             continue
         return library, Target(ANY_GPU, (int(match[1]), int(match[2])))

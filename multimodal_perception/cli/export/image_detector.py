@@ -1,4 +1,4 @@
-"""A trained image detector as a model folder."""
+"""Writes a trained image detector as a model folder with ONNX, weights and card."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from multimodal_perception.configuration import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", type=Path, required=True, help="image_detector.safetensors")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--command", required=True, help="that trained it, for the card")
-    parser.add_argument("--data", default="", help="what it was trained on, for the card")
-    parser.add_argument("--seed", type=int, default=0, help="of the training, for the card")
-    parser.add_argument("--hours", type=float, required=True, help="that it took, for the card")
-    parser.add_argument("--device", required=True, help="that it took them on, for the card")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        required=True,
+        help="weights written by `train image-detector` (.safetensors)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
+    parser.add_argument("--command", required=True, help="training command, recorded in the card")
+    parser.add_argument("--data", default="", help="training data, recorded in the card")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="training seed, recorded in the card (default: 0)"
+    )
+    parser.add_argument(
+        "--hours", type=float, required=True, help="training time in hours, recorded in the card"
+    )
+    parser.add_argument("--device", required=True, help="training hardware, recorded in the card")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.training.image_detector.export import export_image_detector
 
     if not 0 <= args.hours <= 1e6:
-        raise UserError("--hours: 0 to 1e6")
+        raise UserError(f"--hours: allowed: 0 to 1e6; got {args.hours:g}")
     training = Training(args.command, args.seed, args.hours, args.device, args.data)
     card = export_image_detector(args.weights, args.out, training)
     print(f"{card.path}: {card.figures['parameters']} parameters")

@@ -1,1 +1,1 @@
-"""`train`: a module for each network that can be trained."""
+"""Subcommands of `train`: one module per network, `train samples` and `train recipe`."""

@@ -1,4 +1,15 @@
-"""The local-to-global fusion detector on the vehicle: a frame to boxes, by what sensors there are."""
+"""The fusion detector: 3D boxes from LiDAR, camera, thermal and ultrasonic data, any of which may miss.
+
+A two-stage detector after LoGoNet (Li et al., CVPR 2023). The steps for each frame:
+
+1. The image networks compute feature maps of the available images.
+2. The proposal network (pillars, Global Fusion, BEV backbone, centre heads) predicts proposals.
+3. The refinement network (Local Fusion, Feature Dynamic Aggregation) refines the best proposals.
+4. Non-maximum suppression removes duplicates.
+5. The geometric check adds vehicles that the networks missed (see geometric_check).
+
+Heights are measured from the estimated ground surface, so that slopes do not shift the networks' inputs.
+"""
 
 from __future__ import annotations
 
@@ -14,57 +25,90 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection.fusion.geometric_check import add_unexplained_vehicles
 from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.detection.fusion.model_cards import (
     PROPOSALS,
     REFINEMENT,
-    _blind_of,
-    _images_of,
-    _joined,
-    _labels_of,
-    _refinement_of,
-    network_of,
+    class_indices,
+    find_image_cards,
+    find_refinement_card,
+    find_without_lidar_card,
+    merge_network_configs,
+    read_network_config,
 )
 from multimodal_perception.detection.fusion.network_inputs import (
-    CELL_PIXELS,
-    FrameImages,
-    Views,
-    echo_rows,
+    FEATURE_STRIDE,
+    ImagePreprocessor,
+    ImageViews,
     proposal_inputs,
     refinement_inputs,
+    ultrasonic_readings,
 )
 from multimodal_perception.detection.fusion.roi_features import PointIndex
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
+from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.perception import Level, StageStatus
 from multimodal_perception.pointcloud.ground_segmentation import Cloud, GroundModel
 from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays, EngineError
+from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 log = logging.getLogger(__name__)
+# Proposals whose BEV overlap (IoU) is larger are considered the same object before refinement.
+PROPOSAL_NMS_IOU = 0.3
+# Weight of the proposal score in the geometric mean of proposal score and refined confidence. It is
+# larger for people: they are as small as the localisation error, so the predicted overlap, which the
+# confidence is trained on, is less informative.
+PROPOSAL_SCORE_WEIGHT, PEDESTRIAN_PROPOSAL_SCORE_WEIGHT = 0.5, 0.8
+# Exponent of the scores of proposals that are not refined, so that they rank below refined ones.
+UNREFINED_SCORE_EXPONENT = 1.3
+# A failure is reported in `status` for this long after it, in frame time.
+FAILURE_REPORT_S = 5.0
+
+# Boxes (N, 7), scores (N,) and class indices (N,) of a network.
+Detections = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class FusionConfig:
     """Parameters of the fusion detector.
 
-    model: name or path of the proposal network's card. min_score: below it a box is not reported.
-    overlap: of two boxes from above that is suppressed. refinement: name or path of the refinement's
-    card; "card" for the one that the model's card names, if any, "none" for no refinement. seeds:
-    whether boxes of an image detector, placed on the ground, are refined beside the network's own.
+    Attributes:
+        model: Name of a shipped model, or path of the model card of a proposal network. Set it to use
+            your own network, or detector_lidar for vehicles that only have a LiDAR.
+        min_score: Boxes with a lower score are not reported. Increase it to get fewer false detections,
+            decrease it to miss fewer objects.
+        overlap: Two boxes whose bird's-eye-view IoU is larger are considered the same object, and the
+            one with the lower score is dropped. Decrease it if objects are reported twice.
+        refinement: Second stage: the name or path of the model card of a refinement network, "card" for
+            the one that the model's card names, or "none". Set it to none to save time on slow
+            computers.
+        external_proposals: Whether boxes of the image detector, projected onto the ground, are refined
+            together with the network's own proposals. Enable it to find objects with few LiDAR points;
+            it needs an image detector and a refinement network.
+        geometric_check: Whether the geometric detector runs beside the networks, and vehicles that it
+            detects with high confidence and that the networks missed are reported. Disable it to save
+            about 15 ms of CPU time a frame where a missed vehicle is acceptable.
+        geometric_check_min_score: Minimum score of a geometric detection that the check adds. Decrease
+            it to add more vehicles; below about 0.85 false detections become frequent.
     """
 
     model: str = "detector"
     min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     refinement: str = "card"
-    seeds: bool = False
+    external_proposals: bool = False
+    geometric_check: bool = True
+    geometric_check_min_score: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
 
 
 class Network(Protocol):
-    """What runs one of the networks: arrays by name in, arrays by name out. Raises EngineError."""
+    """Runs one network: arrays by tensor name in, arrays by tensor name out."""
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
@@ -72,15 +116,34 @@ class Network(Protocol):
     @property
     def device(self) -> str: ...
 
-    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]: ...
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Raises EngineError if no engine can run the network."""
+        ...
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A frame that could not be processed as configured. reason: for logs and diagnostics."""
+
+    stamp_ns: int
+    reason: str
 
 
 class FusionDetector:
-    """Features of the images that are there, proposals, suppression, refinement, suppression.
+    """A Detector (see stages) that fuses all available sensors.
 
-    When no engine can run a frame, the geometric detector does. images, by kind, proposals, blind,
-    refinement: what runs the networks; the first empty, the last two None where there is none. blind
-    proposes in the place of proposals where there are no LiDAR points. counts: what happened, by reason.
+    If no engine can run a frame, the geometric detector processes it instead. Images whose network
+    fails count as missing.
+
+    image_networks: by modality, empty without image fusion. proposal_network: first stage.
+    proposal_network_without_lidar: replaces it in frames without LiDAR points; None if there is none.
+    refinement_network: second stage, None if there is none. network_config: sizes of the networks.
+
+    counts, by reason: fallback_geometric (frames that the geometric detector processed), failed_images
+    (images whose network failed), no_exteroceptive_data (frames without LiDAR points and images),
+    dropped_pillars (see PillarConfig.max_pillars), external_proposals (proposals of the image detector
+    that were used), geometric_check.added and geometric_check.removed (boxes that the geometric check
+    added and removed). last_failure: most recent failure, None if there was none.
     """
 
     name = "fusion"
@@ -91,201 +154,263 @@ class FusionDetector:
         runtime: RuntimeConfig | None = None,
         fallback: GeometricDetector | None = None,
     ) -> None:
-        """Raises UserError for a card that cannot be used, or when no engine runs it."""
+        """Raises UserError for a card that cannot be used, or if no engine can run it."""
         self.config = config or FusionConfig()
         card = load_card(self.config.model)
-        self.network = network_of(card, PROPOSALS)
-        self._labels = _labels_of(card)
-        self.proposals: Network = open_model(card, runtime)
-        self.images: dict[str, Network] = {
-            kind: open_model(its, runtime) for kind, its in _images_of(card, self.network).items()
+        network = read_network_config(card, PROPOSALS)
+        self._classes = class_indices(card)
+        self.proposal_network: Network = open_model(card, runtime)
+        self.image_networks: dict[str, Network] = {
+            modality: open_model(image_card, runtime)
+            for modality, image_card in find_image_cards(card, network).items()
         }
-        blind = _blind_of(card, self.network)
-        self.blind: Network | None = None if blind is None else open_model(blind, runtime)
-        self.refinement: Network | None = None
-        second = _refinement_of(card, self.config.refinement)
+        other = find_without_lidar_card(card, network)
+        self.proposal_network_without_lidar: Network | None = (
+            None if other is None else open_model(other, runtime)
+        )
+        self.refinement_network: Network | None = None
+        second = find_refinement_card(card, self.config.refinement)
         if second is not None:
-            self.network = _joined(self.network, network_of(second, REFINEMENT), second, card)
-            self.refinement = open_model(second, runtime)
-        n = self.network
-        self._frames = FrameImages(n.cameras, n.thermals, n.camera_size, n.thermal_size)
-        # Scales images while the ground is looked for, makes pillars while images are looked at.
-        self._beside = ThreadPoolExecutor(1, "inputs")
-        self._ahead: tuple[SensorFrame, Future[tuple[Views, Arrays]]] | None = None
+            refinement = read_network_config(second, REFINEMENT)
+            network = merge_network_configs(network, refinement, second, card)
+            self.refinement_network = open_model(second, runtime)
+        self.network_config = n = network
+        self._preprocessor = ImagePreprocessor(
+            n.cameras, n.thermal_cameras, n.camera_size, n.thermal_size
+        )
+        # Scales images during ground segmentation, and builds pillars while the image networks run.
+        self._executor = ThreadPoolExecutor(1, "detector_inputs")
+        self._prepared: tuple[SensorFrame, Future[tuple[ImageViews, Arrays]]] | None = None
         self._fallback = fallback or GeometricDetector()
         self.counts: Counter[str] = Counter()
+        self.last_failure: Failure | None = None
+        self._stamp_ns = 0
+
+    @property
+    def uses_proposals(self) -> bool:
+        """Whether detect() uses external proposals."""
+        return self.config.external_proposals and self.refinement_network is not None
 
     @property
     def failures(self) -> int:
-        """Frames and images so far that no engine could run."""
-        return self.counts["geometric_instead"] + self.counts["images_left_out"]
+        """Number of frames and images that no engine could process."""
+        return self.counts["fallback_geometric"] + self.counts["failed_images"]
 
-    def look_ahead(self, frame: SensorFrame) -> None:
-        """Begin to make the frame's images ready, which needs no cloud: detect of this frame goes on
-        with them. It need not be called."""
-        self._ahead = frame, self._beside.submit(self._look, frame)
+    @property
+    def status(self) -> tuple[StageStatus, ...]:
+        """State of the detector and of each of its networks.
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, seeds: Boxes3D | None = None) -> Boxes3D:
-        """Boxes in base_link at the frame's stamp, best score first.
-
-        seeds: proposals of another detector in base_link, which count only where FusionConfig.seeds
-        says so and there is a refinement to judge them.
+        The detector's level is WARN for FAILURE_REPORT_S of frame time after a failure.
         """
-        # What stands on a slope looks as it would on level ground.
-        points = cloud.levelled
-        ahead, self._ahead = self._ahead, None
-        known = ahead is not None and ahead[0] is frame
-        looked, pixels = ahead[1].result() if ahead and known else self._look(frame)
-        looked = dataclasses.replace(looked, ground=cloud.ground)
-        make = partial(
+        networks = [
+            self.proposal_network,
+            self.proposal_network_without_lidar,
+            self.refinement_network,
+            *self.image_networks.values(),
+        ]
+        level, message = Level.OK, "ok"
+        values: dict[str, object] = {"model": self.config.model, **self.counts}
+        if self.last_failure is not None:
+            age_s = (self._stamp_ns - self.last_failure.stamp_ns) / NANOSECONDS
+            values["last_failure"] = self.last_failure.reason
+            values["last_failure_stamp_ns"] = self.last_failure.stamp_ns
+            if 0.0 <= age_s <= FAILURE_REPORT_S:
+                level, message = Level.WARN, self.last_failure.reason
+        return (
+            StageStatus("fusion_detector", level, message, values),
+            *(engine_status(network) for network in networks if network is not None),
+        )
+
+    def prepare(self, frame: SensorFrame) -> None:
+        """Start scaling the frame's images on a thread; detect() of the same frame uses the result.
+
+        Calling it is optional.
+        """
+        self._prepared = frame, self._executor.submit(self._preprocess_images, frame)
+
+    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+        """Boxes in base_link at the frame's stamp, highest score first.
+
+        proposals: boxes of another detector in base_link. They are used only if
+        FusionConfig.external_proposals is set and there is a refinement network.
+        """
+        self._stamp_ns = frame.stamp_ns
+        points = cloud.ground_relative_points
+        available, pixels = self._views_and_pixels(frame)
+        available = dataclasses.replace(available, ground=cloud.ground)
+        make_inputs = partial(
             proposal_inputs,
             points,
-            echoes=echo_rows(frame),
-            config=self.network.pillars,
-            exchange=self.network.exchange,
+            ultrasonics=ultrasonic_readings(frame),
+            config=self.network_config.pillars,
+            ray_samples=self.network_config.camera_bev_exchange,
         )
-        made = self._beside.submit(make, views=looked)
-        index = self._beside.submit(PointIndex.of, points, self.network.pillars.extent)
-        views, atlases = self._seen(looked, pixels)
-        arrays, overflow = made.result()
-        if views.count < looked.count:
-            arrays, overflow = make(views=views)
+        pending = self._executor.submit(make_inputs, views=available)
+        index = self._executor.submit(PointIndex.build, points, self.network_config.pillars.extent)
+        geometric = None
+        if self.config.geometric_check and len(cloud.points):
+            geometric = self._executor.submit(self._fallback.detect, frame, cloud)
+        views, feature_maps = self._run_image_networks(available, pixels, frame.stamp_ns)
+        arrays, overflow = pending.result()
+        if views.count < available.count:
+            arrays, overflow = make_inputs(views=views)
         if not len(cloud.points) and not views.count:
-            self.counts["nothing_that_sees"] += 1
+            self.counts["no_exteroceptive_data"] += 1
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
-        self.counts["pillars_left_out"] += overflow
+        self.counts["dropped_pillars"] += overflow
+        inputs = {name: values[None] for name, values in arrays.items()} | feature_maps
         try:
-            boxes, scores, labels = self._found(
-                len(points) > 0, arrays, index, views, cloud.ground, atlases, seeds
-            )
+            found, bev = self._propose(inputs, has_lidar=len(points) > 0)
+            if self.refinement_network is not None:
+                if proposals is not None and self.config.external_proposals:
+                    found = self._add_external_proposals(found, proposals, cloud.ground)
+                found = self._refine(found, bev, index.result(), views, feature_maps)
         except EngineError as error:
-            self.counts["geometric_instead"] += 1
-            log.warning("fusion detector: %s; the geometric detector takes this frame", error)
-            return self._fallback.detect(frame, cloud)
+            self.counts["fallback_geometric"] += 1
+            self._report(frame.stamp_ns, f"{error}; the geometric detector is used instead")
+            return geometric.result() if geometric else self._fallback.detect(frame, cloud)
+        boxes, scores, labels = found
         keep = scores >= self.config.min_score
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
         kept = non_maximum_suppression(boxes, scores, self.config.overlap)
-        return Boxes3D(
+        result = Boxes3D(
             frame.stamp_ns,
             frame.base_frame,
-            _over(boxes[kept], cloud.ground, 1.0),
+            _shift_heights(boxes[kept], cloud.ground, 1.0),
             scores[kept],
-            self._labels[labels[kept]],
+            self._classes[labels[kept]],
+        )
+        return result if geometric is None else self._check(result, geometric.result())
+
+    def _check(self, boxes: Boxes3D, geometric: Boxes3D) -> Boxes3D:
+        checked = add_unexplained_vehicles(boxes, geometric, self.config.geometric_check_min_score)
+        self.counts["geometric_check.added"] += checked.added
+        self.counts["geometric_check.removed"] += checked.removed
+        return checked.boxes
+
+    def _report(self, stamp_ns: int, reason: str) -> None:
+        self.last_failure = Failure(stamp_ns, reason)
+        log.warning("fusion detector: %s", reason)
+
+    def _views_and_pixels(self, frame: SensorFrame) -> tuple[ImageViews, Arrays]:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] is frame:
+            return prepared[1].result()
+        return self._preprocess_images(frame)
+
+    def _preprocess_images(self, frame: SensorFrame) -> tuple[ImageViews, Arrays]:
+        """Views and pixels of a frame. Without image networks all images count as missing."""
+        views, pixels = self._preprocessor.process(frame)
+        if not self.image_networks:
+            views = dataclasses.replace(
+                views, cameras=[None] * len(views.cameras), thermals=[None] * len(views.thermals)
+            )
+        return views, pixels
+
+    def _run_image_networks(
+        self, views: ImageViews, pixels: Arrays, stamp_ns: int
+    ) -> tuple[ImageViews, dict[str, NDArray[np.float32]]]:
+        """Views of the processed images, and the stacked feature maps by tensor name.
+
+        Feature maps (1, C, N * H/4, W/4) are zero for missing images. An image whose network fails
+        counts as missing.
+        """
+        processed: dict[str, list[ImageView | None]] = {}
+        feature_maps = {}
+        channels = self.network_config.channels
+        for modality, images in (("camera", views.cameras), ("thermal", views.thermals)):
+            height, width = (n // FEATURE_STRIDE for n in pixels[f"{modality}s"].shape[1:3])
+            stacked = np.zeros((1, channels, len(images), height, width), np.float32)
+            processed[modality] = [None] * len(images)
+            for k, view in enumerate(images):
+                if view is None:
+                    continue
+                inputs = {"pixels": pixels[f"{modality}s"][k : k + 1]}
+                try:
+                    outputs = self.image_networks[modality].run(inputs)
+                except EngineError as error:
+                    self.counts["failed_images"] += 1
+                    self._report(stamp_ns, f"{error}; a {modality} image is not used")
+                    continue
+                stacked[:, :, k], processed[modality][k] = outputs["features"], view
+            feature_maps[f"{modality}_feature_map"] = stacked.reshape(1, channels, -1, width)
+        views = dataclasses.replace(
+            views, cameras=processed["camera"], thermals=processed["thermal"]
+        )
+        return views, feature_maps
+
+    def _propose(self, inputs: Arrays, has_lidar: bool) -> tuple[Detections, NDArray[np.float32]]:
+        """Proposals, heights above the ground, and the BEV map. Raises EngineError."""
+        network = self.proposal_network
+        if not has_lidar and self.proposal_network_without_lidar is not None:
+            network = self.proposal_network_without_lidar
+        outputs = network.run({name: inputs[name] for name in network.inputs})
+        found = outputs["boxes"][0], outputs["scores"][0], outputs["labels"][0]
+        return found, outputs["bev"]
+
+    def _add_external_proposals(
+        self, found: Detections, proposals: Boxes3D, ground: GroundModel
+    ) -> Detections:
+        """The network's proposals and the external ones of classes that the network has."""
+        boxes, scores, labels = found
+        chosen = proposals.select(np.isin(proposals.labels, self._classes))
+        self.counts["external_proposals"] += len(chosen)
+        order = np.argsort(self._classes)
+        own_labels = order[np.searchsorted(self._classes, chosen.labels, sorter=order)]
+        return (
+            np.concatenate([boxes, _shift_heights(chosen.boxes, ground, -1.0)]),
+            np.concatenate([scores, chosen.scores]),
+            np.concatenate([labels, own_labels]),
         )
 
-    def _found(
+    def _refine(
         self,
-        seen_by_lidar: bool,
-        arrays: Arrays,
-        index: Future[PointIndex],
-        views: Views,
-        ground: GroundModel,
-        atlases: dict[str, NDArray[np.float32]],
-        seeds: Boxes3D | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes (N, 7), scores (N,) and labels (N,) of the network; z above the ground as that of the
-        indexed points. arrays: of proposal_inputs. Raises EngineError."""
-        n = self.network
-        inputs = {name: values[None] for name, values in arrays.items()} | atlases
-        first = self.proposals if seen_by_lidar or self.blind is None else self.blind
-        out = first.run({k: inputs[k] for k in first.inputs})
-        boxes, scores, labels = (out[k][0] for k in ("boxes", "scores", "labels"))
-        if self.refinement is None:
-            return boxes, scores, labels
-        if seeds is not None and self.config.seeds:
-            boxes, scores, labels = self._with_seeds(boxes, scores, labels, seeds, ground)
-        apart = non_maximum_suppression(boxes, scores, SUPPRESSED)
-        kept, rest = apart[: n.refined], apart[n.refined :]
-        chosen = np.resize(kept, n.refined)  # a static shape: repeats are cut off again below
-        roi = refinement_inputs(
-            boxes[chosen],
-            scores[chosen],
-            labels[chosen],
-            len(self._labels),
-            index.result(),
+        found: Detections,
+        bev: NDArray[np.float32],
+        index: PointIndex,
+        views: ImageViews,
+        feature_maps: dict[str, NDArray[np.float32]],
+    ) -> Detections:
+        """Refined proposals, followed by those for which there was no room. Raises EngineError."""
+        assert self.refinement_network is not None
+        boxes, scores, labels = found
+        n = self.network_config
+        order = non_maximum_suppression(boxes, scores, PROPOSAL_NMS_IOU)
+        chosen, rest = order[: n.refined_proposals], order[n.refined_proposals :]
+        # The input has a fixed size: proposals are repeated, and the repetitions are cut off below.
+        repeated = np.resize(chosen, n.refined_proposals)
+        arrays = refinement_inputs(
+            boxes[repeated],
+            scores[repeated],
+            labels[repeated],
+            len(self._classes),
+            index,
             views,
             n.pillars.extent,
         )
-        inputs = {name: values[None] for name, values in roi.items()} | atlases
-        inputs["bev"] = out["bev"]
-        refined = self.refinement.run({k: inputs[k] for k in self.refinement.inputs})
-        count = len(kept)
-        # Both networks have a say (Yin et al. 2021, section 4.2): the first one's peak, the second one's
-        # class and overlap. What it had no room for ranks below what it confirms.
-        confidences = refined["confidences"][0, :count]
+        inputs = {name: values[None] for name, values in arrays.items()} | feature_maps
+        inputs["bev"] = bev
+        outputs = self.refinement_network.run(
+            {k: inputs[k] for k in self.refinement_network.inputs}
+        )
+        confidences = outputs["confidences"][0, : len(chosen)]
         classes = confidences.argmax(axis=1)
-        person = self._labels[classes] == CLASS_NAMES.index("pedestrian")
-        share = np.where(person, PERSON_PEAK_SHARE, PEAK_SHARE)
-        sure = scores[kept] ** share * confidences.max(axis=1) ** (1.0 - share)
+        # The score combines both stages (Yin et al. 2021, section 4.2), the class is the second one's.
+        is_pedestrian = self._classes[classes] == CLASS_NAMES.index("pedestrian")
+        weight = np.where(is_pedestrian, PEDESTRIAN_PROPOSAL_SCORE_WEIGHT, PROPOSAL_SCORE_WEIGHT)
+        refined_scores = scores[chosen] ** weight * confidences.max(axis=1) ** (1.0 - weight)
+        rest_scores = scores[rest] ** UNREFINED_SCORE_EXPONENT
         return (
-            np.concatenate([refined["refined"][0, :count], boxes[rest]]),
-            np.concatenate([sure, scores[rest] ** UNREFINED]).astype(np.float32),
+            np.concatenate([outputs["refined_boxes"][0, : len(chosen)], boxes[rest]]),
+            np.concatenate([refined_scores, rest_scores]).astype(np.float32),
             np.concatenate([classes, labels[rest]]),
         )
 
-    def _look(self, frame: SensorFrame) -> tuple[Views, Arrays]:
-        """Views and pixels of a frame, without those of images that no network here looks at."""
-        views, pixels = self._frames.of(frame)
-        if not self.images:
-            none = [None] * len(views.cameras), [None] * len(views.thermals)
-            views = dataclasses.replace(views, cameras=none[0], thermals=none[1])
-        return views, pixels
 
-    def _seen(self, views: Views, pixels: Arrays) -> tuple[Views, dict[str, NDArray[np.float32]]]:
-        """Views of the images whose features are known, and these, by kind one below the other; zeros
-        where there is no image. An image that no engine could run is as good as missing."""
-        known: dict[str, list[ImageView | None]] = {}
-        atlases = {}
-        for kind, seen in (("camera", views.cameras), ("thermal", views.thermals)):
-            height, width = (n // CELL_PIXELS for n in pixels[f"{kind}s"].shape[1:3])
-            atlas = np.zeros((1, self.network.channels, len(seen), height, width), np.float32)
-            known[kind] = [None] * len(seen)
-            for k, view in enumerate(seen):
-                if view is None:
-                    continue
-                try:
-                    run = self.images[kind].run({"pixels": pixels[f"{kind}s"][k : k + 1]})
-                except EngineError as error:
-                    self.counts["images_left_out"] += 1
-                    log.warning("fusion detector: %s; goes on without the image", error)
-                    continue
-                atlas[:, :, k], known[kind][k] = run["features"], view
-            atlases[f"{kind}_atlas"] = atlas.reshape(1, self.network.channels, -1, width)
-        views = dataclasses.replace(views, cameras=known["camera"], thermals=known["thermal"])
-        return views, atlases
-
-    def _with_seeds(
-        self,
-        boxes: NDArray[np.float32],
-        scores: NDArray[np.float32],
-        labels: NDArray[np.int64],
-        seeds: Boxes3D,
-        ground: GroundModel,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Proposals and seeds of the classes that the network knows, as one list, above the ground."""
-        known = np.isin(seeds.labels, self._labels)
-        chosen = seeds.select(known)
-        self.counts["seeds"] += len(chosen)
-        order = np.argsort(self._labels)
-        own = order[np.searchsorted(self._labels, chosen.labels, sorter=order)]
-        return (
-            np.concatenate([boxes, _over(chosen.boxes, ground, -1.0)]),
-            np.concatenate([scores, chosen.scores]),
-            np.concatenate([labels, own]),
-        )
-
-
-def _over(boxes: NDArray[np.float32], ground: GroundModel, sign: float) -> NDArray[np.float32]:
-    """Boxes (N, 7) of level ground set onto the ground; the other way round with sign -1."""
-    moved = boxes.copy()
-    moved[:, 2] += np.float32(sign) * ground.at(boxes[:, 0], boxes[:, 1])
-    return moved
-
-
-# Proposals that overlap more from above are one object to the refinement.
-SUPPRESSED = 0.3
-# Weight of the peak in the geometric mean of peak and overlap. A person is as small as the error of a
-# place, so that the overlap says less.
-PEAK_SHARE, PERSON_PEAK_SHARE = 0.5, 0.8
-# Power of the peak alone, where there was no room for the refinement.
-UNREFINED = 1.3
+def _shift_heights(
+    boxes: NDArray[np.float32], ground: GroundModel, sign: float
+) -> NDArray[np.float32]:
+    """Boxes (N, 7) with z from above the ground to base_link (sign 1), or the reverse (sign -1)."""
+    shifted = boxes.copy()
+    shifted[:, 2] += np.float32(sign) * ground.at(boxes[:, 0], boxes[:, 1])
+    return shifted

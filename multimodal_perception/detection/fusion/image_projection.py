@@ -1,4 +1,9 @@
-"""Where points lie in the images of a rig, as networks look things up there."""
+"""Projection of points into stacked image feature maps, and of image rays into the BEV grid.
+
+The feature maps of all images of one modality are stacked below each other, so that one grid_sample call
+samples all of them. Normalised coordinates (u, v) run from -1 to 1 from edge to edge of the stack, as
+torch.nn.functional.grid_sample defines them with align_corners=False.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +17,53 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel
 
-# Places along the ray of an image's cell: so many, from the nearest to the furthest, metres.
-RAY_PLACES, NEAREST, FURTHEST = 12, 2.0, 70.0
+# Samples along the ray of a feature map cell: number, distance of the first and of the last in metres.
+RAY_SAMPLES, RAY_MIN_DISTANCE, RAY_MAX_DISTANCE = 12, 2.0, 70.0
 
 
 @dataclass(frozen=True)
 class ImageView:
-    """One image of an atlas: the model of its fitted pixels, and base_from_optical (4, 4)."""
+    """Geometry of one image of a stack.
+
+    model: camera model of the image scaled to the network's input size. base_from_optical: (4, 4).
+    """
 
     model: CameraModel
     base_from_optical: NDArray[np.float64]
 
 
-def atlas_places(
+def project_to_feature_map(
     points: NDArray[np.floating],
     views: Sequence[ImageView | None],
     size: tuple[int, int],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Places (N, 2) float32 of points (N, 3) in base_link, and (N,) float32, 1 for those that are seen.
+    """Normalised coordinates of points in a stack of images, and their visibility.
 
-    The atlas holds the images, each of size (height, width), one below the other; places are -1 to 1
-    from edge to edge, x then y, as grid_sample takes them. None is an image that is missing. A
-    point that several images see is looked up where it lies nearest to the middle.
+    points: (N, 3) in base_link. views: one per image of the stack, None for a missing image. size:
+    height and width of each image. Returns uv (N, 2) float32, x then y, and visible (N,) float32, 1
+    where at least one image contains the point, else 0. If several images contain a point, the one in
+    which it is closest to the image centre is used.
     """
-    places = np.zeros((len(points), 2), np.float32)
-    best = np.full(len(points), np.inf)
+    uv = np.zeros((len(points), 2), np.float32)
+    centre_distance = np.full(len(points), np.inf)
     height, width = size
     for k, view in enumerate(views):
         if view is None or not len(points):
             continue
         local = poses.transform_points(poses.inverse(view.base_from_optical), points)
-        pixels, seen = view.model.project(local)
-        rows = np.flatnonzero(seen)
+        pixels, in_image = view.model.project(local)
+        rows = np.flatnonzero(in_image)
         u, v = pixels[rows].T
-        away = np.hypot(u / view.model.width - 0.5, v / view.model.height - 0.5)
-        nearer = away < best[rows]
-        rows, u, v = rows[nearer], u[nearer], v[nearer]
-        best[rows] = away[nearer]
-        places[rows, 0] = (u + 0.5) / width * 2 - 1
-        places[rows, 1] = (k + (v + 0.5) / height) / len(views) * 2 - 1
-    return places, np.isfinite(best).astype(np.float32)
+        distance = np.hypot(u / view.model.width - 0.5, v / view.model.height - 0.5)
+        closer = distance < centre_distance[rows]
+        rows, u, v = rows[closer], u[closer], v[closer]
+        centre_distance[rows] = distance[closer]
+        uv[rows, 0] = (u + 0.5) / width * 2 - 1
+        uv[rows, 1] = (k + (v + 0.5) / height) / len(views) * 2 - 1
+    return uv, np.isfinite(centre_distance).astype(np.float32)
 
 
-def atlas_rays(
+def project_rays_to_bev(
     views: Sequence[ImageView | None],
     size: tuple[int, int],
     stride: int,
@@ -63,35 +72,37 @@ def atlas_rays(
     grid_from_base: NDArray[np.float64] | None = None,
     ground: GroundModel | None = None,
 ) -> NDArray[np.float32]:
-    """What lies in the BEV along the ray of each cell of an atlas: places (N * h * w, RAY_PLACES, 2).
+    """BEV positions along the ray of each feature map cell: (N * h * w, RAY_SAMPLES, 2) float32.
 
-    -1 to 1 from edge to edge of a square of half side `extent`, x then y; 2, beyond it, where the ray is
-    outside of `heights`, where the cell has no ray and where an image is missing. Cells are `stride`
-    pixels wide, row after row, image after image. grid_from_base: (4, 4), where the grid was turned.
-    ground: what heights are measured from; None for base_link's own plane.
+    Positions are normalised, -1 to 1 from edge to edge of a square of half side `extent` metres, x then
+    y. Samples are set to 2 (outside the square) if they are not within `heights` (metres above the
+    ground), if the cell has no ray, or if the image is missing. Order: image after image, row after row.
+
+    size: height and width of each image. stride: pixels per cell. grid_from_base: (4, 4), transform of
+    the augmented BEV grid. ground: surface that heights are measured from; None for z = 0.
     """
     rows, columns = size[0] // stride, size[1] // stride
-    places = np.full((len(views), rows * columns, RAY_PLACES, 2), 2.0, np.float32)
+    samples = np.full((len(views), rows * columns, RAY_SAMPLES, 2), 2.0, np.float32)
     v, u = np.divmod(np.arange(rows * columns), columns)
     pixels = (np.column_stack([u, v]) + 0.5) * stride - 0.5
-    away = np.geomspace(NEAREST, FURTHEST, RAY_PLACES)
+    distances = np.geomspace(RAY_MIN_DISTANCE, RAY_MAX_DISTANCE, RAY_SAMPLES)
     for k, view in enumerate(views):
         if view is None:
             continue
         rays = view.model.unproject(pixels) @ view.base_from_optical[:3, :3].T
         with np.errstate(invalid="ignore", divide="ignore"):
             rays /= np.hypot(rays[:, 0], rays[:, 1])[:, None]
-            points = view.base_from_optical[:3, 3] + away[:, None] * rays[:, None]
+            points = view.base_from_optical[:3, 3] + distances[:, None] * rays[:, None]
             height = points[..., 2]
             if ground is not None:
                 x, y = points[..., :2].reshape(-1, 2).T
                 height = height - ground.at(x, y).reshape(height.shape)
-            usable = (height >= heights[0]) & (height < heights[1])
-        within = (pixels < [view.model.width, view.model.height]).all(axis=1)
-        usable &= np.asarray(within)[:, None]
-        inside: NDArray[np.floating] = points[usable]
+            valid = (height >= heights[0]) & (height < heights[1])
+        in_image = (pixels < [view.model.width, view.model.height]).all(axis=1)
+        valid &= np.asarray(in_image)[:, None]
+        positions: NDArray[np.floating] = points[valid]
         if grid_from_base is not None:
-            inside = poses.transform_points(grid_from_base, inside)
-        places[k][usable] = inside[:, :2] / extent
-    # Without bound, a place far off would be no number in half precision.
-    return np.clip(places.reshape(-1, RAY_PLACES, 2), -2.0, 2.0)
+            positions = poses.transform_points(grid_from_base, positions)
+        samples[k][valid] = positions[:, :2] / extent
+    # Clipped because large values overflow to infinity in half precision.
+    return np.clip(samples.reshape(-1, RAY_SAMPLES, 2), -2.0, 2.0)

@@ -1,4 +1,4 @@
-"""Model cards of the fusion detector: which networks belong together, and their sizes."""
+"""Model cards of the fusion detector: which networks belong together, and whether they fit."""
 
 from __future__ import annotations
 
@@ -8,72 +8,108 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError, build
-from multimodal_perception.detection.fusion.network_config import IMAGE_KINDS, DetectorConfig
+from multimodal_perception.detection.fusion.network_config import IMAGE_MODALITIES, DetectorConfig
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.runtime.card import ModelCard, load_card
 
 IMAGE, PROPOSALS, REFINEMENT = "detector_image", "detector_proposals", "detector_refinement"
+# Settings that only concern the refinement network; its card may differ from the detector's in them.
+REFINEMENT_SETTINGS = (
+    "refined_proposals",
+    "roi_channels",
+    "sampling_points",
+    "local_fusion",
+    "dynamic_aggregation",
+)
 
 
-def network_of(card: ModelCard, architecture: str) -> DetectorConfig:
-    """Sizes of a card's network. Raises UserError for a card of another architecture."""
+def read_network_config(card: ModelCard, architecture: str) -> DetectorConfig:
+    """Configuration of a card's network. Raises UserError for a card of another architecture."""
     if card.architecture != architecture:
         raise UserError(
-            f"{card.source}: architecture: {card.architecture!r}; here {architecture!r} is needed"
+            f"{card.source}: architecture: {card.architecture!r}; expected {architecture!r}"
         )
     return build(DetectorConfig, card.settings.get("network", {}), card.source, "settings.network")
 
 
-def _refinement_of(card: ModelCard, named: str) -> ModelCard | None:
-    """The card of the refinement that FusionConfig.refinement means."""
-    if named == "none":
+def find_refinement_card(card: ModelCard, refinement: str) -> ModelCard | None:
+    """Card of the refinement network, see FusionConfig.refinement; None without refinement."""
+    if refinement == "none":
         return None
-    if named != "card":
-        return load_card(named)
-    beside = str(card.settings.get("refinement", ""))
-    if not beside:
-        return None
-    return card.beside(beside)
+    if refinement != "card":
+        return load_card(refinement)
+    name = str(card.settings.get("refinement", ""))
+    return card.sibling_card(name) if name else None
 
 
-def _images_of(card: ModelCard, network: DetectorConfig) -> dict[str, ModelCard]:
-    """The cards of the image networks that a proposal network needs, by kind. Raises UserError."""
+def find_image_cards(card: ModelCard, network: DetectorConfig) -> dict[str, ModelCard]:
+    """Cards of the image networks that a proposal network needs, by modality.
+
+    Raises UserError where a card is missing or has other settings than the proposal network's.
+    """
     if not network.global_fusion:
         return {}
-    named = card.named("images")
-    if sorted(named) != sorted(IMAGE_KINDS):
-        raise UserError(f"{card.source}: settings.images: needed: {', '.join(IMAGE_KINDS)}")
-    cards = {kind: card.beside(name) for kind, name in named.items()}
-    for kind, its in cards.items():
-        if network_of(its, IMAGE) != network or its.settings.get("image") != kind:
-            raise UserError(f"{its.source}: settings: not those of {card.source}")
+    names = card.linked_models("images")
+    if sorted(names) != sorted(IMAGE_MODALITIES):
+        raise UserError(
+            f"{card.source}: settings.images: must name a model for each of "
+            f"{', '.join(IMAGE_MODALITIES)}"
+        )
+    cards = {modality: card.sibling_card(name) for modality, name in names.items()}
+    for modality, image_card in cards.items():
+        if read_network_config(image_card, IMAGE) != network:
+            raise UserError(
+                f"{image_card.source}: settings.network: differs from that of {card.source}"
+            )
+        if image_card.settings.get("image") != modality:
+            raise UserError(
+                f"{image_card.source}: settings.image: {image_card.settings.get('image')!r}; "
+                f"{card.source} expects {modality!r}"
+            )
     return cards
 
 
-def _blind_of(card: ModelCard, network: DetectorConfig) -> ModelCard | None:
-    """The card of the proposal network for frames without LiDAR points, if a card names one."""
-    name = str(card.settings.get("blind", ""))
+def find_without_lidar_card(card: ModelCard, network: DetectorConfig) -> ModelCard | None:
+    """Card of the proposal network for frames without LiDAR points; None if there is none.
+
+    Raises UserError where it has other settings or classes than the proposal network.
+    """
+    name = str(card.settings.get("without_lidar", ""))
     if not name:
         return None
-    blind = card.beside(name)
-    if network_of(blind, PROPOSALS) != network or blind.classes != card.classes:
-        raise UserError(f"{blind.source}: settings, classes: not those of {card.source}")
-    return blind
+    other = card.sibling_card(name)
+    if read_network_config(other, PROPOSALS) != network or other.classes != card.classes:
+        raise UserError(
+            f"{other.source}: settings.network or classes: differ from those of {card.source}"
+        )
+    return other
 
 
-def _joined(
-    first: DetectorConfig, second: DetectorConfig, its: ModelCard, card: ModelCard
+def merge_network_configs(
+    detector: DetectorConfig,
+    refinement: DetectorConfig,
+    refinement_card: ModelCard,
+    card: ModelCard,
 ) -> DetectorConfig:
-    """The sizes of both networks, the refinement's own switches from it."""
-    own = ("refined", "roi_channels", "samples", "local_fusion", "dynamic_aggregation")
-    joined = dataclasses.replace(first, **{name: getattr(second, name) for name in own})
-    if joined != second:
-        raise UserError(f"{its.source}: settings: not those of {card.source}")
-    return joined
+    """The detector's configuration with the refinement network's own settings.
+
+    Raises UserError where the two cards contradict each other in other settings or in their classes.
+    """
+    own = {name: getattr(refinement, name) for name in REFINEMENT_SETTINGS}
+    merged = dataclasses.replace(detector, **own)
+    if merged != refinement or refinement_card.classes != card.classes:
+        raise UserError(
+            f"{refinement_card.source}: settings.network or classes: differ from those of "
+            f"{card.source}"
+        )
+    return merged
 
 
-def _labels_of(card: ModelCard) -> NDArray[np.int64]:
+def class_indices(card: ModelCard) -> NDArray[np.int64]:
+    """Index into CLASS_NAMES of each of a card's classes. Raises UserError for unknown classes."""
     unknown = set(card.classes) - set(CLASS_NAMES)
     if unknown or not card.classes:
-        raise UserError(f"{card.source}: classes: allowed: {', '.join(CLASS_NAMES)}")
-    return np.array([CLASS_NAMES.index(c) for c in card.classes], np.int64)
+        raise UserError(
+            f"{card.source}: classes: must name at least one of {', '.join(CLASS_NAMES)}"
+        )
+    return np.array([CLASS_NAMES.index(name) for name in card.classes], np.int64)

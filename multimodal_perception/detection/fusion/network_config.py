@@ -1,4 +1,4 @@
-"""Sizes and switches of the fusion detector; needs no torch."""
+"""Sizes and switches of the fusion detector's networks; does not import torch."""
 
 from __future__ import annotations
 
@@ -9,44 +9,74 @@ from multimodal_perception.detection.fusion.pillars import PillarConfig
 
 CLASSES = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
 ULTRASONIC_CHANNELS = 2
-# Images of one kind share a network and an atlas.
-IMAGE_KINDS = ("camera", "thermal")
+# All images of one modality share an image network and a stacked feature map.
+IMAGE_MODALITIES = ("camera", "thermal")
 
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Sizes and switches of the networks.
+    """Architecture of the fusion detector. The weights of a model only fit the values of its card.
 
-    pillars: grid. cameras, thermals: places for images; a frame may fill fewer. camera_size,
-    thermal_size: height and width, pixels. channels: of pillars and images. widths, depths: of the
-    BEV backbone. neck_channels: of the BEV map. neck: FPN or RCNet's. proposals: of the first network.
-    global_fusion: images enter the pillars. refined: proposals that the refinement takes, roi_channels:
-    its width, samples: places a head in an image for each of its grid points; local_fusion and
-    dynamic_aggregation: its parts. exchange: images take up the BEV along their cells' rays before the
-    pillars look into them (DeepInteraction).
-    segments: classes of the images' auxiliary task.
+    Attributes:
+        pillars: Bird's-eye-view grid of the pillars. Change it when you train for another range or
+            another resolution.
+        cameras: Maximum number of camera images per frame; a frame may have fewer. Increase it for
+            vehicles with more cameras; memory and time grow with the number of images.
+        thermal_cameras: Maximum number of thermal images per frame; a frame may have fewer. Increase
+            it for vehicles with more thermal cameras.
+        camera_size: Height and width in pixels that camera images are scaled to. Increase it to detect
+            smaller or more distant objects; the time of the image network grows with the area.
+        thermal_size: Height and width in pixels that thermal images are scaled to. Increase it for
+            thermal cameras of higher resolution.
+        channels: Number of channels of the pillar features and of the image feature maps. Increase it
+            for a more accurate but slower network.
+        widths: Numbers of channels of the three stages of the BEV backbone. Increase them for a more
+            accurate but slower network.
+        depths: Numbers of convolutions after the strided one in the three stages of the BEV backbone.
+            Increase them for a larger receptive field; the time grows with them.
+        neck_channels: Number of channels of the BEV feature map behind the neck. Increase it for a more
+            accurate but slower network.
+        neck: Feature pyramid behind the BEV backbone: "fpn" or "rcnet" (see networks.bev_backbone).
+            Keep "fpn" unless you want to compare the two.
+        proposals: Number of proposals of the first stage. Increase it for scenes with many objects.
+        refined_proposals: Number of proposals that the second stage refines, the ones with the highest
+            scores first. Decrease it to save time in the second stage.
+        roi_channels: Number of channels of the second stage. Decrease it to save time.
+        sampling_points: Number of image positions that each attention head of Local Fusion samples for
+            each RoI grid point. Decrease it to save time.
+        global_fusion: Whether pillars are fused with image features (LoGoNet's Global Fusion). Disable
+            it to train a first stage for LiDAR only.
+        local_fusion: Whether RoI grid points are fused with image features (LoGoNet's Local Fusion).
+            Disable it for an ablation.
+        dynamic_aggregation: Whether the second stage has LoGoNet's Feature Dynamic Aggregation. Disable
+            it to save time.
+        camera_bev_exchange: Whether image features attend to the BEV features along the rays of their
+            pixels before Global Fusion (after DeepInteraction). Enable it only together with
+            global_fusion; it costs time.
+        segmentation_classes: Number of classes of the image networks' auxiliary segmentation task in
+            training. Change it together with the training data's classes.
     """
 
     pillars: PillarConfig = field(default_factory=PillarConfig)
     cameras: int = field(default=2, metadata={"min": 0, "max": 12})
-    thermals: int = field(default=1, metadata={"min": 0, "max": 6})
-    camera_size: tuple[int, int] = (288, 512)
-    thermal_size: tuple[int, int] = (256, 320)
+    thermal_cameras: int = field(default=1, metadata={"min": 0, "max": 6})
+    camera_size: tuple[int, int] = field(default=(288, 512), metadata={"unit": "px"})
+    thermal_size: tuple[int, int] = field(default=(256, 320), metadata={"unit": "px"})
     channels: int = field(default=32, metadata={"min": 8, "max": 512})
     widths: tuple[int, int, int] = (48, 80, 128)
     depths: tuple[int, int, int] = (1, 2, 2)
     neck_channels: int = field(default=48, metadata={"min": 8, "max": 512})
-    neck: Literal["fpn", "reverse"] = "fpn"
+    neck: Literal["fpn", "rcnet"] = "fpn"
     proposals: int = field(default=128, metadata={"min": 1, "max": 2000})
-    refined: int = field(default=64, metadata={"min": 1, "max": 1000})
+    refined_proposals: int = field(default=64, metadata={"min": 1, "max": 1000})
     roi_channels: int = field(default=64, metadata={"min": 16, "max": 512})
-    samples: int = field(default=4, metadata={"min": 1, "max": 16})
+    sampling_points: int = field(default=4, metadata={"min": 1, "max": 16})
     global_fusion: bool = True
     local_fusion: bool = True
     dynamic_aggregation: bool = True
-    exchange: bool = False
-    segments: int = 9
+    camera_bev_exchange: bool = False
+    segmentation_classes: int = 9
 
     def __post_init__(self) -> None:
-        if self.exchange and not self.global_fusion:
-            raise ValueError("exchange needs global_fusion")
+        if self.camera_bev_exchange and not self.global_fusion:
+            raise ValueError("camera_bev_exchange needs global_fusion")

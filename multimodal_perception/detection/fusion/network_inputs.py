@@ -1,4 +1,10 @@
-"""One frame as the arrays that the fusion detector takes; the same for training and on the vehicle."""
+"""Input tensors of the fusion detector for one frame; used for training and on the vehicle.
+
+Tensor names (see also networks.fusion_detector): `<modality>_uv` are normalised coordinates in the
+stacked feature map `<modality>_feature_map`; `<modality>_visible` is 1 where an image contains the
+point; `<modality>_rays` are BEV positions along the image rays. The modality is camera or thermal. Names
+with the prefix `roi_` belong to the refinement network.
+"""
 
 from __future__ import annotations
 
@@ -11,91 +17,102 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion.image_projection import (
     ImageView,
-    atlas_places,
-    atlas_rays,
+    project_rays_to_bev,
+    project_to_feature_map,
 )
 from multimodal_perception.detection.fusion.pillars import (
-    BIN,
-    BINS,
-    CHANNELS,
-    LOW,
+    HEIGHT_BIN,
+    HEIGHT_BINS,
+    MIN_HEIGHT,
+    PILLAR_CHANNELS,
     PillarConfig,
     Pillars,
+    build_pillars,
     empty_pillars,
-    pillarise,
 )
 from multimodal_perception.detection.fusion.roi_features import (
+    EXTENT_FEATURES,
     GRID,
-    LEAST,
-    REACH,
+    MIN_SIZE,
     PointIndex,
-    proposal_grid,
+    compute_roi_features,
 )
-from multimodal_perception.detection.fusion.ultrasonic_channels import draw_echoes
+from multimodal_perception.detection.fusion.ultrasonic_channels import rasterise_ultrasonic_ranges
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import inside
+from multimodal_perception.geometry.boxes import points_in_box
 from multimodal_perception.images.resize import fit_image, fitted_model
 from multimodal_perception.images.thermal_normalization import ThermalNormaliser
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel
 from multimodal_perception.runtime.card import ModelCard
 
 Arrays = dict[str, NDArray]
-# Without LiDAR, cells up to so far are looked up in the images, at the height of a car's bonnet.
-BLIND_REACH, BLIND_HEIGHT = 40.0, 0.8
-# Pixels of a cell of the images' feature maps; heights that pillars cover, metres.
-CELL_PIXELS, HEIGHTS = 4, (LOW, LOW + BIN * BINS)
+# Without LiDAR points, pillars are placed in all cells up to this distance, at the height of a car's
+# bonnet, and get their features from the images only. Metres.
+WITHOUT_LIDAR_RANGE, WITHOUT_LIDAR_HEIGHT = 40.0, 0.8
+# Image pixels per feature map cell.
+FEATURE_STRIDE = 4
+# Heights above the ground that pillars cover, metres.
+PILLAR_HEIGHTS = (MIN_HEIGHT, MIN_HEIGHT + HEIGHT_BIN * HEIGHT_BINS)
 
 
 @dataclass(frozen=True)
-class Views:
-    """The images of one frame by their places in the atlases; None where one is missing.
+class ImageViews:
+    """Geometry of all images of one frame.
 
-    hidden: (H, 7) boxes that no image sees into: what training put there, no image shows. ground: what
-    the heights of points and boxes are measured from; None for base_link's own plane.
+    cameras, thermals: one entry per image of the stacked feature map, None for a missing image.
+    camera_size, thermal_size: height and width of the scaled images. masked_boxes: (H, 7) boxes within
+    which points count as not visible: objects that training pasted into the point cloud are not in the
+    images. ground: surface that the heights of points and boxes are measured from; None for z = 0.
     """
 
     cameras: Sequence[ImageView | None]
     thermals: Sequence[ImageView | None]
     camera_size: tuple[int, int]
     thermal_size: tuple[int, int]
-    hidden: NDArray[np.float32] | None = None
+    masked_boxes: NDArray[np.float32] | None = None
     ground: GroundModel | None = None
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """Number of images that are not missing."""
         return sum(v is not None for v in (*self.cameras, *self.thermals))
 
-    def look_up(self, points: NDArray[np.floating], prefix: str = "") -> Arrays:
-        """Places and sight of points (N, 3), x y height above the ground, in both atlases, by the
-        network's names."""
-        at = points
+    def project(self, points: NDArray[np.floating], prefix: str = "") -> Arrays:
+        """Coordinates and visibility of points in both stacked feature maps, by tensor name.
+
+        points: (N, 3), x, y and height above the ground, in base_link.
+        """
+        in_base = points
         if self.ground is not None:
-            at = points.copy()
-            at[:, 2] += self.ground.at(points[:, 0], points[:, 1])
-        camera, camera_seen = atlas_places(at, self.cameras, self.camera_size)
-        thermal, thermal_seen = atlas_places(at, self.thermals, self.thermal_size)
-        for box in () if self.hidden is None else self.hidden:
-            rows = inside(points, box)
-            camera_seen[rows], thermal_seen[rows] = 0.0, 0.0
+            in_base = points.copy()
+            in_base[:, 2] += self.ground.at(points[:, 0], points[:, 1])
+        camera_uv, camera_visible = project_to_feature_map(in_base, self.cameras, self.camera_size)
+        thermal_uv, thermal_visible = project_to_feature_map(
+            in_base, self.thermals, self.thermal_size
+        )
+        for box in () if self.masked_boxes is None else self.masked_boxes:
+            rows = points_in_box(points, box)
+            camera_visible[rows], thermal_visible[rows] = 0.0, 0.0
         return {
-            f"{prefix}camera_places": camera,
-            f"{prefix}camera_seen": camera_seen,
-            f"{prefix}thermal_places": thermal,
-            f"{prefix}thermal_seen": thermal_seen,
+            f"{prefix}camera_uv": camera_uv,
+            f"{prefix}camera_visible": camera_visible,
+            f"{prefix}thermal_uv": thermal_uv,
+            f"{prefix}thermal_visible": thermal_visible,
         }
 
-    def rays(self, extent: float, base_from_grid: NDArray[np.float64] | None = None) -> Arrays:
-        """Where the rays of the cells of both atlases run in the BEV, by the network's names."""
-        turned = None
+    def project_rays(
+        self, extent: float, base_from_grid: NDArray[np.float64] | None = None
+    ) -> Arrays:
+        """BEV positions along the rays of all cells of both feature maps, by tensor name."""
+        grid_from_base = None
         if base_from_grid is not None:
-            turned = np.linalg.inv(base_from_grid).astype(np.float64)
+            grid_from_base = np.linalg.inv(base_from_grid).astype(np.float64)
         return {
-            f"{kind}_rays": atlas_rays(
-                views, size, CELL_PIXELS, extent, HEIGHTS, turned, self.ground
+            f"{modality}_rays": project_rays_to_bev(
+                views, size, FEATURE_STRIDE, extent, PILLAR_HEIGHTS, grid_from_base, self.ground
             )
-            for kind, views, size in (
+            for modality, views, size in (
                 ("camera", self.cameras, self.camera_size),
                 ("thermal", self.thermals, self.thermal_size),
             )
@@ -104,56 +121,58 @@ class Views:
 
 def proposal_inputs(
     points: NDArray[np.float32],
-    views: Views,
-    echoes: NDArray[np.float32],
+    views: ImageViews,
+    ultrasonics: NDArray[np.float32],
     config: PillarConfig,
     base_from_grid: NDArray[np.float64] | None = None,
-    exchange: bool = False,
+    ray_samples: bool = False,
 ) -> tuple[Arrays, int]:
-    """The arrays without pixels, and how many pillars had no room.
+    """Inputs of the proposal network except the feature maps, and the number of dropped pillars.
 
-    points: (N, 4) float32 in the grid's frame, z above the ground; echoes: (U, 8) as draw_echoes takes
-    them, in it too.
-    base_from_grid: (4, 4), where the grid was turned by augmentation (may mirror and scale).
-    exchange: with the rays of the images' cells.
+    points: (N, 4) float32 in the grid's frame, z above the ground. ultrasonics: (U, 8) in the grid's
+    frame, see rasterise_ultrasonic_ranges. base_from_grid: (4, 4), transform of the augmented grid (may
+    mirror and scale); None for the identity. ray_samples: whether to add the inputs `<modality>_rays`,
+    which DetectorConfig.camera_bev_exchange needs.
     """
-    pillars = pillarise(points, config)
+    pillars = build_pillars(points, config)
     if not len(pillars.cells) and views.count:
-        pillars = _blind_pillars(config)
-    places: NDArray[np.floating] = pillars.centroids.astype(np.float64)
+        pillars = _pillars_without_lidar(config)
+    positions: NDArray[np.floating] = pillars.centroids.astype(np.float64)
     if base_from_grid is not None:
-        places = poses.transform_points(base_from_grid, places)
-    seen = views.look_up(places)
+        positions = poses.transform_points(base_from_grid, positions)
+    projected = views.project(positions)
     if len(pillars.cells) and not len(points):
-        keep = np.flatnonzero((seen["camera_seen"] + seen["thermal_seen"]) > 0)
-        near = np.argsort(np.hypot(*pillars.centroids[keep, :2].T), kind="stable")[: config.most]
-        keep = np.sort(keep[near])
+        visible = projected["camera_visible"] + projected["thermal_visible"]
+        keep = np.flatnonzero(visible > 0)
+        distance = np.hypot(*pillars.centroids[keep, :2].T)
+        nearest = np.argsort(distance, kind="stable")[: config.max_pillars]
+        keep = np.sort(keep[nearest])
         pillars = Pillars(pillars.features[keep], pillars.cells[keep], pillars.centroids[keep])
-        seen = {name: values[keep] for name, values in seen.items()}
-    most, count = config.most, len(pillars.cells)
+        projected = {name: values[keep] for name, values in projected.items()}
+    size, count = config.max_pillars, len(pillars.cells)
     arrays: Arrays = {
-        "pillars": np.zeros((most, CHANNELS), np.float32),
-        "cells": np.full(most, config.size**2, np.int64),
-        "ultrasonic": draw_echoes(echoes, config.extent, config.cell),
+        "pillars": np.zeros((size, PILLAR_CHANNELS), np.float32),
+        # Unused rows point to a cell beyond the last one, which the network discards.
+        "cells": np.full(size, config.size**2, np.int64),
+        "ultrasonic": rasterise_ultrasonic_ranges(ultrasonics, config.extent, config.cell),
     }
     arrays["pillars"][:count] = pillars.features
     arrays["cells"][:count] = pillars.cells
-    for name, values in seen.items():
-        arrays[name] = np.zeros((most, *values.shape[1:]), np.float32)
+    for name, values in projected.items():
+        arrays[name] = np.zeros((size, *values.shape[1:]), np.float32)
         arrays[name][:count] = values
-    if exchange:
-        arrays |= views.rays(config.extent, base_from_grid)
+    if ray_samples:
+        arrays |= views.project_rays(config.extent, base_from_grid)
     return arrays, pillars.overflow
 
 
-def _blind_pillars(config: PillarConfig) -> Pillars:
-    middles = (np.arange(config.size) + 0.5) * config.cell - config.extent
-    x, y = np.meshgrid(middles, middles)
-    cells = np.flatnonzero(np.hypot(x, y).ravel() < BLIND_REACH)
-    places = np.column_stack(
-        [x.ravel()[cells], y.ravel()[cells], np.full(len(cells), BLIND_HEIGHT)]
-    )
-    return empty_pillars(places.astype(np.float32), cells.astype(np.int32), config)
+def _pillars_without_lidar(config: PillarConfig) -> Pillars:
+    centres = (np.arange(config.size) + 0.5) * config.cell - config.extent
+    x, y = np.meshgrid(centres, centres)
+    cells = np.flatnonzero(np.hypot(x, y).ravel() < WITHOUT_LIDAR_RANGE)
+    heights = np.full(len(cells), WITHOUT_LIDAR_HEIGHT)
+    positions = np.column_stack([x.ravel()[cells], y.ravel()[cells], heights])
+    return empty_pillars(positions.astype(np.float32), cells.astype(np.int32), config)
 
 
 def refinement_inputs(
@@ -162,66 +181,83 @@ def refinement_inputs(
     labels: NDArray[np.int64],
     classes: int,
     index: PointIndex,
-    views: Views,
+    views: ImageViews,
     extent: float,
     base_from_grid: NDArray[np.float64] | None = None,
 ) -> Arrays:
-    """The arrays of proposals (R, 7), scores (R,), labels (R,) from 0 that the refinement takes."""
-    grid, places, reach, outline = proposal_grid(boxes, index)
-    at: NDArray[np.floating] = places.reshape(-1, 3).astype(np.float64)
+    """Inputs of the refinement network for R proposals, except the feature maps and the BEV map.
+
+    boxes: (R, 7), z above the ground. scores: (R,). labels: (R,), 0 to classes - 1. index: points of
+    the frame, z above the ground. base_from_grid: see proposal_inputs.
+
+    `proposal_features` (R, classes + 11): score in the column of the class, log of length, width and
+    height, distance as a fraction of extent, z of the centre, and the extent features of
+    compute_roi_features. `roi_bev` (R, 36, 2): normalised BEV positions of the grid columns.
+    """
+    grid, positions, extents, profile = compute_roi_features(boxes, index)
+    in_base: NDArray[np.floating] = positions.reshape(-1, 3).astype(np.float64)
     if base_from_grid is not None:
-        at = poses.transform_points(base_from_grid, at)
-    seen = views.look_up(at, "roi_")
+        in_base = poses.transform_points(base_from_grid, in_base)
+    projected = views.project(in_base, "roi_")
     count = len(boxes)
-    told = np.zeros((count, classes + 5 + REACH), np.float32)
-    told[np.arange(count), labels] = scores
-    told[:, classes : classes + 3] = np.log(np.maximum(boxes[:, 3:6], LEAST))
-    told[:, classes + 3] = np.hypot(boxes[:, 0], boxes[:, 1]) / extent
-    told[:, classes + 4] = boxes[:, 2]
-    told[:, classes + 5 :] = reach
+    features = np.zeros((count, classes + 5 + EXTENT_FEATURES), np.float32)
+    features[np.arange(count), labels] = scores
+    features[:, classes : classes + 3] = np.log(np.maximum(boxes[:, 3:6], MIN_SIZE))
+    features[:, classes + 3] = np.hypot(boxes[:, 0], boxes[:, 1]) / extent
+    features[:, classes + 4] = boxes[:, 2]
+    features[:, classes + 5 :] = extents
     return {
         "boxes": boxes.astype(np.float32),
-        "told": told,
-        # Columns of the grid share their x and y: the innermost height is dropped.
-        "roi_bev": (places[:, ::GRID, :2] / np.float32(extent)).astype(np.float32),
+        "proposal_features": features,
+        # All grid points of a column have the same x and y; the height index is the innermost one.
+        "roi_bev": (positions[:, ::GRID, :2] / np.float32(extent)).astype(np.float32),
         "roi_grid": grid,
-        "roi_camera": seen["roi_camera_places"].reshape(count, -1, 2),
-        "roi_camera_seen": seen["roi_camera_seen"].reshape(count, -1),
-        "roi_thermal": seen["roi_thermal_places"].reshape(count, -1, 2),
-        "roi_thermal_seen": seen["roi_thermal_seen"].reshape(count, -1),
-        "roi_outline": outline,
+        "roi_camera_uv": projected["roi_camera_uv"].reshape(count, -1, 2),
+        "roi_camera_visible": projected["roi_camera_visible"].reshape(count, -1),
+        "roi_thermal_uv": projected["roi_thermal_uv"].reshape(count, -1, 2),
+        "roi_thermal_visible": projected["roi_thermal_visible"].reshape(count, -1),
+        "roi_profile": profile,
     }
 
 
 @dataclass
-class FrameImages:
-    """Chooses and fits a frame's images; keeps each thermal camera's contrast steady over time."""
+class ImagePreprocessor:
+    """Selects and scales the images of a frame.
+
+    cameras, thermal_cameras: maximum numbers of images. camera_size, thermal_size: height and width.
+    Keeps the contrast normalisation of each thermal camera from frame to frame.
+    """
 
     cameras: int
-    thermals: int
+    thermal_cameras: int
     camera_size: tuple[int, int]
     thermal_size: tuple[int, int]
     _normalisers: dict[str, ThermalNormaliser] = field(default_factory=dict)
 
-    def of(self, frame: SensorFrame) -> tuple[Views, Arrays]:
-        """Views and pixels: cameras (N, h, w, 3) and thermals (N, h, w) uint8, zeros where missing."""
+    def process(self, frame: SensorFrame) -> tuple[ImageViews, Arrays]:
+        """Views and pixels of a frame's images.
+
+        Pixels: `cameras` (N, h, w, 3) and `thermals` (N, h, w) uint8, zeros for missing images.
+        """
         pixels: Arrays = {
             "cameras": np.zeros((self.cameras, *self.camera_size, 3), np.uint8),
-            "thermals": np.zeros((self.thermals, *self.thermal_size), np.uint8),
+            "thermals": np.zeros((self.thermal_cameras, *self.thermal_size), np.uint8),
         }
         cameras: list[ImageView | None] = [None] * self.cameras
-        thermals: list[ImageView | None] = [None] * self.thermals
-        for k, (name, image) in enumerate(_known(frame, frame.cameras, self.cameras)):
+        thermals: list[ImageView | None] = [None] * self.thermal_cameras
+        for k, (name, image) in enumerate(_calibrated(frame, frame.cameras, self.cameras)):
             pixels["cameras"][k] = fit_image(image.rgb(), self.camera_size)
             cameras[k] = self._view(frame, name, self.camera_size)
-        for k, (name, thermal) in enumerate(_known(frame, frame.thermals, self.thermals)):
-            steady = self._normalisers.setdefault(name, ThermalNormaliser())
-            even = steady.normalise(thermal.pixels, thermal.stamp_ns)
+        for k, (name, thermal) in enumerate(
+            _calibrated(frame, frame.thermals, self.thermal_cameras)
+        ):
+            normaliser = self._normalisers.setdefault(name, ThermalNormaliser())
+            normalised = normaliser.normalise(thermal.pixels, thermal.stamp_ns)
             pixels["thermals"][k] = fit_image(
-                np.rint(255 * even).astype(np.uint8), self.thermal_size
+                np.rint(255 * normalised).astype(np.uint8), self.thermal_size
             )
             thermals[k] = self._view(frame, name, self.thermal_size)
-        return Views(cameras, thermals, self.camera_size, self.thermal_size), pixels
+        return ImageViews(cameras, thermals, self.camera_size, self.thermal_size), pixels
 
     @staticmethod
     def _view(frame: SensorFrame, name: str, size: tuple[int, int]) -> ImageView:
@@ -230,35 +266,39 @@ class FrameImages:
 
 
 def image_inputs(card: ModelCard) -> Callable[[SensorFrame], Arrays]:
-    """What calibration feeds an image network of recorded frames. The callable may raise UserError."""
-    kind, (height, width) = str(card.settings.get("image")), card.inputs["pixels"].shape[1:3]
-    frames = FrameImages(1, 1, (height, width), (height, width))
+    """Function from a recorded frame to the inputs of an image network, for int8 calibration.
 
-    def of(frame: SensorFrame) -> Arrays:
-        views, pixels = frames.of(frame)
-        seen = {"camera": views.cameras, "thermal": views.thermals}.get(kind, ())
-        if not any(seen):
-            raise UserError(f"the frame has no {kind} image")
-        return {"pixels": pixels[f"{kind}s"]}
+    The function raises UserError for a frame without an image of the network's modality.
+    """
+    modality = str(card.settings.get("image"))
+    height, width = card.inputs["pixels"].shape[1:3]
+    preprocessor = ImagePreprocessor(1, 1, (height, width), (height, width))
 
-    return of
+    def convert(frame: SensorFrame) -> Arrays:
+        views, pixels = preprocessor.process(frame)
+        images = {"camera": views.cameras, "thermal": views.thermals}.get(modality, ())
+        if not any(images):
+            raise UserError(f"the frame has no {modality} image")
+        return {"pixels": pixels[f"{modality}s"]}
+
+    return convert
 
 
-def _known(frame: SensorFrame, images: Mapping, most: int) -> list[tuple]:
-    """The first images that have a calibration."""
+def _calibrated(frame: SensorFrame, images: Mapping, count: int) -> list[tuple]:
+    """The first `count` images that have intrinsics and extrinsics."""
     usable = [
         (n, i) for n, i in images.items() if n in frame.intrinsics and n in frame.base_from_sensor
     ]
-    return usable[:most]
+    return usable[:count]
 
 
-def echo_rows(frame: SensorFrame) -> NDArray[np.float32]:
-    """A frame's ultrasonic readings (U, 8) as draw_echoes takes them."""
+def ultrasonic_readings(frame: SensorFrame) -> NDArray[np.float32]:
+    """A frame's ultrasonic readings (U, 8) float32, see rasterise_ultrasonic_ranges."""
     rows = []
     for name, reading in frame.ultrasonics.items():
         if name not in frame.base_from_sensor:
             continue
         pose = frame.reference_from_sensor(name)
         limits = reading.range_m, reading.min_range, reading.max_range, reading.field_of_view
-        rows.append((*pose[:3, 3], poses.yaw_of(pose), *limits))
+        rows.append((*pose[:3, 3], poses.to_yaw(pose), *limits))
     return np.array(rows, np.float32).reshape(-1, 8)

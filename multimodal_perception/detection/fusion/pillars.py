@@ -1,7 +1,8 @@
-"""Points to pillars: every point scattered into its cell of the ground plane, none left out.
+"""Pillar features of a LiDAR point cloud (after PointPillars, Lang et al. 2019).
 
-PointPillars (Lang et al. 2019) caps the points of a pillar and learns on each point; here the scatter is
-a compiled kernel that gathers moments and a height histogram, and the network learns on those.
+PointPillars limits the number of points per pillar and learns a feature for each point. Here a compiled
+kernel accumulates moments and a height histogram over all points of each pillar, and the network learns
+from those. No point within the grid is dropped.
 """
 
 from __future__ import annotations
@@ -12,26 +13,32 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-# Heights over base_link that the histogram covers.
-LOW, BIN, BINS = -0.8, 0.4, 12
-MOMENTS = 14
-CHANNELS = MOMENTS + BINS
-RANGE = 10  # the channel that is known of a pillar without points as well
-# log1p of counts, looked up: of so many points in a pillar, and in a bin of its histogram, it is told.
-LOGS = np.log1p(np.arange(4096, dtype=np.float32))
+# Height histogram: lower limit above the ground and bin size in metres, number of bins.
+MIN_HEIGHT, HEIGHT_BIN, HEIGHT_BINS = -0.8, 0.4, 12
+MOMENT_CHANNELS = 14
+PILLAR_CHANNELS = MOMENT_CHANNELS + HEIGHT_BINS
+# Index of the channel with the distance from the vehicle, the only one that pillars without points have.
+RANGE_CHANNEL = 10
+# Table of log1p(count), which is faster than computing it. Larger counts are clipped.
+LOG_COUNTS = np.log1p(np.arange(4096, dtype=np.float32))
 
 
 @dataclass(frozen=True)
 class PillarConfig:
-    """The square about the vehicle and its cells.
+    """Bird's-eye-view grid of the pillars, a square centred on the vehicle.
 
-    extent: half side. cell: side of a pillar. most: pillars of a frame; what is beyond is counted as
-    overflow and left out, the furthest first.
+    Attributes:
+        extent: Half the side length of the grid. Increase it to detect more distant objects; memory and
+            time grow with its square, and the network must be trained with it.
+        cell: Side length of a pillar. Decrease it to separate small objects better; memory and time
+            grow, and the network must be trained with it.
+        max_pillars: Maximum number of pillars per frame. Increase it for LiDARs with very many points;
+            pillars beyond the limit are dropped, the most distant first, and counted in diagnostics.
     """
 
     extent: float = field(default=51.2, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
     cell: float = field(default=0.4, metadata={"min": 0.1, "max": 2.0, "unit": "m"})
-    most: int = field(default=12000, metadata={"min": 100, "max": 200000})
+    max_pillars: int = field(default=12000, metadata={"min": 100, "max": 200000})
 
     def __post_init__(self) -> None:
         if self.size % 8:
@@ -39,16 +46,21 @@ class PillarConfig:
 
     @property
     def size(self) -> int:
-        """Cells a side."""
+        """Number of cells along each side of the grid."""
         return round(2 * self.extent / self.cell)
 
 
 @dataclass(frozen=True)
 class Pillars:
-    """The pillars of one frame, M of them.
+    """The M non-empty pillars of a frame.
 
-    features: (M, CHANNELS) float32. cells: (M,) int32, row * size + column; row is y, column is x.
-    centroids: (M, 3) float32, mean of the points, metres. overflow: pillars that had no room.
+    features: (M, PILLAR_CHANNELS) float32; 14 moment channels and the height histogram:
+        log count, mean offset from the cell's centre (x, y, in cells), mean z, standard deviations of x
+        and y (in cells), covariance of x and y, standard deviation of z, minimum z, maximum z, distance
+        from the vehicle (as a fraction of extent), maximum and mean intensity, 1 (there are points).
+    cells: (M,) int32, row * size + column; rows run along y, columns along x.
+    centroids: (M, 3) float32, mean of the points in metres.
+    overflow: number of pillars dropped because of max_pillars.
     """
 
     features: NDArray[np.float32]
@@ -57,37 +69,44 @@ class Pillars:
     overflow: int = 0
 
 
-def pillarise(points: NDArray[np.float32], config: PillarConfig) -> Pillars:
-    """Pillars of points (N, 4) float32, x y z intensity, in base_link; none of points off the grid."""
+def build_pillars(points: NDArray[np.float32], config: PillarConfig) -> Pillars:
+    """Pillars of points (N, 4) float32, x y z intensity; z is measured from the ground.
+
+    Points outside the grid are ignored.
+    """
     size = config.size
-    slots, cells = np.full(size * size, -1, np.int32), np.empty(len(points), np.int32)
-    extent, per_cell = np.float32(config.extent), np.float32(1 / config.cell)
-    count = _assign(points, slots, cells, extent, per_cell, size)
-    sums = np.zeros((count, 12 + BINS), np.float32)
+    slot_of_cell = np.full(size * size, -1, np.int32)
+    cell_of_point = np.empty(len(points), np.int32)
+    extent, cells_per_m = np.float32(config.extent), np.float32(1 / config.cell)
+    count = _assign(points, slot_of_cell, cell_of_point, extent, cells_per_m, size)
+    sums = np.zeros((count, 12 + HEIGHT_BINS), np.float32)
     sums[:, 8], sums[:, 9], sums[:, 10] = 1e9, -1e9, 0.0
-    by_slot = np.empty(count, np.int32)
-    _gather(points, cells, slots, sums, by_slot, extent, per_cell, size)
-    features, centroids = np.empty((count, CHANNELS), np.float32), np.empty((count, 3), np.float32)
-    _describe(sums, by_slot, features, centroids, config.extent, config.cell, size)
-    if count <= config.most:
-        return Pillars(features, by_slot, centroids)
-    near = np.argpartition(np.hypot(centroids[:, 0], centroids[:, 1]), config.most)[: config.most]
-    near.sort()
-    return Pillars(features[near], by_slot[near], centroids[near], count - config.most)
+    cells = np.empty(count, np.int32)
+    _accumulate(points, cell_of_point, slot_of_cell, sums, cells, extent, cells_per_m, size)
+    features = np.empty((count, PILLAR_CHANNELS), np.float32)
+    centroids = np.empty((count, 3), np.float32)
+    _compute_features(sums, cells, features, centroids, config.extent, config.cell, size)
+    limit = config.max_pillars
+    if count <= limit:
+        return Pillars(features, cells, centroids)
+    nearest = np.argpartition(np.hypot(centroids[:, 0], centroids[:, 1]), limit)[:limit]
+    nearest.sort()
+    return Pillars(features[nearest], cells[nearest], centroids[nearest], count - limit)
 
 
 def empty_pillars(
-    places: NDArray[np.float32], cells: NDArray[np.int32], config: PillarConfig
+    positions: NDArray[np.float32], cells: NDArray[np.int32], config: PillarConfig
 ) -> Pillars:
-    """Pillars without points at places (M, 3): where only images can tell what there is."""
-    features = np.zeros((len(cells), CHANNELS), np.float32)
-    features[:, RANGE] = np.hypot(places[:, 0], places[:, 1]) / np.float32(config.extent)
-    return Pillars(features, cells, places)
+    """Pillars without points at positions (M, 3); their features come from images only."""
+    features = np.zeros((len(cells), PILLAR_CHANNELS), np.float32)
+    distance = np.hypot(positions[:, 0], positions[:, 1])
+    features[:, RANGE_CHANNEL] = distance / np.float32(config.extent)
+    return Pillars(features, cells, positions)
 
 
 @numba.njit(cache=True, nogil=True)
-def _cell_of(x, y, extent, per_cell, size):  # type: ignore[no-untyped-def]
-    column, row = int((x + extent) * per_cell), int((y + extent) * per_cell)
+def _cell_of(x, y, extent, cells_per_m, size):  # type: ignore[no-untyped-def]
+    column, row = int((x + extent) * cells_per_m), int((y + extent) * cells_per_m)
     if x < -extent or y < -extent or column >= size or row >= size:
         return -1
     return row * size + column
@@ -95,34 +114,37 @@ def _cell_of(x, y, extent, per_cell, size):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _in_height(z):  # type: ignore[no-untyped-def]
-    return LOW - 0.4 <= z < LOW + BIN * BINS
+    return MIN_HEIGHT - 0.4 <= z < MIN_HEIGHT + HEIGHT_BIN * HEIGHT_BINS
 
 
 @numba.njit(cache=True, nogil=True)
-def _assign(points, slots, cells, extent, per_cell, size):  # type: ignore[no-untyped-def]
-    """Number the cells that hold points; cells (N,) of the points, -1 for none."""
+def _assign(points, slot_of_cell, cell_of_point, extent, cells_per_m, size):  # type: ignore[no-untyped-def]
+    """Number the cells that contain points; fill the cell of each point (N,), -1 outside the grid."""
     count = 0
     for i in range(len(points)):
         cell = -1
         if _in_height(points[i, 2]):
-            cell = _cell_of(points[i, 0], points[i, 1], extent, per_cell, size)
-        cells[i] = cell
-        if cell >= 0 and slots[cell] < 0:
-            slots[cell] = count
+            cell = _cell_of(points[i, 0], points[i, 1], extent, cells_per_m, size)
+        cell_of_point[i] = cell
+        if cell >= 0 and slot_of_cell[cell] < 0:
+            slot_of_cell[cell] = count
             count += 1
     return count
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(points, cells, slots, sums, by_slot, extent, per_cell, size):  # type: ignore[no-untyped-def]
-    cell_m = np.float32(1.0) / per_cell
+def _accumulate(  # type: ignore[no-untyped-def]
+    points, cell_of_point, slot_of_cell, sums, cells, extent, cells_per_m, size
+):
+    """Sum moments and histograms over the points of each pillar; fill the cell of each pillar."""
+    cell_m = np.float32(1.0) / cells_per_m
     for i in range(len(points)):
-        z, cell = points[i, 2], cells[i]
+        z, cell = points[i, 2], cell_of_point[i]
         if cell < 0:
             continue
-        by_slot[slots[cell]] = cell
-        s = sums[slots[cell]]
-        # Offsets from the cell's middle, so that squares of them keep their digits.
+        cells[slot_of_cell[cell]] = cell
+        s = sums[slot_of_cell[cell]]
+        # Offsets from the cell's centre: squares of large coordinates would lose precision in float32.
         x = points[i, 0] + extent - (cell % size + np.float32(0.5)) * cell_m
         y = points[i, 1] + extent - (cell // size + np.float32(0.5)) * cell_m
         s[0] += 1
@@ -137,27 +159,28 @@ def _gather(points, cells, slots, sums, by_slot, extent, per_cell, size):  # typ
         s[9] = max(s[9], z)
         s[10] = max(s[10], points[i, 3])
         s[11] += points[i, 3]
-        s[12 + max(0, int((z - LOW) / BIN))] += 1
+        s[12 + max(0, int((z - MIN_HEIGHT) / HEIGHT_BIN))] += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _describe(sums, cells, features, centroids, extent, cell, size):  # type: ignore[no-untyped-def]
+def _compute_features(sums, cells, features, centroids, extent, cell, size):  # type: ignore[no-untyped-def]
+    """Fill the features and centroids of each pillar from its sums; see Pillars."""
     for i in range(len(sums)):
         s, f = sums[i], features[i]
         n = s[0]
         x, y, z = s[1] / n, s[2] / n, s[3] / n
-        middle_x = (cells[i] % size + 0.5) * cell - extent
-        middle_y = (cells[i] // size + 0.5) * cell - extent
-        f[0] = LOGS[min(int(n), len(LOGS) - 1)] / 4.0
+        centre_x = (cells[i] % size + 0.5) * cell - extent
+        centre_y = (cells[i] // size + 0.5) * cell - extent
+        f[0] = LOG_COUNTS[min(int(n), len(LOG_COUNTS) - 1)] / 4.0
         f[1], f[2], f[3] = x / cell, y / cell, z
         f[4] = np.sqrt(max(s[4] / n - x * x, 0.0)) / cell * 3.0
         f[5] = np.sqrt(max(s[5] / n - y * y, 0.0)) / cell * 3.0
         f[6] = (s[6] / n - x * y) / (cell * cell) * 9.0
         f[7] = np.sqrt(max(s[7] / n - z * z, 0.0))
         f[8], f[9] = s[8], s[9]
-        centroids[i, 0], centroids[i, 1], centroids[i, 2] = middle_x + x, middle_y + y, z
+        centroids[i, 0], centroids[i, 1], centroids[i, 2] = centre_x + x, centre_y + y, z
         f[10] = np.sqrt(centroids[i, 0] ** 2 + centroids[i, 1] ** 2) / extent
         f[11], f[12] = s[10], s[11] / n
         f[13] = 1.0
-        for k in range(BINS):
-            f[MOMENTS + k] = LOGS[min(int(s[12 + k]), len(LOGS) - 1)] / 3.0
+        for k in range(HEIGHT_BINS):
+            f[MOMENT_CHANNELS + k] = LOG_COUNTS[min(int(s[12 + k]), len(LOG_COUNTS) - 1)] / 3.0

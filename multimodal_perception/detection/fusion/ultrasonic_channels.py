@@ -1,4 +1,4 @@
-"""Ultrasonic readings drawn from above, as a network takes them."""
+"""Rasterisation of ultrasonic ranges into BEV channels for a network."""
 
 from __future__ import annotations
 
@@ -7,44 +7,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def draw_echoes(rows: NDArray[np.float32], extent: float, cell: float) -> NDArray[np.float32]:
-    """Two channels (2, S, S) float32: where something echoes, and where nothing does up to there.
+def rasterise_ultrasonic_ranges(
+    readings: NDArray[np.float32], extent: float, cell: float
+) -> NDArray[np.float32]:
+    """Two BEV channels (2, S, S) float32: obstacle arcs and free space.
 
-    rows: (U, 8): x y z yaw of each sensor in base_link, its range, min and max range, full view angle;
-    metres and radians. The arc of an echo is shared out: it sums to 1. A reading of +inf, or of max
-    range and beyond, is free to max range; NaN and -inf say nothing.
+    readings: (U, 8): x, y, z and yaw of each sensor in base_link, its range, minimum range, maximum
+    range and full field-of-view angle; metres and radians.
+
+    Channel 0: the arc at the measured range; its cells sum to 1 for each reading. Channel 1: 1 in the
+    cells of the cone up to the measured range. A range of +inf, or of the maximum range and more, means
+    free space up to the maximum range; NaN and -inf are ignored.
     """
     size = round(2 * extent / cell)
-    canvas = np.zeros((2, size, size), np.float32)
-    for row in np.asarray(rows, np.float64).reshape(-1, 8):
-        x, y, _, yaw, reading, _, limit, angle = row
-        if not (np.isfinite([x, y, yaw, limit, angle]).all() and reading > 0 and limit > 0):
+    channels = np.zeros((2, size, size), np.float32)
+    for row in np.asarray(readings, np.float64).reshape(-1, 8):
+        x, y, _, yaw, distance, _, max_range, angle = row
+        if not np.isfinite([x, y, yaw, max_range, angle]).all():
             continue
-        echo = reading < limit
-        _draw(canvas, x, y, yaw, min(reading, limit), angle / 2, echo, extent, cell)
-    return canvas
+        if not (distance > 0 and max_range > 0):
+            continue
+        is_obstacle = distance < max_range
+        _rasterise(
+            channels, x, y, yaw, min(distance, max_range), angle / 2, is_obstacle, extent, cell
+        )
+    return channels
 
 
 @numba.njit(cache=True, nogil=True)
-def _draw(canvas, x, y, yaw, reach, half, echo, extent, cell):  # type: ignore[no-untyped-def]
-    size = canvas.shape[1]
-    thick = 0.7 * cell
-    around = int(np.ceil((reach + 2 * thick) / cell)) + 1
+def _rasterise(channels, x, y, yaw, distance, half_angle, is_obstacle, extent, cell):  # type: ignore[no-untyped-def]
+    """Add one reading. The first pass counts the cells of the arc, the second one fills them."""
+    size = channels.shape[1]
+    arc_half_width = 0.7 * cell
+    radius = int(np.ceil((distance + 2 * arc_half_width) / cell)) + 1
     column, row = int((x + extent) / cell), int((y + extent) / cell)
-    total = 0
-    for turn in range(2):
-        for i in range(max(row - around, 0), min(row + around + 1, size)):
-            for j in range(max(column - around, 0), min(column + around + 1, size)):
+    arc_cells = 0
+    for second_pass in range(2):
+        for i in range(max(row - radius, 0), min(row + radius + 1, size)):
+            for j in range(max(column - radius, 0), min(column + radius + 1, size)):
                 dx, dy = (j + 0.5) * cell - extent - x, (i + 0.5) * cell - extent - y
-                away = np.sqrt(dx * dx + dy * dy)
+                cell_distance = np.sqrt(dx * dx + dy * dy)
                 bearing = np.arctan2(dy, dx) - yaw
                 bearing = abs((bearing + np.pi) % (2 * np.pi) - np.pi)
-                if bearing > half:
+                if bearing > half_angle:
                     continue
-                if echo and abs(away - reach) <= thick:
-                    if turn == 0:
-                        total += 1
+                if is_obstacle and abs(cell_distance - distance) <= arc_half_width:
+                    if second_pass == 0:
+                        arc_cells += 1
                     else:
-                        canvas[0, i, j] += 1.0 / total
-                elif away < reach and turn == 0:
-                    canvas[1, i, j] = 1.0
+                        channels[0, i, j] += 1.0 / arc_cells
+                elif cell_distance < distance and second_pass == 0:
+                    channels[1, i, j] = 1.0

@@ -1,52 +1,53 @@
-"""The rectangle around an L-shaped cluster (Zhang et al. 2017, "Efficient L-Shape Fitting")."""
+"""Rectangle fitting of L-shaped clusters (Zhang et al. 2017, "Efficient L-Shape Fitting")."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-# Points nearer than this to an edge count as equally near: eq. 5's d0, metres.
-NEAREST = 0.03
-# The nearest return of each azimuth slice draws the outline that the LiDAR sees.
-SLICES = 128
-# Outline between these heights over the ground: bodies are upright there, above lie sloping
-# windows.
-OUTLINE = (0.25, 1.2)
-# Clusters longer than this are no single vehicle; their rectangle stays unturned.
-LONGEST = 18.0
-COARSE, FINE = 18, 10
-# A LiDAR gives a near object thousands of points; some hundreds measure it as well.
-MOST_POINTS = 800
+# Distances of points to an edge are at least this, metres: d0 in eq. 5.
+MIN_EDGE_DISTANCE = 0.03
+# The closest return in each of these azimuth slices is part of the contour.
+CONTOUR_SLICES = 128
+# Heights above the ground of the contour: bodies are vertical there; windows above are inclined.
+CONTOUR_HEIGHTS = (0.25, 1.2)
+# Clusters longer than this are not single vehicles; their rectangle is axis-aligned. Metres.
+MAX_LENGTH = 18.0
+# Numbers of angles of the coarse search over a right angle, and of the fine one on each side of its
+# best.
+COARSE_STEPS, FINE_STEPS = 18, 10
+# Nearby objects have thousands of points. Some hundreds are enough to measure them.
+MAX_POINTS = 800
 
 
 @numba.njit(cache=True, nogil=True)
-def outline(points, origin):  # type: ignore[no-untyped-def]
-    """The contour (K, 2) float64 that faces the LiDAR, of points (N, 4), x y z height.
+def find_contour(points, origin):  # type: ignore[no-untyped-def]
+    """Contour (K, 2) float64 that faces the LiDAR, of points (N, 4), x y z height.
 
-    In each of SLICES azimuth slices the return nearest to origin (3,) in the OUTLINE band of
-    heights. All points, thinned, where that leaves fewer than five.
+    The return closest to origin (3,) in each azimuth slice, at CONTOUR_HEIGHTS. If these are fewer than
+    five, a subset of all points.
     """
     n = len(points)
-    middle_x, middle_y = points[:, 0].mean() - origin[0], points[:, 1].mean() - origin[1]
-    turn = np.empty(n)
+    mean_x, mean_y = points[:, 0].mean() - origin[0], points[:, 1].mean() - origin[1]
+    angle = np.empty(n)
     low, high = np.inf, -np.inf
     for i in range(n):
         x, y = points[i, 0] - origin[0], points[i, 1] - origin[1]
-        turn[i] = np.arctan2(middle_x * y - middle_y * x, middle_x * x + middle_y * y)
-        low, high = min(low, turn[i]), max(high, turn[i])
-    # No slice is finer than a LiDAR's own steps of azimuth.
-    width = max((high - low) / (SLICES - 1), 0.003)
-    nearest = np.full(SLICES, -1, np.int64)
-    reach = np.full(SLICES, np.inf)
+        angle[i] = np.arctan2(mean_x * y - mean_y * x, mean_x * x + mean_y * y)
+        low, high = min(low, angle[i]), max(high, angle[i])
+    # Slices are not finer than the azimuth resolution of a LiDAR.
+    width = max((high - low) / (CONTOUR_SLICES - 1), 0.003)
+    closest = np.full(CONTOUR_SLICES, -1, np.int64)
+    squared = np.full(CONTOUR_SLICES, np.inf)
     for i in range(n):
-        if OUTLINE[0] <= points[i, 3] <= OUTLINE[1]:
-            k = int((turn[i] - low) / width)
+        if CONTOUR_HEIGHTS[0] <= points[i, 3] <= CONTOUR_HEIGHTS[1]:
+            k = int((angle[i] - low) / width)
             r = (points[i, 0] - origin[0]) ** 2 + (points[i, 1] - origin[1]) ** 2
-            if r < reach[k]:
-                reach[k], nearest[k] = r, i
-    chosen = nearest[nearest >= 0]
+            if r < squared[k]:
+                squared[k], closest[k] = r, i
+    chosen = closest[closest >= 0]
     if len(chosen) < 5:
-        chosen = np.arange(0, n, max(n // SLICES, 1))
+        chosen = np.arange(0, n, max(n // CONTOUR_SLICES, 1))
     result = np.empty((len(chosen), 2))
     for k in range(len(chosen)):
         result[k, 0], result[k, 1] = points[chosen[k], 0], points[chosen[k], 1]
@@ -55,7 +56,7 @@ def outline(points, origin):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _closeness(points, angle):  # type: ignore[no-untyped-def]
-    """How closely points (N, 2) lie to two edges of their rectangle at this angle (algorithm 3)."""
+    """Closeness score of points (N, 2) to two edges of their rectangle at an angle (algorithm 3)."""
     n = len(points)
     c, s = np.cos(angle), np.sin(angle)
     u, v = np.empty(n), np.empty(n)
@@ -75,22 +76,22 @@ def _closeness(points, angle):  # type: ignore[no-untyped-def]
     for i in range(n):
         du = u[i] - low_u if to_low_u else high_u - u[i]
         dv = v[i] - low_v if to_low_v else high_v - v[i]
-        score += 1.0 / max(min(du, dv), NEAREST)
+        score += 1.0 / max(min(du, dv), MIN_EDGE_DISTANCE)
     return score
 
 
 @numba.njit(cache=True, nogil=True)
 def best_angle(points):  # type: ignore[no-untyped-def]
-    """The angle in [0, pi/2) at which points (N, 2) lie closest to two edges, to half a degree."""
-    coarse = 0.5 * np.pi / COARSE
+    """Angle in [0, pi/2) with the highest closeness score of points (N, 2), to half a degree."""
+    coarse = 0.5 * np.pi / COARSE_STEPS
     best_score, best = -1.0, 0.0
-    for step in range(COARSE):
+    for step in range(COARSE_STEPS):
         score = _closeness(points, step * coarse)
         if score > best_score:
             best_score, best = score, step * coarse
     centre = best
-    for step in range(-FINE + 1, FINE):
-        angle = centre + step * coarse / FINE
+    for step in range(-FINE_STEPS + 1, FINE_STEPS):
+        angle = centre + step * coarse / FINE_STEPS
         score = _closeness(points, angle)
         if score > best_score:
             best_score, best = score, angle
@@ -99,9 +100,9 @@ def best_angle(points):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def rectangle(points, angle):  # type: ignore[no-untyped-def]
-    """Extents of points (N, >=2) along angle and across: (low_u, high_u, low_v, high_v).
+    """Extents (low_u, high_u, low_v, high_v) of points (N, >=2) along an angle and perpendicular to it.
 
-    The extreme percent at each side is left out where points are many.
+    Of 100 points and more, one percent at each side is treated as outliers.
     """
     c, s = np.cos(angle), np.sin(angle)
     u = np.sort(c * points[:, 0] + s * points[:, 1])
@@ -110,24 +111,24 @@ def rectangle(points, angle):  # type: ignore[no-untyped-def]
     return u[skip], u[-1 - skip], v[skip], v[-1 - skip]
 
 
-# Columns of describe's rows.
+# Columns of the rows of fit_rectangles.
 ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULDER, DEPTH = range(
     12
 )
 
 
 @numba.njit(cache=True, nogil=True)
-def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
-    """One row (C, 12) float64 a cluster, in the order of the columns above.
+def fit_rectangles(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
+    """Rectangle and shape of each of C clusters: rows (C, 12) float64 with the columns above.
 
-    ANGLE, LOW_U .. HIGH_V: its rectangle. GROUND: z below. BOTTOM, TOP: heights over the ground of
-    its lowest and highest return in the band. POINTS: how many. COLUMN: height of the highest
-    return above it. SHOULDER: how high its lower end reaches, of the two ends of its longer side.
-    DEPTH: mean distance of its returns below 1 m from the nearer of the two edges that they lie
-    along. Clusters longer than LONGEST have an unturned rectangle and heights 0.
+    ANGLE, LOW_U .. HIGH_V: the rectangle. GROUND: z of the ground. BOTTOM, TOP: heights above the ground
+    of the lowest and the highest return of the cluster. POINTS: number of points. COLUMN: height of the
+    highest return above the cluster. SHOULDER: the lower of the heights at the two ends of the longer
+    side. DEPTH: mean distance of the returns below 1 m from the closer of the two visible edges.
+    Clusters longer than MAX_LENGTH have an axis-aligned rectangle and heights 0.
 
-    points: (M, 4) float32, x y z height over the ground, clusters in runs by starts (C + 1,).
-    column_top: (C,) metres. origin: (3,), the LiDAR's place.
+    points: (M, 4) float32, x y z and height above the ground, sorted by cluster. starts: (C + 1,), first
+    point of each cluster. column_top: (C,) metres. origin: (3,), position of the LiDAR.
     """
     rows = np.zeros((len(starts) - 1, 12))
     for k in range(len(starts) - 1):
@@ -136,56 +137,56 @@ def describe(points, starts, column_top, origin):  # type: ignore[no-untyped-def
         row[POINTS] = len(run)
         low_x, high_x = run[:, 0].min(), run[:, 0].max()
         low_y, high_y = run[:, 1].min(), run[:, 1].max()
-        if np.hypot(high_x - low_x, high_y - low_y) > LONGEST:
+        if np.hypot(high_x - low_x, high_y - low_y) > MAX_LENGTH:
             row[1:5] = low_x, high_x, low_y, high_y
             continue
-        angle = best_angle(outline(run, origin))
-        run = thinned(run, MOST_POINTS)
+        angle = best_angle(find_contour(run, origin))
+        run = subsample(run, MAX_POINTS)
         row[GROUND] = np.median(run[:, 2] - run[:, 3])
         heights = np.sort(run[:, 3])
         row[BOTTOM], row[TOP] = heights[0], heights[-1 - len(run) // 100]
         row[COLUMN] = column_top[k]
-        turn(row, run, angle)
-        row[SHOULDER], row[DEPTH] = profile(run, row)
+        set_angle(row, run, angle)
+        row[SHOULDER], row[DEPTH] = shoulder_and_depth(run, row)
     return rows
 
 
 @numba.njit(cache=True, nogil=True)
-def thinned(points, most):  # type: ignore[no-untyped-def]
-    """About `most` of the points (N, 4) as float64."""
-    return points[:: max(len(points) // most, 1)].astype(np.float64)
+def subsample(points, count):  # type: ignore[no-untyped-def]
+    """About `count` of the points (N, 4) as float64."""
+    return points[:: max(len(points) // count, 1)].astype(np.float64)
 
 
 @numba.njit(cache=True, nogil=True)
-def turn(row, points, angle):  # type: ignore[no-untyped-def]
-    """Write the rectangle of points (N, 4) at this angle into a row (12,)."""
+def set_angle(row, points, angle):  # type: ignore[no-untyped-def]
+    """Write an angle and the rectangle of points (N, 4) at this angle into a row (12,)."""
     row[ANGLE] = angle
     row[1:5] = rectangle(points, angle)
 
 
 @numba.njit(cache=True, nogil=True)
-def profile(points, row):  # type: ignore[no-untyped-def]
-    """(shoulder, depth) of points (N, 4) with their rectangle in row; see describe."""
+def shoulder_and_depth(points, row):  # type: ignore[no-untyped-def]
+    """SHOULDER and DEPTH of points (N, 4) whose rectangle is in row; see fit_rectangles."""
     c, s = np.cos(row[ANGLE]), np.sin(row[ANGLE])
     long_u = row[HIGH_U] - row[LOW_U] >= row[HIGH_V] - row[LOW_V]
     ends = np.zeros(2)
-    to = np.zeros(4)
+    edge_sums = np.zeros(4)  # of the distances to the four edges
     below = 0
     low, high = (row[LOW_U], row[HIGH_U]) if long_u else (row[LOW_V], row[HIGH_V])
     for i in range(len(points)):
         u = c * points[i, 0] + s * points[i, 1]
         v = c * points[i, 1] - s * points[i, 0]
-        share = ((u if long_u else v) - low) / max(high - low, 0.01)
-        if share < 0.2:
+        position = ((u if long_u else v) - low) / max(high - low, 0.01)
+        if position < 0.2:
             ends[0] = max(ends[0], points[i, 3])
-        elif share > 0.8:
+        elif position > 0.8:
             ends[1] = max(ends[1], points[i, 3])
         if points[i, 3] < 1.0:
             below += 1
-            to[0] += abs(u - row[LOW_U])
-            to[1] += abs(row[HIGH_U] - u)
-            to[2] += abs(v - row[LOW_V])
-            to[3] += abs(row[HIGH_V] - v)
+            edge_sums[0] += abs(u - row[LOW_U])
+            edge_sums[1] += abs(row[HIGH_U] - u)
+            edge_sums[2] += abs(v - row[LOW_V])
+            edge_sums[3] += abs(row[HIGH_V] - v)
     if below == 0:
         return ends.min(), 0.0
     depth = 0.0
@@ -193,7 +194,7 @@ def profile(points, row):  # type: ignore[no-untyped-def]
         if points[i, 3] < 1.0:
             u = c * points[i, 0] + s * points[i, 1]
             v = c * points[i, 1] - s * points[i, 0]
-            du = u - row[LOW_U] if to[0] < to[1] else row[HIGH_U] - u
-            dv = v - row[LOW_V] if to[2] < to[3] else row[HIGH_V] - v
+            du = u - row[LOW_U] if edge_sums[0] < edge_sums[1] else row[HIGH_U] - u
+            dv = v - row[LOW_V] if edge_sums[2] < edge_sums[3] else row[HIGH_V] - v
             depth += max(min(du, dv), 0.0)
     return ends.min(), depth / below

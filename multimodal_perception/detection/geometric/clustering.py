@@ -1,4 +1,4 @@
-"""Obstacle points to clusters: connected components on a bird's-eye-view grid."""
+"""Clustering of obstacle points: connected components on a bird's-eye-view grid."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Clusters:
-    """Points grouped by object.
+    """Points grouped into C clusters.
 
-    points: (M, 4) float32, x y z and height over the ground, those of a cluster in one run. starts:
-    (C + 1,) int64, where each cluster begins. sources: (M,) int64, index of the input point.
+    points: (M, 4) float32, x y z and height above the ground, sorted by cluster. starts: (C + 1,) int64,
+    first point of each cluster. sources: (M,) int64, index of each point in the input.
     """
 
     points: NDArray[np.float32]
@@ -29,22 +29,24 @@ def cluster(
     points: NDArray[np.float32],
     cell: float,
     extent: float,
-    gap: float,
-    gap_per_metre: float,
+    max_gap: float,
+    max_gap_growth: float,
     min_points: int,
 ) -> Clusters:
-    """Group points (N, 4), x y z height, whose cells lie within reach of each other.
+    """Group points (N, 4), x y z height, whose grid cells are close to each other.
 
-    The reach is gap + gap_per_metre times the distance from the vehicle, as a LiDAR's points lie
-    further apart the further away they are. Points beyond extent metres in x or y are left out.
+    The maximum distance between cells is max_gap + max_gap_growth times the distance from the vehicle,
+    because the spacing of a LiDAR's points grows with the distance. Points beyond extent metres in x or
+    y, and clusters with fewer than min_points, are dropped. cell: size of the grid cells, metres.
     """
     size = int(2 * extent / cell)
-    order, starts = _components(points, cell, size, gap, gap_per_metre, min_points)
+    order, starts = _components(points, cell, size, max_gap, max_gap_growth, min_points)
     return Clusters(points[order], starts, order)
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(parent, i):  # type: ignore[no-untyped-def]
+def _find_root(parent, i):  # type: ignore[no-untyped-def]
+    """Root of i in a union-find forest, with path halving."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -52,7 +54,8 @@ def _find(parent, i):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _components(points, cell, size, gap, gap_per_metre, min_points):  # type: ignore[no-untyped-def]
+def _components(points, cell, size, max_gap, max_gap_growth, min_points):  # type: ignore[no-untyped-def]
+    """Indices of the points sorted by cluster, and the first index of each cluster."""
     n = len(points)
     index_of_cell = np.full(size * size, -1, np.int32)
     cell_of_point = np.full(n, -1, np.int32)
@@ -72,36 +75,36 @@ def _components(points, cell, size, gap, gap_per_metre, min_points):  # type: ig
     parent = np.arange(cells)
     for a in range(cells):
         distance = np.hypot(column[a] - half, row[a] - half) * cell
-        reach = (gap + gap_per_metre * distance) / cell
-        whole = int(reach)
-        for dv in range(0, whole + 1):
-            for du in range(-whole, whole + 1):
-                if (dv == 0 and du <= 0) or du * du + dv * dv > reach * reach:
+        limit = (max_gap + max_gap_growth * distance) / cell
+        radius = int(limit)
+        for dv in range(0, radius + 1):
+            for du in range(-radius, radius + 1):
+                if (dv == 0 and du <= 0) or du * du + dv * dv > limit * limit:
                     continue
                 u, v = column[a] + du, row[a] + dv
                 if 0 <= u < size and v < size:
                     b = index_of_cell[v * size + u]
                     if b >= 0:
-                        ra, rb = _find(parent, a), _find(parent, b)
+                        ra, rb = _find_root(parent, a), _find_root(parent, b)
                         if ra != rb:
                             parent[max(ra, rb)] = min(ra, rb)
     counts = np.zeros(cells + 1, np.int64)
     for i in range(n):
         if cell_of_point[i] >= 0:
-            cell_of_point[i] = _find(parent, cell_of_point[i])
+            cell_of_point[i] = _find_root(parent, cell_of_point[i])
             counts[cell_of_point[i]] += 1
     starts = np.zeros(cells + 1, np.int64)
-    place = np.full(cells, -1, np.int64)
+    position = np.full(cells, -1, np.int64)
     clusters = 0
     for c in range(cells):
         if counts[c] >= min_points:
-            place[c] = starts[clusters]
+            position[c] = starts[clusters]
             starts[clusters + 1] = starts[clusters] + counts[c]
             clusters += 1
     order = np.empty(starts[clusters], np.int64)
     for i in range(n):
         c = cell_of_point[i]
-        if c >= 0 and place[c] >= 0:
-            order[place[c]] = i
-            place[c] += 1
+        if c >= 0 and position[c] >= 0:
+            order[position[c]] = i
+            position[c] += 1
     return order, starts[: clusters + 1].copy()

@@ -1,4 +1,4 @@
-"""Boxes in cameras' images by what they and the thermal camera that sees the same show, or either."""
+"""Detection of objects in visible images, thermal images, or pairs of both."""
 
 from __future__ import annotations
 
@@ -12,87 +12,101 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.image_boxes import non_maximum_suppression
-from multimodal_perception.images.rgb_thermal_inputs import INPUTS, InputMaker, RgbxConfig
-from multimodal_perception.perception import Boxes2D
+from multimodal_perception.images.rgb_thermal_inputs import (
+    INPUTS,
+    RgbThermalConfig,
+    RgbThermalInputBuilder,
+)
+from multimodal_perception.perception import Boxes2D, StageStatus
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
+from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
 OUTPUTS = ("scores", "boxes")
-# Boxes that go into suppression, the best ones, and those that come out at most.
-CANDIDATES, MOST = 400, 100
+# Non-maximum suppression gets the boxes with the highest scores, and keeps at most so many.
+MAX_CANDIDATES, MAX_DETECTIONS = 400, 100
 
 
 @dataclass(frozen=True)
-class RgbirConfig:
-    """Which images are looked at, and which boxes are told.
+class RgbThermalDetectorConfig:
+    """Object detection in visible and thermal images.
 
-    model: name of a shipped model, or the path of a card. cameras: sensors to look at, each costs a
-    run of the network; empty is the camera that shares most of its view with a thermal camera, else
-    the first one. min_score: below it a box is not reported. overlap: of two boxes of one class above
-    which the less sure one is dropped. ground_z: height of the ground in base_link, for bringing
-    thermal images into a camera's view.
+    Attributes:
+        model: Name of a shipped model, or path of a model card. Set it to use your own network.
+        cameras: Names of the sensors whose images are processed; empty selects the camera whose view
+            overlaps most with a thermal camera, else the first one. Set it to process several cameras;
+            each one costs a run of the network.
+        min_score: Boxes with a lower score are not reported. Increase it to get fewer false detections,
+            decrease it to miss fewer objects.
+        overlap: Two boxes of one class whose IoU is larger are considered the same object, and the one
+            with the lower score is dropped. Increase it for crowds, where objects overlap in the image.
     """
 
     model: str = "image_detector"
     cameras: tuple[str, ...] = ()
     min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     overlap: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
-    ground_z: float = field(default=0.0, metadata={"min": -10.0, "max": 10.0, "unit": "m"})
 
 
-class RgbirDetector:
-    """An ImageDetector. counts: images not used, and frames not looked at, by `sensor.reason`.
+class RgbThermalDetector:
+    """An ImageDetector (see stages) for pairs of visible and thermal images.
 
-    A camera without its thermal image is looked at alone. A thermal camera whose camera is silent, or
-    that has none, is looked at in its own view, under its own name.
+    A camera without a thermal image that covers its view is processed on its own. A thermal camera is
+    processed in its own view, under its own name, if there is no image of a camera.
+
+    counts: unusable images and frames that were not processed, by `sensor.reason`.
     """
 
     def __init__(
         self,
-        config: RgbirConfig | None = None,
+        config: RgbThermalDetectorConfig | None = None,
         runtime: RuntimeConfig | None = None,
         engine: Engine | None = None,
         card: ModelCard | None = None,
     ) -> None:
-        """engine: in the place of the card's own. Raises UserError for a card that does not fit."""
-        self.config = config or RgbirConfig()
+        """engine: used instead of opening one for the card. Raises UserError for an unsuitable card."""
+        self.config = config or RgbThermalDetectorConfig()
         card = load_card(self.config.model) if card is None else card
-        if tuple(card.inputs) != INPUTS or tuple(card.outputs) != OUTPUTS or not card.classes:
-            raise UserError(f"{card.source}: not a detector of visible and thermal images")
+        check_card(card)
         self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
-        images = RgbxConfig(cameras=self.config.cameras, ground_z=self.config.ground_z)
-        self._inputs = InputMaker(card, images, self.counts)
+        images = RgbThermalConfig(cameras=self.config.cameras)
+        self._inputs = RgbThermalInputBuilder(card, images, self.counts)
+
+    @property
+    def status(self) -> tuple[StageStatus, ...]:
+        """State of the inference engine."""
+        return (engine_status(self.engine),)
 
     def detect(self, frame: SensorFrame) -> Mapping[str, Boxes2D]:
-        """Boxes by sensor, best score first; nothing for a frame without usable images."""
-        found = {}
-        for name in self._inputs.chosen(frame):
+        """Boxes by sensor, highest score first; empty for a frame without usable images."""
+        detections = {}
+        for name in self._inputs.select_views(frame):
             boxes = self.detect_view(frame, name)
             if boxes is not None:
-                found[name] = boxes
-        return found
+                detections[name] = boxes
+        return detections
 
     def detect_view(self, frame: SensorFrame, name: str) -> Boxes2D | None:
-        """Boxes in the view of a sensor whose intrinsics and place the frame has.
+        """Boxes in the view of a sensor whose intrinsics and extrinsics the frame contains.
 
-        Its own image may be missing, where a thermal camera sees the same. None where nothing of the
-        view can be used.
+        The sensor's own image may be missing if a thermal camera covers the view. None if no image of
+        the view is usable.
         """
-        arrays = self._inputs.make(frame, name)
+        arrays = self._inputs.build(frame, name)
         if arrays is None:
             return None
         try:
-            out = self.engine.run(arrays)
+            outputs = self.engine.run(arrays)
         except EngineError:
             self.counts[f"{name}.engine"] += 1
             return None
         model = frame.intrinsics[name]
-        boxes, scores, labels = self.decode(out["scores"][0], out["boxes"][0])
-        boxes = boxes / np.float32(self._inputs.factor(model))
+        boxes, scores, labels = self.decode(outputs["scores"][0], outputs["boxes"][0])
+        boxes = boxes / np.float32(self._inputs.scale(model))
         boxes = np.clip(boxes, 0.0, np.array([model.width, model.height] * 2, np.float32))
         large = (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(axis=1)
         readings = frame.readings
@@ -105,15 +119,49 @@ class RgbirDetector:
     def decode(
         self, scores: NDArray[np.float32], boxes: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """Boxes (N, 4), scores (N,) and labels (N,) of cells' scores (A, classes) and boxes (A, 4)."""
+        """Boxes (N, 4), scores (N,) and labels (N,) after non-maximum suppression.
+
+        scores: (A, classes) and boxes: (A, 4) of all A cells of the network's output.
+        """
         labels = scores.argmax(axis=1)
         best = scores[np.arange(len(scores)), labels]
         chosen = np.flatnonzero(best >= self.config.min_score)
-        chosen = chosen[np.argsort(-best[chosen], kind="stable")][:CANDIDATES]
-        # Far apart by class, so that a rider is not suppressed by the car behind.
-        apart = (labels[chosen] * 1e5)[:, None]
+        chosen = chosen[np.argsort(-best[chosen], kind="stable")][:MAX_CANDIDATES]
+        # Boxes of different classes are shifted to where they do not overlap, so that suppression works
+        # within each class and a cyclist is not suppressed by a car.
+        offset = (labels[chosen] * 1e5)[:, None]
         kept = non_maximum_suppression(
-            boxes[chosen] + apart, best[chosen], self.config.overlap, MOST
+            boxes[chosen] + offset, best[chosen], self.config.overlap, MAX_DETECTIONS
         )
         chosen = chosen[kept]
         return boxes[chosen], best[chosen], labels[chosen].astype(np.int64)
+
+
+def check_card(card: ModelCard) -> None:
+    """Raise UserError if a card does not describe a detector for visible and thermal images."""
+    if tuple(card.inputs) != INPUTS or tuple(card.outputs) != OUTPUTS:
+        raise UserError(
+            f"{card.source}: not a detector of visible and thermal images: inputs must be "
+            f"{', '.join(INPUTS)}, outputs {', '.join(OUTPUTS)}"
+        )
+    second_input = card.settings.get("second_input", "thermal")
+    if second_input != "thermal":
+        raise UserError(
+            f"{card.source}: settings.second_input: {second_input!r}; the image detector provides "
+            "thermal images, so allowed: 'thermal'"
+        )
+    height, width = card.inputs["visible"].shape[-2:]
+    for name, spec in card.inputs.items():
+        shape = (1, 3 if name == "visible" else 1, height, width)
+        if spec.shape != shape:
+            raise UserError(
+                f"{card.source}: inputs.{name}.shape: {list(spec.shape)}; expected {list(shape)}"
+            )
+    cells = card.outputs["boxes"].shape[1:2]
+    classes = len(card.classes)
+    for name, expected in (("scores", (1, *cells, classes)), ("boxes", (1, *cells, 4))):
+        if card.outputs[name].shape != expected or not classes:
+            raise UserError(
+                f"{card.source}: outputs.{name}.shape: {list(card.outputs[name].shape)}; expected "
+                f"{list(expected)} for {classes} classes"
+            )

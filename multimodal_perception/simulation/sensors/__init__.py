@@ -1,1 +1,1 @@
-"""Simulated cameras, LiDARs, thermal cameras and ultrasonic sensors."""
+"""Models of cameras, LiDARs, thermal cameras and ultrasonic sensors, of weather and of sensor faults."""

@@ -1,4 +1,4 @@
-"""Spinning LiDARs: beam tables, echoes, noise, drop-out and the motion within a turn."""
+"""Simulated spinning LiDARs: beam tables, returns, noise, dropout and motion within a rotation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,27 @@ from multimodal_perception.frame import LidarSweep
 from multimodal_perception.rig import Sensor
 from multimodal_perception.simulation.sensors.conditions import Conditions
 from multimodal_perception.simulation.sensors.shading import face_normal
-from multimodal_perception.simulation.world.materials import TABLE, Column, Material
-from multimodal_perception.simulation.world.scene import Hits, Scene
+from multimodal_perception.simulation.world.materials import (
+    MATERIAL_TABLE,
+    Material,
+    MaterialProperty,
+    Texture,
+)
+from multimodal_perception.simulation.world.scene import RayHits, Scene
 
-REFLECTIVITY, TRANSMISSION = int(Column.REFLECTIVITY), int(Column.TRANSMISSION)
-RETRO, TEXTURE = int(Column.RETRO), int(Column.TEXTURE)
+REFLECTIVITY, TRANSMISSION = int(MaterialProperty.REFLECTIVITY), int(MaterialProperty.TRANSMISSION)
+RETROREFLECTION, TEXTURE = int(MaterialProperty.RETROREFLECTION), int(MaterialProperty.TEXTURE)
+PAINT, CLOTH = int(Texture.PAINT), int(Texture.CLOTH)
 
-Beams = Literal["hdl64", "hdl32", "vlp16"]
+LidarModel = Literal["hdl64", "hdl32", "vlp16"]
 
 
-def beam_table(model: Beams) -> NDArray[np.float64]:
-    """Elevation of each ring in degrees, from the top down, as the makers' manuals give them.
+def beam_table(model: LidarModel) -> NDArray[np.float64]:
+    """Elevation of each ring in degrees, from top to bottom, after the manufacturer's manuals.
 
-    HDL-64E S2 (Velodyne 63-HDL64ES2): 32 beams 1/3 degree apart from +2, 32 beams 1/2 degree apart
-    below. HDL-32E (63-9113): 4/3 degree from +10.67 to -30.67. VLP-16 (63-9243): 2 degrees, +-15.
+    HDL-64E S2 (Velodyne 63-HDL64ES2): 32 beams with a spacing of 1/3 degree from +2 degrees, 32 beams
+    with a spacing of 1/2 degree below. HDL-32E (63-9113): 4/3 degree from +10.67 to -30.67. VLP-16
+    (63-9243): 2 degrees from +15 to -15.
     """
     if model == "hdl64":
         return np.concatenate([2.0 - np.arange(32) / 3.0, -8.83 - np.arange(32) * 0.5])
@@ -38,35 +45,52 @@ def beam_table(model: Beams) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class LidarPhysics:
-    """What a rig file may say of a LiDAR under `simulation`.
+class LidarSimulationConfig:
+    """Parameters of a simulated LiDAR, in the sensor's `simulation` entry of the rig file.
 
-    columns: firings of each ring a turn. rate_hz: turns. range_noise: standard deviation, metres.
-    ring_noise: of each ring's own constant range error. reach: distance at which half of the pulses
-    come back from a wall of reflectivity 0.1, metres (HDL-64E manual: 50 m surely). max_range: metres.
-    intensity_gain: what the unit makes of reflectivity; 1.8 is that of KITTI's.
-    edge_mixing: share of pulses at an edge that give a range between the two surfaces.
-    motion_distortion: whether the ego moves within a turn. noise: all that chance does.
+    Attributes:
+        model: Beam table of the LiDAR: hdl64, hdl32 or vlp16. Set it to the model whose number of rings
+            and vertical field of view is closest to your sensor.
+        columns: Firings of each ring per rotation. Increase it for a finer horizontal resolution.
+        range_noise: Standard deviation of the random range error of each point. Increase it for noisier
+            sensors.
+        ring_noise: Standard deviation of the constant range error of each ring. Increase it for a
+            LiDAR with poor ring calibration.
+        detection_range: Distance at which half of the pulses are detected on a wall of reflectivity
+            0.1 (the HDL-64E manual specifies 50 m). Increase it for more powerful sensors.
+        min_range: Minimum range of the sensor. Increase it if your sensor reports no points close by.
+        max_range: Maximum range of the sensor. Set it to the value in your sensor's data sheet.
+        intensity_gain: Ratio of the reported intensity to the reflectivity; 1.8 matches KITTI's LiDAR.
+            Change it to match your sensor's intensities.
+        mixed_pixel_ratio: Fraction of the pulses at depth edges whose range is between both surfaces.
+            Increase it for sensors with a large beam divergence.
+        dropout_ratio: Fraction of the pulses that are lost at random. Increase it to test sparse clouds.
+        motion_distortion: Whether the ego vehicle moves during a rotation. Disable it for sweeps that
+            need no deskewing.
+        noise: Whether noise, dropout, mixed pixels and the random detection of weak returns are
+            simulated. Disable it for noise-free reference data.
     """
 
-    model: Beams = "hdl64"
+    model: LidarModel = "hdl64"
     columns: int = field(default=1800, metadata={"min": 8, "max": 8000})
     range_noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
     ring_noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
-    reach: float = field(default=58.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
+    detection_range: float = field(default=58.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
     min_range: float = field(default=0.9, metadata={"min": 0.0, "max": 10.0, "unit": "m"})
     max_range: float = field(default=120.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
     intensity_gain: float = field(default=1.8, metadata={"min": 0.01, "max": 100.0})
-    edge_mixing: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})
-    dropout: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0})
+    mixed_pixel_ratio: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})
+    dropout_ratio: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0})
     motion_distortion: bool = True
     noise: bool = True
 
 
 @dataclass(frozen=True)
 class SweepTruth:
-    """Of each point of a sweep. semantics: (N,) uint8. instances: (N,) int32 track ids, 0 for scenery
-    and for what the air scattered back.
+    """Ground truth of each point of a sweep.
+
+    semantics: (N,) uint8, index into SEMANTIC_NAMES. instances: (N,) int32 track ids, 0 for scenery.
+    Both are 0 for backscatter of fog and rain.
     """
 
     semantics: NDArray[np.uint8]
@@ -80,16 +104,18 @@ class SimulatedLidar:
         self.name = sensor.name
         self.frame_id = sensor.frame_id
         self.period = 1.0 / sensor.rate_hz
-        self.physics = build(LidarPhysics, sensor.simulation, f"sensor {sensor.name} simulation")
-        elevation = np.radians(beam_table(self.physics.model))
+        self.config = build(
+            LidarSimulationConfig, sensor.simulation, f"sensor {sensor.name} simulation"
+        )
+        elevation = np.radians(beam_table(self.config.model))
         self.rings = len(elevation)
-        columns = self.physics.columns
-        # It turns clockwise, and the turn ends straight behind.
+        columns = self.config.columns
+        # The LiDAR rotates clockwise; a sweep starts and ends at the rear.
         azimuth = np.pi - (np.arange(columns) + 0.5) * (2 * np.pi / columns)
         a, e = np.meshgrid(azimuth, elevation)
         self.directions = np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1)
         self.directions = self.directions.reshape(-1, 3)
-        # The stamp is the middle of the turn, when it looks ahead.
+        # The stamp is the centre of the rotation, when the LiDAR measures straight ahead.
         self.column_times = ((np.arange(columns) + 0.5) / columns - 0.5) * self.period
 
     def sweep(
@@ -100,176 +126,209 @@ class SimulatedLidar:
         stamp_ns: int,
         conditions: Conditions,
         rng: np.random.Generator,
-        lost: float = 0.0,
+        lost_ring_fraction: float = 0.0,
     ) -> tuple[LidarSweep, SweepTruth]:
-        """One turn about a scene's moment; `lost` is the share of rings that are silent.
+        """Simulate one rotation centred on the scene's time; returns the sweep and its ground truth.
 
-        odom_from_base: pose (4, 4) at seconds from the scene's moment.
+        odom_from_base: the vehicle's pose (4, 4) at a time in seconds relative to the scene's time.
+        lost_ring_fraction: fraction of the rings without returns.
         """
-        p = self.physics
-        rays = self._rays(scene, base_from_sensor, odom_from_base)
-        hits = scene.cast(rays)
-        if conditions.foliage > 0:
-            _enter_leaves(scene, rays, hits, conditions.foliage, rng)
+        c = self.config
+        rays = self._firing_rays(scene, base_from_sensor, odom_from_base)
+        hits = scene.cast_rays(rays)
+        if conditions.foliage_penetration > 0:
+            _penetrate_foliage(scene, rays, hits, conditions.foliage_penetration, rng)
         power, intensity = np.empty(len(rays), np.float32), np.empty(len(rays), np.float32)
         soup = scene.soup
-        _echo(rays, hits.distance, hits.triangle, soup.corners, soup.materials, soup.object_of,
-              scene.objects, TABLE, conditions.extinction, p.reach, power, intensity)  # fmt: skip
+        _received_power(
+            rays, hits.distance, hits.triangle, soup.corners, soup.materials, soup.object_index,
+            scene.objects, MATERIAL_TABLE, conditions.extinction, c.detection_range, power, intensity,
+        )  # fmt: skip
         distance = hits.distance.copy()
         scattered = np.zeros(len(rays), np.bool_)
-        kept = (distance < p.max_range) & (distance > p.min_range)
-        if p.noise:
-            kept &= rng.random(len(rays), np.float32) < _chance(power) * (1.0 - p.dropout)
-            scattered = self._blur_and_scatter(distance, hits, conditions, kept, rng)
-            ring_error = np.random.default_rng([ord(c) for c in self.name])
-            own = p.ring_noise * ring_error.standard_normal(self.rings).astype(np.float32)
-            distance += np.repeat(own, p.columns)
-            distance += p.range_noise * rng.standard_normal(len(rays), np.float32)
-            intensity *= 1.0 + 0.06 * rng.standard_normal(len(rays), np.float32)
-        if lost > 0:
-            silent = np.random.default_rng(len(self.name)).permutation(self.rings)
-            kept.reshape(self.rings, -1)[silent[: round(lost * self.rings)]] = False
+        kept = (distance < c.max_range) & (distance > c.min_range)
+        if c.noise:
+            probability = _detection_probability(power) * (1.0 - c.dropout_ratio)
+            kept &= rng.random(len(rays), np.float32) < probability
+            scattered = self._add_mixed_pixels_and_backscatter(
+                distance, hits, conditions, kept, rng
+            )
+            self._add_noise(distance, intensity, rng)
+        if lost_ring_fraction > 0:
+            # Seeded by the sensor's name: the same rings are lost in every sweep.
+            order = np.random.default_rng(len(self.name)).permutation(self.rings)
+            kept.reshape(self.rings, -1)[order[: round(lost_ring_fraction * self.rings)]] = False
         points = np.empty((int(kept.sum()), 4), np.float32)
         points[:, :3] = self.directions[kept] * distance[kept, None].astype(np.float64)
         points[:, 3] = np.where(
-            scattered[kept], 0.02, np.clip(p.intensity_gain * intensity[kept], 0.0, 1.0)
+            scattered[kept], 0.02, np.clip(c.intensity_gain * intensity[kept], 0.0, 1.0)
         )
         times = np.tile(
-            self.column_times if p.motion_distortion else 0 * self.column_times, self.rings
+            self.column_times if c.motion_distortion else 0 * self.column_times, self.rings
         )
-        rings = np.repeat(np.arange(self.rings, dtype=np.uint16), p.columns)
+        rings = np.repeat(np.arange(self.rings, dtype=np.uint16), c.columns)
         sweep = LidarSweep(
             self.name, stamp_ns, self.frame_id, points, times[kept].astype(np.float32), rings[kept]
         )
-        owner = soup.object_of[np.maximum(hits.triangle[kept], 0)]
-        air = scattered[kept] | (hits.triangle[kept] < 0)
-        semantics = np.where(air, np.uint8(0), scene.semantics[owner])
-        return sweep, SweepTruth(semantics, np.where(air, np.int32(0), scene.tracks[owner]))
+        object_index = soup.object_index[np.maximum(hits.triangle[kept], 0)]
+        is_airborne = scattered[kept] | (hits.triangle[kept] < 0)
+        semantics = np.where(is_airborne, np.uint8(0), scene.semantics[object_index])
+        instances = np.where(is_airborne, np.int32(0), scene.tracks[object_index])
+        return sweep, SweepTruth(semantics, instances)
 
-    def _rays(
+    def _add_noise(
+        self,
+        distance: NDArray[np.float32],
+        intensity: NDArray[np.float32],
+        rng: np.random.Generator,
+    ) -> None:
+        """Add range noise, each ring's constant range error and intensity noise in place."""
+        c = self.config
+        # Seeded by the sensor's name: the error of a ring is the same in every sweep.
+        ring_rng = np.random.default_rng([ord(letter) for letter in self.name])
+        ring_error = c.ring_noise * ring_rng.standard_normal(self.rings).astype(np.float32)
+        distance += np.repeat(ring_error, c.columns)
+        distance += c.range_noise * rng.standard_normal(len(distance), np.float32)
+        intensity *= 1.0 + 0.06 * rng.standard_normal(len(distance), np.float32)
+
+    def _firing_rays(
         self,
         scene: Scene,
         base_from_sensor: NDArray[np.float64],
         odom_from_base: Callable[[float], NDArray[np.float64]],
     ) -> NDArray[np.float32]:
-        """Rays (N, 6), ring by ring, from where the sensor is when it fires each."""
-        if not self.physics.motion_distortion:
+        """Rays (N, 6) in the scene's frame, ring by ring, each from the sensor's pose at its firing."""
+        if not self.config.motion_distortion:
             pose = scene.sensor_pose(odom_from_base(0.0), base_from_sensor)
             origins = np.broadcast_to(pose[:3, 3], self.directions.shape)
             return np.hstack([origins, self.directions @ pose[:3, :3].T]).astype(np.float32)
-        # Between knots 5 ms apart the motion is straight within a tenth of a millimetre.
+        # Linear interpolation between poses 5 ms apart is accurate to 0.1 mm.
         count = max(2, int(np.ceil(self.period / 0.005)) + 1)
-        knots = np.linspace(-self.period / 2, self.period / 2, count)
-        place = np.array([scene.sensor_pose(odom_from_base(t), base_from_sensor) for t in knots])
-        columns = [np.interp(self.column_times, knots, place[:, i, j]) for i, j in np.ndindex(3, 4)]
-        pose = np.stack(columns, axis=1).reshape(-1, 3, 4)
-        rays = np.empty((self.rings * len(pose), 6), np.float32)
-        _turn_columns(pose, self.directions, rays)
+        times = np.linspace(-self.period / 2, self.period / 2, count)
+        poses = np.array([scene.sensor_pose(odom_from_base(t), base_from_sensor) for t in times])
+        entries = [np.interp(self.column_times, times, poses[:, i, j]) for i, j in np.ndindex(3, 4)]
+        column_poses = np.stack(entries, axis=1).reshape(-1, 3, 4)
+        rays = np.empty((self.rings * len(column_poses), 6), np.float32)
+        _transform_column_rays(column_poses, self.directions, rays)
         return rays
 
-    def _blur_and_scatter(
+    def _add_mixed_pixels_and_backscatter(
         self,
         distance: NDArray[np.float32],
-        hits: Hits,
+        hits: RayHits,
         conditions: Conditions,
         kept: NDArray[np.bool_],
         rng: np.random.Generator,
     ) -> NDArray[np.bool_]:
-        """Ranges between two surfaces at edges, and echoes of fog and rain; returns the latter (N,)."""
-        p = self.physics
+        """Add mixed pixels at depth edges and backscatter of fog and rain.
+
+        distance, kept: (N,) are changed in place. Returns the mask (N,) of the backscatter.
+        """
+        c = self.config
         grid = hits.distance.reshape(self.rings, -1)
-        beside = np.roll(grid, 1, axis=1)
+        neighbour = np.roll(grid, 1, axis=1)
         with np.errstate(invalid="ignore"):
-            edge = (np.abs(grid - beside) > 0.3) & (np.abs(grid - beside) < 5.0)
-        mixed = edge.ravel() & (rng.random(len(distance), np.float32) < p.edge_mixing)
-        share = rng.random(len(distance), np.float32)
-        distance[mixed] += share[mixed] * (beside.ravel()[mixed] - distance[mixed])
-        air = conditions.extinction - 1.0 / 2500.0
-        if air <= 0:
+            edge = (np.abs(grid - neighbour) > 0.3) & (np.abs(grid - neighbour) < 5.0)
+        mixed = edge.ravel() & (rng.random(len(distance), np.float32) < c.mixed_pixel_ratio)
+        fraction = rng.random(len(distance), np.float32)
+        distance[mixed] += fraction[mixed] * (neighbour.ravel()[mixed] - distance[mixed])
+        extinction = conditions.extinction - 1.0 / 2500.0  # of fog and rain
+        if extinction <= 0:
             return np.zeros(len(distance), np.bool_)
-        # A soft target's echo peaks where the pulse fully overlaps, and dies with the way there and
-        # back (Hahner et al. 2021, eq. 8 and 9, with ranges drawn rather than integrated).
-        drawn = 1.5 + rng.exponential(1.0 / (2.0 * air + 0.08), len(distance)).astype(np.float32)
-        likely = 1.0 - np.exp(-1.2 * air * np.minimum(hits.distance, 25.0))
-        scattered = (rng.random(len(distance), np.float32) < likely) & (drawn < hits.distance)
-        scattered &= drawn < 30.0
-        distance[scattered] = drawn[scattered]
+        # The echo of a soft target has its maximum where the beams fully overlap, and decays with the
+        # two-way path (Hahner et al. 2021, eq. 8 and 9; here the ranges are sampled, not integrated).
+        mean_range = 1.0 / (2.0 * extinction + 0.08)
+        echo_range = 1.5 + rng.exponential(mean_range, len(distance)).astype(np.float32)
+        probability = 1.0 - np.exp(-1.2 * extinction * np.minimum(hits.distance, 25.0))
+        scattered = rng.random(len(distance), np.float32) < probability
+        scattered &= (echo_range < hits.distance) & (echo_range < 30.0)
+        distance[scattered] = echo_range[scattered]
         kept |= scattered
         return scattered
 
 
-def _enter_leaves(
-    scene: Scene, rays: NDArray[np.float32], hits: Hits, depth: float, rng: np.random.Generator
+def _penetrate_foliage(
+    scene: Scene, rays: NDArray[np.float32], hits: RayHits, depth: float, rng: np.random.Generator
 ) -> None:
-    """Move hits on leaves to where the pulse comes back: leaves fill their volume evenly, so the way in
-    is exponential (Beer and Lambert), and ends at what stands behind or on the far side."""
+    """Move hits on foliage into it, in place.
+
+    Leaves fill their volume evenly, so that the penetration depth has an exponential distribution (Beer
+    and Lambert) with the mean `depth` in metres. It ends at the next surface, such as the far side of
+    the foliage or an object in it.
+    """
     triangle = hits.triangle
     leaves = np.flatnonzero(
         (triangle >= 0) & (scene.soup.materials[np.maximum(triangle, 0)] == Material.LEAVES)
     )
-    way = rng.exponential(depth, len(leaves)).astype(np.float32)
-    within = rays[leaves]  # a copy
+    path_length = rng.exponential(depth, len(leaves)).astype(np.float32)
+    inner_rays = rays[leaves]  # a copy
     start = hits.distance[leaves] + np.float32(1e-3)
-    within[:, :3] += start[:, None] * within[:, 3:]
-    behind = scene.cast(within)
-    reached = behind.distance < way
-    hits.distance[leaves] = start + np.where(reached, behind.distance, way)
-    hits.triangle[leaves] = np.where(reached, behind.triangle, triangle[leaves])
+    inner_rays[:, :3] += start[:, None] * inner_rays[:, 3:]
+    inner_hits = scene.cast_rays(inner_rays)
+    is_surface_hit = inner_hits.distance < path_length
+    hits.distance[leaves] = start + np.where(is_surface_hit, inner_hits.distance, path_length)
+    hits.triangle[leaves] = np.where(is_surface_hit, inner_hits.triangle, triangle[leaves])
 
 
 @numba.njit(cache=True, nogil=True)
-def _turn_columns(pose, directions, rays):  # type: ignore[no-untyped-def]
-    """Rays of each ring's columns, each from the pose (columns, 3, 4) of its time."""
+def _transform_column_rays(pose, directions, rays):  # type: ignore[no-untyped-def]
+    """Transform directions (N, 3), ring by ring, by the pose (columns, 3, 4) of their column.
+
+    Writes rays (N, 6) with unit directions.
+    """
     for i in range(len(directions)):
-        at = pose[i % len(pose)]
+        column_pose = pose[i % len(pose)]
         square = 0.0
         for k in range(3):
-            rays[i, k] = at[k, 3]
-            turned = 0.0
+            rays[i, k] = column_pose[k, 3]
+            rotated = 0.0
             for j in range(3):
-                turned += at[k, j] * directions[i, j]
-            rays[i, 3 + k] = turned
-            square += turned * turned
+                rotated += column_pose[k, j] * directions[i, j]
+            rays[i, 3 + k] = rotated
+            square += rotated * rotated
         for k in range(3):
             rays[i, 3 + k] /= np.sqrt(square)
 
 
-def _chance(power: NDArray[np.float32]) -> NDArray[np.float32]:
-    """That an echo is detected: a soft threshold at power 1 (shot noise of the receiver)."""
+def _detection_probability(power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Detection probability of a return: a soft threshold at power 1 (shot noise of the receiver)."""
     return 1.0 / (1.0 + np.maximum(power, 1e-9) ** np.float32(-4.0))
 
 
 @numba.njit(cache=True, nogil=True)
-def _echo(  # type: ignore[no-untyped-def]
-    rays, distance, triangle, corners, materials, object_of, objects, table, extinction, reach,
-    power, intensity,
+def _received_power(  # type: ignore[no-untyped-def]
+    rays, distance, triangle, corners, materials, object_index, objects, table, extinction,
+    detection_range, power, intensity,
 ):  # fmt: skip
-    """Power of each echo, 1 where half are detected, and calibrated intensity, by the LiDAR equation.
+    """Power and intensity of each return by the LiDAR equation, written to power and intensity (N,).
 
-    Power falls with the square of the distance and the way through the air and back (Wandinger 2005).
-    Rough surfaces fall off less than Lambert's cosine (Oren and Nayar 1994); shiny ones faster.
+    The power is relative to that at which half of the returns are detected. It falls with the square of
+    the distance and with the attenuation on the two-way path (Wandinger 2005). On rough surfaces it
+    falls less with the angle of incidence than Lambert's cosine (Oren and Nayar 1994), on shiny surfaces
+    like the cosine.
     """
-    flat = np.zeros(3)
-    unit = reach * reach / 0.1
+    normal = np.zeros(3)
+    scale = detection_range * detection_range / 0.1
     for i in range(len(rays)):
         j = triangle[i]
         if j < 0:
             power[i], intensity[i] = 0.0, 0.0
             continue
-        face_normal(corners[j], flat)
-        cosine = abs(flat[0] * rays[i, 3] + flat[1] * rays[i, 4] + flat[2] * rays[i, 5])
+        face_normal(corners[j], normal)
+        cosine = abs(normal[0] * rays[i, 3] + normal[1] * rays[i, 4] + normal[2] * rays[i, 5])
         row = table[materials[j]]
         reflectivity = row[REFLECTIVITY]
-        own = objects[object_of[j]]
-        if int(row[TEXTURE]) == 1:  # paint: its colour, less where it is dark
-            reflectivity = 0.06 + 0.5 * (own[0] + own[1] + own[2]) / 3.0
-        elif int(row[TEXTURE]) == 2:  # cloth: dyes hide less there than in the light
-            reflectivity = 0.2 + 0.6 * (own[3] + own[4] + own[5]) / 3.0
-        shiny = row[TRANSMISSION]
-        rough = 0.35 + 0.65 * cosine if shiny < 0.04 else cosine
-        spread = reflectivity * (1.0 - shiny) * rough
-        # Retro-reflectors work up to some 60 degrees.
-        spread *= 1.0 + row[RETRO] * max(0.0, cosine - 0.4)
-        air = np.exp(-2.0 * extinction * distance[i])
-        power[i] = np.sqrt(spread * air * unit) / max(distance[i], 0.1)
-        intensity[i] = reflectivity * rough * (1.0 + row[RETRO] * max(0.0, cosine - 0.4)) * air
+        colours = objects[object_index[j]]
+        if int(row[TEXTURE]) == PAINT:  # dark paint is darker at 905 nm too
+            reflectivity = 0.06 + 0.5 * (colours[0] + colours[1] + colours[2]) / 3.0
+        elif int(row[TEXTURE]) == CLOTH:  # dyes absorb less at 905 nm than visible light
+            reflectivity = 0.2 + 0.6 * (colours[3] + colours[4] + colours[5]) / 3.0
+        transmission = row[TRANSMISSION]
+        angular = 0.35 + 0.65 * cosine if transmission < 0.04 else cosine
+        backscatter = reflectivity * (1.0 - transmission) * angular
+        # Retro-reflectors work up to an angle of incidence of about 60 degrees.
+        retro_gain = 1.0 + row[RETROREFLECTION] * max(0.0, cosine - 0.4)
+        backscatter *= retro_gain
+        attenuation = np.exp(-2.0 * extinction * distance[i])
+        power[i] = np.sqrt(backscatter * attenuation * scale) / max(distance[i], 0.1)
+        intensity[i] = reflectivity * angular * retro_gain * attenuation

@@ -1,7 +1,7 @@
-"""What the picture loses while the shutter is open: each pixel smeared along its own way.
+"""Motion blur: the light of each pixel is averaged along its motion during the exposure.
 
-The way of each pixel is that of the surface which it sees, by the camera's own motion and the
-surface's; the light is averaged along it, as "depth-based" motion blur does (Rosado 2007).
+The motion of a pixel follows from the motion of the camera and of the surface that the pixel shows
+(depth-based motion blur, Rosado 2007).
 """
 
 from __future__ import annotations
@@ -13,75 +13,81 @@ from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.simulation.world.scene import Hits, Scene
+from multimodal_perception.simulation.world.scene import RayHits, Scene
 
-# The way is asked for at every eighth pixel and is smooth between.
-STEP = 8
-# Longer ways are cut there.
-MOST_PIXELS = 32.0
+# The motion is computed at every eighth pixel and interpolated between.
+SAMPLE_STRIDE = 8
+# Longer motions are clipped, in x and in y.
+MAX_BLUR_PIXELS = 32.0
 
 
-def image_motion(
+def pixel_motion(
     model: CameraModel,
     scene: Scene,
-    hits: Hits,
+    hits: RayHits,
     directions: NDArray[np.float32],
     pose: NDArray[np.float64],
     ends: tuple[NDArray[np.float64], NDArray[np.float64]],
     seconds: float,
 ) -> NDArray[np.float32]:
-    """Pixels (H, W, 2) that what each pixel sees moves while the shutter is open.
+    """Motion in the image during the exposure of what each pixel shows, (H, W, 2) float32 pixels.
 
-    pose, ends: the camera's pose (4, 4) in the middle, at the beginning and at the end of it.
+    hits, directions: of the rays of all pixels. pose: the camera's pose (4, 4) at the centre of the
+    exposure. ends: its poses at the start and at the end. seconds: exposure time.
     """
     shape = model.height, model.width
-    coarse = np.arange(shape[0] * shape[1]).reshape(shape)[STEP // 2 :: STEP, STEP // 2 :: STEP]
+    every = slice(SAMPLE_STRIDE // 2, None, SAMPLE_STRIDE)
+    coarse = np.arange(shape[0] * shape[1]).reshape(shape)[every, every]
     index = coarse.ravel()
     distance = np.minimum(hits.distance[index], 1e4)
-    places = poses.transform_points(pose, directions[index] * distance[:, None].astype(np.float64))
-    owner = scene.seen_objects(hits)[index]
-    box = np.where(owner >= 0, scene.box_of[np.maximum(owner, 0)], -1)
-    speed = np.zeros((len(index), 3))
-    moving = box >= 0
-    speed[moving, :2] = scene.velocities[box[moving]]
-    pixels, seen = [], np.ones(len(index), np.bool_)
+    points = poses.transform_points(pose, directions[index] * distance[:, None].astype(np.float64))
+    hit_object = scene.hit_objects(hits)[index]
+    box = np.where(hit_object >= 0, scene.box_index[np.maximum(hit_object, 0)], -1)
+    velocity = np.zeros((len(index), 3))
+    has_box = box >= 0
+    velocity[has_box, :2] = scene.velocities[box[has_box]]
+    pixels, is_valid = [], np.ones(len(index), np.bool_)
     for end, half in zip(ends, (-0.5, 0.5), strict=True):
-        there = poses.transform_points(poses.inverse(end), places + half * seconds * speed)
-        at, inside = model.project(there)
-        pixels.append(at)
-        # What leaves the image has a way all the same; what is behind the camera has none.
-        seen &= np.isfinite(at).all(axis=1) & (inside | (there[:, 2] > 0.05))
-    way = np.where(seen[:, None], pixels[1] - pixels[0], 0.0)
-    way = np.clip(way, -MOST_PIXELS, MOST_PIXELS).astype(np.float32).reshape(*coarse.shape, 2)
-    return np.asarray(cv2.resize(way, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        moved_points = points + half * seconds * velocity
+        points_in_camera = poses.transform_points(poses.inverse(end), moved_points)
+        pixel, inside = model.project(points_in_camera)
+        pixels.append(pixel)
+        # Points that leave the image have a valid motion; points behind the camera have none.
+        is_valid &= np.isfinite(pixel).all(axis=1) & (inside | (points_in_camera[:, 2] > 0.05))
+    motion = np.where(is_valid[:, None], pixels[1] - pixels[0], 0.0)
+    motion = np.clip(motion, -MAX_BLUR_PIXELS, MAX_BLUR_PIXELS).astype(np.float32)
+    motion = motion.reshape(*coarse.shape, 2)
+    return np.asarray(cv2.resize(motion, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def smeared(light: NDArray[np.float32], way: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean light (H, W, 3) along each pixel's way (H, W, 2), about the pixel."""
-    result = np.empty_like(light)
-    _smear(light, way, result)
+def apply_motion_blur(
+    image: NDArray[np.float32], motion: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Average the image (H, W, 3) along the motion (H, W, 2) of each pixel, centred on the pixel."""
+    result = np.empty_like(image)
+    _average_along_motion(image, motion, result)
     return result
 
 
 @numba.njit(cache=True, nogil=True)
-def _smear(light, way, result):  # type: ignore[no-untyped-def]
-    rows, columns = light.shape[:2]
+def _average_along_motion(image, motion, result):  # type: ignore[no-untyped-def]
+    rows, columns = image.shape[:2]
     for v in range(rows):
         for u in range(columns):
-            du, dv = way[v, u, 0], way[v, u, 1]
+            du, dv = motion[v, u, 0], motion[v, u, 1]
             count = int(max(abs(du), abs(dv)) + 0.5) + 1
             if count == 1:
                 for k in range(3):
-                    result[v, u, k] = light[v, u, k]
+                    result[v, u, k] = image[v, u, k]
                 continue
             red, green, blue = 0.0, 0.0, 0.0
             for i in range(count):
-                share = (i + 0.5) / count - 0.5
-                x = min(max(int(np.floor(u + share * du + 0.5)), 0), columns - 1)
-                y = min(max(int(np.floor(v + share * dv + 0.5)), 0), rows - 1)
-                red += light[y, x, 0]
-                green += light[y, x, 1]
-                blue += light[y, x, 2]
+                fraction = (i + 0.5) / count - 0.5
+                x = min(max(int(np.floor(u + fraction * du + 0.5)), 0), columns - 1)
+                y = min(max(int(np.floor(v + fraction * dv + 0.5)), 0), rows - 1)
+                red += image[y, x, 0]
+                green += image[y, x, 1]
+                blue += image[y, x, 2]
             result[v, u, 0] = red / count
             result[v, u, 1] = green / count
             result[v, u, 2] = blue / count

@@ -1,4 +1,4 @@
-"""Ultrasonic range sensors: a bundle of rays in the cone, the nearest echo that is loud enough."""
+"""Simulated ultrasonic range sensors: the nearest echo above a threshold among rays in a cone."""
 
 from __future__ import annotations
 
@@ -14,72 +14,87 @@ from multimodal_perception.configuration import build
 from multimodal_perception.frame import UltrasonicReading
 from multimodal_perception.rig import RangeLimits, Sensor
 from multimodal_perception.simulation.sensors.shading import face_normal
-from multimodal_perception.simulation.world.materials import TABLE, Column
-from multimodal_perception.simulation.world.scene import Scene, rays_from
+from multimodal_perception.simulation.world.materials import MATERIAL_TABLE, MaterialProperty
+from multimodal_perception.simulation.world.scene import Scene, rays_from_pose
 
-ECHO = int(Column.ECHO)
+ULTRASONIC_REFLECTION = int(MaterialProperty.ULTRASONIC_REFLECTION)
 DEFAULT_LIMITS = RangeLimits(0.15, 5.0, 1.05)
 
 
 @dataclass(frozen=True)
-class UltrasonicPhysics:
-    """What a rig file may say of an ultrasonic under `simulation`.
+class UltrasonicSimulationConfig:
+    """Parameters of a simulated ultrasonic sensor, in the sensor's `simulation` entry of the rig file.
 
-    rays: in the cone; 4096 find the nearest echo to 1 cm. resolution: metres. threshold: of an echo, in
-    parts of that of a wall 1 m away straight ahead; 0.016 leaves out the road under a bumper 0.5 m up.
-    noise_m: standard deviation of the range. crosstalk, ghost: chances of a reading that comes from
-    another sensor's pulse or went a longer way.
+    Attributes:
+        rays: Number of rays in the sensor's cone; 4096 give the range of the nearest echo with an
+            accuracy of 1 cm. Lower it to save time.
+        resolution: Step to which ranges are rounded. Increase it for sensors with coarse output.
+        echo_threshold: Minimum amplitude of an echo, relative to that of a wall at 1 m on the axis; with
+            0.016 a sensor at a height of 0.5 m does not detect the road. Lower it for a more sensitive
+            sensor.
+        range_noise: Standard deviation of the random error of each reading. Increase it for noisier
+            sensors.
+        crosstalk_probability: Probability of a range that is caused by another sensor's pulse. Increase
+            it for sensors that transmit at the same time.
+        ghost_probability: Probability of a multipath echo at twice the range. Increase it for
+            surroundings with many reflecting walls.
+        noise: Whether range noise, crosstalk and multipath echoes are simulated. Disable it for
+            noise-free reference data.
     """
 
     rays: int = field(default=4096, metadata={"min": 8, "max": 20000})
     resolution: float = field(default=0.01, metadata={"min": 1e-4, "max": 1.0, "unit": "m"})
-    threshold: float = field(default=0.016, metadata={"min": 0.0, "max": 1.0})
-    noise_m: float = field(default=0.006, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
-    crosstalk: float = field(default=0.002, metadata={"min": 0.0, "max": 1.0})
-    ghost: float = field(default=0.004, metadata={"min": 0.0, "max": 1.0})
+    echo_threshold: float = field(default=0.016, metadata={"min": 0.0, "max": 1.0})
+    range_noise: float = field(default=0.006, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
+    crosstalk_probability: float = field(default=0.002, metadata={"min": 0.0, "max": 1.0})
+    ghost_probability: float = field(default=0.004, metadata={"min": 0.0, "max": 1.0})
     noise: bool = True
 
 
 class SimulatedUltrasonic:
-    """One ultrasonic of a rig."""
+    """One ultrasonic sensor of a rig."""
 
     def __init__(self, sensor: Sensor) -> None:
         self.name = sensor.name
         self.frame_id = sensor.frame_id
         self.limits = sensor.limits or DEFAULT_LIMITS
-        self.physics = build(
-            UltrasonicPhysics, sensor.simulation, f"sensor {sensor.name} simulation"
+        self.config = build(
+            UltrasonicSimulationConfig, sensor.simulation, f"sensor {sensor.name} simulation"
         )
-        self.directions, self.beam = cone(self.physics.rays, self.limits.field_of_view)
+        self.directions, self.beam = cone_directions(self.config.rays, self.limits.field_of_view)
 
-    def reading(
+    def measure(
         self,
         nearest: float,
-        heard_by_others: Sequence[float],
+        other_ranges: Sequence[float],
         stamp_ns: int,
         rng: np.random.Generator,
     ) -> UltrasonicReading:
-        """What it says of the nearest echo, metres, inf for none."""
-        p, limits = self.physics, self.limits
-        chance = rng.random(3)
-        measured = nearest + (p.noise_m * rng.standard_normal() if p.noise else 0.0)
-        if p.noise and chance[0] < p.crosstalk and len(heard_by_others):
-            other = min(heard_by_others)
-            if math.isfinite(other):
-                measured = min(measured, 0.5 * (other + limits.max_range * chance[2]))
-        elif p.noise and chance[1] < p.ghost and math.isfinite(nearest):
-            measured = 2.0 * nearest
-        return self.reported(measured, stamp_ns)
+        """Simulate a measurement with noise, crosstalk and multipath echoes.
 
-    def reported(self, measured: float, stamp_ns: int) -> UltrasonicReading:
-        """What it says of a measured range, metres, by REP 117."""
-        p, limits = self.physics, self.limits
+        nearest: true range of the nearest echo in metres, inf without one. other_ranges: those of the
+        rig's other ultrasonic sensors, which cause crosstalk.
+        """
+        c, limits = self.config, self.limits
+        draws = rng.random(3)
+        measured = nearest + (c.range_noise * rng.standard_normal() if c.noise else 0.0)
+        if c.noise and draws[0] < c.crosstalk_probability and len(other_ranges):
+            other = min(other_ranges)
+            if math.isfinite(other):
+                measured = min(measured, 0.5 * (other + limits.max_range * draws[2]))
+        elif c.noise and draws[1] < c.ghost_probability and math.isfinite(nearest):
+            measured = 2.0 * nearest
+        return self.to_reading(measured, stamp_ns)
+
+    def to_reading(self, measured: float, stamp_ns: int) -> UltrasonicReading:
+        """The reading of a measured range in metres, with the values inf and -inf of REP 117."""
+        c, limits = self.config, self.limits
         if not measured <= limits.max_range:
             value = math.inf
         elif measured < limits.min_range:
             value = -math.inf
         else:
-            value = round(measured / p.resolution) * p.resolution
+            value = round(measured / c.resolution) * c.resolution
         return UltrasonicReading(
             self.name,
             stamp_ns,
@@ -91,58 +106,72 @@ class SimulatedUltrasonic:
         )
 
 
-def cone(rays: int, field_of_view: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit rays (N, 3) about x, even over the cone (Vogel's spiral), and the beam's gain (N,).
+def cone_directions(
+    rays: int, field_of_view: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Unit rays (N, 3) evenly distributed in a cone about x (Vogel's spiral), and their gain (N,).
 
-    The gain falls to a quarter (-6 dB) at the cone's rim, as data sheets state a beam's width.
+    field_of_view: opening angle of the cone, rad. The gain is 0.25 (-6 dB) at the rim of the cone, as
+    the beam width is defined in data sheets.
     """
     k = np.arange(rays) + 0.5
     cosine = 1.0 - (1.0 - math.cos(field_of_view / 2)) * k / rays
-    turn = math.pi * (1.0 + math.sqrt(5.0)) * k
+    angle = math.pi * (1.0 + math.sqrt(5.0)) * k
     sine = np.sqrt(1.0 - cosine**2)
-    directions = np.stack([cosine, sine * np.cos(turn), sine * np.sin(turn)], axis=1)
+    directions = np.stack([cosine, sine * np.cos(angle), sine * np.sin(angle)], axis=1)
     gain = 0.25 ** ((np.arccos(np.clip(cosine, -1, 1)) / (field_of_view / 2)) ** 2)
     return directions.astype(np.float32), gain.astype(np.float32)
 
 
-def nearest_echoes(
+def nearest_echo_ranges(
     sensors: Sequence[SimulatedUltrasonic],
     scene: Scene,
-    places: Mapping[str, NDArray[np.float64]],
+    poses: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, float]:
-    """Distance of the nearest echo of each sensor, inf for none; places: poses (4, 4) in the scene."""
+    """Range of each sensor's nearest echo in metres, inf without one.
+
+    poses: the sensors' poses (4, 4) in the scene's frame.
+    """
     if not sensors:
         return {}
-    rays = np.concatenate([rays_from(places[s.name], s.directions) for s in sensors])
-    hits = scene.cast(rays)
+    rays = np.concatenate([rays_from_pose(poses[s.name], s.directions) for s in sensors])
+    hits = scene.cast_rays(rays)
     soup = scene.soup
-    answer, start = {}, 0
+    ranges, start = {}, 0
     for sensor in sensors:
         part = slice(start, start + len(sensor.directions))
         start = part.stop
-        answer[sensor.name] = float(
-            _nearest(rays[part], hits.distance[part], hits.triangle[part], sensor.beam, soup.corners,
-                     soup.materials, TABLE, sensor.physics.threshold)
+        ranges[sensor.name] = float(
+            _nearest_echo(
+                rays[part], hits.distance[part], hits.triangle[part], sensor.beam, soup.corners,
+                soup.materials, MATERIAL_TABLE, sensor.config.echo_threshold,
+            )
         )  # fmt: skip
-    return answer
+    return ranges
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest(rays, distance, triangle, beam, corners, materials, table, threshold):  # type: ignore[no-untyped-def]
-    """Nearest hit whose echo is loud enough.
+def _nearest_echo(rays, distance, triangle, beam, corners, materials, table, echo_threshold):  # type: ignore[no-untyped-def]
+    """Distance of the nearest hit whose echo has at least the threshold's amplitude.
 
-    Ultrasound in air has waves of 8 mm, longer than most roughness: walls mirror it, and the echo falls
-    steeply with incidence (Kuc and Siegel 1987), and with the square of the distance.
+    Ultrasound in air has a wavelength of about 8 mm, longer than the roughness of most surfaces, so that
+    reflection is specular: the amplitude falls steeply with the angle of incidence (Kuc and Siegel 1987)
+    and with the square of the distance.
     """
-    flat = np.zeros(3)
-    best = np.inf
+    normal = np.zeros(3)
+    nearest = np.inf
     for i in range(len(rays)):
         j = triangle[i]
-        if j < 0 or distance[i] >= best:
+        if j < 0 or distance[i] >= nearest:
             continue
-        face_normal(corners[j], flat)
-        cosine = abs(flat[0] * rays[i, 3] + flat[1] * rays[i, 4] + flat[2] * rays[i, 5])
-        loud = table[materials[j], ECHO] * beam[i] * cosine**4 / max(distance[i], 0.1) ** 2
-        if loud >= threshold:
-            best = distance[i]
-    return best
+        face_normal(corners[j], normal)
+        cosine = abs(normal[0] * rays[i, 3] + normal[1] * rays[i, 4] + normal[2] * rays[i, 5])
+        amplitude = (
+            table[materials[j], ULTRASONIC_REFLECTION]
+            * beam[i]
+            * cosine**4
+            / max(distance[i], 0.1) ** 2
+        )
+        if amplitude >= echo_threshold:
+            nearest = distance[i]
+    return nearest

@@ -1,1 +1,1 @@
-"""The simulated world: scenarios, scenery, vehicles, people and their materials."""
+"""Simulated world: scenarios, procedurally generated scenery, vehicles, people and their materials."""

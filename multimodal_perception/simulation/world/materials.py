@@ -1,4 +1,4 @@
-"""What surfaces are made of, as each kind of sensor sees it: one table row a material."""
+"""Surface materials: one table row per material with its properties for every sensor modality."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from enum import IntEnum
 
 import numpy as np
 
-# Classes of semantic images, points and the semantic grid: the package's own, then the scenery.
+# Semantic classes of image pixels, LiDAR points and grid cells: the object classes of frame.CLASS_NAMES
+# first, then the classes of scenery.
 SEMANTIC_NAMES = (
     "unknown",
     "car",
@@ -31,17 +32,17 @@ SEMANTIC_NAMES = (
     "rack",
     "furniture",
 )
-SKY = SEMANTIC_NAMES.index("sky")
-# What a wheel may roll on.
-DRIVABLE = ("road", "marking", "sidewalk", "kerb", "terrain")
+SKY_CLASS = SEMANTIC_NAMES.index("sky")
+# Classes of ground that a vehicle can drive on.
+DRIVABLE_CLASS_NAMES = ("road", "marking", "sidewalk", "kerb", "terrain")
 
 
 class Texture(IntEnum):
-    """Patterns that the shaders know."""
+    """Procedural colour patterns, see sensors.shading.albedo."""
 
     PLAIN = 0
-    PAINT = 1  # the object's first colour
-    CLOTH = 2  # the object's second colour
+    PAINT = 1  # the object's paint_colour
+    CLOTH = 2  # the object's clothing_colour
     ASPHALT = 3
     SLABS = 4
     GRASS = 5
@@ -53,27 +54,27 @@ class Texture(IntEnum):
     SHEET = 11  # corrugated metal
 
 
-class Column(IntEnum):
-    """Columns of TABLE, all float32."""
+class MaterialProperty(IntEnum):
+    """Columns of MATERIAL_TABLE, all float32."""
 
     RED = 0
     GREEN = 1
     BLUE = 2
     TEXTURE = 3
-    REFLECTIVITY = 4  # LiDAR, 905 nm, diffuse
-    TRANSMISSION = 5  # share of LiDAR pulses that pass through or are mirrored away
-    RETRO = 6  # retro-reflective gain
-    EMISSIVITY = 7  # 8 to 14 um
-    OFFSET = 8  # kelvin above the air, in the shade
-    SOLAR = 9  # kelvin more, with the sun upright on it
-    RUNNING = 10  # kelvin more on an object that runs
-    ECHO = 11  # ultrasonic reflection, 0 to 1
-    GLOSS = 12  # share of the sky that it mirrors at normal incidence
-    GLOW = 13  # light of its own by night
+    REFLECTIVITY = 4  # diffuse reflectivity at 905 nm (LiDAR), 0 to 1
+    TRANSMISSION = 5  # fraction of LiDAR power that is transmitted or specularly reflected
+    RETROREFLECTION = 6  # retro-reflective gain
+    EMISSIVITY = 7  # in the thermal band of 8 to 14 um, 0 to 1
+    TEMPERATURE_OFFSET = 8  # temperature above the air in the shade, kelvin
+    SOLAR_HEATING = 9  # additional temperature with the sun at normal incidence, kelvin
+    ENGINE_HEATING = 10  # additional temperature on an object with a running engine, kelvin
+    ULTRASONIC_REFLECTION = 11  # reflected fraction of ultrasound, 0 to 1
+    SPECULAR = 12  # specular reflectance of visible light at normal incidence, 0 to 1
+    EMISSION = 13  # emitted light of lamps at night
 
 
 class Material(IntEnum):
-    """Rows of TABLE."""
+    """Rows of MATERIAL_TABLE."""
 
     ASPHALT = 0
     MARKING = 1
@@ -112,12 +113,14 @@ class Material(IntEnum):
     DARK_PAINT = 34
 
 
-# Reflectivity: Velodyne HDL-64E manual's calibration targets and the ASPRS/ECOSTRESS spectra at 0.9 um.
+# Sources of the values:
+# Reflectivity: calibration targets of Velodyne's HDL-64E manual, ASPRS/ECOSTRESS spectra at 0.9 um.
 # Emissivity: ECOSTRESS (Meerdink et al. 2019) and Rees, Physical Principles of Remote Sensing, table 2.
-# Heat: on clear days asphalt is some 20 K above the air (Asaeda et al. 1996); skin at 33 degrees and
-# clothes between it and the air (Havenith 2002); tyres 15 to 25 K, bonnets 20 to 30 K when driving.
-# Echo: air against a solid reflects all; cloth, leaves and grass swallow or scatter (Kuc 1990).
-#    red  green blue  texture       refl transm retro emis  off  solar run  echo gloss glow
+# Temperature: on clear days asphalt is about 20 K above the air (Asaeda et al. 1996); skin is at about
+# 33 deg C and clothes are between skin and air (Havenith 2002); when driving, tyres are 15 to 25 K and
+# bonnets 20 to 30 K above the air.
+# Ultrasound: solids reflect nearly all of it; cloth, leaves and grass absorb or scatter it (Kuc 1990).
+#    red  green blue  texture       refl transm retro emis  off  solar run  echo spec emission
 _ROWS = {
     "ASPHALT": (0.20, 0.20, 0.21, Texture.ASPHALT, 0.17, 0, 0, 0.95, 1, 18, 0, 0.8, 0.0, 0),
     "MARKING": (0.74, 0.74, 0.70, Texture.ASPHALT, 0.45, 0, 3, 0.94, 1, 13, 0, 0.8, 0.0, 0),
@@ -157,5 +160,5 @@ _ROWS = {
 }
 
 # (materials, columns) float32.
-TABLE = np.array([[float(v) for v in _ROWS[m.name]] for m in Material], np.float32)
-TABLE.setflags(write=False)
+MATERIAL_TABLE = np.array([[float(v) for v in _ROWS[m.name]] for m in Material], np.float32)
+MATERIAL_TABLE.setflags(write=False)

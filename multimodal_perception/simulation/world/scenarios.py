@@ -1,7 +1,7 @@
-"""Scenarios: a small YAML file each, and what its seed makes of it on the way.
+"""Scenarios: one YAML file each, and the moving objects that a seed generates from them.
 
-The world is a strip along x, made in blocks of 40 m from (seed, block), so a drive has no end. It is
-still but for movers, which follow lanes at their own even speed.
+The world is a strip along x that is generated in blocks of 40 m from (seed, block number), so a drive
+has no end. It is static except for moving objects, which follow lanes at constant speed.
 """
 
 from __future__ import annotations
@@ -20,86 +20,138 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.resources import share_path
 from multimodal_perception.simulation.sensors.conditions import Conditions, Fault
 
-Kind = Literal["street", "intersection", "highway", "parking", "warehouse"]
+Environment = Literal["street", "intersection", "highway", "parking", "warehouse"]
 
 
 class ScenarioError(UserError):
-    """A scenario that does not exist or cannot be; the message says which there are."""
+    """An unknown scenario; the message lists the available ones."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """Movers one after another along x at y, speed negative for the way back.
+    """Moving objects that follow each other along x.
 
-    spacing: metres between them on average. shares: how often each class, weights.
-    z: height of the ground there.
+    Attributes:
+        y: Lateral position of the lane's centre in the scenario's frame; the left side is positive.
+            Change it to move the traffic to another part of the carriageway or to the pavement.
+        speed: Speed of all objects of the lane along x, with a negative sign for oncoming traffic.
+            Increase its magnitude for faster traffic; zero is not allowed.
+        spacing: Mean distance between consecutive objects of the lane. Decrease it for denser traffic.
+        class_frequencies: Relative frequency of each object class in the lane; the values need not add
+            up to 1. Change them to get another mix of car, van, truck, bus, pedestrian, cyclist and
+            forklift.
+        z: Height of the ground on which the lane's objects move. Set it to the kerb height of 0.12 m
+            for lanes on a pavement.
     """
 
     y: float = field(metadata={"min": -60.0, "max": 60.0, "unit": "m"})
     speed: float = field(metadata={"min": -60.0, "max": 60.0, "unit": "m/s"})
     spacing: float = field(metadata={"min": 3.0, "max": 500.0, "unit": "m"})
-    shares: dict[str, float] = field(default_factory=lambda: {"car": 1.0})
+    class_frequencies: dict[str, float] = field(default_factory=lambda: {"car": 1.0})
     z: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
 
     def __post_init__(self) -> None:
         known = ("car", "van", "truck", "bus", "pedestrian", "cyclist", "forklift")
-        wrong = set(self.shares) - set(known)
-        if wrong:
-            raise ValueError(f"shares: {', '.join(sorted(wrong))}; allowed: {', '.join(known)}")
-        if not self.shares or min(self.shares.values()) < 0 or sum(self.shares.values()) <= 0:
-            raise ValueError("shares must be weights, not all zero")
+        unknown = set(self.class_frequencies) - set(known)
+        if unknown:
+            raise ValueError(
+                f"class_frequencies: unknown class {', '.join(sorted(unknown))}; "
+                f"allowed: {', '.join(known)}"
+            )
+        if (
+            not self.class_frequencies
+            or min(self.class_frequencies.values()) < 0
+            or sum(self.class_frequencies.values()) <= 0
+        ):
+            raise ValueError("class_frequencies must be at least 0, and one of them above 0")
         if self.speed == 0.0:
             raise ValueError("speed must not be zero")
 
 
 @dataclass(frozen=True)
-class Ego:
-    """How the vehicle goes: y and speed on average, weaving and surging a little about them."""
+class EgoMotion:
+    """Motion of the ego vehicle: straight along x with sinusoidal variations.
+
+    Attributes:
+        y: Mean lateral position of the vehicle in the scenario's frame. Change it to drive in another
+            lane.
+        speed: Mean speed along x. Increase it for faster drives; 0 keeps the vehicle at rest.
+        lateral_amplitude: Amplitude of the lateral oscillation within the lane, which has a period of
+            11 s. Increase it for stronger yaw motion; set it to 0 for a straight path.
+        longitudinal_amplitude: Amplitude of the oscillation of the position along x, which has a period
+            of 7 s. Increase it for stronger acceleration; the amplitude is limited so that the vehicle
+            never reverses.
+    """
 
     y: float = field(metadata={"min": -60.0, "max": 60.0, "unit": "m"})
     speed: float = field(metadata={"min": 0.0, "max": 60.0, "unit": "m/s"})
-    weave: float = field(default=0.15, metadata={"min": 0.0, "max": 2.0, "unit": "m"})
-    surge: float = field(default=0.8, metadata={"min": 0.0, "max": 2.0, "unit": "m"})
+    lateral_amplitude: float = field(default=0.15, metadata={"min": 0.0, "max": 2.0, "unit": "m"})
+    longitudinal_amplitude: float = field(
+        default=0.8, metadata={"min": 0.0, "max": 2.0, "unit": "m"}
+    )
 
-    def place(self, seconds: float) -> NDArray[np.float64]:
-        """x, y and yaw (3,) at a time: metres and radians."""
-        # Periods of 11 and 7 s: a driver's corrections in the lane and of the speed.
-        turn, pulse = 2 * math.pi / 11.0, 2 * math.pi / 7.0
-        weave = self.weave if self.speed > 0 else 0.0
-        surge = min(self.surge, 0.5 * self.speed / pulse)
-        x = self.speed * seconds + surge * math.sin(pulse * seconds)
-        y = self.y + weave * math.sin(turn * seconds)
-        dx = self.speed + surge * pulse * math.cos(pulse * seconds)
-        dy = weave * turn * math.cos(turn * seconds)
+    def pose_2d(self, seconds: float) -> NDArray[np.float64]:
+        """Pose (3,) at a time in seconds: x and y in metres, yaw in radians."""
+        # Typical periods of a driver's corrections of the lateral position and of the speed.
+        lateral_rate, speed_rate = 2 * math.pi / 11.0, 2 * math.pi / 7.0  # rad/s
+        lateral = self.lateral_amplitude if self.speed > 0 else 0.0
+        longitudinal = min(self.longitudinal_amplitude, 0.5 * self.speed / speed_rate)
+        x = self.speed * seconds + longitudinal * math.sin(speed_rate * seconds)
+        y = self.y + lateral * math.sin(lateral_rate * seconds)
+        dx = self.speed + longitudinal * speed_rate * math.cos(speed_rate * seconds)
+        dy = lateral * lateral_rate * math.cos(lateral_rate * seconds)
         return np.array([x, y, math.atan2(dy, dx) if self.speed > 0 else 0.0])
 
     def odom_from_base(self, seconds: float) -> NDArray[np.float64]:
-        """Pose (4, 4) at a time; odom is the scenario's own frame."""
-        x, y, yaw = self.place(seconds)
+        """Pose (4, 4) at a time in seconds; the odom frame is the scenario's frame."""
+        x, y, yaw = self.pose_2d(seconds)
         return poses.from_xyz_rpy((x, y, 0.0), (0.0, 0.0, yaw))
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One kind of place, who moves in it, and the weather.
+    """An environment with its traffic, weather, light and sensor faults.
 
-    half_width: of the carriageway or aisle, metres. parked, trees, people, furniture: shares of the
-    places that are taken. gardens: share of houses' places. clutter: share of free places, on the
-    carriageway's sides and in gardens too, where something stands that is like nothing else.
-    storeys: least and most. indoor: lamps above, no sky.
+    Attributes:
+        name: Name of the scenario, used in output and file names. Change it when you derive a scenario
+            from another one.
+        environment: Layout of the generated world: street, intersection (a street with a crossing every
+            120 m), highway, parking or warehouse. Set it to the type of site that the vehicle drives in.
+        ego: Motion of the ego vehicle. Change it to drive in another lane or at another speed.
+        half_width: Half the width of the carriageway or aisle. Increase it for wider roads, and move
+            the lanes accordingly.
+        lanes: Lanes of moving objects, at most 60. Add lanes or change their spacing for more traffic.
+        parking_occupancy: Fraction of the parking spaces that are occupied. Increase it for more parked
+            vehicles; in the warehouse it is the probability of a row of traffic cones per block.
+        tree_density: Fraction of the tree positions at which a tree stands. Increase it for more
+            vegetation and occlusion.
+        pedestrian_density: Probability of standing pedestrians at each of their positions. Increase it
+            for more people beside the lanes.
+        furniture_density: Fraction of the positions on pavements with street furniture of a person's
+            height. Increase it to test whether a detector confuses furniture with pedestrians.
+        garden_ratio: Fraction of the building plots that are gardens. Increase it for more open space
+            and vegetation behind the pavement.
+        clutter_density: Fraction of the free positions beside the lanes and in gardens with clutter of
+            random shape. Increase it for hard negatives in training and evaluation of detectors.
+        storeys: Minimum and maximum number of storeys of the buildings, 1 to 40. Increase them for
+            street canyons.
+        indoor: Whether the scene is lit by ceiling lamps and has neither sky, weather nor sun. Set it
+            for halls.
+        conditions: Weather and light. Change them to render the scenario at night, in fog or in rain.
+        faults: Sensor faults that are part of the scenario. Add some to test degraded operation.
     """
 
     name: str
-    kind: Kind
-    ego: Ego
+    environment: Environment
+    ego: EgoMotion
     half_width: float = field(default=6.0, metadata={"min": 1.5, "max": 30.0, "unit": "m"})
     lanes: tuple[Lane, ...] = ()
-    parked: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    trees: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
-    people: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    furniture: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
-    gardens: float = field(default=0.16, metadata={"min": 0.0, "max": 1.0})
-    clutter: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    parking_occupancy: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
+    tree_density: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
+    pedestrian_density: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    furniture_density: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    garden_ratio: float = field(default=0.16, metadata={"min": 0.0, "max": 1.0})
+    clutter_density: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     storeys: tuple[int, int] = (2, 5)
     indoor: bool = False
     conditions: Conditions = field(default_factory=Conditions)
@@ -107,44 +159,51 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if not 1 <= self.storeys[0] <= self.storeys[1] <= 40:
-            raise ValueError("storeys: two numbers from 1 to 40, the least first")
+            raise ValueError("storeys: expected the minimum and the maximum, both from 1 to 40")
         if len(self.lanes) > 60:
             raise ValueError("lanes: at most 60")
 
 
 def scenario_names() -> list[str]:
-    """Names of the scenarios that the package carries."""
+    """Names of the scenarios that are installed with the package."""
     return sorted(p.stem for p in share_path("config", "scenarios").glob("*.yaml"))
 
 
 def load_scenario(name: str | Path) -> Scenario:
-    """A scenario by its name or by the path of its file.
+    """Load an installed scenario by its name, or a scenario file by its path.
 
-    Raises ScenarioError for an unknown one, ConfigurationError for what a file cannot say.
+    Raises ScenarioError for an unknown name, ConfigurationError for a file with invalid content.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in scenario_names():
             known = ", ".join(scenario_names())
-            raise ScenarioError(f"scenario {str(name)!r}: unknown; there are {known}, or a .yaml")
+            raise ScenarioError(
+                f"scenario {str(name)!r}: unknown; allowed: {known}, or the path of a .yaml file"
+            )
         path = share_path("config", "scenarios") / f"{name}.yaml"
     return build(Scenario, load_yaml(path), str(path))
 
 
 @dataclass(frozen=True)
-class Mover:
-    """Who goes in a lane: a class, which of its shapes, colours and where from."""
+class MovingObject:
+    """An object that follows a lane.
 
-    kind: str
+    variant: selects shape and size within the class. paint_colour, clothing_colour: linear RGB. start:
+    x at time 0, metres. y: lateral position, metres.
+    """
+
+    object_class: str
     variant: int
-    paint: tuple[float, float, float]
-    cloth: tuple[float, float, float]
+    paint_colour: tuple[float, float, float]
+    clothing_colour: tuple[float, float, float]
     start: float
     y: float
 
 
-# Shares of new cars' colours in Europe (BASF Color Report 2022): grey, white, black, blue, red, ...
-PAINTS = (
+# Colours of new cars in Europe and their relative frequencies (BASF Color Report 2022): grey, white,
+# black, blue, red, ...
+PAINT_COLOURS = (
     ((0.36, 0.37, 0.39), 0.27),
     ((0.86, 0.86, 0.85), 0.25),
     ((0.03, 0.03, 0.035), 0.22),
@@ -154,7 +213,7 @@ PAINTS = (
     ((0.10, 0.25, 0.14), 0.02),
     ((0.75, 0.55, 0.08), 0.02),
 )
-CLOTHS = (
+CLOTHING_COLOURS = (
     (0.12, 0.13, 0.16),
     (0.55, 0.10, 0.10),
     (0.15, 0.25, 0.50),
@@ -164,51 +223,64 @@ CLOTHS = (
 )
 
 
-def draw_paint(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A car's colour, linear RGB."""
-    weights = np.array([w for _, w in PAINTS])
-    return PAINTS[int(rng.choice(len(PAINTS), p=weights / weights.sum()))][0]
+def sample_paint_colour(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Draw a car's colour, linear RGB, according to the frequencies of PAINT_COLOURS."""
+    weights = np.array([w for _, w in PAINT_COLOURS])
+    return PAINT_COLOURS[int(rng.choice(len(PAINT_COLOURS), p=weights / weights.sum()))][0]
+
+
+def sample_clothing_colour(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Draw a clothing colour, linear RGB."""
+    return CLOTHING_COLOURS[int(rng.integers(len(CLOTHING_COLOURS)))]
 
 
 @lru_cache(maxsize=4096)
-def _mover(
+def _moving_object(
     seed: int,
     number: int,
     k: int,
     lane_key: tuple[float, ...],
-    shares: tuple[tuple[str, float], ...],
-) -> Mover:
+    class_frequencies: tuple[tuple[str, float], ...],
+) -> MovingObject:
+    """Object k of a lane; cached, because it is needed in every frame.
+
+    number: of the lane. lane_key: y and spacing of the lane. class_frequencies: sorted pairs.
+    """
     y, spacing = lane_key
     rng = np.random.default_rng((seed, 1, number, k + 1_000_000))
-    weights = np.array([w for _, w in shares])
-    kind = shares[int(rng.choice(len(shares), p=weights / weights.sum()))][0]
-    narrow = kind in ("pedestrian", "cyclist")
+    weights = np.array([w for _, w in class_frequencies])
+    index = int(rng.choice(len(class_frequencies), p=weights / weights.sum()))
+    object_class = class_frequencies[index][0]
+    is_narrow = object_class in ("pedestrian", "cyclist")
     start = k * spacing + spacing * rng.uniform(-0.22, 0.22)
-    return Mover(
-        kind,
+    return MovingObject(
+        object_class,
         int(rng.integers(0, 1000)),
-        draw_paint(rng),
-        CLOTHS[int(rng.integers(len(CLOTHS)))],
+        sample_paint_colour(rng),
+        sample_clothing_colour(rng),
         start,
-        y + rng.uniform(-0.35, 0.35) * (1.4 if narrow else 0.5),
+        y + rng.uniform(-0.35, 0.35) * (1.4 if is_narrow else 0.5),
     )
 
 
-def movers(
+def moving_objects(
     scenario: Scenario, seed: int, seconds: float, low: float, high: float
-) -> list[tuple[int, Lane, Mover, float]]:
-    """Who is between x = low and high: (track id, lane, mover, x). The ego's own place is kept free."""
-    found = []
+) -> list[tuple[int, Lane, MovingObject, float]]:
+    """Moving objects between x = low and high at a time: (track id, lane, object, x) each.
+
+    The position of the ego vehicle in its own lane stays free.
+    """
+    result = []
     for number, lane in enumerate(scenario.lanes):
         moved = lane.speed * seconds
         first = math.floor((low - moved) / lane.spacing) - 1
         last = math.ceil((high - moved) / lane.spacing) + 1
-        own = abs(lane.y - scenario.ego.y) < 1.5
+        is_ego_lane = abs(lane.y - scenario.ego.y) < 1.5
         for k in range(first, last + 1):
-            shares = tuple(sorted(lane.shares.items()))
-            mover = _mover(seed, number, k, (lane.y, lane.spacing), shares)
-            x = mover.start + moved
-            if not low <= x <= high or (own and k == 0):
+            class_frequencies = tuple(sorted(lane.class_frequencies.items()))
+            item = _moving_object(seed, number, k, (lane.y, lane.spacing), class_frequencies)
+            x = item.start + moved
+            if not low <= x <= high or (is_ego_lane and k == 0):
                 continue
-            found.append(((number + 1) * 8192 + k % 8192, lane, mover, x))
-    return found
+            result.append(((number + 1) * 8192 + k % 8192, lane, item, x))
+    return result

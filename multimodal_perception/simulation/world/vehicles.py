@@ -1,7 +1,7 @@
-"""Cars, vans, trucks and buses: a skin over cross sections, wheels, lamps and plates.
+"""Meshes of cars, vans, trucks and buses: a body lofted over cross sections, wheels, lamps and plates.
 
-Sizes: cars as ICCT's European market statistics 2022/23 give them by segment, vans and trucks as their
-makers' data sheets, buses within Directive 96/53/EC. x forward, standing on z = 0.
+Sizes: cars by segment from ICCT's European market statistics 2022/23, vans and trucks from the
+manufacturers' data sheets, buses within Directive 96/53/EC. Meshes point along x and stand on z = 0.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ import numpy as np
 from multimodal_perception.simulation.world.materials import Material
 from multimodal_perception.simulation.world.meshes import (
     Mesh,
-    at,
-    block,
+    cuboid,
     disc,
-    faceted,
+    flat_shaded,
     loft,
     merge,
     quad,
+    vec3,
 )
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Size in metres and side view of one model.
+class VehicleShape:
+    """Size and side profile of one vehicle model.
 
-    stations: from rear to front, (x as share of the length from -0.5 to 0.5, height of the belt line,
-    height of the roof, half width), heights and widths as shares. pillars: x where glass is parted.
+    size: (length, width, height), metres. stations: cross sections from rear to front, each (x, belt
+    line height, roof height, half width); x is a fraction of the length from -0.5 to 0.5, the others
+    are fractions of the height and of the half width. pillars: x of the pillars between windows, same
+    fraction. wheel: wheel radius, metres. axles: x of the axles, same fraction.
     """
 
-    label: str
+    vehicle_class: str
     size: tuple[float, float, float]
     stations: tuple[tuple[float, float, float, float], ...]
     pillars: tuple[float, ...] = (-0.03,)
@@ -103,24 +105,24 @@ CAB = (
     (0.460, 0.50, 0.90, 0.99),
     (0.500, 0.46, 0.50, 0.96),
 )
-SHAPES: dict[str, tuple[Shape, ...]] = {
+VEHICLE_SHAPES: dict[str, tuple[VehicleShape, ...]] = {
     "car": (
-        Shape("car", (3.70, 1.66, 1.49), HATCH, wheel=0.29),
-        Shape("car", (4.05, 1.75, 1.46), HATCH),
-        Shape("car", (4.32, 1.80, 1.47), HATCH),
-        Shape("car", (4.65, 1.83, 1.44), SEDAN),
-        Shape("car", (4.90, 1.87, 1.46), SEDAN, wheel=0.34),
-        Shape("car", (4.60, 1.82, 1.50), ESTATE, pillars=(-0.06, -0.28)),
-        Shape("car", (4.45, 1.86, 1.66), HATCH, wheel=0.36),
-        Shape("car", (4.75, 1.92, 1.72), ESTATE, pillars=(-0.06, -0.28), wheel=0.37),
+        VehicleShape("car", (3.70, 1.66, 1.49), HATCH, wheel=0.29),
+        VehicleShape("car", (4.05, 1.75, 1.46), HATCH),
+        VehicleShape("car", (4.32, 1.80, 1.47), HATCH),
+        VehicleShape("car", (4.65, 1.83, 1.44), SEDAN),
+        VehicleShape("car", (4.90, 1.87, 1.46), SEDAN, wheel=0.34),
+        VehicleShape("car", (4.60, 1.82, 1.50), ESTATE, pillars=(-0.06, -0.28)),
+        VehicleShape("car", (4.45, 1.86, 1.66), HATCH, wheel=0.36),
+        VehicleShape("car", (4.75, 1.92, 1.72), ESTATE, pillars=(-0.06, -0.28), wheel=0.37),
     ),
     "van": (
-        Shape("van", (4.50, 1.85, 1.85), VAN, pillars=(0.10, -0.12)),
-        Shape("van", (5.30, 1.95, 2.00), VAN, pillars=(0.12,)),
-        Shape("van", (5.93, 2.02, 2.65), VAN, pillars=(0.14,), wheel=0.35),
+        VehicleShape("van", (4.50, 1.85, 1.85), VAN, pillars=(0.10, -0.12)),
+        VehicleShape("van", (5.30, 1.95, 2.00), VAN, pillars=(0.12,)),
+        VehicleShape("van", (5.93, 2.02, 2.65), VAN, pillars=(0.14,), wheel=0.35),
     ),
     "bus": (
-        Shape(
+        VehicleShape(
             "bus",
             (12.0, 2.55, 3.05),
             BUS,
@@ -128,38 +130,40 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
             wheel=0.48,
             axles=(-0.24, 0.27),
         ),
-        Shape("bus", (9.0, 2.45, 2.95), BUS, pillars=(-0.3, -0.12, 0.08, 0.26), wheel=0.45),
+        VehicleShape("bus", (9.0, 2.45, 2.95), BUS, pillars=(-0.3, -0.12, 0.08, 0.26), wheel=0.45),
     ),
     "truck": (
-        Shape("truck", (6.8, 2.30, 3.10), CAB, pillars=(), wheel=0.42, axles=(-0.28, 0.34)),
-        Shape("truck", (9.5, 2.55, 3.65), CAB, pillars=(), wheel=0.50, axles=(-0.34, -0.20, 0.36)),
+        VehicleShape("truck", (6.8, 2.30, 3.10), CAB, pillars=(), wheel=0.42, axles=(-0.28, 0.34)),
+        VehicleShape(
+            "truck", (9.5, 2.55, 3.65), CAB, pillars=(), wheel=0.50, axles=(-0.34, -0.20, 0.36)
+        ),
     ),
 }
 
 
 @lru_cache(maxsize=64)
-def vehicle(label: str, variant: int) -> Mesh:
-    """The mesh of a car, van, truck or bus; the variant counts round the shapes there are."""
-    shapes = SHAPES[label]
+def vehicle_mesh(vehicle_class: str, variant: int) -> Mesh:
+    """The mesh of a car, van, truck or bus; `variant` selects the shape modulo their number."""
+    shapes = VEHICLE_SHAPES[vehicle_class]
     shape = shapes[variant % len(shapes)]
     length, width, height = shape.size
-    parts = _truck(shape) if label == "truck" else [_skin(shape), *_lamps(shape)]
+    parts = _truck(shape) if vehicle_class == "truck" else [_skin(shape), *_lamps(shape)]
     parts += [w for axle in shape.axles for w in _wheels(shape, axle * length)]
-    return merge(parts).fitted(length, width, height)
+    return merge(parts).scaled_to(length, width, height)
 
 
-def _skin(shape: Shape, length: float | None = None, offset: float = 0.0) -> Mesh:
-    """The body; a panel van has glass before its first pillar alone."""
+def _skin(shape: VehicleShape, length: float | None = None, offset: float = 0.0) -> Mesh:
+    """The vehicle body; a panel van has windows only in front of its first pillar."""
     length = shape.size[0] if length is None else length
     _, width, height = shape.size
     stations = _with_pillars(shape)
     sill = 0.16 if height < 2.2 else 0.30
     rings, cells = [], []
-    for x, belt, roof, half in stations:
-        w, belt_z, roof_z = half * width / 2, belt * height, roof * height
-        house = min((roof - belt) / 0.3, 1.0)
-        lean = 0.20 if height < 1.8 else 0.07
-        top = w * (0.97 - lean * house)
+    for x, belt, roof, half_width in stations:
+        w, belt_z, roof_z = half_width * width / 2, belt * height, roof * height
+        greenhouse = min((roof - belt) / 0.3, 1.0)
+        tumblehome = 0.20 if height < 1.8 else 0.07
+        top = w * (0.97 - tumblehome * greenhouse)
         low = min(sill, belt_z - 0.1)
         left = [
             (0.82 * w, low),
@@ -176,7 +180,8 @@ def _skin(shape: Shape, length: float | None = None, offset: float = 0.0) -> Mes
     return loft(np.array(rings), np.array(cells, np.uint8))
 
 
-def _with_pillars(shape: Shape) -> list[tuple[float, float, float, float]]:
+def _with_pillars(shape: VehicleShape) -> list[tuple[float, float, float, float]]:
+    """The stations with additional ones on both edges of each pillar, 0.09 m wide."""
     table = np.array(shape.stations)
     half = 0.045 / shape.size[0]
     xs = sorted({*table[:, 0], *(p + s * half for p in shape.pillars for s in (-1, 1))})
@@ -184,109 +189,123 @@ def _with_pillars(shape: Shape) -> list[tuple[float, float, float, float]]:
 
 
 def _cell_materials(
-    shape: Shape, rear: tuple[float, float, float], front: tuple[float, float, float]
+    shape: VehicleShape, rear: tuple[float, float, float], front: tuple[float, float, float]
 ) -> list[int]:
-    """Materials of one lengthwise strip: the ring's 12 edges from the left sill round."""
+    """Materials of the 12 cells between two cross sections, starting at the left sill."""
     (x0, b0, r0), (x1, b1, r1) = rear, front
-    middle = (x0 + x1) / 2
-    house = max(r0 - b0, r1 - b1) > 0.2
-    pillar = any(abs(middle - p) * shape.size[0] < 0.06 for p in shape.pillars)
-    blind = shape.label == "van" and shape.size[0] > 5 and middle < min(shape.pillars)
-    side = Material.GLASS if house and not pillar and not blind else Material.PAINT
-    if house and abs(x1 - x0) < 0.012:
+    centre_x = (x0 + x1) / 2
+    greenhouse = max(r0 - b0, r1 - b1) > 0.2
+    pillar = any(abs(centre_x - p) * shape.size[0] < 0.06 for p in shape.pillars)
+    is_panel = shape.vehicle_class == "van" and shape.size[0] > 5 and centre_x < min(shape.pillars)
+    side = Material.GLASS if greenhouse and not pillar and not is_panel else Material.PAINT
+    if greenhouse and abs(x1 - x0) < 0.012:
         side = Material.PAINT
     slope = abs(r1 - r0) > 0.2
-    if slope and not (blind and middle < 0):
+    if slope and not (is_panel and centre_x < 0):
         top = Material.GLASS
-    elif middle > 0.2 and not house and shape.label in ("car", "van"):
+    elif centre_x > 0.2 and not greenhouse and shape.vehicle_class in ("car", "van"):
         top = Material.BONNET
     else:
         top = Material.PAINT
     low = Material.TRIM
-    half = [low, Material.PAINT, Material.PAINT, side, top]
-    return [*half, top, *reversed(half), Material.TRIM]
+    left = [low, Material.PAINT, Material.PAINT, side, top]
+    return [*left, top, *reversed(left), Material.TRIM]
 
 
-def _lamps(shape: Shape) -> list[Mesh]:
-    """Head lamps, tail lamps, plates and grille, a little before the skin."""
+def _lamps(shape: VehicleShape) -> list[Mesh]:
+    """Head lamps, tail lamps, number plates and grille, a few millimetres outside the body."""
     length, width, height = shape.size
     x0, x1, z = -length / 2 - 0.004, length / 2 + 0.004, min(0.43 * height, 0.85)
     parts = []
     for s in (-1, 1):
         inner, outer = s * 0.24 * width, s * 0.40 * width
-        parts.append(_upright(x1 - 0.02, inner, outer, z - 0.10, z + 0.03, Material.HEADLAMP))
-        inner, outer = s * 0.28 * width, s * 0.43 * width
-        parts.append(_upright(x0, inner, outer, z + 0.02, z + 0.20, Material.TAIL_LAMP))
-        # The lamps reach round the corner, as seen from the side.
-    parts.append(_upright(x1, -0.22 * width, 0.22 * width, z - 0.20, z - 0.06, Material.TRIM))
-    parts.append(_upright(x1 + 0.003, -0.26, 0.26, z - 0.33, z - 0.22, Material.PLATE))
-    parts.append(_upright(x0 - 0.003, -0.26, 0.26, z - 0.10, z + 0.01, Material.PLATE))
-    parts.append(
-        _upright(x0 - 0.001, -0.38 * width, 0.38 * width, z - 0.34, z - 0.20, Material.TRIM)
-    )
-    if shape.label == "bus" or (shape.label == "van" and shape.size[0] < 5):
-        low, high = (0.46, 0.88) if shape.label == "bus" else (0.56, 0.90)
         parts.append(
-            _upright(x0, -0.40 * width, 0.40 * width, low * height, high * height, Material.GLASS)
+            _vertical_panel(x1 - 0.02, inner, outer, z - 0.10, z + 0.03, Material.HEADLAMP)
         )
-    if shape.label == "bus":
+        inner, outer = s * 0.28 * width, s * 0.43 * width
+        parts.append(_vertical_panel(x0, inner, outer, z + 0.02, z + 0.20, Material.TAIL_LAMP))
+    parts.append(
+        _vertical_panel(x1, -0.22 * width, 0.22 * width, z - 0.20, z - 0.06, Material.TRIM)
+    )
+    parts.append(_vertical_panel(x1 + 0.003, -0.26, 0.26, z - 0.33, z - 0.22, Material.PLATE))
+    parts.append(_vertical_panel(x0 - 0.003, -0.26, 0.26, z - 0.10, z + 0.01, Material.PLATE))
+    parts.append(
+        _vertical_panel(x0 - 0.001, -0.38 * width, 0.38 * width, z - 0.34, z - 0.20, Material.TRIM)
+    )
+    if shape.vehicle_class == "bus" or (shape.vehicle_class == "van" and shape.size[0] < 5):
+        low, high = (0.46, 0.88) if shape.vehicle_class == "bus" else (0.56, 0.90)
         parts.append(
-            _upright(x1, -0.46 * width, 0.46 * width, 0.40 * height, 0.86 * height, Material.GLASS)
+            _vertical_panel(
+                x0, -0.40 * width, 0.40 * width, low * height, high * height, Material.GLASS
+            )
+        )
+    if shape.vehicle_class == "bus":
+        parts.append(
+            _vertical_panel(
+                x1, -0.46 * width, 0.46 * width, 0.40 * height, 0.86 * height, Material.GLASS
+            )
         )
     return parts
 
 
-def _upright(x: float, y0: float, y1: float, z0: float, z1: float, material: Material) -> Mesh:
+def _vertical_panel(
+    x: float, y0: float, y1: float, z0: float, z1: float, material: Material
+) -> Mesh:
+    """A rectangle across the vehicle at one x."""
     return quad([[x, y0, z0], [x, y1, z0], [x, y1, z1], [x, y0, z1]], material)
 
 
-def _wheels(shape: Shape, x: float) -> list[Mesh]:
+def _wheels(shape: VehicleShape, x: float) -> list[Mesh]:
+    """Both wheels of an axle: a dark disc as wheel arch, tread, tyre and rim."""
     parts = []
     for s in (-1, 1):
         outer = s * (shape.size[1] / 2 + 0.004)
         centre = np.array([x, outer, shape.wheel])
-        parts.append(disc(centre - at(0, s * 0.003, 0), 1.16 * shape.wheel, s, Material.TRIM))
+        parts.append(disc(centre - vec3(0, s * 0.003, 0), 1.16 * shape.wheel, s, Material.TRIM))
         parts.append(_tread(centre, shape.wheel, s))
         parts.append(disc(centre, shape.wheel, s, Material.TYRE))
-        parts.append(disc(centre + at(0, s * 0.002, 0), 0.62 * shape.wheel, s, Material.RIM, 8))
+        parts.append(disc(centre + vec3(0, s * 0.002, 0), 0.62 * shape.wheel, s, Material.RIM, 8))
     return parts
 
 
 def _tread(centre: np.ndarray, radius: float, side: int) -> Mesh:
+    """The running surface of a wheel, 0.22 m wide."""
     angle = np.arange(13) * 2 * np.pi / 12
     out = centre + radius * np.stack([np.cos(angle), 0 * angle, np.sin(angle)], axis=-1)
-    into = out - at(0, side * 0.22, 0)
+    into = out - vec3(0, side * 0.22, 0)
     first = np.stack([out[:-1], into[:-1], into[1:]], axis=1)
-    return faceted(
+    return flat_shaded(
         np.concatenate([first, np.stack([out[:-1], into[1:], out[1:]], 1)]), Material.TYRE
     )
 
 
-def _truck(shape: Shape) -> list[Mesh]:
-    """A cab, a box body, the frame beneath."""
+def _truck(shape: VehicleShape) -> list[Mesh]:
+    """A truck: cab, box body, frame, rear doors, side guards and lamps."""
     length, width, height = shape.size
     cab = 2.1
     skin = _skin(
-        Shape("truck", (cab, 0.96 * width, 0.84 * height), shape.stations, ()),
+        VehicleShape("truck", (cab, 0.96 * width, 0.84 * height), shape.stations, ()),
         offset=(length - cab) / 2,
     )
     front = length / 2 - cab - 0.12
     z = 0.95
-    body = block((-length / 2, -width / 2, z), (front, width / 2, height), Material.SHEET)
-    frame = block((-length / 2, -0.4, 0.55), (front + 0.4, 0.4, z), Material.TRIM)
+    body = cuboid((-length / 2, -width / 2, z), (front, width / 2, height), Material.SHEET)
+    frame = cuboid((-length / 2, -0.4, 0.55), (front + 0.4, 0.4, z), Material.TRIM)
     doors = [
-        _upright(
+        _vertical_panel(
             -length / 2 - 0.004, s * 0.02, s * 0.46 * width, z + 0.1, height - 0.1, Material.STEEL
         )
         for s in (-1, 1)
     ]
     guard = [
-        block(
+        cuboid(
             (-0.20 * length, s * width / 2 - 0.03, 0.45),
             (front, s * width / 2, 0.85),
             Material.TRIM,
         )
         for s in (-1, 1)
     ]
-    lamps = [m for m in _lamps(Shape("truck", (length, width, 2.2), shape.stations)) if len(m)]
+    lamps = [
+        m for m in _lamps(VehicleShape("truck", (length, width, 2.2), shape.stations)) if len(m)
+    ]
     return [skin, body, frame, *doors, *guard, *lamps]

@@ -1,4 +1,4 @@
-"""A training frame turned, mirrored, scaled and thinned, and what of its sensors is there."""
+"""Augmentation of training frames: geometry, beams, points, intensities and missing sensors."""
 
 from __future__ import annotations
 
@@ -10,177 +10,207 @@ from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
 
-# Between the rings that a thinned LiDAR keeps, as of an HDL-32E and a VLP-16 and of one between an
-# HDL-64E and those; how much of it is kept, so that a ring of an HDL-64E is. Degrees.
-BEAM_STEPS, BEAM_WIDTH = (2 / 3, 4 / 3, 2.0), 0.3
+# Distances between the beams that are kept, in degrees: those of an HDL-32E and a VLP-16 and one
+# between the HDL-64E and them; and the width of the band around each that is kept, so that one beam of
+# an HDL-64E is.
+BEAM_SPACINGS_DEG, BEAM_WIDTH_DEG = (2 / 3, 4 / 3, 2.0), 0.3
 
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """How frames are varied. Angles in radians, lengths in metres.
+    """Random changes of training frames.
 
-    turn: largest rotation about z. mirror: share of frames mirrored, along each axis. scale: largest
-    change of size. lift: largest change of height. thin: share of frames that lose up to half of their
-    points; fade: largest change of intensities, as a factor; contrast: largest logarithm of the power
-    that they are raised to; paint: largest change of the intensities of one object, as a factor. beams:
-    share of frames whose LiDAR has fewer rings, BEAM_STEPS apart, as with cheaper units.
+    Attributes:
+        rotation: Largest rotation of a frame about z, in both directions. Decrease it when objects
+            appear in typical directions only.
+        mirror: Probability of mirroring a frame, for the x and the y axis each. Set it to 0 for
+            left- or right-hand traffic only.
+        scale: Largest change of the size of a frame, as a fraction. Decrease it when the dimensions of
+            boxes must be accurate.
+        z_shift: Largest shift of a frame in height. Increase it when the mounting height of the LiDAR
+            is uncertain.
+        point_dropout: Fraction of the frames in which up to half of the points are removed. Increase it
+            for sparser LiDARs.
+        intensity_scale: Largest relative change of all intensities of a frame by a common factor.
+            Increase it when the intensities of LiDARs differ.
+        intensity_gamma: Largest logarithm of the exponent that all intensities of a frame are raised
+            to. Increase it when the intensities of LiDARs have other characteristics.
+        object_intensity_scale: Largest relative change of the intensities of an object by a factor of
+            its own. Increase it when objects of other colours are missed.
+        beam_dropout: Fraction of the frames in which only beams at larger distances from each other are
+            kept, as of LiDARs with 16 or 32 beams. Increase it to use the detector with such LiDARs.
     """
 
-    turn: float = field(default=0.8, metadata={"min": 0.0, "max": 3.1416, "unit": "rad"})
+    rotation: float = field(default=0.8, metadata={"min": 0.0, "max": 3.1416, "unit": "rad"})
     mirror: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
     scale: float = field(default=0.05, metadata={"min": 0.0, "max": 0.5})
-    lift: float = field(default=0.12, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
-    thin: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    fade: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
-    contrast: float = field(default=0.0, metadata={"min": 0.0, "max": 2.0})
-    paint: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
-    beams: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    z_shift: float = field(default=0.12, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
+    point_dropout: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    intensity_scale: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    intensity_gamma: float = field(default=0.0, metadata={"min": 0.0, "max": 2.0})
+    object_intensity_scale: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    beam_dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
 
 
 @dataclass(frozen=True)
 class DropoutConfig:
-    """Shares of training frames in which sensors are missing; the rest has all.
+    """Fractions of training frames with missing sensors; all other frames have all sensors.
 
-    images: neither cameras nor thermal. lidar: no LiDAR. cameras, thermals, ultrasonics: these alone.
-    blind_weight: how much a frame without LiDAR counts in the loss of the proposals. What images alone
-    can't place would else outweigh what the LiDAR tells exactly.
+    Attributes:
+        images: Fraction of frames without cameras and thermal cameras. Increase it when the detector
+            must work with the LiDAR only.
+        lidar: Fraction of frames without LiDAR. Increase it when the detector must work with images
+            only.
+        cameras: Fraction of frames without cameras but with thermal cameras. Increase it for vehicles
+            whose cameras often fail, for instance at night.
+        thermal_cameras: Fraction of frames without thermal cameras but with cameras. Increase it for
+            vehicles without thermal cameras.
+        ultrasonics: Fraction of frames without ultrasonic sensors, independent of the others. Increase
+            it for vehicles without them.
+        without_lidar_weight: Weight of a frame without LiDAR in the loss of the proposal network.
+            Decrease it when the localisation with LiDAR gets worse: positions from images alone are
+            inaccurate and have large losses.
     """
 
     images: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
     lidar: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     cameras: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
-    thermals: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    thermal_cameras: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     ultrasonics: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
-    blind_weight: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
+    without_lidar_weight: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
 
     def __post_init__(self) -> None:
-        if self.images + self.lidar + self.cameras + self.thermals > 1.0:
-            raise ValueError("images, lidar, cameras and thermals must not sum to more than 1")
+        if self.images + self.lidar + self.cameras + self.thermal_cameras > 1.0:
+            raise ValueError(
+                "images, lidar, cameras and thermal_cameras must not sum to more than 1"
+            )
 
 
 @dataclass(frozen=True)
-class Present:
-    """Which kinds of sensor a training frame shows to the network."""
+class AvailableSensors:
+    """Which modalities a training frame contains."""
 
     lidar: bool
     cameras: bool
-    thermals: bool
+    thermal_cameras: bool
     ultrasonics: bool
 
 
-def draw_present(config: DropoutConfig, rng: np.random.Generator) -> Present:
-    """What is there in a frame."""
+def draw_available_sensors(config: DropoutConfig, rng: np.random.Generator) -> AvailableSensors:
+    """Draw the modalities of a frame."""
     draw = rng.random()
-    edges = np.cumsum([config.images, config.lidar, config.cameras, config.thermals])
+    edges = np.cumsum([config.images, config.lidar, config.cameras, config.thermal_cameras])
     case = int(np.searchsorted(edges, draw, side="right"))
-    return Present(
+    return AvailableSensors(
         lidar=case != 1,
         cameras=case not in (0, 2),
-        thermals=case not in (0, 3),
+        thermal_cameras=case not in (0, 3),
         ultrasonics=bool(rng.random() >= config.ultrasonics),
     )
 
 
-def draw_motion(config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float64]:
-    """grid_from_base (4, 4): rotation about z, mirrors, scale and lift."""
-    motion = poses.from_xyz_rpy(
-        (0.0, 0.0, rng.uniform(-config.lift, config.lift)),
-        (0.0, 0.0, rng.uniform(-config.turn, config.turn)),
+def draw_transform(config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw grid_from_base (4, 4): rotation about z, mirroring, scale and shift along z."""
+    transform = poses.from_xyz_rpy(
+        (0.0, 0.0, rng.uniform(-config.z_shift, config.z_shift)),
+        (0.0, 0.0, rng.uniform(-config.rotation, config.rotation)),
     )
     sides = [-1.0 if rng.random() < config.mirror else 1.0 for _ in range(2)]
     size = 1.0 + rng.uniform(-config.scale, config.scale)
-    return motion @ np.diag([sides[0] * size, sides[1] * size, size, 1.0])
+    return transform @ np.diag([sides[0] * size, sides[1] * size, size, 1.0])
 
 
-def moved_points(
+def transform_point_cloud(
     points: NDArray[np.float32], grid_from_base: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Points (N, 4) moved, intensities kept."""
+    """Transform points (N, 4); intensities are kept."""
     moved = points.copy()
     moved[:, :3] = poses.transform_points(grid_from_base, points[:, :3])
     return moved
 
 
-def moved_boxes(
+def transform_boxes(
     boxes: NDArray[np.float32], grid_from_base: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Boxes (K, 7) moved by a rotation about z, mirrors and an even scale."""
+    """Transform boxes (K, 7) by a rotation about z, mirroring and a uniform scale."""
     moved = boxes.copy()
     moved[:, :3] = poses.transform_points(grid_from_base, boxes[:, :3])
-    ahead = np.column_stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])])
-    ahead = ahead @ grid_from_base[:2, :2].T
+    heading = np.column_stack([np.cos(boxes[:, 6]), np.sin(boxes[:, 6])])
+    heading = heading @ grid_from_base[:2, :2].T
     moved[:, 3:6] *= abs(np.linalg.det(grid_from_base[:3, :3])) ** (1 / 3)
-    moved[:, 6] = np.arctan2(ahead[:, 1], ahead[:, 0])
+    moved[:, 6] = np.arctan2(heading[:, 1], heading[:, 0])
     return moved
 
 
-def moved_echoes(
+def transform_ultrasonics(
     rows: NDArray[np.float32], grid_from_base: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Ultrasonic rows (U, 8) moved; ranges grow with the scale."""
+    """Transform ultrasonic readings (U, 8, see samples); ranges are scaled as well."""
     moved = rows.copy()
     if not len(rows):
         return moved
     as_boxes = np.ones((len(rows), 7), np.float32)
     as_boxes[:, :3], as_boxes[:, 6] = rows[:, :3], rows[:, 3]
-    as_boxes = moved_boxes(as_boxes, grid_from_base)
+    as_boxes = transform_boxes(as_boxes, grid_from_base)
     moved[:, :3], moved[:, 3] = as_boxes[:, :3], as_boxes[:, 6]
     moved[:, 4:7] *= as_boxes[0, 3]
     return moved
 
 
-def fewer_beams(
+def drop_beams(
     points: NDArray[np.float32],
     lidar: NDArray[np.float32],
     config: AugmentationConfig,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Points (N, 4) of a LiDAR at (3,), sometimes of rings far apart alone."""
-    if rng.random() >= config.beams:
+    """Points (N, 4) of a LiDAR at position (3,); in some frames only every few beams are kept."""
+    if rng.random() >= config.beam_dropout:
         return points
-    step = rng.choice(BEAM_STEPS)
-    seen = points[:, :3] - lidar
-    elevation = np.degrees(np.arctan2(seen[:, 2], np.hypot(seen[:, 0], seen[:, 1])))
-    return points[(elevation + rng.uniform(0, step)) % step < BEAM_WIDTH]
+    spacing = rng.choice(BEAM_SPACINGS_DEG)
+    direction = points[:, :3] - lidar
+    elevation = np.degrees(np.arctan2(direction[:, 2], np.hypot(direction[:, 0], direction[:, 1])))
+    return points[(elevation + rng.uniform(0, spacing)) % spacing < BEAM_WIDTH_DEG]
 
 
-def thinned(
+def perturb_points(
     points: NDArray[np.float32], config: AugmentationConfig, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Points (N, 4), sometimes fewer, their intensities brighter or darker, of more contrast or less."""
-    if rng.random() < config.thin:
+    """Points (N, 4) with other intensities; in some frames points are removed at random."""
+    if rng.random() < config.point_dropout:
         points = points[rng.random(len(points)) < rng.uniform(0.5, 1.0)]
     points = points.copy()
-    gain = 1.0 + rng.uniform(-config.fade, config.fade)
-    power = np.exp(rng.uniform(-config.contrast, config.contrast)) if config.contrast else 1.0
+    gain = 1.0 + rng.uniform(-config.intensity_scale, config.intensity_scale)
+    gamma = config.intensity_gamma
+    power = np.exp(rng.uniform(-gamma, gamma)) if gamma else 1.0
     points[:, 3] = np.clip(points[:, 3] ** np.float32(power) * np.float32(gain), 0.0, 1.0)
     return points
 
 
-def painted(
+def scale_object_intensities(
     points: NDArray[np.float32],
     boxes: NDArray[np.float32],
     config: AugmentationConfig,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Points (N, 4), those in each of the boxes (K, 7) brighter or darker than they were."""
-    if not config.paint or not len(boxes):
+    """Points (N, 4), whose intensities in each of the boxes (K, 7) are scaled by a random factor."""
+    largest = config.object_intensity_scale
+    if not largest or not len(boxes):
         return points
     points = points.copy()
-    gains = (1.0 + rng.uniform(-config.paint, config.paint, len(boxes))).astype(np.float32)
-    _paint(points, boxes.astype(np.float32), gains)
+    gains = (1.0 + rng.uniform(-largest, largest, len(boxes))).astype(np.float32)
+    _scale_intensities(points, boxes.astype(np.float32), gains)
     return points
 
 
 @numba.njit(cache=True)
-def _paint(points, boxes, gains):  # type: ignore[no-untyped-def]
+def _scale_intensities(points, boxes, gains):  # type: ignore[no-untyped-def]
     for k in range(len(boxes)):
         b = boxes[k]
         c, s = np.cos(b[6]), np.sin(b[6])
-        away = 0.5 * np.sqrt(b[3] ** 2 + b[4] ** 2)
+        radius = 0.5 * np.sqrt(b[3] ** 2 + b[4] ** 2)
         for i in range(len(points)):
             x, y = points[i, 0] - b[0], points[i, 1] - b[1]
-            if abs(x) > away or abs(y) > away or abs(points[i, 2] - b[2]) > b[5] / 2:
+            if abs(x) > radius or abs(y) > radius or abs(points[i, 2] - b[2]) > b[5] / 2:
                 continue
             if abs(c * x + s * y) < b[3] / 2 and abs(c * y - s * x) < b[4] / 2:
                 points[i, 3] = min(points[i, 3] * gains[k], np.float32(1.0))

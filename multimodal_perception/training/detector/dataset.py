@@ -1,4 +1,4 @@
-"""Training frames of the detector: samples varied, as batches of tensors."""
+"""Training frames of the detector: augmented samples as batches of tensors."""
 
 from __future__ import annotations
 
@@ -16,248 +16,308 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.image_projection import atlas_places
+from multimodal_perception.detection.fusion.image_projection import project_to_feature_map
 from multimodal_perception.detection.fusion.network_config import CLASSES, DetectorConfig
 from multimodal_perception.detection.fusion.network_inputs import (
-    BLIND_HEIGHT,
-    BLIND_REACH,
-    Views,
+    WITHOUT_LIDAR_HEIGHT,
+    WITHOUT_LIDAR_RANGE,
+    ImageViews,
     proposal_inputs,
 )
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.boxes import points_in_boxes
-from multimodal_perception.networks.image_encoder import COARSE, FINE, FINEST, ImageTrunk
-from multimodal_perception.pointcloud.ground_segmentation import GroundModel, follow_ground
-from multimodal_perception.training.detector import augmentation
+from multimodal_perception.geometry.boxes import count_points_in_boxes
+from multimodal_perception.networks.image_encoder import (
+    CHANNELS_4,
+    CHANNELS_8,
+    CHANNELS_16,
+    ImageTrunk,
+)
+from multimodal_perception.pointcloud.ground_segmentation import GroundModel, estimate_ground
 from multimodal_perception.training.detector.augmentation import (
     AugmentationConfig,
+    AvailableSensors,
     DropoutConfig,
-    Present,
+    draw_available_sensors,
+    draw_transform,
+    drop_beams,
+    perturb_points,
+    scale_object_intensities,
+    transform_boxes,
+    transform_point_cloud,
+    transform_ultrasonics,
 )
-from multimodal_perception.training.detector.object_sampling import GroundTruthSampling, Pasted
+from multimodal_perception.training.detector.object_sampling import ObjectSampling, PastedObjects
 from multimodal_perception.training.detector.samples import (
     POINT_STEP,
     UNKNOWN_SEGMENT,
-    lidar_of,
-    points_of,
+    image_views,
+    lidar_position,
     read_sample,
-    views_of,
+    sample_points,
 )
 from multimodal_perception.training.detector.targets_and_losses import UNLABELLED, centre_targets
 
-# The trunks' features, by how fine they are.
+# Feature maps of an image trunk at strides 4, 8 and 16.
 SCALES = ("finest", "fine", "coarse")
-# Class of the detector for each of the package's, -1 for those that it does not know.
-DETECTED = np.array([CLASSES.index(n) if n in CLASSES else -1 for n in CLASS_NAMES], np.int64)
-# A label counts where the LiDAR has a point on it, or an image sees this share of it.
-VISIBLE = 0.3
+# Class of the detector for each index into frame.CLASS_NAMES, -1 for classes that it does not have.
+DETECTOR_LABELS = np.array(
+    [CLASSES.index(n) if n in CLASSES else -1 for n in CLASS_NAMES], np.int64
+)
+# Minimum visible fraction of a labelled object without LiDAR points.
+MIN_VISIBILITY = 0.3
 
 
 @dataclass(frozen=True)
-class Item:
-    """One training frame: arrays for the network and its targets, and what the refinement needs.
+class TrainingFrame:
+    """One augmented frame.
 
-    arrays: by name. points: (N, 4) in the grid's frame. boxes: (K, 7), labels: (K,) from 0. labelled:
-    cells of the heatmaps of which the labels tell, row is y; None where they tell of all.
+    arrays: inputs and targets of the proposal network by name. The other fields are used in the
+    training of the refinement. points: (N, 4) float32 in the frame of the grid, z above the ground.
+    boxes: (K, 7); labels: (K,) from 0. views: cameras of the frame. base_from_grid: (4, 4).
+    labelled_cells: (H, W) cells of the heatmaps that are labelled, row is y; None where all are.
     """
 
     arrays: dict[str, NDArray[Any]]
     points: NDArray[np.float32]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
-    views: Views
+    views: ImageViews
     base_from_grid: NDArray[np.float64]
-    labelled: NDArray[np.bool_] | None = None
+    labelled_cells: NDArray[np.bool_] | None = None
 
 
-def repeated(paths: Sequence[Path], threshold: float, seed: int = 0) -> list[Path]:
-    """Paths of samples, those with rare classes several times over.
+def repeat_rare_classes(paths: Sequence[Path], threshold: float, seed: int = 0) -> list[Path]:
+    """Paths of samples, in which samples with rare classes are repeated.
 
-    A frame is there sqrt(threshold / share of frames with the class) times, by its rarest class and at
-    least once, what is left over a whole number by chance (Gupta et al. 2019, section 4.2).
+    A sample occurs sqrt(threshold / fraction of samples with its rarest class) times, at least once; the
+    fractional part is rounded at random (repeat factor sampling, Gupta et al. 2019, section 4.2).
     """
-    held = np.zeros((len(paths), len(CLASSES)), np.bool_)
+    contains = np.zeros((len(paths), len(CLASSES)), np.bool_)
     for k, path in enumerate(paths):
         sample = read_sample(path, ("labels", "num_points"))
-        labels = DETECTED[sample["labels"]][sample["num_points"] > 0]
-        held[k, labels[labels >= 0]] = True
-    wanted = np.sqrt(threshold / np.maximum(held.mean(axis=0), 1e-9))
-    times = np.where(held, wanted, 1.0).max(axis=1, initial=1.0)
+        labels = DETECTOR_LABELS[sample["labels"]][sample["num_points"] > 0]
+        contains[k, labels[labels >= 0]] = True
+    repeat_factor = np.sqrt(threshold / np.maximum(contains.mean(axis=0), 1e-9))
+    times = np.where(contains, repeat_factor, 1.0).max(axis=1, initial=1.0)
     times += np.random.default_rng(seed).random(len(paths))
     return [path for path, count in zip(paths, times, strict=True) for _ in range(int(count))]
 
 
-class DetectorData(Dataset[Item]):
-    """Items of samples. Each (seed, epoch, index) is the same frame whoever asks, and when."""
+class DetectorDataset(Dataset[TrainingFrame]):
+    """Training frames of samples. A frame depends on (seed, epoch, index) only."""
 
     def __init__(
         self,
         paths: Sequence[Path],
         config: DetectorConfig,
-        augment: AugmentationConfig | None,
+        augmentation: AugmentationConfig | None,
         dropout: DropoutConfig | None,
         seed: int = 0,
-        stored: bool = True,
-        sampling: GroundTruthSampling | None = None,
+        stored_features: bool = True,
+        sampling: ObjectSampling | None = None,
     ) -> None:
-        """augment, dropout: None leaves frames as they are. stored: images come as trunks' features,
-        which lie beside the samples; else as pixels. sampling: pastes into frames with a LiDAR."""
+        """augmentation, dropout: None for unchanged frames. stored_features: images are read as the
+        features that store_features wrote beside the samples, otherwise as pixels. sampling: pastes
+        objects into frames with a LiDAR."""
         self.paths = list(paths)
         self.config = config
-        self.augment = augment
+        self.augmentation = augmentation
         self.dropout = dropout
         self.seed = seed
-        self.stored = stored
+        self.stored_features = stored_features
         self.sampling = sampling
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> TrainingFrame:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         sample = read_sample(self.paths[index])
-        present = (
-            Present(True, True, True, True)
-            if self.dropout is None
-            else augmentation.draw_present(self.dropout, rng)
-        )
-        motion = np.eye(4) if self.augment is None else augmentation.draw_motion(self.augment, rng)
-        base_from_grid = np.linalg.inv(motion).astype(np.float64)
-        ground = _level(sample) if present.lidar else None
-        pasted = None
-        if self.sampling is not None and present.lidar:
-            pasted = self.sampling.paste(sample, rng)
-            sample["num_points"] = sample["num_points"] - pasted.lost
-        points = np.zeros((0, 4), np.float32)
-        if present.lidar:
-            points = points_of(sample) if pasted is None else pasted.points
-        if self.augment is not None:
-            whole = len(points)
-            points = augmentation.fewer_beams(points, lidar_of(sample), self.augment, rng)
-            if len(points) < whole:
-                sample["num_points"] = points_in_boxes(points, sample["boxes"], 0.1)
-                pasted = None if pasted is None else _still_seen(pasted, points)
-            points = augmentation.thinned(points, self.augment, rng)
-            known = [sample["boxes"]] if pasted is None else [sample["boxes"], pasted.boxes]
-            points = augmentation.painted(points, np.concatenate(known), self.augment, rng)
-        points = augmentation.moved_points(points, motion)
-        views = dataclasses.replace(self._views(sample, present), ground=ground)
-        boxes, labels = self._labels(sample, present, views)
+        sensors = AvailableSensors(True, True, True, True)
+        if self.dropout is not None:
+            sensors = draw_available_sensors(self.dropout, rng)
+        grid_from_base = np.eye(4)
+        if self.augmentation is not None:
+            grid_from_base = draw_transform(self.augmentation, rng)
+        base_from_grid = np.linalg.inv(grid_from_base).astype(np.float64)
+        ground, pasted, points = None, None, np.zeros((0, 4), np.float32)
+        if sensors.lidar:
+            ground = _flatten_ground(sample)
+            points, pasted = self._paste_objects(sample, rng)
+        points, pasted = self._augment_points(points, sample, pasted, rng)
+        points = transform_point_cloud(points, grid_from_base)
+        views = dataclasses.replace(self._views(sample, sensors), ground=ground)
+        boxes, labels = self._observable_labels(sample, sensors, views)
         if pasted is not None:
-            views = dataclasses.replace(views, hidden=pasted.hidden)
+            views = dataclasses.replace(views, masked_boxes=pasted.masked_boxes)
             boxes = np.concatenate([boxes, pasted.boxes])
             labels = np.concatenate([labels, pasted.labels])
-        echoes = sample["ultrasonic"] if present.ultrasonics else sample["ultrasonic"][:0]
-        pillars = self.config.pillars
+        ultrasonic = sample["ultrasonic"] if sensors.ultrasonics else sample["ultrasonic"][:0]
         arrays, _ = proposal_inputs(
             points,
             views,
-            augmentation.moved_echoes(echoes, motion),
-            pillars,
+            transform_ultrasonics(ultrasonic, grid_from_base),
+            self.config.pillars,
             base_from_grid,
-            self.config.exchange,
+            self.config.camera_bev_exchange,
         )
-        boxes = augmentation.moved_boxes(boxes, motion)
+        boxes = transform_boxes(boxes, grid_from_base)
+        targets, labelled_cells = self._targets(sample, boxes, labels, base_from_grid)
+        arrays |= targets
+        weight = 1.0
+        if self.dropout is not None and not sensors.lidar:
+            weight = self.dropout.without_lidar_weight
+        arrays["frame_weight"] = np.array(weight, np.float32)
+        arrays |= self._images(sample, views, self.paths[index])
+        return TrainingFrame(arrays, points, boxes, labels, views, base_from_grid, labelled_cells)
+
+    def _paste_objects(
+        self, sample: dict[str, NDArray[Any]], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], PastedObjects | None]:
+        """Points (N, 4) of a sample with pasted objects; updates the sample's num_points."""
+        if self.sampling is None:
+            return sample_points(sample), None
+        pasted = self.sampling.paste(sample, rng)
+        sample["num_points"] = sample["num_points"] - pasted.occluded_points
+        return pasted.points, pasted
+
+    def _augment_points(
+        self,
+        points: NDArray[np.float32],
+        sample: dict[str, NDArray[Any]],
+        pasted: PastedObjects | None,
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.float32], PastedObjects | None]:
+        """Points (N, 4) with fewer beams, fewer points and other intensities, in base_link."""
+        if self.augmentation is None:
+            return points, pasted
+        count = len(points)
+        points = drop_beams(points, lidar_position(sample), self.augmentation, rng)
+        if len(points) < count:
+            sample["num_points"] = count_points_in_boxes(points, sample["boxes"], 0.1)
+            pasted = None if pasted is None else _remove_boxes_without_points(pasted, points)
+        points = perturb_points(points, self.augmentation, rng)
+        boxes = [sample["boxes"]] if pasted is None else [sample["boxes"], pasted.boxes]
+        points = scale_object_intensities(points, np.concatenate(boxes), self.augmentation, rng)
+        return points, pasted
+
+    def _targets(
+        self,
+        sample: dict[str, NDArray[Any]],
+        boxes: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        base_from_grid: NDArray[np.float64],
+    ) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_] | None]:
+        """Targets of the proposal network by name, and TrainingFrame.labelled_cells."""
+        pillars = self.config.pillars
         heat, cells, codes, weights = centre_targets(
             boxes, labels, len(CLASSES), pillars.size // 2, 2 * pillars.cell, pillars.extent
         )
-        labelled = None
-        if "labels_in_view" in sample and views_of(sample, "camera"):
-            labelled = self._in_view(sample, base_from_grid)
-            heat = np.where(labelled, heat, np.maximum(heat, np.float32(UNLABELLED)))
-        arrays |= {"heat": heat, "centres": cells, "codes": codes, "weights": weights}
-        blind = 1.0 if present.lidar or self.dropout is None else self.dropout.blind_weight
-        arrays["counts"] = np.array(blind, np.float32)
-        arrays |= self._images(sample, views, self.paths[index])
-        return Item(arrays, points, boxes, labels, views, base_from_grid, labelled)
+        labelled_cells = None
+        if "labels_in_view" in sample and image_views(sample, "camera"):
+            labelled_cells = self._cells_in_view(sample, base_from_grid)
+            heat = np.where(labelled_cells, heat, np.maximum(heat, np.float32(UNLABELLED)))
+        targets: dict[str, NDArray[Any]] = {
+            "heat": heat,
+            "centres": cells,
+            "codes": codes,
+            "weights": weights,
+        }
+        return targets, labelled_cells
 
-    def _in_view(
+    def _cells_in_view(
         self, sample: dict[str, NDArray[Any]], base_from_grid: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Cells of the heatmaps that a camera sees, whether or not it is shown to the network."""
+        """Cells of the heatmaps in the field of view of a camera, also of cameras that are dropped."""
         pillars = self.config.pillars
-        middles = (np.arange(pillars.size // 2) + 0.5) * 2 * pillars.cell - pillars.extent
-        x, y = np.meshgrid(middles, middles)
-        places = np.column_stack([x.ravel(), y.ravel(), np.full(x.size, BLIND_HEIGHT)])
-        cameras = views_of(sample, "camera")
-        places = poses.transform_points(base_from_grid, places)
-        seen = atlas_places(places, cameras, self.config.camera_size)[1]
-        return (seen > 0).reshape(x.shape)
+        centres = (np.arange(pillars.size // 2) + 0.5) * 2 * pillars.cell - pillars.extent
+        x, y = np.meshgrid(centres, centres)
+        points = np.column_stack([x.ravel(), y.ravel(), np.full(x.size, WITHOUT_LIDAR_HEIGHT)])
+        cameras = image_views(sample, "camera")
+        points = poses.transform_points(base_from_grid, points)
+        visible = project_to_feature_map(points, cameras, self.config.camera_size)[1]
+        return (visible > 0).reshape(x.shape)
 
-    def _views(self, sample: dict[str, NDArray[Any]], present: Present) -> Views:
+    def _views(self, sample: dict[str, NDArray[Any]], sensors: AvailableSensors) -> ImageViews:
         c = self.config
         slots = []
-        for kind, shown, most in (
-            ("camera", present.cameras, c.cameras),
-            ("thermal", present.thermals, c.thermals),
+        for modality, available, count in (
+            ("camera", sensors.cameras, c.cameras),
+            ("thermal", sensors.thermal_cameras, c.thermal_cameras),
         ):
-            views = list(views_of(sample, kind))[:most] if shown else []
-            slots.append([*views, *[None] * (most - len(views))])
-        return Views(slots[0], slots[1], c.camera_size, c.thermal_size)
+            views = list(image_views(sample, modality))[:count] if available else []
+            slots.append([*views, *[None] * (count - len(views))])
+        return ImageViews(slots[0], slots[1], c.camera_size, c.thermal_size)
 
     @staticmethod
-    def _labels(
-        sample: dict[str, NDArray[Any]], present: Present, views: Views
+    def _observable_labels(
+        sample: dict[str, NDArray[Any]], sensors: AvailableSensors, views: ImageViews
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The labels that the sensors present can tell of."""
-        boxes, labels = sample["boxes"], DETECTED[sample["labels"]]
-        told = np.zeros(len(boxes), np.bool_)
-        if present.lidar:
-            told |= sample["num_points"] > 0
+        """Boxes (K, 7) and labels (K,) of the objects that the available sensors can detect."""
+        boxes, labels = sample["boxes"], DETECTOR_LABELS[sample["labels"]]
+        observable = np.zeros(len(boxes), np.bool_)
+        if sensors.lidar:
+            observable |= sample["num_points"] > 0
         if views.count and len(boxes):
-            sight = views.look_up(boxes[:, :3].astype(np.float64))
-            seen = (sight["camera_seen"] + sight["thermal_seen"] > 0) & (
-                sample["visibility"] > VISIBLE
+            projected = views.project(boxes[:, :3].astype(np.float64))
+            visible = (projected["camera_visible"] + projected["thermal_visible"] > 0) & (
+                sample["visibility"] > MIN_VISIBILITY
             )
-            if not present.lidar:
-                seen &= np.hypot(boxes[:, 0], boxes[:, 1]) < BLIND_REACH
-            told |= seen
-        keep = told & (labels >= 0)
+            if not sensors.lidar:
+                visible &= np.hypot(boxes[:, 0], boxes[:, 1]) < WITHOUT_LIDAR_RANGE
+            observable |= visible
+        keep = observable & (labels >= 0)
         return boxes[keep], labels[keep]
 
     def _images(
-        self, sample: dict[str, NDArray[Any]], views: Views, path: Path
+        self, sample: dict[str, NDArray[Any]], views: ImageViews, path: Path
     ) -> dict[str, NDArray[Any]]:
+        """Images of a frame by name, as stored features or pixels, and their segmentation labels."""
         arrays: dict[str, NDArray[Any]] = {}
-        stored = read_sample(feature_path(path)) if self.stored and views.count else {}
-        for kind, shown, size in (
+        stored = read_sample(feature_path(path)) if self.stored_features and views.count else {}
+        for modality, slots, size in (
             ("camera", views.cameras, views.camera_size),
             ("thermal", views.thermals, views.thermal_size),
         ):
             h, w = size[0] // 8, size[1] // 8
-            count = len(shown)
-            arrays[f"{kind}_present"] = np.array([v is not None for v in shown], np.bool_)
+            count = len(slots)
+            arrays[f"{modality}_present"] = np.array([v is not None for v in slots], np.bool_)
             segments = np.full((count, h, w), UNKNOWN_SEGMENT, np.uint8)
-            if self.stored:
-                shapes = (FINEST, 2 * h, 2 * w), (FINE, h, w), (COARSE, h // 2, w // 2)
+            if self.stored_features:
+                shapes = (
+                    (CHANNELS_4, 2 * h, 2 * w),
+                    (CHANNELS_8, h, w),
+                    (CHANNELS_16, h // 2, w // 2),
+                )
                 scales = {
                     s: np.zeros((count, *shape), np.float16)
                     for s, shape in zip(SCALES, shapes, strict=True)
                 }
             else:
-                depth = (3,) if kind == "camera" else ()
+                depth = (3,) if modality == "camera" else ()
                 pixels = np.zeros((count, *size, *depth), np.uint8)
-            for k in np.flatnonzero(arrays[f"{kind}_present"]):
-                segments[k] = sample[f"{kind}{k}.semantics"]
-                if self.stored:
+            for k in np.flatnonzero(arrays[f"{modality}_present"]):
+                segments[k] = sample[f"{modality}{k}.semantics"]
+                if self.stored_features:
                     for scale, values in scales.items():
-                        values[k] = stored[f"{kind}{k}.{scale}"]
+                        values[k] = stored[f"{modality}{k}.{scale}"]
                 else:
-                    pixels[k] = sample[f"{kind}{k}.pixels"]
-            arrays[f"{kind}_segments"] = segments
-            if self.stored:
-                arrays |= {f"{kind}_{scale}": values for scale, values in scales.items()}
+                    pixels[k] = sample[f"{modality}{k}.pixels"]
+            arrays[f"{modality}_segments"] = segments
+            if self.stored_features:
+                arrays |= {f"{modality}_{scale}": values for scale, values in scales.items()}
             else:
-                arrays[f"{kind}_pixels"] = pixels
+                arrays[f"{modality}_pixels"] = pixels
         return arrays
 
 
-def _level(sample: dict[str, NDArray[Any]]) -> GroundModel:
-    """Bring a sample's points and boxes onto level ground, as the detector does."""
+def _flatten_ground(sample: dict[str, NDArray[Any]]) -> GroundModel:
+    """Replace the heights of a sample's points and boxes by heights above the ground, as the detector
+    does."""
     points, boxes = sample["points"].copy(), sample["boxes"].copy()
-    ground, height = follow_ground(points_of(sample))
+    ground, height = estimate_ground(sample_points(sample))
     limits = np.iinfo(points.dtype)
     points[:, 2] = np.clip(np.rint(height / POINT_STEP), limits.min, limits.max)
     boxes[:, 2] -= ground.at(boxes[:, 0], boxes[:, 1])
@@ -265,27 +325,33 @@ def _level(sample: dict[str, NDArray[Any]]) -> GroundModel:
     return ground
 
 
-def _still_seen(pasted: Pasted, points: NDArray[np.float32]) -> Pasted:
-    """What of the pasted objects has a point left; no image sees the others either."""
-    left = points_in_boxes(points, pasted.boxes, 0.1) > 0
-    return dataclasses.replace(pasted, boxes=pasted.boxes[left], labels=pasted.labels[left])
+def _remove_boxes_without_points(
+    pasted: PastedObjects, points: NDArray[np.float32]
+) -> PastedObjects:
+    """Remove pasted objects without points: images do not show pasted objects."""
+    keep = count_points_in_boxes(points, pasted.boxes, 0.1) > 0
+    return dataclasses.replace(pasted, boxes=pasted.boxes[keep], labels=pasted.labels[keep])
 
 
-def collate(items: Sequence[Item]) -> tuple[dict[str, torch.Tensor], Sequence[Item]]:
-    """Arrays stacked, and the items themselves."""
-    names = items[0].arrays
-    stacked = {n: torch.from_numpy(np.stack([i.arrays[n] for i in items])) for n in names}
-    return stacked, items
+def collate(
+    frames: Sequence[TrainingFrame],
+) -> tuple[dict[str, torch.Tensor], Sequence[TrainingFrame]]:
+    """Stacked arrays of a batch by name, and the frames."""
+    names = frames[0].arrays
+    stacked = {n: torch.from_numpy(np.stack([f.arrays[n] for f in frames])) for n in names}
+    return stacked, frames
 
 
 def feature_path(sample: Path) -> Path:
-    """Where the trunks' features of a sample lie."""
+    """The file of the image features of a sample."""
     return sample.with_suffix(".scales")
 
 
 def store_features(paths: Sequence[Path], camera: ImageTrunk, thermal: ImageTrunk) -> int:
-    """Run the frozen trunks over all images once; what these trunks made stays. Returns how many were
-    made."""
+    """Compute the features of all images with frozen trunks and store them beside the samples.
+
+    Files with features of the same trunks are kept. Returns the number of files written.
+    """
     count = 0
     camera.eval()
     thermal.eval()
@@ -293,12 +359,12 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, thermal: ImageTrun
     for path in tqdm([p for p in paths if not _is_stored(p, key)], "image features"):
         sample = read_sample(path)
         arrays: dict[str, NDArray[Any]] = {"trunks": key}
-        for kind, trunk in (("camera", camera), ("thermal", thermal)):
-            for k in range(len(views_of(sample, kind))):
-                pixels = torch.from_numpy(sample[f"{kind}{k}.pixels"][None])
+        for modality, trunk in (("camera", camera), ("thermal", thermal)):
+            for k in range(len(image_views(sample, modality))):
+                pixels = torch.from_numpy(sample[f"{modality}{k}.pixels"][None])
                 with torch.inference_mode():
-                    found = zip(SCALES, trunk(pixels), strict=True)
-                arrays |= {f"{kind}{k}.{s}": values[0].half().numpy() for s, values in found}
+                    features = zip(SCALES, trunk(pixels), strict=True)
+                arrays |= {f"{modality}{k}.{s}": values[0].half().numpy() for s, values in features}
         partial = feature_path(path).with_suffix(".partial")
         with open(partial, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -308,7 +374,7 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, thermal: ImageTrun
 
 
 def _digest(*trunks: ImageTrunk) -> str:
-    """What tells these trunks' weights from others."""
+    """SHA-256 of the weights of trunks."""
     digest = hashlib.sha256()
     for trunk in trunks:
         for tensor in trunk.state_dict().values():
@@ -321,5 +387,5 @@ def _is_stored(path: Path, key: NDArray[np.str_]) -> bool:
         return False
     try:
         return bool(read_sample(feature_path(path), ("trunks",))["trunks"] == key)
-    except UserError:  # damaged, or of a version that noted no trunks
+    except UserError:  # damaged, or without the digest of the trunks
         return False

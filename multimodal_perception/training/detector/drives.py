@@ -1,50 +1,61 @@
-"""Simulated drives to train on: what place and weather each seed means, and its samples."""
+"""Simulated drives for the training of the detector: scenario and weather of each seed, and samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from multimodal_perception.datasets.simulation_writer import SimulationPlan, made
+from multimodal_perception.datasets.simulation_writer import SimulationPlan, generate_frames
+from multimodal_perception.processes import initialise_worker
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.simulation import Simulation
+from multimodal_perception.simulation.world import scene
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.world.scenarios import Scenario, load_scenario
 from multimodal_perception.training.detector.samples import (
     Arrays,
-    sample_of,
-    segment_table,
+    build_sample,
+    segment_lookup_table,
     write_sample,
 )
 
-# Seeds from here on are kept for evaluation.
+# Seeds from here on are reserved for evaluation.
 FIRST_EVALUATION_SEED = 10_000
-PLACES = (("urban_street", 0.42), ("intersection", 0.33), ("highway", 0.13), ("parking_lot", 0.12))
-WEATHERS = (
+SCENARIO_PROBABILITIES = (
+    ("urban_street", 0.42),
+    ("intersection", 0.33),
+    ("highway", 0.13),
+    ("parking_lot", 0.12),
+)
+CONDITION_PROBABILITIES = (
     ((), 0.45),
     (("night",), 0.33),
-    (("low_sun",), 0.06),
+    (("sun_glare",), 0.06),
     (("fog",), 0.08),
     (("rain",), 0.08),
 )
-# Share of the drives whose traffic is mixed, and how often each class then comes in a lane of vehicles:
-# a network that saw lorries and buses as seldom as the streets have them would know few of them.
-MIXED = 0.6
-MIX = {"car": 0.34, "van": 0.16, "truck": 0.22, "bus": 0.22, "cyclist": 0.06}
-# Of these seeds nearly half of the mixed traffic rides bicycles.
-CYCLING_SEEDS = range(700, 800)
-CYCLING_MIX = {"car": 0.2, "van": 0.1, "truck": 0.12, "bus": 0.13, "cyclist": 0.45}
-# And of these most is lorries and buses, in all drives, whose lengths are hard to tell from behind.
-HEAVY_SEEDS = range(1100, 1400)
-HEAVY_MIX = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
-# In these people walk on the carriageway and ride on the pavement as well, or a network takes the place
-# for the person: it had called real people who walked on the carriageway cyclists.
-MINGLED_SEEDS = range(1400, 2000)
-MINGLED_MIX = {
+# Fraction of the drives with mixed traffic, and the frequencies of the classes in its lanes: trucks,
+# buses and cyclists are too rare in the traffic of the scenarios to be learnt.
+MIXED_TRAFFIC_PROBABILITY = 0.6
+MIXED_TRAFFIC = {"car": 0.34, "van": 0.16, "truck": 0.22, "bus": 0.22, "cyclist": 0.06}
+# Drives with these seeds have many cyclists in their mixed traffic.
+CYCLIST_SEEDS = range(700, 800)
+CYCLIST_TRAFFIC = {"car": 0.2, "van": 0.1, "truck": 0.12, "bus": 0.13, "cyclist": 0.45}
+# Drives with these seeds all have mixed traffic with many trucks and buses.
+HEAVY_TRAFFIC_SEEDS = range(1100, 1400)
+HEAVY_TRAFFIC = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
+# In drives with these seeds pedestrians also walk on the carriageway and cyclists also ride on the
+# pavement, so that a network cannot distinguish the two by their location.
+SHARED_ROAD_SEEDS = range(1400, 2000)
+SHARED_ROAD_TRAFFIC = {
     "car": 0.3,
     "van": 0.1,
     "truck": 0.06,
@@ -52,63 +63,100 @@ MINGLED_MIX = {
     "pedestrian": 0.3,
     "cyclist": 0.18,
 }
-MINGLED_PAVEMENT = {"pedestrian": 0.6, "cyclist": 0.4}
-# And in these of them what is no one stands anywhere too, gardens are open, and leaves let pulses in.
-CLUTTERED_SEEDS = range(1600, 2000)
+SHARED_PAVEMENT_TRAFFIC = {"pedestrian": 0.6, "cyclist": 0.4}
+# Of these, drives with the following seeds also have person-sized clutter anywhere, open gardens, and
+# vegetation that the LiDAR penetrates, as hard negatives.
+CLUTTER_SEEDS = range(1600, 2000)
 
 
 @dataclass(frozen=True)
 class Drive:
-    """One simulated drive: scenario by name, conditions on top of its own, and whose traffic it has."""
+    """A simulated drive: name of the scenario, conditions in addition to its own, and traffic."""
 
     seed: int
     scenario: str
     conditions: tuple[str, ...]
-    mixed: bool = False
+    mixed_traffic: bool = False
 
-    def place(self) -> Scenario:
-        """The scenario with the drive's traffic."""
+    def scenario_with_traffic(self) -> Scenario:
+        """The scenario with the traffic of this drive."""
         scenario = load_scenario(self.scenario)
-        if self.seed in MINGLED_SEEDS:
-            return _mingled(scenario, self.seed)
-        if not self.mixed:
+        if self.seed in SHARED_ROAD_SEEDS:
+            return _with_shared_road(scenario, self.seed)
+        if not self.mixed_traffic:
             return scenario
-        shares = CYCLING_MIX if self.seed in CYCLING_SEEDS else MIX
-        shares = HEAVY_MIX if self.seed in HEAVY_SEEDS else shares
-        lanes = [replace(v, shares=shares) if "car" in v.shares else v for v in scenario.lanes]
+        class_frequencies = CYCLIST_TRAFFIC if self.seed in CYCLIST_SEEDS else MIXED_TRAFFIC
+        class_frequencies = HEAVY_TRAFFIC if self.seed in HEAVY_TRAFFIC_SEEDS else class_frequencies
+        lanes = [
+            replace(v, class_frequencies=class_frequencies) if "car" in v.class_frequencies else v
+            for v in scenario.lanes
+        ]
         return replace(scenario, lanes=tuple(lanes))
 
 
-def _mingled(scenario: Scenario, seed: int) -> Scenario:
-    """All kinds in all lanes, these a little beside where they are."""
+def _with_shared_road(scenario: Scenario, seed: int) -> Scenario:
+    """A scenario with all classes in all lanes, lanes that are shifted at random, and clutter."""
     rng = np.random.default_rng((9, seed))
     lanes = [
         replace(
             lane,
             y=lane.y + rng.uniform(-0.5, 0.5),
-            shares=MINGLED_MIX if "car" in lane.shares else MINGLED_PAVEMENT,
+            class_frequencies=SHARED_ROAD_TRAFFIC
+            if "car" in lane.class_frequencies
+            else SHARED_PAVEMENT_TRAFFIC,
         )
         for lane in scenario.lanes
     ]
     scenario = replace(scenario, lanes=tuple(lanes))
-    if seed not in CLUTTERED_SEEDS:
+    if seed not in CLUTTER_SEEDS:
         return scenario
     return replace(
         scenario,
-        clutter=rng.uniform(0.3, 0.9),
-        gardens=rng.uniform(0.1, 0.9),
-        parked=scenario.parked * rng.uniform(0.4, 1.0),
-        conditions=replace(scenario.conditions, foliage=rng.uniform(0.05, 0.35)),
+        clutter_density=rng.uniform(0.3, 0.9),
+        garden_ratio=rng.uniform(0.1, 0.9),
+        parking_occupancy=scenario.parking_occupancy * rng.uniform(0.4, 1.0),
+        conditions=replace(scenario.conditions, foliage_penetration=rng.uniform(0.05, 0.35)),
     )
 
 
-def drive_of(seed: int) -> Drive:
-    """The drive that a seed means, whoever asks."""
+def drive_for_seed(seed: int) -> Drive:
+    """The drive of a seed."""
     rng = np.random.default_rng((7, seed))
-    place = rng.choice(len(PLACES), p=[w for _, w in PLACES])
-    weather = rng.choice(len(WEATHERS), p=[w for _, w in WEATHERS])
-    mixed = bool(rng.random() < MIXED) or seed in HEAVY_SEEDS
-    return Drive(seed, PLACES[place][0], WEATHERS[weather][0], mixed)
+    scenario = rng.choice(len(SCENARIO_PROBABILITIES), p=[p for _, p in SCENARIO_PROBABILITIES])
+    conditions = rng.choice(len(CONDITION_PROBABILITIES), p=[p for _, p in CONDITION_PROBABILITIES])
+    mixed = bool(rng.random() < MIXED_TRAFFIC_PROBABILITY) or seed in HEAVY_TRAFFIC_SEEDS
+    name = SCENARIO_PROBABILITIES[scenario][0]
+    return Drive(seed, name, CONDITION_PROBABILITIES[conditions][0], mixed)
+
+
+def render_samples(
+    seeds: Sequence[int], rig: Rig, frames: int, every: int, folder: Path, workers: int = 1
+) -> int:
+    """Write the samples of the drives of several seeds; existing samples are kept.
+
+    frames: samples in each drive, `every` sweeps apart. workers: processes, each of which simulates a
+    drive. Returns the number of samples written.
+    """
+    if workers == 1:
+        bar = tqdm(seeds, "drives", unit="drive")
+        return sum(write_drive(drive_for_seed(s), rig, frames, every, folder) for s in bar)
+    # Embree's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _initialise_worker, (workers,)) as pool:
+        tasks = [
+            pool.submit(write_drive, drive_for_seed(s), rig, frames, every, folder) for s in seeds
+        ]
+        try:
+            bar = tqdm(as_completed(tasks), "drives", total=len(tasks), unit="drive")
+            return sum(task.result() for task in bar)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _initialise_worker(workers: int) -> None:
+    initialise_worker()
+    scene.RAYCAST_THREADS = max(1, (os.cpu_count() or 1) // workers)
 
 
 def write_drive(
@@ -120,12 +168,17 @@ def write_drive(
     workers: int = 1,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> int:
-    """Write `frames` samples, `every` sweeps apart, but for those that are there. Returns how many."""
+    """Write `frames` samples of a drive, `every` sweeps apart; existing samples are kept.
+
+    workers: processes that simulate. Returns the number of samples written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     indices = [k * every for k in range(frames) if not _path(folder, drive, k * every).exists()]
-    plan = SimulationPlan(drive.place(), rig, drive.seed, frames * every, drive.conditions)
+    plan = SimulationPlan(
+        drive.scenario_with_traffic(), rig, drive.seed, frames * every, drive.conditions
+    )
     for index, arrays in zip(
-        progress(indices), made(plan, simulated_sample, indices, workers), strict=True
+        progress(indices), generate_frames(plan, simulated_sample, indices, workers), strict=True
     ):
         write_sample(_path(folder, drive, index), arrays)
     return len(indices)
@@ -136,14 +189,14 @@ def _path(folder: Path, drive: Drive, index: int) -> Path:
 
 
 def simulated_sample(simulation: Simulation, index: int) -> Arrays:
-    """The sample of one frame of a simulation, its images' classes with it."""
+    """The sample of one frame of a simulation, with the semantic classes of its images."""
     frame = simulation[index]
     truth = simulation.truth(index)
-    table = segment_table(SEMANTIC_NAMES)
+    table = segment_lookup_table(SEMANTIC_NAMES)
     semantics: dict[str, NDArray[np.uint8]] = {
         name: table[view.semantics] for name, view in truth.views.items()
     }
-    told = {
+    metadata = {
         "scenario": simulation.scenario.name,
         "seed": simulation.seed,
         "frame": index,
@@ -151,4 +204,4 @@ def simulated_sample(simulation: Simulation, index: int) -> Arrays:
         "fog": simulation.conditions.fog_visibility,
         "rain": simulation.conditions.rain,
     }
-    return sample_of(frame, told, truth.visibility, semantics)
+    return build_sample(frame, metadata, truth.visibility, semantics)

@@ -1,4 +1,4 @@
-"""A trained detector as model folders: ONNX of static shapes, weights and card."""
+"""Export of a trained detector to model folders: ONNX with static shapes, weights and card."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.image_projection import RAY_PLACES
+from multimodal_perception.detection.fusion.image_projection import RAY_SAMPLES
 from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
-    IMAGE_KINDS,
+    IMAGE_MODALITIES,
     DetectorConfig,
 )
-from multimodal_perception.detection.fusion.network_inputs import CELL_PIXELS
-from multimodal_perception.detection.fusion.pillars import BIN, BINS, CHANNELS, LOW
+from multimodal_perception.detection.fusion.network_inputs import FEATURE_STRIDE
+from multimodal_perception.detection.fusion.pillars import (
+    HEIGHT_BIN,
+    HEIGHT_BINS,
+    MIN_HEIGHT,
+    PILLAR_CHANNELS,
+)
+from multimodal_perception.detection.fusion.roi_features import GRID, PROFILE_FEATURES
 from multimodal_perception.networks.fusion_detector import (
     ProposalNetwork,
     RefinementNetwork,
     build_image,
 )
 from multimodal_perception.networks.image_encoder import ImageNetwork
-from multimodal_perception.networks.local_fusion import GRID, OUTLINE, POINTS, POSITION, PROPOSAL
+from multimodal_perception.networks.local_fusion import GRID_POINT_FEATURES, GRID_POINTS
+from multimodal_perception.networks.refinement_head import PROPOSAL_FEATURES
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
 from multimodal_perception.runtime.onnx_export import export_onnx
 from multimodal_perception.training.checkpoint import load_weights, save_weights
@@ -39,102 +46,118 @@ def export_detector(
     proposals: Path,
     refinement: Path | None,
     out: Path,
-    training: Training,
+    training: Training | None,
     figures: Mapping[str, Any] | None = None,
-    blind: Path | None = None,
+    without_lidar: Path | None = None,
 ) -> list[ModelCard]:
-    """Write out (the proposal network) and, beside it, <out>_camera and <out>_thermal (the image
-    networks), <out>_blind and <out>_refinement, as far as there are such. Returns their cards, out's
-    first. blind: weights of the proposal network for frames without LiDAR, on the same image networks;
-    raises UserError for others.
+    """Write the model folders of a trained detector and return their cards, that of `out` first.
 
-    proposals, refinement: weights (.safetensors) as the training wrote them.
+    out: folder of the proposal network. Beside it are written, where they exist, <out>_camera and
+    <out>_thermal (image networks), <out>_without_lidar and <out>_refinement. proposals, refinement,
+    without_lidar: weights (.safetensors) that the training wrote; without_lidar is a second proposal
+    network for frames without LiDAR. Raises UserError when it has other image networks than the first
+    one.
     """
-    network = {"network": _plain(config)}
-    whole = ProposalNetwork(config, pretrained=False)
-    load_weights(whole, proposals)
-    kinds = IMAGE_KINDS if config.global_fusion else ()
-    images = {kind: out.with_name(f"{out.name}_{kind}") for kind in kinds}
-    beside = out.with_name(f"{out.name}_refinement")
-    settings: dict[str, Any] = dict(network)
-    if images:
-        settings["images"] = {kind: folder.name for kind, folder in images.items()}
-    unseen = out.with_name(f"{out.name}_blind")
-    if blind is not None:
-        settings["blind"] = unseen.name
-    if refinement is not None:
-        settings["refinement"] = beside.name
-    extent = config.pillars.extent
-    card = ModelCard(
-        out.name,
-        "detector_proposals",
-        _specs(proposal_examples(config)),
-        {"scores": TensorSpec((1, config.proposals))},  # all outputs are told when it has run
-        LICENCE,
-        settings,
-        classes=CLASSES,
-        range=(-extent, -extent, LOW, extent, extent, LOW + BIN * BINS),
-        training=training,
-        figures=dict(figures or {}),
-    )
-    first, seen = parts_of(whole)
-    cards = [write_model(out, card, first, proposal_examples(config), PROPOSAL_OUTPUTS)]
-    if blind is not None:
-        other = ProposalNetwork(config, pretrained=False)
-        load_weights(other, blind)
-        second, looks = parts_of(other)
-        if not all(same_weights(looks[kind], seen[kind]) for kind in kinds):
-            raise UserError(f"{blind}: other image networks than {proposals}'s")
-        card_ = dataclasses.replace(card, name=unseen.name, settings=dict(network), figures={})
-        cards.append(
-            write_model(unseen, card_, second, proposal_examples(config), PROPOSAL_OUTPUTS)
-        )
-    for kind, folder in images.items():
-        examples = image_examples(config, kind)
-        its = dataclasses.replace(
-            card,
-            name=folder.name,
+    network = ProposalNetwork(config, pretrained=False)
+    load_weights(network, proposals)
+    proposal_network, image_networks = split_image_networks(network)
+    folders = {name: out.with_name(f"{out.name}_{name}") for name in image_networks}
+    settings: dict[str, Any] = {"network": _plain(config)}
+    if folders:
+        settings["images"] = {name: folder.name for name, folder in folders.items()}
+    for name, weights in (("without_lidar", without_lidar), ("refinement", refinement)):
+        if weights is not None:
+            folders[name] = out.with_name(f"{out.name}_{name}")
+            settings[name] = folders[name].name
+    card = _proposal_card(config, out.name, settings, training, figures)
+    examples = proposal_examples(config)
+    cards = [write_model(out, card, proposal_network, examples, PROPOSAL_OUTPUTS)]
+
+    def write_part(
+        name: str,
+        part: nn.Module,
+        inputs: dict[str, Tensor],
+        outputs: tuple[str, ...],
+        **values: Any,
+    ) -> None:
+        values = {"settings": {"network": _plain(config)}, "inputs": _specs(inputs), **values}
+        part_card = dataclasses.replace(card, name=folders[name].name, figures={}, **values)
+        cards.append(write_model(folders[name], part_card, part, inputs, outputs))
+
+    if without_lidar is not None:
+        network = ProposalNetwork(config, pretrained=False)
+        load_weights(network, without_lidar)
+        second, its_image_networks = split_image_networks(network)
+        if not all(same_weights(its_image_networks[n], part) for n, part in image_networks.items()):
+            raise UserError(f"{without_lidar}: has other image networks than {proposals}")
+        write_part("without_lidar", second, examples, PROPOSAL_OUTPUTS)
+    for name, part in image_networks.items():
+        write_part(
+            name,
+            part,
+            image_examples(config, name),
+            ("features",),
             architecture="detector_image",
-            settings={**network, "image": kind},
-            inputs=_specs(examples),
+            settings={"network": _plain(config), "image": name},
             range=(),
             classes=(),
-            figures={},
         )
-        cards.append(write_model(folder, its, seen[kind], examples, ("features",)))
     if refinement is not None:
-        last = RefinementNetwork(config).eval()
-        load_weights(last, refinement)
-        examples = refinement_examples(config)
-        card = dataclasses.replace(
-            card,
-            name=beside.name,
+        refinement_network = RefinementNetwork(config).eval()
+        load_weights(refinement_network, refinement)
+        write_part(
+            "refinement",
+            refinement_network,
+            refinement_examples(config),
+            ("confidences", "refined_boxes"),
             architecture="detector_refinement",
-            settings=network,
-            inputs=_specs(examples),
-            figures={},
         )
-        cards.append(write_model(beside, card, last, examples, ("confidences", "refined")))
     return cards
 
 
-def parts_of(whole: ProposalNetwork) -> tuple[ProposalNetwork, dict[str, ImageNetwork]]:
-    """A trained network as it is run: the proposal network alone, and the image networks by kind."""
-    first = ProposalNetwork(whole.config, trunks=False, necks=False)
-    first.load_state_dict({k: v for k, v in whole.state_dict().items() if k in first.state_dict()})
+def _proposal_card(
+    config: DetectorConfig,
+    name: str,
+    settings: dict[str, Any],
+    training: Training | None,
+    figures: Mapping[str, Any] | None,
+) -> ModelCard:
+    extent = config.pillars.extent
+    return ModelCard(
+        name,
+        "detector_proposals",
+        _specs(proposal_examples(config)),
+        {"scores": TensorSpec((1, config.proposals))},  # write_model replaces the outputs
+        LICENCE,
+        settings,
+        classes=CLASSES,
+        range=(-extent, -extent, MIN_HEIGHT, extent, extent, MIN_HEIGHT + HEIGHT_BIN * HEIGHT_BINS),
+        training=training,
+        figures=dict(figures or {}),
+    )
+
+
+def split_image_networks(
+    network: ProposalNetwork,
+) -> tuple[ProposalNetwork, dict[str, ImageNetwork]]:
+    """Split a trained network into the networks that are exported: the proposal network without trunks
+    and necks, and the image networks by modality."""
+    without_images = ProposalNetwork(network.config, trunks=False, necks=False)
+    own = without_images.state_dict()
+    without_images.load_state_dict({k: v for k, v in network.state_dict().items() if k in own})
     images = {}
-    for kind in IMAGE_KINDS if whole.config.global_fusion else ():
-        part = build_image({"network": _plain(whole.config), "image": kind})
-        part.trunk = getattr(whole, f"{kind}_trunk")
-        part.neck = getattr(whole, f"{kind}_neck")
-        images[kind] = part.eval()
-    return first.eval(), images
+    for modality in IMAGE_MODALITIES if network.config.global_fusion else ():
+        part = build_image({"network": _plain(network.config), "image": modality})
+        part.trunk = getattr(network, f"{modality}_trunk")
+        part.neck = getattr(network, f"{modality}_neck")
+        images[modality] = part.eval()
+    return without_images.eval(), images
 
 
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks of one kind are the same."""
-    theirs = other.state_dict()
-    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks of the same architecture have the same weights."""
+    other = second.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
 
 
 def write_model(
@@ -144,7 +167,7 @@ def write_model(
     examples: Mapping[str, Tensor],
     outputs: tuple[str, ...],
 ) -> ModelCard:
-    """Write model.onnx, model.safetensors and card.yaml of a network; examples: its inputs by name."""
+    """Write model.onnx, model.safetensors and card.yaml of a network. examples: its inputs by name."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         results = network(*examples.values())
@@ -157,63 +180,67 @@ def write_model(
 
 
 def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
-    """Inputs of the proposal network, of the right shapes."""
-    c, most = config, config.pillars.most
-    places, seen = torch.zeros(1, most, 2), torch.zeros(1, most)
+    """Inputs of the proposal network with the shapes of its configuration."""
+    c, count = config, config.pillars.max_pillars
     examples = {
-        "pillars": torch.zeros(1, most, CHANNELS),
-        # Each row its own cell: what fills up goes to the one beyond the last.
-        "cells": torch.arange(most)[None].clamp(max=c.pillars.size**2),
+        "pillars": torch.zeros(1, count, PILLAR_CHANNELS),
+        # Every pillar has another cell; unused rows have the cell index size**2.
+        "cells": torch.arange(count)[None].clamp(max=c.pillars.size**2),
         "ultrasonic": torch.zeros(1, 2, c.pillars.size, c.pillars.size),
     }
     if not c.global_fusion:
         return examples
-    for kind, atlas in _atlases(config).items():
-        examples[f"{kind}_atlas"] = atlas
-        examples[f"{kind}_places"] = places.clone()
-        examples[f"{kind}_seen"] = seen.clone()
-    if c.exchange:
-        for kind, count, (height, width) in (
+    for modality, maps in _empty_feature_maps(config).items():
+        examples[f"{modality}_feature_map"] = maps
+        examples[f"{modality}_uv"] = torch.zeros(1, count, 2)
+        examples[f"{modality}_visible"] = torch.zeros(1, count)
+    if c.camera_bev_exchange:
+        for modality, images, (height, width) in (
             ("camera", c.cameras, c.camera_size),
-            ("thermal", c.thermals, c.thermal_size),
+            ("thermal", c.thermal_cameras, c.thermal_size),
         ):
-            cells = count * (height // CELL_PIXELS) * (width // CELL_PIXELS)
-            examples[f"{kind}_rays"] = torch.full((1, cells, RAY_PLACES, 2), 2.0)
+            cells = images * (height // FEATURE_STRIDE) * (width // FEATURE_STRIDE)
+            examples[f"{modality}_rays"] = torch.full((1, cells, RAY_SAMPLES, 2), 2.0)
     return examples
 
 
-def image_examples(config: DetectorConfig, kind: str) -> dict[str, Tensor]:
-    """Inputs of an image network, of the right shapes."""
-    shape = (1, *config.camera_size, 3) if kind == "camera" else (1, *config.thermal_size)
+def image_examples(config: DetectorConfig, modality: str) -> dict[str, Tensor]:
+    """Inputs of an image network with the shapes of its configuration."""
+    shape = (1, *config.camera_size, 3) if modality == "camera" else (1, *config.thermal_size)
     return {"pixels": torch.zeros(shape, dtype=torch.uint8)}
 
 
-def _atlases(config: DetectorConfig) -> dict[str, Tensor]:
-    """Empty atlases by kind."""
+def _empty_feature_maps(config: DetectorConfig) -> dict[str, Tensor]:
+    """Stacked feature maps of zeros by modality."""
     c = config
-    sizes = (c.cameras, *c.camera_size), (c.thermals, *c.thermal_size)
+    sizes = (c.cameras, *c.camera_size), (c.thermal_cameras, *c.thermal_size)
     return {
-        kind: torch.zeros(1, c.channels, count * (height // CELL_PIXELS), width // CELL_PIXELS)
-        for kind, (count, height, width) in zip(IMAGE_KINDS, sizes, strict=True)
+        modality: torch.zeros(
+            1, c.channels, count * (height // FEATURE_STRIDE), width // FEATURE_STRIDE
+        )
+        for modality, (count, height, width) in zip(IMAGE_MODALITIES, sizes, strict=True)
     }
 
 
 def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
-    """Inputs of the refinement, of the right shapes."""
-    c, rois = config, config.refined
+    """Inputs of the refinement network with the shapes of its configuration."""
+    c, rois = config, config.refined_proposals
     half = c.pillars.size // 2
     return {
         "bev": torch.zeros(1, c.neck_channels, half, half),
-        **{f"{kind}_atlas": atlas for kind, atlas in _atlases(config).items()},
+        **{
+            f"{modality}_feature_map": maps
+            for modality, maps in _empty_feature_maps(config).items()
+        },
         "boxes": torch.ones(1, rois, 7),
-        "told": torch.zeros(1, rois, len(CLASSES) + PROPOSAL),
+        "proposal_features": torch.zeros(1, rois, len(CLASSES) + PROPOSAL_FEATURES),
         "roi_bev": torch.zeros(1, rois, GRID**2, 2),
-        "roi_grid": torch.zeros(1, rois, POINTS, POSITION),
-        "roi_camera": torch.zeros(1, rois, POINTS, 2),
-        "roi_camera_seen": torch.zeros(1, rois, POINTS),
-        "roi_thermal": torch.zeros(1, rois, POINTS, 2),
-        "roi_thermal_seen": torch.zeros(1, rois, POINTS),
-        "roi_outline": torch.zeros(1, rois, OUTLINE),
+        "roi_grid": torch.zeros(1, rois, GRID_POINTS, GRID_POINT_FEATURES),
+        "roi_camera_uv": torch.zeros(1, rois, GRID_POINTS, 2),
+        "roi_camera_visible": torch.zeros(1, rois, GRID_POINTS),
+        "roi_thermal_uv": torch.zeros(1, rois, GRID_POINTS, 2),
+        "roi_thermal_visible": torch.zeros(1, rois, GRID_POINTS),
+        "roi_profile": torch.zeros(1, rois, PROFILE_FEATURES),
     }
 
 
@@ -226,7 +253,7 @@ def _spec(tensor: Tensor) -> TensorSpec:
 
 
 def _plain(config: DetectorConfig) -> dict[str, Any]:
-    """The configuration as YAML knows it."""
+    """The configuration as values that YAML can represent."""
     return {
         k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()
     }

@@ -1,4 +1,4 @@
-"""Losses of the proposal network and of the refinement on a batch."""
+"""Losses of the proposal network and of the refinement network on a batch."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor, nn
 
 from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
-    IMAGE_KINDS,
+    IMAGE_MODALITIES,
     DetectorConfig,
 )
-from multimodal_perception.detection.fusion.network_inputs import CELL_PIXELS, refinement_inputs
-from multimodal_perception.detection.fusion.pillars import RANGE
+from multimodal_perception.detection.fusion.network_inputs import FEATURE_STRIDE, refinement_inputs
+from multimodal_perception.detection.fusion.pillars import RANGE_CHANNEL
 from multimodal_perception.detection.fusion.roi_features import PointIndex
 from multimodal_perception.networks.fusion_detector import (
-    Images,
+    ImageFeatures,
     ProposalNetwork,
     RefinementNetwork,
 )
-from multimodal_perception.networks.image_encoder import atlas_of
-from multimodal_perception.networks.local_fusion import Refined, refined_boxes
+from multimodal_perception.networks.image_encoder import stack_feature_maps
+from multimodal_perception.networks.refinement_head import RefinementOutput, apply_residuals
 from multimodal_perception.training.detector.dataset import (
     SCALES,
-    Item,
+    TrainingFrame,
 )
 from multimodal_perception.training.detector.gradient_balancing import (
-    GradientCalibration,
+    GradientBalancer,
 )
 from multimodal_perception.training.detector.proposal_selection import (
-    Choice,
-    Found,
-    choose_proposals,
-    confidences,
-    judged,
+    Detections,
+    RoiSampling,
     refinement_targets,
+    select_proposals,
+    supervised_mask,
+    target_scores,
 )
 from multimodal_perception.training.detector.targets_and_losses import (
     code_loss,
@@ -46,25 +46,28 @@ from multimodal_perception.training.detector.targets_and_losses import (
     ends_loss,
     heat_loss,
     residual_loss,
-    segment_loss,
+    segmentation_loss,
 )
 from multimodal_perception.training.loop import Losses
 
-Batch = tuple[dict[str, Tensor], Sequence[Item]]
+Batch = tuple[dict[str, Tensor], Sequence[TrainingFrame]]
 
 
-def masked_loss(network: nn.Module, batch: Batch, modalities: frozenset[str]) -> Tensor:
-    """The loss of the boxes when only these of branches_of are there. Pillars without LiDAR are as
-    preprocess.pillars makes them where only images tell: their place is known, nothing is in them."""
+def loss_with_modalities(network: nn.Module, batch: Batch, modalities: frozenset[str]) -> Tensor:
+    """The loss of the boxes when only some modalities (keys of modality_branches) are available.
+
+    Without the LiDAR, the pillars are as detection.fusion.pillars makes them for frames without one:
+    their position is known, their other features are zero.
+    """
     tensors = dict(batch[0])
     if "lidar" not in modalities:
         empty = torch.zeros_like(tensors["pillars"])
-        empty[..., RANGE] = tensors["pillars"][..., RANGE]
+        empty[..., RANGE_CHANNEL] = tensors["pillars"][..., RANGE_CHANNEL]
         tensors["pillars"] = empty
     if "images" not in modalities:
-        for name in ("camera_seen", "thermal_seen"):
+        for name in ("camera_visible", "thermal_visible"):
             tensors[name] = torch.zeros_like(tensors[name])
-    # Batch norm must not count these passes.
+    # These passes must not change the statistics of batch normalisation.
     network.eval()
     losses = proposal_losses(network, (tensors, batch[1]), 0.0)
     network.train()
@@ -74,175 +77,207 @@ def masked_loss(network: nn.Module, batch: Batch, modalities: frozenset[str]) ->
 def proposal_losses(
     network: nn.Module,
     batch: Batch,
-    segment_weight: float,
-    calibration: GradientCalibration | None = None,
+    segmentation_weight: float,
+    balancer: GradientBalancer | None = None,
 ) -> Losses:
     """Losses of the proposal network on a batch."""
-    tensors = _placed(_device_of(network), batch[0])
+    tensors = _to_device(batch[0], _device_of(network))
     assert isinstance(network, ProposalNetwork)
-    atlases, segments = image_atlases(network, tensors)
-    _, heat, code = network.maps(**map_inputs(tensors, atlases))
-    weights = tensors["weights"] * tensors["counts"][:, None]
+    feature_maps, segmentation = image_feature_maps(network, tensors)
+    _, heat, code = network.bev_outputs(**bev_inputs(tensors, feature_maps))
+    frame_weight = tensors["frame_weight"]
+    weights = tensors["weights"] * frame_weight[:, None]
     losses = {
-        "heat": heat_loss(heat, tensors["heat"], tensors["counts"]),
+        "heat": heat_loss(heat, tensors["heat"], frame_weight),
         "box": code_loss(code, tensors["centres"], tensors["codes"], weights),
     }
     losses["total"] = losses["heat"] + 0.5 * losses["box"]
-    if calibration is not None:
+    if balancer is not None:
         tasks = {"heat": losses["heat"], "box": 0.5 * losses["box"]}
         shared = network.head.shared[0].weight
         assert isinstance(shared, Tensor)
-        losses["total"] = calibration.total(tasks, shared)
-    if segments is not None:
-        losses["segments"] = segments
-        losses["total"] = losses["total"] + segment_weight * segments
+        losses["total"] = balancer.total(tasks, shared)
+    if segmentation is not None:
+        losses["segmentation"] = segmentation
+        losses["total"] = losses["total"] + segmentation_weight * segmentation
     return losses
 
 
-def map_inputs(tensors: dict[str, Tensor], atlases: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
-    """What ProposalNetwork.maps takes, of a batch."""
+def bev_inputs(
+    tensors: dict[str, Tensor], feature_maps: tuple[Tensor, Tensor] | None
+) -> dict[str, Any]:
+    """The arguments of ProposalNetwork.bev_outputs for a batch."""
     inputs: dict[str, Any] = {n: tensors[n] for n in ("pillars", "cells", "ultrasonic")}
-    for kind, atlas in zip(IMAGE_KINDS, atlases or (), strict=bool(atlases)):
-        places, seen = tensors[f"{kind}_places"], tensors[f"{kind}_seen"]
-        inputs[kind] = Images(atlas, places, seen, tensors.get(f"{kind}_rays"))
+    for modality, maps in zip(IMAGE_MODALITIES, feature_maps or (), strict=bool(feature_maps)):
+        uv, visible = tensors[f"{modality}_uv"], tensors[f"{modality}_visible"]
+        inputs[modality] = ImageFeatures(maps, uv, visible, tensors.get(f"{modality}_rays"))
     return inputs
 
 
-def image_atlases(
+def image_feature_maps(
     network: ProposalNetwork, tensors: dict[str, Tensor]
 ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
-    """Atlases of a batch, and the auxiliary loss. Images that are missing do not enter the neck, so
-    that batch norm never counts them."""
+    """Stacked feature maps of the camera and thermal images of a batch, and the segmentation loss.
+
+    Missing images do not pass through the neck, so that they do not change the statistics of its batch
+    normalisation; their feature maps are zero.
+    """
     if not network.config.global_fusion:
         return None, None
-    atlases, loss = [], tensors["pillars"].new_zeros(())
-    for kind, neck, trunk in (
+    stacked, loss = [], tensors["pillars"].new_zeros(())
+    for modality, neck, trunk in (
         ("camera", network.camera_neck, network.camera_trunk),
         ("thermal", network.thermal_neck, network.thermal_trunk),
     ):
-        present = tensors[f"{kind}_present"]
+        present = tensors[f"{modality}_present"]
         batch, count = present.shape
-        segments = tensors[f"{kind}_segments"]
+        segments = tensors[f"{modality}_segments"]
         assert neck is not None
-        maps = None
         if bool(present.any()):
             if trunk is None:
-                scales = [tensors[f"{kind}_{s}"][present].float() for s in SCALES]
+                scales = [tensors[f"{modality}_{s}"][present].float() for s in SCALES]
             else:
-                scales = trunk(tensors[f"{kind}_pixels"][present])
-            found = neck(*scales)
-            loss = loss + segment_loss(neck.segment(found), segments[present])
-            maps = found.new_zeros(batch, count, *found.shape[1:])
-            maps[present] = found
+                scales = trunk(tensors[f"{modality}_pixels"][present])
+            features = neck(*scales)
+            loss = loss + segmentation_loss(neck.segment(features), segments[present])
+            maps = features.new_zeros(batch, count, *features.shape[1:])
+            maps[present] = features
         else:
             channels, (h, w) = network.config.channels, segments.shape[-2:]
             maps = tensors["pillars"].new_zeros(batch, count, channels, 2 * h, 2 * w)
-        atlases.append(atlas_of(maps.flatten(0, 1), batch))
-    return (atlases[0], atlases[1]), loss
+        stacked.append(stack_feature_maps(maps.flatten(0, 1), batch))
+    return (stacked[0], stacked[1]), loss
 
 
 @dataclass(frozen=True)
-class Refinable:
-    """Proposals of a batch as the refinement takes them, and what it should make of them.
+class RoiBatch:
+    """Inputs and targets of the refinement network for R proposals of each of B frames.
 
-    maps: BEV map and atlases. proposals: (B, R, 7). said: the other inputs by the refinement's names.
-    matched: (B, R, 7) labels, proposals where there is none; kinds: (B, R), their classes from 0; found:
-    (B, R), 1 where there is one; judged: (B, R), see `judged`. items: the frames.
+    feature_maps: BEV map, and stacked feature maps of camera and thermal images. proposals: (B, R, 7).
+    inputs: the other inputs by their names in RefinementNetwork.forward. matched_boxes: (B, R, 7)
+    labelled boxes, the proposals themselves where there is none. target_labels: (B, R), classes of the
+    labelled boxes from 0. positive_mask: (B, R), 1 for proposals with a labelled box. supervised_mask:
+    (B, R), see supervised_mask(). frames: the frames of the batch.
     """
 
-    maps: tuple[Tensor, tuple[Tensor, Tensor]]
+    feature_maps: tuple[Tensor, tuple[Tensor, Tensor]]
     proposals: Tensor
-    said: dict[str, Tensor]
-    matched: Tensor
-    kinds: Tensor
-    found: Tensor
-    judged: Tensor
-    items: Sequence[Item]
+    inputs: dict[str, Tensor]
+    matched_boxes: Tensor
+    target_labels: Tensor
+    positive_mask: Tensor
+    supervised_mask: Tensor
+    frames: Sequence[TrainingFrame]
 
-    def confidences(self, residuals: Tensor) -> Tensor:
-        """What the confidences (B, R, classes) of boxes refined by residuals (B, R, 8) should be."""
-        refined = refined_boxes(self.proposals, residuals.detach().float()).cpu().numpy()
-        right = [
-            confidences(b, i.boxes, i.labels) for b, i in zip(refined, self.items, strict=True)
+    def target_scores(self, residuals: Tensor) -> Tensor:
+        """Target scores (B, R, classes) of the proposals after residuals (B, R, 8) are applied."""
+        boxes = apply_residuals(self.proposals, residuals.detach().float()).cpu().numpy()
+        targets = [
+            target_scores(b, f.boxes, f.labels) for b, f in zip(boxes, self.frames, strict=True)
         ]
-        return _stack(right, self.proposals)
+        return _stack(targets, self.proposals)
 
 
-def refinable(
-    first: ProposalNetwork, device: torch.device, batch: Batch, choice: Choice | None = None
-) -> Refinable:
-    """What the refinement is trained on: proposals of the first network for a batch."""
-    choice = choice or Choice()
-    tensors, items = _placed(device, batch[0]), batch[1]
-    rng = np.random.default_rng(torch.initial_seed())  # the loop seeds each step
+def build_roi_batch(
+    network: ProposalNetwork,
+    device: torch.device,
+    batch: Batch,
+    rng: np.random.Generator,
+    sampling: RoiSampling | None = None,
+) -> RoiBatch:
+    """Proposals of the proposal network for a batch, with the inputs and targets of the refinement."""
+    sampling = sampling or RoiSampling()
+    tensors, frames = _to_device(batch[0], device), batch[1]
     with torch.no_grad():
-        atlases, _ = image_atlases(first, tensors)
-        bev, heat, code = first.maps(**map_inputs(tensors, atlases))
+        feature_maps, _ = image_feature_maps(network, tensors)
+        bev, heat, code = network.bev_outputs(**bev_inputs(tensors, feature_maps))
         scores, labels, boxes = (
-            v.float().cpu().numpy() for v in first.proposals(heat.float(), code.float())
+            v.float().cpu().numpy() for v in network.decode_proposals(heat.float(), code.float())
         )
-    if atlases is None:
-        atlases = _no_atlases(first.config, bev)
+    if feature_maps is None:
+        feature_maps = _empty_feature_maps(network.config, bev)
+    extent = network.config.pillars.extent
     inputs, targets = [], []
-    for k, item in enumerate(items):
-        pool: Found = boxes[k], scores[k], labels[k].astype(np.int64)
-        if choice.guess is not None:
-            guessed = choice.guess(item, pool, rng)
-            boxes_, scores_, labels_ = map(np.concatenate, zip(pool, guessed, strict=True))
-            pool = boxes_, scores_, labels_
-        chosen = choose_proposals(pool[0], pool[1], item.boxes, item.labels, rng, choice)
-        own, sure, kinds = (values[chosen] for values in pool)
-        index = PointIndex.of(item.points, first.config.pillars.extent)
-        extent = first.config.pillars.extent
+    for k, frame in enumerate(frames):
+        candidates: Detections = boxes[k], scores[k], labels[k].astype(np.int64)
+        if sampling.jitter is not None:
+            jittered = sampling.jitter(frame, candidates, rng)
+            boxes_, scores_, labels_ = map(np.concatenate, zip(candidates, jittered, strict=True))
+            candidates = boxes_, scores_, labels_
+        selected = select_proposals(
+            candidates[0], candidates[1], frame.boxes, frame.labels, rng, sampling
+        )
+        roi_boxes, roi_scores, roi_labels = (values[selected] for values in candidates)
+        index = PointIndex.build(frame.points, extent)
         inputs.append(
             refinement_inputs(
-                own, sure, kinds, len(CLASSES), index, item.views, extent, item.base_from_grid
+                roi_boxes,
+                roi_scores,
+                roi_labels,
+                len(CLASSES),
+                index,
+                frame.views,
+                extent,
+                frame.base_from_grid,
             )
         )
-        target = refinement_targets(own, item.boxes, item.labels)
-        target["judged"] = judged(own, target["found"], item.labelled, extent)
+        target = refinement_targets(roi_boxes, frame.boxes, frame.labels)
+        target["supervised_mask"] = supervised_mask(
+            roi_boxes, target["positive_mask"], frame.labelled_cells, extent
+        )
         targets.append(target)
-    said = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
-    goal = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
-    return Refinable((bev, atlases), said.pop("boxes"), said, items=items, **goal)
+    stacked_inputs = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}
+    stacked_targets = {n: _stack([t[n] for t in targets], bev) for n in targets[0]}
+    proposals = stacked_inputs.pop("boxes")
+    return RoiBatch(
+        (bev, feature_maps), proposals, stacked_inputs, frames=frames, **stacked_targets
+    )
 
 
-def refinement_losses(first: ProposalNetwork, network: nn.Module, batch: Batch) -> Losses:
-    """Losses of the refinement on a batch, on proposals of the first network."""
-    assert isinstance(network, RefinementNetwork)
-    made = refinable(first, _device_of(network), batch)
-    refined = network.refined(*made.maps, made.said)
-    right = made.confidences(refined.residuals)
-    return losses_of_refined(refined, made.proposals, made.matched, made.found, right, made.judged)
-
-
-def losses_of_refined(
-    refined: Refined,
-    proposals: Tensor,
-    matched: Tensor,
-    found: Tensor,
-    right: Tensor,
-    judged: Tensor,
+def refinement_losses(
+    proposal_network: ProposalNetwork, network: nn.Module, batch: Batch, rng: np.random.Generator
 ) -> Losses:
-    """Losses of what is refined, its confidences against right ones (B, R, classes); the rest as
-    Refinable has it."""
-    near, corner = residual_loss(proposals, refined.residuals, matched, found)
-    sure = confidence_loss(refined.logits, right, judged)
-    ends = ends_loss(refined, proposals, matched, found)
-    losses = {"confidence": sure, "residual": near, "corner": corner, "ends": ends}
-    return losses | {"total": sure + near + corner + 0.5 * ends}
+    """Losses of the refinement network on a batch. rng: selects the proposals."""
+    assert isinstance(network, RefinementNetwork)
+    rois = build_roi_batch(proposal_network, _device_of(network), batch, rng)
+    output = network.refine(*rois.feature_maps, rois.inputs)
+    return refinement_output_losses(
+        output,
+        rois.proposals,
+        rois.matched_boxes,
+        rois.positive_mask,
+        rois.target_scores(output.residuals),
+        rois.supervised_mask,
+    )
 
 
-def _no_atlases(config: DetectorConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+def refinement_output_losses(
+    output: RefinementOutput,
+    proposals: Tensor,
+    matched_boxes: Tensor,
+    positive_mask: Tensor,
+    target_scores: Tensor,
+    supervised_mask: Tensor,
+) -> Losses:
+    """Losses of the output of the refinement. target_scores: (B, R, classes); others: see RoiBatch."""
+    residual, corner = residual_loss(proposals, output.residuals, matched_boxes, positive_mask)
+    confidence = confidence_loss(output.logits, target_scores, supervised_mask)
+    ends = ends_loss(output, proposals, matched_boxes, positive_mask)
+    losses = {"confidence": confidence, "residual": residual, "corner": corner, "ends": ends}
+    return losses | {"total": confidence + residual + corner + 0.5 * ends}
+
+
+def _empty_feature_maps(config: DetectorConfig, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps of zeros, for a proposal network without images."""
     shapes = (
         (max(config.cameras, 1), config.camera_size),
-        (max(config.thermals, 1), config.thermal_size),
+        (max(config.thermal_cameras, 1), config.thermal_size),
     )
-    made = [
-        like.new_zeros(len(like), config.channels, n * (h // CELL_PIXELS), w // CELL_PIXELS)
+    maps = [
+        like.new_zeros(len(like), config.channels, n * (h // FEATURE_STRIDE), w // FEATURE_STRIDE)
         for n, (h, w) in shapes
     ]
-    return made[0], made[1]
+    return maps[0], maps[1]
 
 
 def _stack(arrays: Sequence[np.ndarray], like: Tensor) -> Tensor:
@@ -253,5 +288,5 @@ def _device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
-def _placed(device: torch.device, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _to_device(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {n: t.to(device, non_blocking=True) for n, t in tensors.items()}

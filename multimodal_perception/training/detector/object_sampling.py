@@ -1,10 +1,11 @@
-"""Ground-truth sampling (SECOND, Yan et al. 2018, section 3.3): objects of other frames pasted in.
+"""Ground-truth sampling (SECOND, Yan et al. 2018, section 3.3): objects of other frames are pasted.
 
-An object is turned about the LiDAR and keeps its distance, so that its points stay as dense as a LiDAR
-there would see them, and is set on the ground. It needs ground below, nothing in its place, a free way
-to the LiDAR and no ultrasonic sensor in reach, which would have to hear it. What lies behind it loses
-its points. The images do not show it: within its box, and within as many boxes of the same sizes about
-other points, no image sees anything, or the gap itself would give the object away.
+An object is rotated about the LiDAR and keeps its distance, so that the density of its points is
+realistic, and is moved to the height of the ground. A position is used only with ground below it,
+without another object there, with a free line of sight to the LiDAR and outside the range of all
+ultrasonic sensors, which would have to measure the object. Points behind the object are removed. The
+images do not show the object: all image features within its box are masked, and within as many boxes of
+the same sizes around random points, because the mask would otherwise reveal the object.
 """
 
 from __future__ import annotations
@@ -25,30 +26,38 @@ from tqdm import tqdm
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion.network_config import CLASSES
 from multimodal_perception.frame import CLASS_NAMES
-from multimodal_perception.geometry.boxes import iou_bev, points_in_boxes
-from multimodal_perception.training.detector.samples import lidar_of, points_of, read_sample
+from multimodal_perception.geometry.boxes import count_points_in_boxes, iou_bev
+from multimodal_perception.training.detector.samples import (
+    lidar_position,
+    read_sample,
+    sample_points,
+)
 
-# Objects of a class that the bank holds, the points each needs, and how near it may be, metres.
-MOST, LEAST_POINTS, NEAREST = 2000, 8, 4.0
-MOST_PASTED = 50
-# Places tried for an object; distance that it keeps from other boxes, metres.
-TRIES, APART = 16, 0.3
-# Shares of its points that must be free of what stands before it.
-FREE = 0.7
-# Directions that the LiDAR's turn is parted into; half the height of a ray, as a slope.
-COLUMNS, RAY = 720, 0.005
-# Ground: so many points about the footprint, this quantile of heights, the change of height allowed.
-GROUND_POINTS, GROUND_SHARE, GROUND_STEP = 3, 0.1, 0.5
-# Points higher than this above the ground, more than a few, take a place.
-LOW, FEW = 0.3, 2
+# Objects of a class in the bank, points that each must have, and its minimum distance to the LiDAR in
+# metres.
+MAX_BANK_OBJECTS, MIN_POINTS, MIN_DISTANCE = 2000, 8, 4.0
+MAX_PASTED = 50
+# Positions that are tried for an object, and its minimum separation from other boxes in metres.
+ATTEMPTS, MIN_SEPARATION = 16, 0.3
+# Minimum fraction of the points of a pasted object that must not be occluded.
+MIN_VISIBLE_FRACTION = 0.7
+# Azimuth bins of the LiDAR; half the height of a ray, as a slope.
+AZIMUTH_BINS, RAY_HALF_SLOPE = 720, 0.005
+# The ground height at a position is a quantile of the heights of at least MIN_GROUND_POINTS points
+# around it; an object is moved up or down by at most MAX_GROUND_STEP metres.
+MIN_GROUND_POINTS, GROUND_QUANTILE, MAX_GROUND_STEP = 3, 0.1, 0.5
+# A position is occupied with more than MAX_OBSTACLE_POINTS points more than OBSTACLE_HEIGHT metres
+# above the ground.
+OBSTACLE_HEIGHT, MAX_OBSTACLE_POINTS = 0.3, 2
 
 
 @dataclass(frozen=True)
 class ObjectBank:
-    """Objects of labelled frames as their LiDAR saw them, K of them.
+    """The points and boxes of K objects of labelled frames.
 
-    points: (N, 4) float32, x y z from the LiDAR's place in base_link's axes, intensity; starts:
-    (K + 1,). boxes: (K, 7), from the LiDAR too. labels: (K,) from 0, of the detector's classes.
+    points: (N, 4) float32, x, y, z relative to the LiDAR in the axes of base_link, and intensity.
+    starts: (K + 1,) first point of each object. boxes: (K, 7), relative to the LiDAR. labels: (K,) from
+    0, indices into the classes of the detector.
     """
 
     points: NDArray[np.float32]
@@ -61,39 +70,42 @@ class ObjectBank:
 
 
 @dataclass(frozen=True)
-class Pasted:
-    """A frame with objects in it.
+class PastedObjects:
+    """A frame with pasted objects, in base_link.
 
-    points: (N, 4). boxes (K, 7) and labels (K,) of what was pasted. hidden: (H, 7) boxes that no
-    image sees into. lost: (M,) how many points each label of the frame lost to shadows.
+    points: (N, 4), of the frame and the objects. boxes: (K, 7) and labels: (K,) of the pasted objects.
+    masked_boxes: (H, 7), image features inside them are masked. occluded_points: (M,), number of points
+    that each labelled box of the frame lost because of the pasted objects.
     """
 
     points: NDArray[np.float32]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
-    hidden: NDArray[np.float32]
-    lost: NDArray[np.int64]
+    masked_boxes: NDArray[np.float32]
+    occluded_points: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class GroundTruthSampling:
-    """Pastes up to so many objects of each class (by name) into every frame that has a LiDAR."""
+class ObjectSampling:
+    """Pastes objects of a bank into frames with a LiDAR. counts: largest number of objects by class."""
 
     bank: ObjectBank
-    sampled: Mapping[str, int]
+    counts: Mapping[str, int]
 
-    def paste(self, sample: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> Pasted:
-        """A sample's points and what is pasted among them, in base_link."""
-        scene = Scene(points_of(sample), lidar_of(sample), sample["boxes"], sample["ultrasonic"])
+    def paste(self, sample: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> PastedObjects:
+        """Paste objects into a sample, which is not changed."""
+        scene = PastingScene(
+            sample_points(sample), lidar_position(sample), sample["boxes"], sample["ultrasonic"]
+        )
         labels, decoys = [], []
-        for name, count in self.sampled.items():
+        for name, count in self.counts.items():
             label, before = CLASSES.index(name), len(scene.pasted)
-            known = rng.permutation(np.flatnonzero(self.bank.labels == label))
-            for k in known[: 2 * count]:
+            candidates = rng.permutation(np.flatnonzero(self.bank.labels == label))
+            for k in candidates[: 2 * count]:
                 rows = slice(self.bank.starts[k], self.bank.starts[k + 1])
-                turns = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, TRIES + 1)
-                turns = rng.permutation(turns[:-1])
-                if scene.put(self.bank.points[rows], self.bank.boxes[k], turns):
+                rotations = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, ATTEMPTS + 1)
+                rotations = rng.permutation(rotations[:-1])
+                if scene.paste(self.bank.points[rows], self.bank.boxes[k], rotations):
                     labels.append(label)
                     decoy = scene.pasted[-1].copy()
                     decoy[:2] = scene.points[rng.integers(len(scene.points)), :2]
@@ -101,127 +113,148 @@ class GroundTruthSampling:
                 if len(scene.pasted) - before == count:
                     break
         boxes = np.array(scene.pasted, np.float32).reshape(-1, 7)
-        hidden = np.concatenate([boxes, np.array(decoys, np.float32).reshape(-1, 7)])
-        lost = points_in_boxes(scene.points[~scene.kept], sample["boxes"], 0.1)
-        return Pasted(scene.left(), boxes, np.array(labels, np.int64), hidden, lost)
+        masked_boxes = np.concatenate([boxes, np.array(decoys, np.float32).reshape(-1, 7)])
+        occluded = count_points_in_boxes(scene.points[~scene.kept], sample["boxes"], 0.1)
+        return PastedObjects(
+            scene.visible_points(), boxes, np.array(labels, np.int64), masked_boxes, occluded
+        )
 
 
-class Scene:
-    """A frame's points sorted by the LiDAR's direction, and what has been put among them."""
+class PastingScene:
+    """The points of a frame sorted by azimuth, and the objects pasted so far."""
 
     def __init__(
         self,
         points: NDArray[np.float32],
         lidar: NDArray[np.float32],
         boxes: NDArray[np.float32],
-        echoes: NDArray[np.float32],
+        ultrasonic: NDArray[np.float32],
     ) -> None:
-        """points (N, 4), lidar (3,), boxes (K, 7) and echoes (U, 8) as samples hold them."""
-        self.lidar, self.boxes, self.echoes = lidar, boxes, echoes
-        self.points, self.starts = _sorted_by_column(points, lidar)
+        """points (N, 4), lidar position (3,), boxes (K, 7) and ultrasonic (U, 8): see samples."""
+        self.lidar, self.boxes, self.ultrasonic = lidar, boxes, ultrasonic
+        self.points, self.starts = _sort_by_azimuth(points, lidar)
         self.kept = np.ones(len(points), np.bool_)
-        self.taken = np.zeros(COLUMNS, np.bool_)
+        self.occupied_bins = np.zeros(AZIMUTH_BINS, np.bool_)
         self.pasted: list[NDArray[np.float32]] = []
         self._added: list[NDArray[np.float32]] = []
 
-    def put(
+    def paste(
         self,
         points: NDArray[np.float32],
         box: NDArray[np.float32],
-        turns: NDArray[np.float64],
+        rotations: NDArray[np.float64],
     ) -> bool:
-        """Paste an object of the bank at the first of the turns (T,) about the LiDAR that has room."""
-        for turn in turns:
-            place = _turned_box(box, self.lidar, turn)
-            if not self._free_of_others(place):
+        """Paste an object at the first of the rotations (T,) about the LiDAR where there is room.
+
+        points (N, 4), box (7,): relative to the LiDAR. Returns False where there is no room.
+        """
+        for rotation in rotations:
+            target = _rotate_box(box, self.lidar, rotation)
+            if not self._is_separated(target):
                 continue
-            ground = _ground(place, self.lidar, self.points, self.starts)
-            lift = ground - (place[2] - place[5] / 2)
-            if not abs(lift) < GROUND_STEP:  # not a number where there is no ground
+            ground = _ground_height(target, self.lidar, self.points, self.starts)
+            step = ground - (target[2] - target[5] / 2)
+            if not abs(step) < MAX_GROUND_STEP:  # also for NaN, where there is no ground
                 continue
-            place[2] += lift
-            moved = _turned_points(points, self.lidar, turn)
-            moved[:, 2] += lift
-            seen = _seen(moved, self.lidar, self.points, self.starts, self.taken)
-            if seen.sum() < max(FREE * len(points), LEAST_POINTS):
+            target[2] += step
+            moved = _rotate_points(points, self.lidar, rotation)
+            moved[:, 2] += step
+            visible = _visible_points(
+                moved, self.lidar, self.points, self.starts, self.occupied_bins
+            )
+            if visible.sum() < max(MIN_VISIBLE_FRACTION * len(points), MIN_POINTS):
                 continue
-            moved = moved[seen]
-            _shadow(moved, place, self.lidar, self.points, self.starts, self.kept, self.taken)
-            self.pasted.append(place)
+            moved = moved[visible]
+            _remove_occluded(
+                moved,
+                target,
+                self.lidar,
+                self.points,
+                self.starts,
+                self.kept,
+                self.occupied_bins,
+            )
+            self.pasted.append(target)
             self._added.append(moved)
             return True
         return False
 
-    def left(self) -> NDArray[np.float32]:
-        """The frame's points that are still seen, and those of what was put there."""
+    def visible_points(self) -> NDArray[np.float32]:
+        """Points (N, 4) of the frame that are not occluded, and those of the pasted objects."""
         return np.concatenate([self.points[self.kept], *self._added])
 
-    def _free_of_others(self, place: NDArray[np.float32]) -> bool:
-        around = place.copy()
-        around[3:5] += 2 * APART
+    def _is_separated(self, target: NDArray[np.float32]) -> bool:
+        """Whether a box has enough separation from other boxes and is outside all ultrasonic ranges."""
+        enlarged = target.copy()
+        enlarged[3:5] += 2 * MIN_SEPARATION
         others = np.concatenate([self.boxes, *(b[None] for b in self.pasted)])
-        if len(others) and iou_bev(around[None], others).max() > 0:
+        if len(others) and iou_bev(enlarged[None], others).max() > 0:
             return False
-        reach = self.echoes[:, 6] + np.hypot(place[3], place[4]) / 2
-        away = np.hypot(self.echoes[:, 0] - place[0], self.echoes[:, 1] - place[1])
-        return bool((away > reach).all())
+        limit = self.ultrasonic[:, 6] + np.hypot(target[3], target[4]) / 2
+        distance = np.hypot(self.ultrasonic[:, 0] - target[0], self.ultrasonic[:, 1] - target[1])
+        return bool((distance > limit).all())
 
 
-def sampling_of(
-    paths: Sequence[Path], folder: Path, sampled: Mapping[str, int]
-) -> GroundTruthSampling | None:
-    """Sampling of the classes named, from a bank of these samples that is kept in FOLDER; None where
-    none is named. Raises UserError when a class has no object there."""
-    names = sorted(name for name, count in sampled.items() if count)
+def open_object_sampling(
+    paths: Sequence[Path], folder: Path, counts: Mapping[str, int]
+) -> ObjectSampling | None:
+    """Object sampling with a bank of the objects of these samples, which is stored in the folder.
+
+    counts: objects to paste into each frame, by class. Returns None when all are 0. Raises UserError
+    for a class without objects in the samples.
+    """
+    names = sorted(name for name, count in counts.items() if count)
     if not names:
         return None
-    told = "\n".join([*(f"{p.name} {p.stat().st_size}" for p in paths), *names])
-    key = hashlib.sha256(told.encode()).hexdigest()
+    content = "\n".join([*(f"{p.name} {p.stat().st_size}" for p in paths), *names])
+    key = hashlib.sha256(content.encode()).hexdigest()
     path = folder / "objects.bank"
     bank = _read_bank(path, key)
     if bank is None:
         bank = build_bank(paths, names)
         _write_bank(path, key, bank)
-    lacking = [n for n in names if CLASSES.index(n) not in bank.labels]
-    if lacking:
-        raise UserError(f"{folder}: sampled: no labelled object of class {', '.join(lacking)}")
-    return GroundTruthSampling(bank, {n: sampled[n] for n in names})
+    missing = [n for n in names if CLASSES.index(n) not in bank.labels]
+    if missing:
+        raise UserError(
+            f"{folder}: pasted_objects: no labelled object of class {', '.join(missing)}"
+        )
+    return ObjectSampling(bank, {n: counts[n] for n in names})
 
 
 def build_bank(paths: Sequence[Path], names: Sequence[str]) -> ObjectBank:
-    """Objects of the classes named, up to MOST of each, of samples in an order drawn once for all."""
-    wanted = {CLASS_NAMES.index(n): CLASSES.index(n) for n in names}
-    found: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
-    counts = dict.fromkeys(wanted, 0)
+    """A bank of up to MAX_BANK_OBJECTS objects of each class, from samples in a fixed random order."""
+    label_of = {CLASS_NAMES.index(n): CLASSES.index(n) for n in names}
+    objects: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
+    counts = dict.fromkeys(label_of, 0)
     order = np.random.default_rng(0).permutation(len(paths))
     for k in tqdm(order, "objects to paste", disable=None):
         sample = read_sample(paths[k])
-        some = np.isin(sample["labels"], [c for c in wanted if counts[c] < MOST])
-        rows = np.flatnonzero(some & (sample["num_points"] >= LEAST_POINTS))
-        lidar, points = lidar_of(sample), points_of(sample)
+        needed = np.isin(sample["labels"], [c for c in label_of if counts[c] < MAX_BANK_OBJECTS])
+        rows = np.flatnonzero(needed & (sample["num_points"] >= MIN_POINTS))
+        lidar, points = lidar_position(sample), sample_points(sample)
         boxes = sample["boxes"][rows].copy()
-        owners = _owners(points, boxes)
+        box_of_point = _containing_boxes(points, boxes)
         boxes[:, :3] -= lidar
         points[:, :3] -= lidar
         for i, row in enumerate(rows):
             label = int(sample["labels"][row])
-            own = points[owners == i]
-            if len(own) >= LEAST_POINTS and np.hypot(*boxes[i, :2]) > NEAREST:
-                found.append((wanted[label], boxes[i], own))
+            own = points[box_of_point == i]
+            if len(own) >= MIN_POINTS and np.hypot(*boxes[i, :2]) > MIN_DISTANCE:
+                objects.append((label_of[label], boxes[i], own))
                 counts[label] += 1
-        if all(count >= MOST for count in counts.values()):
+        if all(count >= MAX_BANK_OBJECTS for count in counts.values()):
             break
-    starts = np.cumsum([0, *(len(own) for _, _, own in found)])
+    starts = np.cumsum([0, *(len(own) for _, _, own in objects)])
     return ObjectBank(
-        np.concatenate([np.zeros((0, 4), np.float32), *(own for _, _, own in found)]),
+        np.concatenate([np.zeros((0, 4), np.float32), *(own for _, _, own in objects)]),
         starts.astype(np.int64),
-        np.array([box for _, box, _ in found], np.float32).reshape(-1, 7),
-        np.array([label for label, _, _ in found], np.int64),
+        np.array([box for _, box, _ in objects], np.float32).reshape(-1, 7),
+        np.array([label for label, _, _ in objects], np.int64),
     )
 
 
 def _read_bank(path: Path, key: str) -> ObjectBank | None:
-    """The bank at `path` if it is of this key; one that is damaged or of other samples is made anew."""
+    """The bank at `path`; None if it is missing, damaged or has another key (it is then built again)."""
     try:
         with np.load(path, allow_pickle=False) as content:
             if str(content["key"]) != key:
@@ -241,10 +274,10 @@ def _write_bank(path: Path, key: str, bank: ObjectBank) -> None:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-def _turned_points(
-    points: NDArray[np.float32], lidar: NDArray[np.float32], turn: float
+def _rotate_points(
+    points: NDArray[np.float32], lidar: NDArray[np.float32], rotation: float
 ) -> NDArray[np.float32]:
-    c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    c, s = np.float32(np.cos(rotation)), np.float32(np.sin(rotation))
     moved = points.copy()
     moved[:, 0] = c * points[:, 0] - s * points[:, 1]
     moved[:, 1] = s * points[:, 0] + c * points[:, 1]
@@ -252,185 +285,194 @@ def _turned_points(
     return moved
 
 
-def _turned_box(
-    box: NDArray[np.float32], lidar: NDArray[np.float32], turn: float
+def _rotate_box(
+    box: NDArray[np.float32], lidar: NDArray[np.float32], rotation: float
 ) -> NDArray[np.float32]:
-    c, s = np.cos(turn), np.sin(turn)
+    c, s = np.cos(rotation), np.sin(rotation)
     moved = box.copy()
     moved[0], moved[1] = c * box[0] - s * box[1], s * box[0] + c * box[1]
     moved[:3] += lidar
-    moved[6] = np.arctan2(np.sin(box[6] + turn), np.cos(box[6] + turn))
+    moved[6] = np.arctan2(np.sin(box[6] + rotation), np.cos(box[6] + rotation))
     return moved
 
 
 @numba.njit(cache=True, nogil=True)
-def _sorted_by_column(points, lidar):  # type: ignore[no-untyped-def]
-    """Points (N, 4) in order of their columns, and where each column starts, (COLUMNS + 1,)."""
-    columns = _columns(points, lidar)
-    starts = np.zeros(COLUMNS + 1, np.int64)
-    for column in columns:
-        starts[column + 1] += 1
+def _sort_by_azimuth(points, lidar):  # type: ignore[no-untyped-def]
+    """Points (N, 4) sorted by azimuth bin, and the first point of each bin, (AZIMUTH_BINS + 1,)."""
+    bins = _azimuth_bins(points, lidar)
+    starts = np.zeros(AZIMUTH_BINS + 1, np.int64)
+    for bin_ in bins:
+        starts[bin_ + 1] += 1
     starts = np.cumsum(starts)
     following, ordered = starts[:-1].copy(), np.empty_like(points)
     for i in range(len(points)):
-        ordered[following[columns[i]]] = points[i]
-        following[columns[i]] += 1
+        ordered[following[bins[i]]] = points[i]
+        following[bins[i]] += 1
     return ordered, starts
 
 
 @numba.njit(cache=True, nogil=True)
-def _columns(points, lidar):  # type: ignore[no-untyped-def]
-    """Direction (N,) int16 of points from the LiDAR."""
-    columns = np.empty(len(points), np.int16)
+def _azimuth_bins(points, lidar):  # type: ignore[no-untyped-def]
+    """Azimuth bin (N,) int16 of points."""
+    bins = np.empty(len(points), np.int16)
     for i in range(len(points)):
         angle = np.arctan2(points[i, 1] - lidar[1], points[i, 0] - lidar[0])
-        columns[i] = int((angle + np.pi) / (2 * np.pi) * COLUMNS) % COLUMNS
-    return columns
+        bins[i] = int((angle + np.pi) / (2 * np.pi) * AZIMUTH_BINS) % AZIMUTH_BINS
+    return bins
 
 
 @numba.njit(cache=True, nogil=True)
-def _reach(point, lidar):  # type: ignore[no-untyped-def]
-    """Level distance from the LiDAR, never 0."""
+def _distance(point, lidar):  # type: ignore[no-untyped-def]
+    """Horizontal distance from the LiDAR, at least 1 mm."""
     x, y = point[0] - lidar[0], point[1] - lidar[1]
     return max(np.sqrt(x * x + y * y), 1e-3)
 
 
 @numba.njit(cache=True, nogil=True)
-def _owners(points, boxes):  # type: ignore[no-untyped-def]
-    """Of each point (N, 4) the box (K, 7) that it lies in, or -1."""
-    owners = np.full(len(points), -1, np.int16)
+def _containing_boxes(points, boxes):  # type: ignore[no-untyped-def]
+    """For each point (N, 4) the index of the box (K, 7) that contains it, or -1."""
+    box_of_point = np.full(len(points), -1, np.int16)
     for k in range(len(boxes)):
         for i in range(len(points)):
-            if _within(points[i], boxes[k], 0.0):
-                owners[i] = k
-    return owners
+            if _is_inside(points[i], boxes[k], 0.0):
+                box_of_point[i] = k
+    return box_of_point
 
 
 @numba.njit(cache=True, nogil=True)
-def _within(point, box, margin):  # type: ignore[no-untyped-def]
-    """Whether a point lies in a box that is grown sideways."""
+def _is_inside(point, box, margin):  # type: ignore[no-untyped-def]
+    """Whether a point is inside a box that is enlarged horizontally by a margin."""
     if abs(point[2] - box[2]) > box[5] / 2:
         return False
-    return _above(point, box, margin)
+    return _is_above_footprint(point, box, margin)
 
 
 @numba.njit(cache=True, nogil=True)
-def _above(point, box, margin):  # type: ignore[no-untyped-def]
-    """Whether a point lies above or below a box's footprint, grown by a margin."""
+def _is_above_footprint(point, box, margin):  # type: ignore[no-untyped-def]
+    """Whether a point is above or below the footprint of a box, enlarged by a margin."""
     x, y = point[0] - box[0], point[1] - box[1]
-    reach = margin + 0.5 * (box[3] + box[4])
-    if abs(x) > reach or abs(y) > reach:
+    distance = margin + 0.5 * (box[3] + box[4])
+    if abs(x) > distance or abs(y) > distance:
         return False
     c, s = np.cos(box[6]), np.sin(box[6])
     return abs(c * x + s * y) <= box[3] / 2 + margin and abs(c * y - s * x) <= box[4] / 2 + margin
 
 
 @numba.njit(cache=True, nogil=True)
-def _span(box, lidar, margin):  # type: ignore[no-untyped-def]
-    """First column of a box grown by a margin, and how many from there on."""
+def _azimuth_range(box, lidar, margin):  # type: ignore[no-untyped-def]
+    """First azimuth bin and number of bins of a box that is enlarged by a margin."""
     x, y = box[0] - lidar[0], box[1] - lidar[1]
-    away = np.sqrt(x * x + y * y)
+    distance = np.sqrt(x * x + y * y)
     half = 0.5 * np.sqrt(box[3] ** 2 + box[4] ** 2) + margin
-    if half >= away:
-        return 0, COLUMNS
-    wide = np.arcsin(half / away) / (2 * np.pi) * COLUMNS
-    middle = (np.arctan2(y, x) + np.pi) / (2 * np.pi) * COLUMNS
-    return int(np.floor(middle - wide)) % COLUMNS, min(int(2 * wide) + 2, COLUMNS)
+    if half >= distance:
+        return 0, AZIMUTH_BINS
+    half_width = np.arcsin(half / distance) / (2 * np.pi) * AZIMUTH_BINS
+    centre = (np.arctan2(y, x) + np.pi) / (2 * np.pi) * AZIMUTH_BINS
+    return int(np.floor(centre - half_width)) % AZIMUTH_BINS, min(
+        int(2 * half_width) + 2, AZIMUTH_BINS
+    )
 
 
 @numba.njit(cache=True, nogil=True)
-def _ground(box, lidar, points, starts):  # type: ignore[no-untyped-def]
-    """Height of the ground about a box; not a number where none is seen or something stands there."""
-    away = _reach(box, lidar)
-    margin = 1.0 + 0.05 * away  # rings lie further apart there
-    first, count = _span(box, lidar, margin)
-    middle = (first + count // 2) % COLUMNS
+def _ground_height(box, lidar, points, starts):  # type: ignore[no-untyped-def]
+    """Height of the ground around a box; NaN without ground points, or where there is an obstacle."""
+    distance = _distance(box, lidar)
+    margin = 1.0 + 0.05 * distance  # the distance between rings grows with the distance
+    first, count = _azimuth_range(box, lidar, margin)
+    centre = (first + count // 2) % AZIMUTH_BINS
     furthest = 0.0
-    for i in range(starts[middle], starts[middle + 1]):
-        furthest = max(furthest, _reach(points[i], lidar))
-    if furthest < away - margin:  # behind a wall, as most places are that will not do
+    for i in range(starts[centre], starts[centre + 1]):
+        furthest = max(furthest, _distance(points[i], lidar))
+    if furthest < distance - margin:  # behind a wall, the most frequent reason
         return np.nan
     heights = np.empty(1024)
-    near = 0
+    ground_points = 0
     for k in range(count):
-        column = (first + k) % COLUMNS
-        for i in range(starts[column], starts[column + 1]):
-            if near < len(heights) and _above(points[i], box, margin):
-                heights[near] = points[i, 2]
-                near += 1
-    if near < GROUND_POINTS:
+        bin_ = (first + k) % AZIMUTH_BINS
+        for i in range(starts[bin_], starts[bin_ + 1]):
+            if ground_points < len(heights) and _is_above_footprint(points[i], box, margin):
+                heights[ground_points] = points[i, 2]
+                ground_points += 1
+    if ground_points < MIN_GROUND_POINTS:
         return np.nan
-    ground = np.sort(heights[:near])[int(GROUND_SHARE * near)]
-    standing = 0
+    ground = np.sort(heights[:ground_points])[int(GROUND_QUANTILE * ground_points)]
+    obstacles = 0
     for k in range(count):
-        column = (first + k) % COLUMNS
-        for i in range(starts[column], starts[column + 1]):
-            if ground + LOW < points[i, 2] < ground + box[5] + LOW:
-                standing += _above(points[i], box, 0.2)
-    return ground if standing <= FEW else np.nan
+        bin_ = (first + k) % AZIMUTH_BINS
+        for i in range(starts[bin_], starts[bin_ + 1]):
+            if ground + OBSTACLE_HEIGHT < points[i, 2] < ground + box[5] + OBSTACLE_HEIGHT:
+                obstacles += _is_above_footprint(points[i], box, 0.2)
+    return ground if obstacles <= MAX_OBSTACLE_POINTS else np.nan
 
 
 @numba.njit(cache=True, nogil=True)
-def _seen(moved, lidar, points, starts, taken):  # type: ignore[no-untyped-def]
-    """Which of an object's points (n, 4) nothing hides; none where another was pasted in its columns."""
-    seen = np.zeros(len(moved), np.bool_)
-    columns = _columns(moved, lidar)
+def _visible_points(moved, lidar, points, starts, occupied_bins):  # type: ignore[no-untyped-def]
+    """Mask (n,) of the points (n, 4) of an object that are not occluded.
+
+    All False where another object was pasted in one of its azimuth bins.
+    """
+    visible = np.zeros(len(moved), np.bool_)
+    bins = _azimuth_bins(moved, lidar)
     for j in range(len(moved)):
-        if taken[columns[j]]:
-            return seen
-    # A few points tell early of a place that is hidden.
+        if occupied_bins[bins[j]]:
+            return visible
+    # Test a few points first, to reject an occluded position early.
     step = max(len(moved) // 32, 1)
-    hidden, tried = 0, 0
+    occluded, tested = 0, 0
     for j in range(0, len(moved), step):
-        tried += 1
-        hidden += _is_hidden(moved[j], columns[j], lidar, points, starts)
-    if hidden > (1.2 - FREE) * tried:
-        return seen
+        tested += 1
+        occluded += _is_occluded(moved[j], bins[j], lidar, points, starts)
+    if occluded > (1.2 - MIN_VISIBLE_FRACTION) * tested:
+        return visible
     for j in range(len(moved)):
-        seen[j] = not _is_hidden(moved[j], columns[j], lidar, points, starts)
-    return seen
+        visible[j] = not _is_occluded(moved[j], bins[j], lidar, points, starts)
+    return visible
 
 
 @numba.njit(cache=True, nogil=True)
-def _is_hidden(point, column, lidar, points, starts):  # type: ignore[no-untyped-def]
-    away = _reach(point, lidar)
-    slope = (point[2] - lidar[2]) / away
-    limit = max(away - 0.3, 0.0) ** 2
-    for i in range(starts[column], starts[column + 1]):
+def _is_occluded(point, bin_, lidar, points, starts):  # type: ignore[no-untyped-def]
+    """Whether a point of the frame lies on the ray to a point, at least 0.3 m before it."""
+    distance = _distance(point, lidar)
+    slope = (point[2] - lidar[2]) / distance
+    limit = max(distance - 0.3, 0.0) ** 2
+    for i in range(starts[bin_], starts[bin_ + 1]):
         square = (points[i, 0] - lidar[0]) ** 2 + (points[i, 1] - lidar[1]) ** 2
         if square < limit and abs(points[i, 2] - lidar[2] - slope * np.sqrt(square)) < (
-            RAY * np.sqrt(square)
+            RAY_HALF_SLOPE * np.sqrt(square)
         ):
             return True
     return False
 
 
 @numba.njit(cache=True, nogil=True)
-def _shadow(moved, box, lidar, points, starts, kept, taken):  # type: ignore[no-untyped-def]
-    """Drop the points that an object's points (n, 4) hide, and those in its box; note its columns."""
-    low, high = np.full(COLUMNS, np.inf), np.full(COLUMNS, -np.inf)
-    near = np.full(COLUMNS, np.inf)
-    columns = _columns(moved, lidar)
+def _remove_occluded(moved, box, lidar, points, starts, kept, occupied_bins):  # type: ignore[no-untyped-def]
+    """Mark points occluded by the points (n, 4) of an object or inside its box as not kept, and its
+    azimuth bins as occupied."""
+    low, high = np.full(AZIMUTH_BINS, np.inf), np.full(AZIMUTH_BINS, -np.inf)
+    nearest = np.full(AZIMUTH_BINS, np.inf)
+    bins = _azimuth_bins(moved, lidar)
     for j in range(len(moved)):
-        away = _reach(moved[j], lidar)
-        slope, column = (moved[j, 2] - lidar[2]) / away, columns[j]
-        low[column], high[column] = min(low[column], slope), max(high[column], slope)
-        near[column] = min(near[column], away)
-    first, count = _span(box, lidar, 0.2)
+        distance = _distance(moved[j], lidar)
+        slope, bin_ = (moved[j, 2] - lidar[2]) / distance, bins[j]
+        low[bin_], high[bin_] = min(low[bin_], slope), max(high[bin_], slope)
+        nearest[bin_] = min(nearest[bin_], distance)
+    first, count = _azimuth_range(box, lidar, 0.2)
     for k in range(count):
-        column = (first + k) % COLUMNS
-        below, above, away = low[column], high[column], near[column]
-        left, right = (column - 1) % COLUMNS, (column + 1) % COLUMNS
-        if not away < np.inf and max(near[left], near[right]) < np.inf:
-            # A column between two that show the object.
+        bin_ = (first + k) % AZIMUTH_BINS
+        below, above, object_distance = low[bin_], high[bin_], nearest[bin_]
+        left, right = (bin_ - 1) % AZIMUTH_BINS, (bin_ + 1) % AZIMUTH_BINS
+        if not object_distance < np.inf and max(nearest[left], nearest[right]) < np.inf:
+            # A bin between two bins with points of the object.
             below, above = min(low[left], low[right]), max(high[left], high[right])
-            away = max(near[left], near[right])
-        taken[column] |= away < np.inf
-        for i in range(starts[column], starts[column + 1]):
-            reach = _reach(points[i], lidar)
-            slope = (points[i, 2] - lidar[2]) / reach
-            behind = reach > away and below - RAY <= slope <= above + RAY
-            if behind or (
-                _within(points[i], box, 0.0) and points[i, 2] > box[2] - box[5] / 2 + LOW
-            ):
+            object_distance = max(nearest[left], nearest[right])
+        occupied_bins[bin_] |= object_distance < np.inf
+        for i in range(starts[bin_], starts[bin_ + 1]):
+            distance = _distance(points[i], lidar)
+            slope = (points[i, 2] - lidar[2]) / distance
+            behind = (
+                distance > object_distance
+                and below - RAY_HALF_SLOPE <= slope <= above + RAY_HALF_SLOPE
+            )
+            above_ground = points[i, 2] > box[2] - box[5] / 2 + OBSTACLE_HEIGHT
+            if behind or (_is_inside(points[i], box, 0.0) and above_ground):
                 kept[i] = False

@@ -1,4 +1,4 @@
-"""Selection of the proposals that the refinement is trained on, and their targets."""
+"""Selection of the proposals that the refinement network is trained on, and their targets."""
 
 from __future__ import annotations
 
@@ -14,116 +14,127 @@ from multimodal_perception.detection.fusion.network_config import (
 )
 from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
 from multimodal_perception.training.detector.dataset import (
-    Item,
+    TrainingFrame,
 )
 from multimodal_perception.training.detector.targets_and_losses import (
     soft_target,
 )
 
-# Of the proposals of a training frame, so many are refined, half of them on an object if there are.
-REFINED = 32
-
-
-# A proposal is refined to the label that it overlaps so much (IoU in 3D), or that so much of it lies in
-# while it overlaps a little: of a bus seen from behind, the end alone is proposed.
-MATCHED = 0.3
-
-
-WITHIN, LITTLE = 0.6, 0.1
-
-
-SUPPRESSED = 0.7
-
-
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (N, 7), scores (N,), labels (N,)
-
-
-Guess = Callable[[Item, Found, np.random.Generator], Found]
+# Proposals of a training frame that are refined; at most half of them are positive.
+ROIS_PER_FRAME = 32
+# A proposal is positive when its 3D IoU with a labelled box is at least MATCHING_IOU, or when at least
+# INSIDE_FRACTION of its volume lies inside a labelled box and the IoU is at least MIN_IOU. The latter
+# are proposals of the visible end of a long vehicle.
+MATCHING_IOU = 0.3
+INSIDE_FRACTION, MIN_IOU = 0.6, 0.1
+NMS_IOU = 0.7
+Detections = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (N, 7), scores (N,), labels (N,)
+# (frame, proposals, random generator) -> additional proposals.
+ProposalJitter = Callable[[TrainingFrame, Detections, np.random.Generator], Detections]
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoiSampling:
     """Which proposals of a training frame are refined.
 
-    count: so many. suppressed: those that overlap more from above (IoU) are one. guess: what to choose
-    from beside the network's own.
+    rois_per_frame: how many. nms_iou: bird's-eye-view IoU above which proposals are suppressed. jitter:
+    makes additional proposals, among which is selected as well.
     """
 
-    count: int = REFINED
-    suppressed: float = SUPPRESSED
-    guess: Guess | None = None
+    rois_per_frame: int = ROIS_PER_FRAME
+    nms_iou: float = NMS_IOU
+    jitter: ProposalJitter | None = None
 
 
-def choose_proposals(
+def select_proposals(
     boxes: np.ndarray,
     scores: np.ndarray,
-    labelled: np.ndarray,
+    labelled_boxes: np.ndarray,
     labels: np.ndarray,
     rng: np.random.Generator,
-    choice: Choice = Choice(),
+    sampling: RoiSampling = RoiSampling(),
 ) -> np.ndarray:
-    """Which proposals of a frame to refine in training: those that suppression leaves, half of them
-    on objects where there are enough, rare classes more often; repeated where there are too few."""
-    kept = non_maximum_suppression(boxes, scores, choice.suppressed)
-    best, found = match(boxes[kept], labelled)
-    on, off = kept[found], kept[~found]
-    if len(on):
-        classes = labels[best[found]]
-        share = np.bincount(classes)[classes] ** -0.5
-        count = min(choice.count // 2, len(on))
-        on = rng.choice(on, count, replace=False, p=share / share.sum())
-    # The surest mistakes teach the most; some of the rest as well.
-    sure = off[: (choice.count - len(on)) * 2 // 3]
-    rest = rng.permutation(off[len(sure) :])[: choice.count - len(on) - len(sure)]
-    chosen = np.concatenate([on, sure, rest])
-    return np.resize(chosen, choice.count)
+    """Indices (rois_per_frame,) of the proposals of a frame that are refined in training.
+
+    After NMS, up to half of them are positive, with rare classes drawn more often. Of the negatives, two
+    thirds are those with the highest scores and the rest is drawn at random. Indices are repeated when
+    there are too few proposals.
+    """
+    kept = non_maximum_suppression(boxes, scores, sampling.nms_iou)
+    best, positive_mask = match_proposals(boxes[kept], labelled_boxes)
+    positive, negative = kept[positive_mask], kept[~positive_mask]
+    if len(positive):
+        classes = labels[best[positive_mask]]
+        weights = np.bincount(classes)[classes] ** -0.5
+        count = min(sampling.rois_per_frame // 2, len(positive))
+        positive = rng.choice(positive, count, replace=False, p=weights / weights.sum())
+    remaining = sampling.rois_per_frame - len(positive)
+    confident = negative[: remaining * 2 // 3]
+    others = rng.permutation(negative[len(confident) :])[: remaining - len(confident)]
+    return np.resize(np.concatenate([positive, confident, others]), sampling.rois_per_frame)
 
 
-def match(proposals: np.ndarray, boxes: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The label (R,) of boxes (K, 7) that each proposal (R, 7) overlaps most, and whether (R,) it is
-    to be refined to it."""
+def match_proposals(
+    proposals: np.ndarray, boxes: np.ndarray
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each proposal (R, 7) the labelled box (K, 7) with the highest IoU (R,), and whether it is
+    positive (R,)."""
     if not len(boxes):
         return np.zeros(len(proposals), np.int64), np.zeros(len(proposals), bool)
     overlap = iou_3d(proposals, boxes)
     best = overlap.argmax(axis=1)
-    value = overlap[np.arange(len(proposals)), best]
-    own, theirs = proposals[:, 3:6].prod(axis=1), boxes[best, 3:6].prod(axis=1)
-    inside = value / (1.0 + value) * (own + theirs)
-    return best, (value >= MATCHED) | ((value >= LITTLE) & (inside >= WITHIN * own))
+    iou = overlap[np.arange(len(proposals)), best]
+    volumes, box_volumes = proposals[:, 3:6].prod(axis=1), boxes[best, 3:6].prod(axis=1)
+    intersection = iou / (1.0 + iou) * (volumes + box_volumes)
+    inside = (iou >= MIN_IOU) & (intersection >= INSIDE_FRACTION * volumes)
+    return best, (iou >= MATCHING_IOU) | inside
 
 
 def refinement_targets(
     proposals: np.ndarray, boxes: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Matched boxes (R, 7) of proposals (R, 7), themselves where there is none, their kinds (R,), and
-    found (R,)."""
-    best, found = match(proposals, boxes)
-    matched, kinds = proposals.copy(), np.zeros(len(proposals), np.float32)
-    matched[found], kinds[found] = boxes[best[found]], labels[best[found]]
-    return {"matched": matched, "kinds": kinds, "found": found.astype(np.float32)}
+    """Targets of proposals (R, 7): matched_boxes (R, 7), target_labels (R,) and positive_mask (R,).
 
-
-def confidences(refined: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What the confidences (R, classes) of refined boxes (R, 7) should be: in the class of the label
-    that each overlaps most, how much (LoGoNet, section 3.5); elsewhere 0.
-
-    By the refined boxes, not the proposals: those are what is reported.
+    The matched box of a negative proposal is the proposal itself.
     """
-    right = np.zeros((len(refined), len(CLASSES)), np.float32)
+    best, positive = match_proposals(proposals, boxes)
+    matched_boxes, target_labels = proposals.copy(), np.zeros(len(proposals), np.float32)
+    matched_boxes[positive], target_labels[positive] = boxes[best[positive]], labels[best[positive]]
+    return {
+        "matched_boxes": matched_boxes,
+        "target_labels": target_labels,
+        "positive_mask": positive.astype(np.float32),
+    }
+
+
+def target_scores(refined: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Target scores (R, classes) of refined boxes (R, 7).
+
+    In the class of the labelled box with the highest IoU, the soft target of that IoU (LoGoNet, section
+    3.5); 0 in the other classes. The IoU is that of the refined box, which is published, not of the
+    proposal.
+    """
+    targets = np.zeros((len(refined), len(CLASSES)), np.float32)
     if len(boxes):
         overlap = iou_3d(refined, boxes)
         best = overlap.argmax(axis=1)
         rows = np.arange(len(refined))
-        right[rows, labels[best]] = soft_target(torch.from_numpy(overlap[rows, best])).numpy()
-    return right
+        targets[rows, labels[best]] = soft_target(torch.from_numpy(overlap[rows, best])).numpy()
+    return targets
 
 
-def judged(
-    proposals: np.ndarray, found: np.ndarray, labelled: np.ndarray | None, extent: float
+def supervised_mask(
+    proposals: np.ndarray,
+    positive_mask: np.ndarray,
+    labelled_cells: np.ndarray | None,
+    extent: float,
 ) -> np.ndarray:
-    """1 for proposals (R, 7) whose confidence can be judged: on a label, or where labels would be."""
-    if labelled is None:
+    """1 for proposals (R, 7) whose score is supervised: positive ones, and those in a labelled area.
+
+    labelled_cells: see TrainingFrame; None where all of the frame is labelled.
+    """
+    if labelled_cells is None:
         return np.ones(len(proposals), np.float32)
-    cells = (proposals[:, :2] + extent) / (2 * extent) * len(labelled)
-    column, row = cells.astype(np.int64).clip(0, len(labelled) - 1).T
-    return np.maximum(found, labelled[row, column]).astype(np.float32)
+    cells = (proposals[:, :2] + extent) / (2 * extent) * len(labelled_cells)
+    column, row = cells.astype(np.int64).clip(0, len(labelled_cells) - 1).T
+    return np.maximum(positive_mask, labelled_cells[row, column]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the networks should say of labelled boxes, and how far off they are."""
+"""Targets of the proposal network for labelled boxes, and the losses of both networks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multimodal_perception.networks.centre_head import CODE
-from multimodal_perception.networks.local_fusion import (
-    CAR,
-    LONGER,
-    Refined,
-    end_places,
-    far_side,
-    refined_boxes,
+from multimodal_perception.detection.fusion.roi_features import CAR_LENGTH
+from multimodal_perception.networks.centre_head import BOX_CODE_SIZE
+from multimodal_perception.networks.refinement_head import (
+    MAX_END_SHIFT,
+    RefinementOutput,
+    apply_residuals,
+    end_shifts,
+    far_end_sign,
 )
 
-# Heat where nobody has said what is there: no centre, and as little wrong as anything can be.
+# Target heat of unlabelled cells: below 1, so that they are no centres, and so close to it that the
+# focal loss hardly penalises any prediction there.
 UNLABELLED = 0.999
-# Errors of refined boxes below these (share of the box; metres of a corner) count by their square. Half
-# a metre is a small share of a bus: LoGoNet's 1/9 and 1 m would hardly tell it to move.
-NEAR, NEAR_M = 0.05, 0.3
+# Errors below which the smooth L1 loss is quadratic: of residuals (fraction of the box size) and of
+# corners (metres). LoGoNet has 1/9 and 1 m; half a metre is such a small fraction of a bus that its
+# gradient would be too small.
+RESIDUAL_BETA, CORNER_BETA = 0.05, 0.3
+MAX_CENTRES = 256
 
 
 def centre_targets(
@@ -31,68 +34,75 @@ def centre_targets(
     labels: NDArray[np.int64],
     classes: int,
     size: int,
-    step: float,
+    cell_size: float,
     extent: float,
-    most: int = 256,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Heatmaps (classes, size, size), cells (most,), codes (most, 10) and their weights (most,).
+    """Heatmaps (classes, size, size), and for M = MAX_CENTRES boxes the cells (M,), codes (M, 10) and
+    weights (M,), 0 for unused rows.
 
-    boxes: (K, 7); labels: (K,) from 0. Gaussians as CenterPoint draws them (Yin et al. 2021, section
-    4.1), their radius by the box's size, at least a cell.
+    boxes: (K, 7); labels: (K,) from 0. Centres are Gaussians as in CenterPoint (Yin et al. 2021, section
+    4.1), with a radius that depends on the size of the box, at least one cell.
     """
     heat = np.zeros((classes, size, size), np.float32)
-    cells, codes = np.zeros(most, np.int64), np.zeros((most, CODE), np.float32)
-    weights = np.zeros(most, np.float32)
-    place = (boxes[:, :2] + extent) / step
-    inside = ((place >= 0) & (place < size)).all(axis=1)
-    for k, i in enumerate(np.flatnonzero(inside)[:most]):
-        column, row = int(place[i, 0]), int(place[i, 1])
-        radius = max(1.0, 0.25 * float(min(boxes[i, 3], 1.6 * boxes[i, 4])) / step + 0.5)
+    cells, codes = (
+        np.zeros(MAX_CENTRES, np.int64),
+        np.zeros((MAX_CENTRES, BOX_CODE_SIZE), np.float32),
+    )
+    weights = np.zeros(MAX_CENTRES, np.float32)
+    position = (boxes[:, :2] + extent) / cell_size
+    inside = ((position >= 0) & (position < size)).all(axis=1)
+    for k, i in enumerate(np.flatnonzero(inside)[:MAX_CENTRES]):
+        column, row = int(position[i, 0]), int(position[i, 1])
+        radius = max(1.0, 0.25 * float(min(boxes[i, 3], 1.6 * boxes[i, 4])) / cell_size + 0.5)
         _draw_gaussian(heat[labels[i]], column, row, radius)
         cells[k], weights[k] = row * size + column, 1.0
-        codes[k, :2] = place[i] - (column, row)
+        codes[k, :2] = position[i] - (column, row)
         codes[k, 2], codes[k, 3:6] = boxes[i, 2], np.log(np.maximum(boxes[i, 3:6], 0.05))
-        turns = np.array([boxes[i, 6], 2 * boxes[i, 6]])
-        codes[k, 6::2], codes[k, 7::2] = np.sin(turns), np.cos(turns)
+        angles = np.array([boxes[i, 6], 2 * boxes[i, 6]])
+        codes[k, 6::2], codes[k, 7::2] = np.sin(angles), np.cos(angles)
     return heat, cells, codes, weights
 
 
 @numba.njit(cache=True)
 def _draw_gaussian(heat, column, row, radius):  # type: ignore[no-untyped-def]
-    reach = int(np.ceil(radius))
+    width = int(np.ceil(radius))
     sigma = (2 * radius + 1) / 6.0
-    for i in range(max(row - reach, 0), min(row + reach + 1, heat.shape[0])):
-        for j in range(max(column - reach, 0), min(column + reach + 1, heat.shape[1])):
-            away = (i - row) ** 2 + (j - column) ** 2
-            heat[i, j] = max(heat[i, j], np.exp(-away / (2 * sigma * sigma)))
+    for i in range(max(row - width, 0), min(row + width + 1, heat.shape[0])):
+        for j in range(max(column - width, 0), min(column + width + 1, heat.shape[1])):
+            squared_distance = (i - row) ** 2 + (j - column) ** 2
+            heat[i, j] = max(heat[i, j], np.exp(-squared_distance / (2 * sigma * sigma)))
 
 
-def heat_loss(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+def heat_loss(logits: Tensor, target: Tensor, frame_weight: Tensor) -> Tensor:
     """Penalty-reduced focal loss (Law and Deng 2018, eq. 1) of heatmaps (B, K, H, W).
 
-    counts: (B,), how much each frame counts.
+    frame_weight: (B,), weight of each frame.
     """
-    counts = counts[:, None, None, None]
+    weight = frame_weight[:, None, None, None]
     logits = logits.float()
     score = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
-    found = (target > 0.999).float()
-    right = F.logsigmoid(logits) * (1 - score) ** 2 * found
-    wrong = F.logsigmoid(-logits) * score**2 * (1 - target) ** 4 * (1 - found)
-    return -((right + wrong) * counts).sum() / (found * counts).sum().clamp(min=1.0)
+    positive = (target > 0.999).float()
+    positive_term = F.logsigmoid(logits) * (1 - score) ** 2 * positive
+    negative_term = F.logsigmoid(-logits) * score**2 * (1 - target) ** 4 * (1 - positive)
+    total = -((positive_term + negative_term) * weight).sum()
+    return total / (positive * weight).sum().clamp(min=1.0)
 
 
 def code_loss(code: Tensor, cells: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """L1 of codes (B, 10, H, W) at cells (B, T) against (B, T, 10), weighted (B, T)."""
+    """L1 loss of codes (B, 10, H, W) at cells (B, T). target: (B, T, 10); weights: (B, T)."""
     batch = code.shape[0]
-    flat = code.float().reshape(batch, CODE, -1)
-    said = flat.gather(2, cells[:, None].expand(-1, CODE, -1)).transpose(1, 2)
-    off = (said - target).abs() * weights[..., None]
-    return off.sum() / weights.sum().clamp(min=1.0)
+    flat = code.float().reshape(batch, BOX_CODE_SIZE, -1)
+    predicted = flat.gather(2, cells[:, None].expand(-1, BOX_CODE_SIZE, -1)).transpose(1, 2)
+    error = (predicted - target).abs() * weights[..., None]
+    return error.sum() / weights.sum().clamp(min=1.0)
 
 
-def segment_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of images' classes (N, C, h, w) against (N, h, w), rare ones counted more; 255 is
-    not known."""
+def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the auxiliary segmentation, logits (N, C, h, w) and labels (N, h, w), 255
+    unknown.
+
+    Rare classes have larger weights.
+    """
     weights = logits.new_ones(logits.shape[1], dtype=torch.float32)
     weights[0] = 0.3
     weights[2:4] = 3.0
@@ -104,75 +114,84 @@ def segment_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def soft_target(overlap: Tensor) -> Tensor:
-    """Confidence that an overlap should have: 0 below 0.25, 1 above 0.75 (LoGoNet, section 3.5)."""
+    """Target score of a box by its IoU: 0 below 0.25, 1 above 0.75, linear between (LoGoNet, section
+    3.5)."""
     return ((overlap - 0.25) / 0.5).clamp(0.0, 1.0)
 
 
 def confidence_loss(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross entropy of confidences (B, R, K) against soft targets, weighted (B, R)."""
+    """Binary cross entropy of score logits (B, R, K). target: (B, R, K) in [0, 1]; weights: (B, R)."""
     each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").sum(-1)
     return (each * weights).sum() / weights.sum().clamp(min=1.0)
 
 
 def residual_loss(
-    proposals: Tensor, residuals: Tensor, matched: Tensor, found: Tensor
+    proposals: Tensor, residuals: Tensor, matched_boxes: Tensor, positive_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Smooth L1 of residuals, and of corners, for proposals (B, R, 7) whose box is matched (B, R, 7).
+    """Smooth L1 losses of the residuals (B, R, 8) and of the corners of proposals (B, R, 7).
 
-    found: (B, R), 1 where there is a match. A box turned by half a turn has the same corners.
+    matched_boxes: (B, R, 7). positive_mask: (B, R), 1 for proposals that count. The corners of a box
+    that is rotated by 180 degrees are equivalent.
     """
     residuals = residuals.float()
-    count = found.sum().clamp(min=1.0)
-    off = F.smooth_l1_loss(
-        residuals, residual_target(proposals, matched), beta=NEAR, reduction="none"
+    count = positive_mask.sum().clamp(min=1.0)
+    error = F.smooth_l1_loss(
+        residuals, residual_target(proposals, matched_boxes), beta=RESIDUAL_BETA, reduction="none"
     )
-    loss = (off.sum(-1) * found).sum() / count
-    refined = refined_boxes(proposals, residuals)
-    flipped = matched.clone()
+    loss = (error.sum(-1) * positive_mask).sum() / count
+    refined = _corners(apply_residuals(proposals, residuals))
+    flipped = matched_boxes.clone()
     flipped[..., 6] += torch.pi
-    away = [
-        F.smooth_l1_loss(_corners(refined), _corners(b), beta=NEAR_M, reduction="none").mean(
-            (-1, -2)
-        )
-        for b in (matched, flipped)
+    errors = [
+        F.smooth_l1_loss(refined, _corners(b), beta=CORNER_BETA, reduction="none").mean((-1, -2))
+        for b in (matched_boxes, flipped)
     ]
-    corner = (torch.minimum(away[0], away[1]) * found).sum() / count
+    corner = (torch.minimum(errors[0], errors[1]) * positive_mask).sum() / count
     return loss, corner
 
 
-def ends_loss(refined: Refined, proposals: Tensor, matched: Tensor, found: Tensor) -> Tensor:
-    """Cross entropy of where the far ends of proposals (B, R, 7) longer than a car are, for those whose
-    box is matched (B, R, 7). found: (B, R), 1 where there is a match."""
+def ends_loss(
+    output: RefinementOutput, proposals: Tensor, matched_boxes: Tensor, positive_mask: Tensor
+) -> Tensor:
+    """Cross entropy of the position of the far end, of proposals (B, R, 7) that are longer than a car.
+
+    matched_boxes: (B, R, 7). positive_mask: (B, R), 1 for proposals that count.
+    """
     yaw, length = proposals[..., 6], proposals[..., 3]
-    side = far_side(-(yaw.cos() * proposals[..., 0] + yaw.sin() * proposals[..., 1]))
-    target, said = residual_target(proposals, matched), refined.nearer.detach().float()
-    size = length * said[..., 3].clamp(-1.0, 1.0).exp()
-    farther = side * (target[..., 0] - said[..., 0]) * length + (matched[..., 3] - size) / 2
-    logits = refined.ends.float()
-    places = end_places(logits)
-    # A place between two is both, and a little of their neighbours.
-    away = (places - farther.clamp(-LONGER, LONGER)[..., None]) / (places[1] - places[0])
-    wanted = (-0.5 * away**2).softmax(-1)
-    each = -(wanted * logits.log_softmax(-1)).sum(-1)
-    counted = found * (length > CAR)
-    return (each * counted).sum() / counted.sum().clamp(min=1.0)
+    side = far_end_sign(-(yaw.cos() * proposals[..., 0] + yaw.sin() * proposals[..., 1]))
+    target = residual_target(proposals, matched_boxes)
+    predicted = output.residuals_before_end.detach().float()
+    size = length * predicted[..., 3].clamp(-1.0, 1.0).exp()
+    shift = (
+        side * (target[..., 0] - predicted[..., 0]) * length + (matched_boxes[..., 3] - size) / 2
+    )
+    logits = output.end_logits.float()
+    shifts = end_shifts(logits)
+    # The target is a Gaussian around the shift, because it lies between two of the positions.
+    deviation = (shifts - shift.clamp(-MAX_END_SHIFT, MAX_END_SHIFT)[..., None]) / (
+        shifts[1] - shifts[0]
+    )
+    distribution = (-0.5 * deviation**2).softmax(-1)
+    entropy = -(distribution * logits.log_softmax(-1)).sum(-1)
+    weights = positive_mask * (length > CAR_LENGTH)
+    return (entropy * weights).sum() / weights.sum().clamp(min=1.0)
 
 
-def residual_target(proposals: Tensor, matched: Tensor) -> Tensor:
-    """What refined_boxes needs to turn proposals (..., 7) into the matched boxes (..., 7)."""
+def residual_target(proposals: Tensor, matched_boxes: Tensor) -> Tensor:
+    """The residuals (..., 8) with which apply_residuals turns proposals (..., 7) into matched boxes."""
     c, s = proposals[..., 6].cos(), proposals[..., 6].sin()
-    away = matched[..., :3] - proposals[..., :3]
-    x, y = c * away[..., 0] + s * away[..., 1], c * away[..., 1] - s * away[..., 0]
+    offset = matched_boxes[..., :3] - proposals[..., :3]
+    x, y = c * offset[..., 0] + s * offset[..., 1], c * offset[..., 1] - s * offset[..., 0]
     size = proposals[..., 3:6]
-    turn = matched[..., 6] - proposals[..., 6]
-    # A box has no front that its shape alone could tell: the nearer of the two headings.
-    turn = torch.atan2((2 * turn).sin(), (2 * turn).cos()) / 2
+    rotation = matched_boxes[..., 6] - proposals[..., 6]
+    # The shape of a box does not distinguish its front from its rear: take the nearer of both headings.
+    rotation = torch.atan2((2 * rotation).sin(), (2 * rotation).cos()) / 2
     return torch.cat(
         [
-            torch.stack([x, y, away[..., 2]], -1) / size,
-            (matched[..., 3:6] / size).clamp(0.1, 10.0).log(),
-            turn.sin()[..., None],
-            turn.cos()[..., None] - 1.0,
+            torch.stack([x, y, offset[..., 2]], -1) / size,
+            (matched_boxes[..., 3:6] / size).clamp(0.1, 10.0).log(),
+            rotation.sin()[..., None],
+            rotation.cos()[..., None] - 1.0,
         ],
         -1,
     )
@@ -188,5 +207,5 @@ def _corners(boxes: Tensor) -> Tensor:
     local = signs * boxes[..., None, 3:6]
     c, s = boxes[..., 6].cos()[..., None], boxes[..., 6].sin()[..., None]
     x, y = local[..., 0], local[..., 1]
-    turned = torch.stack([c * x - s * y, s * x + c * y, local[..., 2]], -1)
-    return turned + boxes[..., None, :3]
+    rotated = torch.stack([c * x - s * y, s * x + c * y, local[..., 2]], -1)
+    return rotated + boxes[..., None, :3]

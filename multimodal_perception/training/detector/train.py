@@ -1,4 +1,4 @@
-"""Training of the fusion detector: first the proposal network, then the refinement on top of it."""
+"""Training of the fusion detector: the proposal network, and the refinement network on its proposals."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +22,7 @@ from multimodal_perception.networks.fusion_detector import (
 )
 from multimodal_perception.networks.image_encoder import ImageTrunk
 from multimodal_perception.training.checkpoint import (
-    begin_from,
+    load_matching_weights,
     load_stream,
     load_weights,
     read_streams,
@@ -29,188 +30,220 @@ from multimodal_perception.training.checkpoint import (
 )
 from multimodal_perception.training.detector.augmentation import AugmentationConfig, DropoutConfig
 from multimodal_perception.training.detector.dataset import (
-    DetectorData,
+    DetectorDataset,
     collate,
-    repeated,
+    repeat_rare_classes,
     store_features,
 )
 from multimodal_perception.training.detector.gradient_balancing import (
-    CalibrationConfig,
-    GradientCalibration,
+    GradientBalancer,
+    GradientBalancingConfig,
 )
 from multimodal_perception.training.detector.losses import (
     Batch,
-    masked_loss,
+    loss_with_modalities,
     proposal_losses,
     refinement_losses,
 )
-from multimodal_perception.training.detector.object_sampling import MOST_PASTED, sampling_of
+from multimodal_perception.training.detector.object_sampling import MAX_PASTED, open_object_sampling
 from multimodal_perception.training.detector.samples import sample_paths
-from multimodal_perception.training.loop import Loop, LoopConfig, Losses, join, wait_for_all
+from multimodal_perception.training.distributed import join_process_group, wait_for_all_ranks
+from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 
 
 @dataclass(frozen=True)
 class DetectorTraining:
-    """One stage of training.
+    """Training of one stage of the fusion detector.
 
-    stage: which network; measures: RefinementHead.measured alone. network: sizes and switches. data:
-    augmentation; dropout: missing sensors. loop: how long. segment_weight: of the images' auxiliary
-    task. trunks: where the proposal network's image trunks come from, imagenet or a segmentation model
-    or detector (name or card). frozen_trunks: they stay so and their features are stored beside the
-    samples. repeat: share of frames that every class is wanted in; frames with rarer ones are repeated.
-    sampled: so many objects of each class are pasted into every frame with a LiDAR, see
-    ground_truth_sampling. frozen: modules of the network that stay as they were begun with, their batch
-    norm too. looks: times that each frame is seen in the stage measures, where loop.batch counts
-    proposals. calibration: of the gradients of tasks and modalities, in the stage proposals.
+    Attributes:
+        stage: Network that is trained: proposals is the first stage, refinement the second stage on the
+            proposals of a trained first stage, large_vehicle_head only the part of the second stage
+            that sets the length of large vehicles. Set it in each configuration file.
+        network: Architecture of the detector. Use the same values in all stages of one detector.
+        augmentation: Random changes of training frames. Increase them when the detector fails on other
+            sensors than it was trained on.
+        dropout: Fractions of training frames with missing sensors. Increase them for robustness against
+            failing sensors.
+        loop: Length, speed and precision of the training. Set the number of steps here.
+        segmentation_weight: Weight of the auxiliary segmentation task of the images in the stage
+            proposals. Set it to 0 when the image necks are frozen.
+        image_trunks: Weights of the image trunks in the stage proposals: imagenet, or the name or card
+            of a segmentation model or detector. Change it to start from trunks of your own images.
+        freeze_image_trunks: Keep the image trunks as they are and store their features beside the
+            samples. Disable it to train the trunks as well; training is then much slower.
+        repeat_threshold: Frames with a class that occurs in a smaller fraction of the frames than this
+            are repeated (repeat factor sampling, Gupta et al. 2019). Increase it when rare classes are
+            missed, set 0 for no repetition.
+        pasted_objects: Number of objects by class that are pasted into each frame with a LiDAR
+            (ground-truth sampling, Yan et al. 2018). Increase it for classes that are rare in the data.
+        frozen_modules: Modules of the network that keep their initial weights and batch statistics. Use
+            it to train new parts on a trained network.
+        views_per_frame: Number of augmented versions of each frame in the stage large_vehicle_head,
+            where loop.batch_size counts proposals. Increase it when there are few large vehicles.
+        gradient_balancing: Balancing of gradients between tasks and modalities in the stage proposals.
+            Enable it when one task or modality dominates the training.
     """
 
-    stage: Literal["proposals", "refinement", "measures"] = "proposals"
+    stage: Literal["proposals", "refinement", "large_vehicle_head"] = "proposals"
     network: DetectorConfig = field(default_factory=DetectorConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
-    segment_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
-    trunks: str = "imagenet"
-    frozen_trunks: bool = True
-    repeat: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
-    sampled: dict[str, int] = field(default_factory=dict)
-    frozen: tuple[str, ...] = ()
-    looks: int = field(default=1, metadata={"min": 1, "max": 1000})
-    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    segmentation_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
+    image_trunks: str = "imagenet"
+    freeze_image_trunks: bool = True
+    repeat_threshold: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
+    pasted_objects: dict[str, int] = field(default_factory=dict)
+    frozen_modules: tuple[str, ...] = ()
+    views_per_frame: int = field(default=1, metadata={"min": 1, "max": 1000})
+    gradient_balancing: GradientBalancingConfig = field(default_factory=GradientBalancingConfig)
 
     def __post_init__(self) -> None:
-        if self.calibration.any and self.stage != "proposals":
-            raise ValueError("calibration: of the stage proposals alone")
-        if (self.calibration.intra or self.calibration.modulation) and not (
-            self.network.global_fusion
-        ):
-            raise ValueError("calibration: intra and modulation need global_fusion")
-        for name, count in self.sampled.items():
+        balancing = self.gradient_balancing
+        if balancing.any and self.stage != "proposals":
+            raise ValueError("gradient_balancing: only available in the stage proposals")
+        if (balancing.modalities or balancing.agm) and not self.network.global_fusion:
+            raise ValueError("gradient_balancing: modalities and agm require network.global_fusion")
+        for name, count in self.pasted_objects.items():
             if name not in CLASSES:
-                raise ValueError(f"sampled: allowed: {', '.join(CLASSES)}; got {name!r}")
-            if not 0 <= count <= MOST_PASTED:
-                raise ValueError(f"sampled.{name}: allowed: 0 to {MOST_PASTED}; got {count}")
+                raise ValueError(f"pasted_objects: allowed: {', '.join(CLASSES)}; got {name!r}")
+            if not 0 <= count <= MAX_PASTED:
+                raise ValueError(f"pasted_objects.{name}: allowed: 0 to {MAX_PASTED}; got {count}")
 
 
 def train_proposals(
     config: DetectorTraining, data: Path, out: Path, start: Sequence[Path] = ()
 ) -> ProposalNetwork:
-    """Train the proposal network. start: weights (.safetensors) to begin from, as far as they fit; of
-    what several have, the last one's."""
+    """Train the proposal network on a folder of samples, or resume the training in `out`.
+
+    start: initial weights (.safetensors or models); tensors that do not match are ignored, and of
+    tensors in several files the last one counts. Writes out/proposals.safetensors. Raises UserError.
+    """
     torch.manual_seed(config.loop.seed)
     network = ProposalNetwork(config.network, trunks=False)
-    trunks = trunks_of(config.trunks) if config.network.global_fusion else None
-    if trunks is not None and not config.frozen_trunks:
+    trunks = load_trunks(config.image_trunks) if config.network.global_fusion else None
+    if trunks is not None and not config.freeze_image_trunks:
         network.camera_trunk, network.thermal_trunk = trunks
-    frozen = begin(network, config, start)
-    calibration = None
-    if config.calibration.any:
-        calibration = GradientCalibration(config.calibration, branches_of(network))
-    frames = frames_of(config, data, trunks)
-    loop = Loop(network, frames, collate, config.loop, out, calibration)
+    frozen = load_initial_weights(network, config, start)
+    balancer = None
+    if config.gradient_balancing.any:
+        balancer = GradientBalancer(config.gradient_balancing, modality_branches(network))
+    frames = build_dataset(config, data, trunks)
+    loop = Loop(network, frames, collate, config.loop, out, gradient_balancing=balancer)
 
-    def losses_of(module: nn.Module, batch: Batch) -> Losses:
+    def compute_losses(module: nn.Module, batch: Batch, rng: np.random.Generator) -> Losses:
         frozen.eval()
-        if calibration is not None and calibration.due(loop.step):
-            calibration.measure(lambda names: masked_loss(module, batch, names))
-        return proposal_losses(module, batch, config.segment_weight, calibration)
+        if balancer is not None and balancer.is_due(loop.step):
+            balancer.measure(lambda names: loss_with_modalities(module, batch, names))
+        return proposal_losses(module, batch, config.segmentation_weight, balancer)
 
-    trained = loop.run(losses_of)
-    assert isinstance(trained, ProposalNetwork)
-    if trunks is not None and config.frozen_trunks:
-        trained.camera_trunk, trained.thermal_trunk = trunks
-        trained.to(loop.device)
+    loop.run(compute_losses)
+    if trunks is not None and config.freeze_image_trunks:
+        network.camera_trunk, network.thermal_trunk = trunks
+        network.to(loop.device)
     if loop.rank == 0:
-        save_weights(trained, out / "proposals.safetensors")
-    return trained
+        save_weights(network, out / "proposals.safetensors")
+    return network
 
 
 def train_refinement(
     config: DetectorTraining, data: Path, out: Path, proposals: Path, start: Sequence[Path] = ()
 ) -> RefinementNetwork:
-    """Train the refinement on a trained proposal network (.safetensors), which stays as it is, its image
-    trunks too. start: as train_proposals has it."""
+    """Train the refinement network, or resume the training in `out`.
+
+    proposals: weights of the trained proposal network, which is not changed. start: as in
+    train_proposals. Writes out/refinement.safetensors. Raises UserError.
+    """
     torch.manual_seed(config.loop.seed)
-    first, trunks = read_proposals(config, proposals)
-    frames = frames_of(config, data, trunks)
+    proposal_network, trunks = load_proposal_network(config, proposals)
+    frames = build_dataset(config, data, trunks)
     network = RefinementNetwork(config.network)
-    frozen = begin(network, config, start)
+    frozen = load_initial_weights(network, config, start)
     loop = Loop(network, frames, collate, config.loop, out)
-    first.to(loop.device)
+    proposal_network.to(loop.device)
 
-    def losses_of(module: nn.Module, batch: Batch) -> Losses:
+    def compute_losses(module: nn.Module, batch: Batch, rng: np.random.Generator) -> Losses:
         frozen.eval()
-        return refinement_losses(first, module, batch)
+        return refinement_losses(proposal_network, module, batch, rng)
 
-    trained = loop.run(losses_of)
-    assert isinstance(trained, RefinementNetwork)
+    loop.run(compute_losses)
     if loop.rank == 0:
-        save_weights(trained, out / "refinement.safetensors")
-    return trained
+        save_weights(network, out / "refinement.safetensors")
+    return network
 
 
-def read_proposals(
+def load_proposal_network(
     config: DetectorTraining, weights: Path
 ) -> tuple[ProposalNetwork, tuple[ImageTrunk, ImageTrunk] | None]:
-    """A trained proposal network, which stays as it is, and its image trunks, if it has any; not in it
-    where they are frozen and their features stored."""
-    first = ProposalNetwork(config.network)
-    load_weights(first, weights)
-    first.eval().requires_grad_(False)
+    """A trained proposal network without gradients, and its image trunks if it has images.
+
+    With freeze_image_trunks the trunks are removed from the network, which then takes stored features.
+    """
+    network = ProposalNetwork(config.network)
+    load_weights(network, weights)
+    network.eval().requires_grad_(False)
     if not config.network.global_fusion:
-        return first, None
-    assert first.camera_trunk is not None and first.thermal_trunk is not None
-    trunks = first.camera_trunk, first.thermal_trunk
-    if config.frozen_trunks:
-        first.camera_trunk = first.thermal_trunk = None
-    return first, trunks
+        return network, None
+    assert network.camera_trunk is not None and network.thermal_trunk is not None
+    trunks = network.camera_trunk, network.thermal_trunk
+    if config.freeze_image_trunks:
+        network.camera_trunk = network.thermal_trunk = None
+    return network, trunks
 
 
-def begin(network: nn.Module, config: DetectorTraining, start: Sequence[Path]) -> nn.ModuleList:
-    """Give a network the weights that it begins with. Returns its modules that are not to be trained.
+def load_initial_weights(
+    network: nn.Module, config: DetectorTraining, start: Sequence[Path]
+) -> nn.ModuleList:
+    """Load the initial weights and freeze config.frozen_modules. Returns the frozen modules.
 
-    Raises UserError for a module to freeze that the network has not.
+    Raises UserError for a frozen module that the network does not have.
     """
     for path in start:
-        begin_from(network, path)
+        load_matching_weights(network, path)
     modules = dict(network.named_modules())
-    unknown = [name for name in config.frozen if name not in modules]
+    unknown = [name for name in config.frozen_modules if name not in modules]
     if unknown:
-        raise UserError(f"frozen: {type(network).__name__} has no module {unknown[0]!r}")
-    frozen = nn.ModuleList([modules[name] for name in config.frozen])
+        raise UserError(f"frozen_modules: {type(network).__name__} has no module {unknown[0]!r}")
+    frozen = nn.ModuleList([modules[name] for name in config.frozen_modules])
     return frozen.requires_grad_(False)
 
 
-def frames_of(
+def build_dataset(
     config: DetectorTraining, data: Path, trunks: tuple[ImageTrunk, ImageTrunk] | None
-) -> DetectorData:
-    """The training frames of a folder of samples, with the trunks' features where they are frozen."""
-    stored = trunks is not None and config.frozen_trunks
+) -> DetectorDataset:
+    """The training frames of a folder of samples.
+
+    Features of frozen trunks are computed and stored beside the samples; each rank computes a part.
+    """
+    stored_features = trunks is not None and config.freeze_image_trunks
     paths = sample_paths(data)
-    if trunks is not None and config.frozen_trunks:
-        rank, ranks = join()
-        store_features(paths[rank::ranks], *trunks)
-        wait_for_all()
-    sampling = sampling_of(paths, data, config.sampled)
-    if config.repeat:
-        paths = repeated(paths, config.repeat, config.loop.seed)
-    return DetectorData(
+    if trunks is not None and config.freeze_image_trunks:
+        rank, world_size = join_process_group()
+        store_features(paths[rank::world_size], *trunks)
+        wait_for_all_ranks()
+    sampling = open_object_sampling(paths, data, config.pasted_objects)
+    if config.repeat_threshold:
+        paths = repeat_rare_classes(paths, config.repeat_threshold, config.loop.seed)
+    dropout = config.dropout
+    if trunks is None:
+        # A network without images: no images in any frame, and a LiDAR in all.
+        dropout = DropoutConfig(1.0, 0.0, 0.0, 0.0, config.dropout.ultrasonics)
+    return DetectorDataset(
         paths,
         config.network,
         config.augmentation,
-        config.dropout
-        if trunks is not None
-        else DropoutConfig(1.0, 0.0, 0.0, 0.0, config.dropout.ultrasonics),
+        dropout,
         config.loop.seed,
-        stored,
+        stored_features,
         sampling,
     )
 
 
-def trunks_of(source: str) -> tuple[ImageTrunk, ImageTrunk]:
-    """The cameras' and the thermal trunk: of ImageNet, or of a segmentation model or another detector.
+def load_trunks(source: str) -> tuple[ImageTrunk, ImageTrunk]:
+    """The camera and the thermal image trunk.
 
-    Raises UserError for a model that has no such streams.
+    source: imagenet, or the name or card of a segmentation model or detector. Raises UserError for a
+    model without two image backbones.
     """
     trunks = ImageTrunk(3, source == "imagenet"), ImageTrunk(1, source == "imagenet")
     if source != "imagenet":
@@ -219,8 +252,8 @@ def trunks_of(source: str) -> tuple[ImageTrunk, ImageTrunk]:
     return trunks
 
 
-def branches_of(network: ProposalNetwork) -> dict[str, list[nn.Module]]:
-    """The modules of each modality before they meet."""
-    images = ("trunk", "neck", "fusion", "exchange")
-    own = [getattr(network, f"{k}_{n}", None) for k in ("camera", "thermal") for n in images]
-    return {"lidar": [network.encoder], "images": [m for m in own if m is not None]}
+def modality_branches(network: ProposalNetwork) -> dict[str, list[nn.Module]]:
+    """The modules that only one modality passes through, before the features are fused."""
+    parts = ("trunk", "neck", "fusion", "exchange")
+    modules = [getattr(network, f"{k}_{n}", None) for k in ("camera", "thermal") for n in parts]
+    return {"lidar": [network.encoder], "images": [m for m in modules if m is not None]}

@@ -1,1 +1,1 @@
-"""Training of the image detector."""
+"""Training of the image detector on camera and thermal images."""

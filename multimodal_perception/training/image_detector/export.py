@@ -1,4 +1,4 @@
-"""A trained image detector as a model's folder: ONNX, safetensors and card."""
+"""Writes a trained image detector as a model folder: ONNX, safetensors and card."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.images.rgb_thermal import OUTPUTS
 from multimodal_perception.images.rgb_thermal_inputs import INPUTS
 from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_SCALE
-from multimodal_perception.networks.rgb_thermal_detection import CLASSES, STRIDES, RgbirDetection
+from multimodal_perception.networks.rgb_thermal_detection import (
+    CLASSES,
+    STRIDES,
+    RgbThermalDetection,
+)
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
 from multimodal_perception.training.checkpoint import load_weights
 from multimodal_perception.training.image_detector.dataset import INPUT_ROWS, INPUT_WIDTH
-from multimodal_perception.training.segmentation.export import halved, onnx_in_half
+from multimodal_perception.training.segmentation.export import (
+    export_half_precision,
+    to_stored_precision,
+)
 
 
 def export_image_detector(
     weights: Path,
     out: Path,
-    training: Training,
+    training: Training | None,
     figures: Mapping[str, Any] | None = None,
     notes: str = "",
 ) -> ModelCard:
-    """Write model.onnx, model.safetensors and card.yaml of weights that the training wrote.
+    """Write out/model.onnx, out/model.safetensors and out/card.yaml from trained weights. Returns
+    the card.
 
-    Large weights are stored in half precision, the ONNX's after batch normalisation is folded in,
-    and computed with in single. Raises UserError for weights of another network.
+    Large weights are stored in half precision and converted to single precision at load. In the
+    ONNX file batch normalisation is folded into the convolutions before the conversion. Raises
+    UserError for weights of another network.
     """
-    network = RgbirDetection()
+    network = RgbThermalDetection()
     load_weights(network, weights)
     network.eval()
-    state = {n: halved(t) for n, t in network.state_dict().items()}
-    network.load_state_dict(state)  # what is exported is what is stored
+    state = {n: to_stored_precision(t) for n, t in network.state_dict().items()}
+    network.load_state_dict(state)  # so that the ONNX file has the stored weights
     shapes: dict[str, tuple[int, ...]] = {
         n: (1, 3 if n == "visible" else 1, INPUT_ROWS, INPUT_WIDTH) for n in INPUTS
     }
@@ -43,7 +52,7 @@ def export_image_detector(
     sizes = (1, cells, len(CLASSES)), (1, cells, 4)
     card = ModelCard(
         name=out.name,
-        architecture="rgbir_detection",
+        architecture="rgb_thermal_detection",
         inputs={name: TensorSpec(shape) for name, shape in shapes.items()},
         outputs={name: TensorSpec(size) for name, size in zip(OUTPUTS, sizes, strict=True)},
         licence="Apache-2.0",
@@ -51,7 +60,7 @@ def export_image_detector(
         classes=CLASSES,
         normalisation={
             "visible": {"mean": PIXEL_MEAN, "std": PIXEL_SCALE, "order": "RGB"},
-            "other": "thermal: percentiles 1 and 99 to 0 and 1",
+            "thermal": "thermal: percentiles 1 and 99 to 0 and 1",
         },
         training=training,
         figures={
@@ -63,7 +72,7 @@ def export_image_detector(
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_file(state, str(out / "model.safetensors"))
-        (out / "model.onnx").write_bytes(onnx_in_half(network, shapes, OUTPUTS))
+        (out / "model.onnx").write_bytes(export_half_precision(network, shapes, OUTPUTS))
     except OSError as error:
         raise UserError(f"{out}: {error.strerror or error}") from error
     return write_card(out, card, "model.onnx", "model.safetensors")

@@ -1,4 +1,4 @@
-"""What the cells of the image detector should say, and how far off they are."""
+"""Training targets of the cells of the image detector, and its losses."""
 
 from __future__ import annotations
 
@@ -9,79 +9,89 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multimodal_perception.geometry.image_boxes import areas
-from multimodal_perception.networks.rgb_thermal_detection import STRIDES, cells
+from multimodal_perception.networks.rgb_thermal_detection import STRIDES, cell_centres
 
-# The larger side of a box, pixels, that each stride is for; where they overlap, both are.
-SIDES = ((0.0, 64.0), (48.0, 160.0), (112.0, np.inf))
-# Cells whose middle is nearer than this to the box's, in strides, stand for it (FCOS's centre sampling).
-RADIUS = 1.5
+# Range of the larger side of a box, pixels, by stride. In the overlap a box is assigned to both strides.
+SIDE_RANGES = ((0.0, 64.0), (48.0, 160.0), (112.0, np.inf))
+# Cells whose centre is nearer than this to the centre of a box, in strides, are positive (centre
+# sampling of FCOS, Tian et al. 2019).
+CENTRE_RADIUS = 1.5
 BACKGROUND, IGNORED = -1, -2
 
 
 def cell_targets(
     boxes: NDArray[np.float32],
     labels: NDArray[np.int64],
-    counts: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
     shape: tuple[int, ...],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Class (A,) of each cell, BACKGROUND or IGNORED, and box (A, 4) in pixels, of an image's shape.
+    """Target class (A,) of each cell, or BACKGROUND or IGNORED, and target box (A, 4) in pixels.
 
-    boxes: (K, 4); labels: (K,) from 0; counts: (K,), false where a cell may say anything. A cell
-    stands for the smallest box whose middle is near and which it lies in; the cell that holds a
-    box's middle always does for one.
+    boxes: (K, 4) pixels; labels: (K,) from 0; valid: (K,), false for boxes whose cells are ignored;
+    shape: rows and columns of the image. A cell is assigned to the smallest box that contains it
+    and whose centre is near. The cell that contains the centre of a box is always a candidate for
+    it.
     """
-    places, strides, sides = _grid(shape[0], shape[1])
-    kinds = np.full(len(places), BACKGROUND, np.int64)
-    targets = np.zeros((len(places), 4), np.float32)
+    centres, strides, sides = _grid(shape[0], shape[1])
+    target_labels = np.full(len(centres), BACKGROUND, np.int64)
+    target_boxes = np.zeros((len(centres), 4), np.float32)
     if not len(boxes):
-        return kinds, targets
-    x, y = places[:, :1], places[:, 1:]
+        return target_labels, target_boxes
+    x, y = centres[:, :1], centres[:, 1:]
     inside = (x > boxes[:, 0]) & (x < boxes[:, 2]) & (y > boxes[:, 1]) & (y < boxes[:, 3])
-    kinds[(inside & ~counts).any(axis=1)] = IGNORED
-    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    away = np.abs(places[:, None] - middles[None]).max(axis=2) / strides[:, None]
-    larger = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
-    fits = (larger >= sides[:, :1]) & (larger < sides[:, 1:])
-    near = (inside & (away < RADIUS)) | (away <= 0.5)
-    cost = np.where(near & fits & counts, areas(boxes)[None], np.inf)
+    target_labels[(inside & ~valid).any(axis=1)] = IGNORED
+    box_centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distance = np.abs(centres[:, None] - box_centres[None]).max(axis=2) / strides[:, None]
+    larger_side = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    fits = (larger_side >= sides[:, :1]) & (larger_side < sides[:, 1:])
+    near = (inside & (distance < CENTRE_RADIUS)) | (distance <= 0.5)
+    cost = np.where(near & fits & valid, areas(boxes)[None], np.inf)
     best = cost.argmin(axis=1)
-    found = np.isfinite(cost[np.arange(len(places)), best])
-    kinds[found], targets[found] = labels[best[found]], boxes[best[found]]
-    return kinds, targets
+    positive = np.isfinite(cost[np.arange(len(centres)), best])
+    target_labels[positive] = labels[best[positive]]
+    target_boxes[positive] = boxes[best[positive]]
+    return target_labels, target_boxes
 
 
 def _grid(rows: int, columns: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Of all cells: middles (A, 2) in pixels, strides (A,) and sides of their boxes (A, 2)."""
-    places = [s * cells(rows // s, columns // s).numpy() for s in STRIDES]
-    counts = [len(p) for p in places]
-    return np.concatenate(places), np.repeat(STRIDES, counts), np.repeat(SIDES, counts, axis=0)
+    """Of all cells: centres (A, 2) in pixels, strides (A,) and ranges of the box side (A, 2)."""
+    centres = [s * cell_centres(rows // s, columns // s).numpy() for s in STRIDES]
+    counts = [len(c) for c in centres]
+    return (
+        np.concatenate(centres),
+        np.repeat(STRIDES, counts),
+        np.repeat(SIDE_RANGES, counts, axis=0),
+    )
 
 
 def detection_losses(
-    logits: Tensor, boxes: Tensor, kinds: Tensor, targets: Tensor
+    logits: Tensor, boxes: Tensor, target_labels: Tensor, target_boxes: Tensor
 ) -> dict[str, Tensor]:
-    """Losses of logits (B, A, classes) and boxes (B, A, 4) against cell_targets' two, by batch."""
+    """Losses of logits (B, A, classes) and boxes (B, A, 4) for targets of cell_targets with a batch
+    axis."""
     logits, boxes = logits.float(), boxes.float()
-    found = kinds >= 0
-    count = found.sum().clamp(min=1)
-    overlap, generalised = overlaps(boxes[found], targets[found])
-    where = (1.0 - generalised).sum() / count
+    positive = target_labels >= 0
+    count = positive.sum().clamp(min=1)
+    overlap, generalised = overlaps(boxes[positive], target_boxes[positive])
+    localisation = (1.0 - generalised).sum() / count
     quality = torch.zeros_like(logits)
-    quality[found] = F.one_hot(kinds[found], logits.shape[-1]) * overlap.detach()[:, None]
-    told = (kinds != IGNORED)[..., None]
-    # Quality focal loss (Li et al. 2020, eq. 3): the score should be the overlap of the box.
+    one_hot = F.one_hot(target_labels[positive], logits.shape[-1])
+    quality[positive] = one_hot * overlap.detach()[:, None]
+    supervised = (target_labels != IGNORED)[..., None]
+    # Quality focal loss (Li et al. 2020, eq. 3): the target of the score is the IoU of the box.
     weight = (quality - logits.sigmoid()).abs() ** 2
-    each = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
-    what = (weight * each * told).sum() / count
-    return {"what": what, "where": where, "total": what + 2.0 * where}
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    classification = (weight * cross_entropy * supervised).sum() / count
+    total = classification + 2.0 * localisation
+    return {"classification": classification, "localisation": localisation, "total": total}
 
 
 def overlaps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU (N,) and generalised IoU (N,) (Rezatofighi et al. 2019) of boxes (N, 4), pair by pair."""
+    """IoU (N,) and generalised IoU (N,) (Rezatofighi et al. 2019) of N pairs of boxes (N, 4)."""
     low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
     common = (high - low).clamp(min=0).prod(-1)
     union = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - common
-    around = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
-    hull = around.prod(-1).clamp(min=1e-6)
+    extent = torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])
+    hull = extent.prod(-1).clamp(min=1e-6)
     overlap = common / union.clamp(min=1e-6)
     return overlap, overlap - (hull - union) / hull

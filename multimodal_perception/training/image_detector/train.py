@@ -1,4 +1,4 @@
-"""Training of the image detector: everything behind the backbones, on their stored features."""
+"""Training of the image detector on the stored features of its frozen backbones."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multimodal_perception.networks.rgb_thermal_detection import STRIDES, RgbirDetection
+from multimodal_perception.networks.rgb_thermal_detection import STRIDES, RgbThermalDetection
 from multimodal_perception.training.checkpoint import (
     load_stream,
     load_weights,
     read_streams,
     save_weights,
 )
+from multimodal_perception.training.distributed import join_process_group, wait_for_all_ranks
 from multimodal_perception.training.image_detector.dataset import (
     STREAMS,
     FeatureConfig,
     ImageDetectorData,
-    Presence,
-    stack,
+    ModalityFractions,
+    collate_features,
     store_features,
 )
 from multimodal_perception.training.image_detector.targets import detection_losses
@@ -32,22 +34,28 @@ from multimodal_perception.training.segmentation.train import keep_depthwise_in_
 
 @dataclass(frozen=True)
 class ImageDetectorTraining:
-    """How the image detector is trained.
+    """Training of the image detector.
 
-    backbones: a segmentation model (name or card) whose two streams they are, or imagenet. features:
-    what is stored of each view; presence: missing images; loop: how long.
+    Attributes:
+        backbones: Weights of the two backbones, which are not trained: the name or card of a
+            segmentation model, or imagenet. Use the model that runs beside the detector.
+        features: Crops of the training images whose features are stored. Change them to vary the
+            training data more.
+        modality_fractions: Fractions of the samples with both images or one of them. Change them when
+            one camera is often missing.
+        loop: Length, speed and precision of the training. Set the number of steps here.
     """
 
     backbones: str = "segmentation"
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    presence: Presence = field(default_factory=Presence)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(batch=8, workers=0))
+    modality_fractions: ModalityFractions = field(default_factory=ModalityFractions)
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(batch_size=8, workers=0))
 
 
-def begin(config: ImageDetectorTraining) -> RgbirDetection:
-    """The network before training, its backbones in place and held."""
+def build_network(config: ImageDetectorTraining) -> RgbThermalDetection:
+    """The network before training, with frozen backbones. Raises UserError."""
     torch.manual_seed(config.loop.seed)
-    network = RgbirDetection(pretrained=config.backbones == "imagenet")
+    network = RgbThermalDetection(pretrained=config.backbones == "imagenet")
     if config.backbones != "imagenet":
         load_backbones(network, config.backbones)
     network.streams.requires_grad_(False)
@@ -58,8 +66,8 @@ def begin(config: ImageDetectorTraining) -> RgbirDetection:
     return network
 
 
-def load_backbones(network: RgbirDetection, model: str) -> None:
-    """Take the streams of a segmentation model. Raises UserError for one that has not both."""
+def load_backbones(network: RgbThermalDetection, model: str) -> None:
+    """Load the backbones of a segmentation model. Raises UserError for a model without both."""
     for part, stream in zip(network.streams, read_streams(model), strict=True):
         load_stream(part, stream, model)
 
@@ -71,28 +79,39 @@ def train_image_detector(
     out: Path,
     start: Path | None = None,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
-) -> RgbirDetection:
-    """Store the features of drives (see render_drives) in a folder and train on them.
+) -> RgbThermalDetection:
+    """Store the features of drives (see render_drives) in a folder and train on them, or resume the
+    training in `out`.
 
-    Writes out/image_detector.safetensors; a run that was interrupted goes on. start: weights
-    (.safetensors) to begin with.
+    start: initial weights (.safetensors or a model). Writes out/image_detector.safetensors. Returns the
+    network with averaged weights. Raises UserError.
     """
-    network = begin(config)
+    network = build_network(config)
     if start is not None:
         load_weights(network, start)
-    paths = store_features(drives, network, config.features, features, config.loop.seed, progress)
-    data = ImageDetectorData(paths, config.presence, config.loop.seed)
-    loop = Loop(network, data, stack, config.loop, out)
-    trained = loop.run(batch_losses)
-    assert isinstance(trained, RgbirDetection)
+    rank, world_size = join_process_group()
+    # Each rank stores the features of a part of the drives.
+    own = drives[rank::world_size]
+    store_features(own, network, config.features, features, config.loop.seed, progress)
+    wait_for_all_ranks()
+    paths = store_features(drives, network, config.features, features, config.loop.seed)
+    data = ImageDetectorData(paths, config.modality_fractions, config.loop.seed)
+    loop = Loop(network, data, collate_features, config.loop, out)
+
+    def compute_losses(
+        module: nn.Module, batch: dict[str, Tensor], rng: np.random.Generator
+    ) -> Losses:
+        return batch_losses(module, batch)
+
+    loop.run(compute_losses)
     if loop.rank == 0:
-        save_weights(trained, out / "image_detector.safetensors")
-    return trained
+        save_weights(network, out / "image_detector.safetensors")
+    return network
 
 
 def batch_losses(network: nn.Module, batch: dict[str, Tensor]) -> Losses:
-    """Losses of a batch of stored examples."""
-    assert isinstance(network, RgbirDetection)
+    """Losses of a batch of stored features."""
+    assert isinstance(network, RgbThermalDetection)
     device = next(network.parameters()).device
     tensors: dict[str, Any] = {n: t.to(device, non_blocking=True) for n, t in batch.items()}
     layout = torch.channels_last
@@ -100,5 +119,5 @@ def batch_losses(network: nn.Module, batch: dict[str, Tensor]) -> Losses:
         [tensors[f"{name}{s}"].contiguous(memory_format=layout) for s in STRIDES]
         for name in STREAMS
     ]
-    logits, boxes = network.found(features, [tensors[f"{name}_mask"] for name in STREAMS])
-    return detection_losses(logits, boxes, tensors["kinds"], tensors["targets"])
+    logits, boxes = network.detect(features, [tensors[f"{name}_mask"] for name in STREAMS])
+    return detection_losses(logits, boxes, tensors["target_labels"], tensors["target_boxes"])

@@ -1,4 +1,4 @@
-"""A trained image fusion as a model's folder: ONNX, safetensors and card."""
+"""Writes a trained image-fusion network as a model folder: ONNX, safetensors and card."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def export_model(
     notes: str = "",
     figures: Mapping[str, Any] | None = None,
 ) -> ModelCard:
-    """Write out/model.onnx (of one size), out/model.safetensors and out/card.yaml; returns the card.
+    """Write out/model.onnx for one image size, out/model.safetensors and out/card.yaml. Returns the
+    card.
 
-    Raises UserError where the folder cannot be written.
+    Raises UserError if the folder cannot be written.
     """
     image = TensorSpec((1, 1, rows, columns))
     card = ModelCard(

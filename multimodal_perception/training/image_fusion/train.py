@@ -1,8 +1,7 @@
-"""Training of MoE-Fusion on aligned pairs: real ones in folders, simulated ones in shards."""
+"""Training of MoE-Fusion on aligned pairs of visible and thermal images, real or simulated."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,53 +12,80 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from multimodal_perception.configuration import UserError, build
+from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.simulation_writer import read_shard
-from multimodal_perception.datasets.visible_thermal_pairs import held_out, pair_stems, read_pair
-from multimodal_perception.evaluation.adversarial_attack import attacked, noisy
-from multimodal_perception.networks.moe_fusion import MoEFusion
+from multimodal_perception.datasets.visible_thermal_pairs import (
+    held_out_stems,
+    list_pair_stems,
+    read_pair,
+)
+from multimodal_perception.evaluation.adversarial_attack import (
+    add_gaussian_noise,
+    projected_gradient_attack,
+)
+from multimodal_perception.networks.moe_fusion import FusedOnly, MoEFusion
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
+from multimodal_perception.training.checkpoint import load_weights, save_weights
 from multimodal_perception.training.image_fusion.losses import FusionWeights, fusion_loss
-from multimodal_perception.training.precision import mixed_precision
+from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.precision import full_precision
 
+# Classes of the simulator that belong to the foreground.
 FOREGROUND = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
+# Crops are drawn at random; an epoch is a number of them.
+CROPS_PER_EPOCH = 4096
 
 
 @dataclass(frozen=True)
-class FusionTraining:
-    """How long and how.
+class ImageFusionTraining:
+    """Training of the image fusion network.
 
-    steps, batch, crop: batches, crops a batch, pixels a side. rate: peak of the learning rate.
-    simulated: share of the crops that come from simulated pairs, where there are any. alike: share
-    of the crops that show the visible image twice, as where no thermal camera sees. average: share of
-    the running average kept each step. attack: share of the batches that are perturbed as PAIF (Liu
-    et al. 2023) does, adversarially or by noise in turn. attack_size: largest change of a pixel.
-    attack_steps: of projected gradient ascent. noise: largest standard deviation.
+    Attributes:
+        crop_size: Rows and columns of the square crops that the network is trained on. Decrease it when
+            memory runs out.
+        simulated_fraction: Fraction of the crops that are taken from simulated pairs when there are both
+            real and simulated ones. Increase it when there are few real pairs.
+        identical_fraction: Fraction of the crops in which the thermal image is replaced by the visible
+            one, as in the part of the image that the thermal camera does not cover. Increase it when
+            fused images degrade there.
+        attack_fraction: Fraction of the batches that are perturbed as in PAIF (Liu et al. 2023), by
+            turns adversarially and with noise. Increase it for robustness at the price of contrast.
+        attack_size: Largest change of a pixel by the adversarial attack, for images in [0, 1]. Increase
+            it to train against stronger attacks.
+        attack_steps: Steps of projected gradient ascent of an attack. Increase it for stronger attacks;
+            each step costs a forward and a backward pass.
+        noise: Largest standard deviation of the noise in a perturbed batch, for images in [0, 1].
+            Increase it for noisier cameras.
+        weights: Weights of the parts of the loss. Change them to shift the balance between edges,
+            brightness and contrast of fused images.
+        loop: Length, speed and precision of the training. Set the number of steps here.
     """
 
-    steps: int = field(default=2000, metadata={"min": 1, "max": 10_000_000})
-    batch: int = field(default=4, metadata={"min": 1, "max": 1024})
-    crop: int = field(default=128, metadata={"min": 32, "max": 1024})
-    rate: float = field(default=2.5e-3, metadata={"min": 1e-7, "max": 1.0})
-    simulated: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})
-    alike: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
-    average: float = field(default=0.99, metadata={"min": 0.0, "max": 1.0})
-    attack: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    crop_size: int = field(default=128, metadata={"min": 32, "max": 1024, "unit": "px"})
+    simulated_fraction: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})
+    identical_fraction: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+    attack_fraction: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     attack_size: float = field(default=4 / 255, metadata={"min": 0.0, "max": 0.5})
-    noise: float = field(default=0.04, metadata={"min": 0.0, "max": 0.5})
     attack_steps: int = field(default=3, metadata={"min": 1, "max": 100})
+    noise: float = field(default=0.04, metadata={"min": 0.0, "max": 0.5})
     weights: FusionWeights = field(default_factory=FusionWeights)
-
-
-def checked(values: dict[str, Any]) -> FusionTraining:
-    """The configuration of parsed values and what the command line put over them."""
-    return build(FusionTraining, values, "train image-fusion")
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            learning_rate=2.5e-3,
+            warmup=0.05,
+            weight_decay=1e-4,
+            max_gradient_norm=1.0,
+            ema_decay=0.99,
+            workers=0,
+        )
+    )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair in memory: three (H, W) uint8 images; foreground is 255 where something stands out."""
+    """An image pair: three (H, W) uint8 images; foreground is 255 on objects that should stand out."""
 
     visible: NDArray[np.uint8]
     thermal: NDArray[np.uint8]
@@ -67,12 +93,12 @@ class Sample:
 
 
 def real_samples(root: str | Path, progress: Any = iter) -> list[Sample]:
-    """The pairs of a folder that are not held out for testing. Raises UserError.
+    """The image pairs of a folder that are not held out for testing. Raises UserError.
 
-    Foreground is what is warmer than its surroundings, as no labels are known.
+    There are no labels: pixels that are warmer than their surroundings are taken as foreground.
     """
-    stems = pair_stems(root)
-    kept = sorted(set(stems) - set(held_out(stems)))
+    stems = list_pair_stems(root)
+    kept = sorted(set(stems) - set(held_out_stems(stems)))
     if not kept:
         raise UserError(f"{root}: {len(stems)} pairs, all of them are held out for testing")
     pairs = (read_pair(root, stem) for stem in progress(kept))
@@ -80,17 +106,20 @@ def real_samples(root: str | Path, progress: Any = iter) -> list[Sample]:
 
 
 def thermal_saliency(thermal: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """How much warmer than its surroundings (a window of an eighth of the width) each pixel is."""
+    """How much warmer each pixel is than its surroundings, (H, W) uint8.
+
+    The surroundings are a Gaussian window with a standard deviation of 1/16 of the image width.
+    """
     values = thermal.astype(np.float32)
-    around = cv2.GaussianBlur(values, (0, 0), max(thermal.shape[1] / 16, 1.0))
+    surroundings = cv2.GaussianBlur(values, (0, 0), max(thermal.shape[1] / 16, 1.0))
     spread = max(float(values.std()), 4.0)
-    return np.clip(255 * ((values - around) / spread - 0.5), 0, 255).astype(np.uint8)
+    return np.clip(255 * ((values - surroundings) / spread - 0.5), 0, 255).astype(np.uint8)
 
 
 def simulated_samples(folders: Sequence[Path]) -> list[Sample]:
-    """Pairs of `simulate --rig camera_thermal --format dataset` folders, foreground from labels.
+    """The image pairs of folders written by `simulate --rig camera_thermal --format dataset`.
 
-    Raises UserError where a folder holds none.
+    The foreground is taken from the semantic labels. Raises UserError for a folder without such pairs.
     """
     labels = [SEMANTIC_NAMES.index(name) for name in FOREGROUND]
     samples = []
@@ -113,129 +142,131 @@ def simulated_samples(folders: Sequence[Path]) -> list[Sample]:
     return samples
 
 
-class CropSource:
-    """Random crops of samples, varied in scale, side, brightness and contrast."""
+class CropDataset(Dataset[NDArray[np.float32]]):
+    """Random crops of samples, augmented in scale, mirroring, brightness and contrast.
+
+    A crop depends on (seed, epoch, index) only: (3, crop_size, crop_size) float32 in [0, 1], the visible
+    image, the thermal image and the foreground.
+    """
 
     def __init__(
-        self, real: Sequence[Sample], simulated: Sequence[Sample], config: FusionTraining
+        self, real: Sequence[Sample], simulated: Sequence[Sample], config: ImageFusionTraining
     ) -> None:
         self._real, self._simulated, self._config = real, simulated, config
+        self.epoch = 0
 
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Visible, thermal and foreground, (B, 1, crop, crop) float32 in [0, 1] each."""
-        crops = [self._crop(rng) for _ in range(self._config.batch)]
-        visible, thermal, foreground = (
-            torch.from_numpy(np.stack(images)[:, None]) for images in zip(*crops, strict=True)
-        )
-        return visible, thermal, foreground
+    def __len__(self) -> int:
+        return CROPS_PER_EPOCH
 
-    def _crop(self, rng: np.random.Generator) -> list[NDArray[np.float32]]:
-        size = self._config.crop
-        simulated = self._simulated and rng.random() < self._config.simulated
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
+        c = self._config
+        rng = np.random.default_rng((c.loop.seed, self.epoch, index))
+        size = c.crop_size
+        simulated = self._simulated and rng.random() < c.simulated_fraction
         samples = self._simulated if simulated or not self._real else self._real
         sample = samples[int(rng.integers(len(samples)))]
         height, width = sample.visible.shape
-        # Thermal cameras are coarser than the others: crops are enlarged more often than shrunk.
+        # Thermal images have a lower resolution than visible ones: crops are enlarged more often.
         scale = max(rng.uniform(0.75, 1.6), size / height, size / width)
-        taken = min(round(size / scale), height, width)
-        top, left = rng.integers(height - taken + 1), rng.integers(width - taken + 1)
-        flip = rng.random() < 0.5
-        result = []
+        side = min(round(size / scale), height, width)
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        mirrored = rng.random() < 0.5
+        crops = []
         for image in (sample.visible, sample.thermal, sample.foreground):
             crop = cv2.resize(
-                image[top : top + taken, left : left + taken],
+                image[top : top + side, left : left + side],
                 (size, size),
-                interpolation=cv2.INTER_LINEAR if taken <= size else cv2.INTER_AREA,
+                interpolation=cv2.INTER_LINEAR if side <= size else cv2.INTER_AREA,
             )
-            result.append((crop[:, ::-1] if flip else crop).astype(np.float32) / 255)
-        if rng.random() < self._config.alike:
-            result[1] = result[0].copy()
+            crops.append((crop[:, ::-1] if mirrored else crop).astype(np.float32) / 255)
+        if rng.random() < c.identical_fraction:
+            crops[1] = crops[0].copy()
         for k in range(2):
             if rng.random() < 0.5:
                 gamma, gain = np.exp(rng.normal(0, 0.25)), rng.uniform(0.6, 1.1)
-                result[k] = np.clip(gain * result[k] ** gamma, 0, 1).astype(np.float32)
-        return result
+                crops[k] = np.clip(gain * crops[k] ** gamma, 0, 1).astype(np.float32)
+        return np.stack(crops)
 
 
-class Trainer:
-    """Everything that a step changes, and the step. averaged: the running average of the weights."""
+def collate(crops: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Visible images, thermal images and foregrounds, (B, 1, crop_size, crop_size) float32 each."""
+    visible, thermal, foreground = torch.from_numpy(np.stack(crops)).split(1, dim=1)
+    return visible, thermal, foreground
 
-    def __init__(
-        self,
-        config: FusionTraining,
-        real: Sequence[Sample],
-        simulated: Sequence[Sample],
-        seed: int = 0,
-    ) -> None:
-        torch.manual_seed(seed)
-        self.config, self.seed, self.steps_done = config, seed, 0
-        self.network = MoEFusion()
-        self.averaged = copy.deepcopy(self.network).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=config.rate, weight_decay=1e-4
+
+def train_image_fusion(
+    config: ImageFusionTraining,
+    real: Sequence[Sample],
+    simulated: Sequence[Sample],
+    out: Path,
+    start: Path | None = None,
+) -> MoEFusion:
+    """Train on real and simulated samples, or resume the training in `out`.
+
+    start: weights (.safetensors, or a model) to start from. Writes out/image_fusion.safetensors. Returns
+    the network with averaged weights. Raises UserError without samples, and when the loss is not finite.
+    """
+    if not real and not simulated:
+        raise UserError(
+            "image fusion: there are neither real nor simulated image pairs to train on"
         )
-        self._crops = CropSource(real, simulated, config)
+    torch.manual_seed(config.loop.seed)
+    network = MoEFusion()
+    if start is not None:
+        load_weights(FusedOnly(network), start)
+    loop = Loop(network, CropDataset(real, simulated, config), collate, config.loop, out)
 
-    @property
-    def state(self) -> nn.ModuleDict:
-        """What a checkpoint holds beside the optimiser."""
-        return nn.ModuleDict({"network": self.network, "averaged": self.averaged})
+    def compute_losses(module: nn.Module, batch: Any, rng: np.random.Generator) -> Losses:
+        return batch_losses(module, batch, config, rng)
 
-    def step(self) -> dict[str, float]:
-        """Learn from one batch; the parts of the loss. Step k draws the same whoever resumes.
-
-        Raises UserError when the loss is not finite.
-        """
-        c = self.config
-        rng = np.random.default_rng((self.seed, self.steps_done))
-        torch.manual_seed(int(rng.integers(2**31)))
-        for group in self.optimiser.param_groups:
-            group["lr"] = c.rate * one_cycle(self.steps_done / c.steps)
-        visible, thermal, foreground = self._crops.batch(rng)
-        inputs = visible, thermal
-        self.network.train()
-        if rng.random() < c.attack:
-            inputs = self._perturbed(visible, thermal, rng)
-        with mixed_precision("cpu"):
-            result = self.network(*inputs)
-        # Perturbed inputs are to give what the clean ones should.
-        loss, parts = fusion_loss(result, visible, thermal, foreground, c.weights)
-        if not torch.isfinite(loss):
-            raise UserError(f"step {self.steps_done}: the loss is not finite; try a lower rate")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
-        self._average()
-        self.steps_done += 1
-        return {name: float(value.detach()) for name, value in parts.items()}
-
-    def _perturbed(
-        self, visible: Tensor, thermal: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        if rng.random() < 0.5:
-            amounts = rng.uniform(0.0, self.config.noise, 2)
-            return noisy(visible, amounts[0]), noisy(thermal, amounts[1])
-
-        def fuse(first: Tensor, second: Tensor) -> Tensor:
-            with mixed_precision("cpu"):
-                return self.network(first, second).fused
-
-        self.network.eval()  # without the gates' noise
-        moved = attacked(fuse, visible, thermal, self.config.attack_size, self.config.attack_steps)
-        self.network.train()
-        return moved
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # Early on the average follows fast, or it would keep the beginning.
-        decay = min(self.config.average, (1 + self.steps_done) / (10 + self.steps_done))
-        for mean, live in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(live, 1.0 - decay)
+    loop.run(compute_losses)
+    if loop.rank == 0:
+        save_weights(FusedOnly(network), out / "image_fusion.safetensors")
+    return network
 
 
-def one_cycle(done: float) -> float:
-    """Share of the peak rate: up over the first twentieth, then down a cosine to a hundredth."""
-    if done < 0.05:
-        return 0.1 + 0.9 * done / 0.05
-    return float(0.01 + 0.99 * 0.5 * (1.0 + np.cos(np.pi * min((done - 0.05) / 0.95, 1.0))))
+def batch_losses(
+    network: nn.Module,
+    batch: tuple[Tensor, Tensor, Tensor],
+    config: ImageFusionTraining,
+    rng: np.random.Generator,
+) -> Losses:
+    """Losses of a batch of crops, which is perturbed with a probability of attack_fraction.
+
+    The fused image of perturbed inputs is compared with the unperturbed inputs.
+    """
+    device = next(network.parameters()).device
+    visible, thermal, foreground = (image.to(device) for image in batch)
+    inputs = visible, thermal
+    if rng.random() < config.attack_fraction:
+        inputs = _perturb(network, visible, thermal, config, rng)
+    result = network(*inputs)
+    with full_precision(device):
+        total, parts = fusion_loss(result, visible, thermal, foreground, config.weights)
+    return {**parts, "total": total}
+
+
+def _perturb(
+    network: nn.Module,
+    visible: Tensor,
+    thermal: Tensor,
+    config: ImageFusionTraining,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Both images with Gaussian noise, or after an adversarial attack on the network."""
+    if rng.random() < 0.5:
+        deviations = rng.uniform(0.0, config.noise, 2)
+        return (
+            add_gaussian_noise(visible, deviations[0]),
+            add_gaussian_noise(thermal, deviations[1]),
+        )
+
+    def fuse(first: Tensor, second: Tensor) -> Tensor:
+        return network(first, second).fused
+
+    network.eval()  # the gates of the experts add noise in training mode
+    perturbed = projected_gradient_attack(
+        fuse, visible, thermal, config.attack_size, config.attack_steps
+    )
+    network.train()
+    return perturbed

@@ -1,41 +1,51 @@
-"""Simulated drives through narrow places, for the learned near field: images, echoes and truth.
+"""Simulated drives in confined spaces for the training of the near-field network.
 
-A shard (.npz) holds one drive of 2.4 s: what every ultrasonic said ten times a second, and a few frames
-with all fisheye images and the labels of the cells around the vehicle.
+A shard (.npz) contains one drive of 2.4 s: the readings of all ultrasonic sensors at 10 Hz, and a
+few frames with all fisheye images and the labels of the cells around the vehicle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from multimodal_perception.frame import Modality, OwnVehicle
+from multimodal_perception.configuration import UserError
+from multimodal_perception.frame import Modality, VehicleFootprint
+from multimodal_perception.processes import initialise_worker
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 
-# What a cell can hold, from harmless to most worth sparing; a cell of several takes the last.
+# Seeds from here on are reserved for evaluation.
+FIRST_EVALUATION_SEED = 10_000
+# Classes of a cell in order of priority: a cell with several classes has the last one.
 CLASSES = ("free", "kerb", "wall", "pole", "vehicle", "person")
-UNSEEN = 255
-MEMBERS = {
+# Label of cells without ground truth.
+UNLABELLED = 255
+SEMANTIC_MEMBERS = {
     "kerb": ("kerb",),
     "wall": ("building", "wall", "fence", "barrier", "rack", "furniture"),
     "pole": ("pole", "cone", "vegetation"),
     "vehicle": ("car", "van", "truck", "bus"),
     "person": ("pedestrian", "cyclist"),
 }
-# What a bumper meets before a LiDAR or an eye does: low, thin or clear.
-HARD = ("kerb", "wall", "fence", "barrier", "pole", "cone")
+# Obstacles that LiDARs and cameras detect badly, because they are low, thin or transparent.
+HARD_CLASSES = ("kerb", "wall", "fence", "barrier", "pole", "cone")
 CELLS, RESOLUTION = 72, 0.2
-FINER = 4  # truth is looked up so much finer than the cells, so that poles are not missed
-LENGTH, EVERY, BEFORE = 24, 4, 3
-# Of ten drives: scenario and conditions, in an order in which every few have some of each.
-MIX: tuple[tuple[str, tuple[str, ...]], ...] = (
+# The ground truth grid is finer than the cells by this factor, so that thin poles are not missed.
+FINE_FACTOR = 4
+# Steps of 0.1 s per drive; every fourth step, from step 3 on, has images and labels.
+DRIVE_STEPS, IMAGE_INTERVAL, FIRST_IMAGE_STEP = 24, 4, 3
+# Scenario and conditions by seed modulo 10, ordered so that any few consecutive seeds contain a mixture.
+DRIVE_MIX: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("parking_lot", ("night",)),
     ("parking_lot", ()),
     ("warehouse", ()),
@@ -51,7 +61,7 @@ MIX: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Drive:
-    """Where, in which conditions, with which seed, and from which frame on."""
+    """One simulated drive: scenario, conditions, seed, and index of its first frame."""
 
     scenario: str
     conditions: tuple[str, ...]
@@ -60,43 +70,76 @@ class Drive:
 
     @property
     def name(self) -> str:
-        """Of its shard, without ending."""
+        """File name of its shard, without suffix."""
         return "-".join((self.scenario, *self.conditions, f"{self.seed:05d}"))
 
 
-def drives(seeds: Sequence[int]) -> list[Drive]:
-    """One drive a seed, scenarios mixed evenly."""
+def plan_drives(seeds: Sequence[int]) -> list[Drive]:
+    """One drive per seed, with the scenarios and conditions of DRIVE_MIX."""
     return [
-        Drive(*MIX[seed % len(MIX)], seed, int(np.random.default_rng(seed).integers(20, 400)))
+        Drive(
+            *DRIVE_MIX[seed % len(DRIVE_MIX)],
+            seed,
+            int(np.random.default_rng(seed).integers(20, 400)),
+        )
         for seed in seeds
     ]
 
 
-def record(drive: Drive, rig: Rig, path: Path) -> None:
-    """Simulate one drive and write its shard; a shard that is there is left as it is."""
+def record_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int = 1) -> list[Path]:
+    """Record the drives of the seeds; existing shards are kept. Returns the paths of all shards.
+
+    workers: number of processes. Raises UserError if the folder cannot be written.
+    """
+    selected = plan_drives(seeds)
+    paths = [folder / f"{drive.name}.npz" for drive in selected]
+    missing = [(d, p) for d, p in zip(selected, paths, strict=True) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(paths), initial=len(paths) - len(missing), unit="drive") as bar:
+            if workers <= 1:
+                for drive, path in missing:
+                    record_drive(drive, rig, path)
+                    bar.update()
+                return paths
+            # Embree's threads do not survive a fork.
+            with ProcessPoolExecutor(workers, get_context("spawn"), initialise_worker) as pool:
+                tasks = [pool.submit(record_drive, drive, rig, path) for drive, path in missing]
+                for task in as_completed(tasks):
+                    task.result()
+                    bar.update()
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}") from error
+    return paths
+
+
+def record_drive(drive: Drive, rig: Rig, path: Path) -> None:
+    """Simulate one drive and write its shard. An existing shard is kept."""
     if path.exists():
         return
-    layout = GridLayout(CELLS * RESOLUTION / 2, RESOLUTION / FINER)
-    count = drive.start + LENGTH
+    layout = GridLayout(CELLS * RESOLUTION / 2, RESOLUTION / FINE_FACTOR)
+    count = drive.start + DRIVE_STEPS
     full = Simulation(drive.scenario, rig, drive.seed, count, drive.conditions, grid=layout)
-    deaf = replace(rig, sensors=rig.of(Modality.ULTRASONIC))
+    ultrasonic_rig = replace(rig, sensors=rig.sensors_of(Modality.ULTRASONIC))
     coarse = GridLayout(2.0, 1.0)
-    sound = Simulation(drive.scenario, deaf, drive.seed, count, drive.conditions, grid=coarse)
-    names = list(deaf.sensors)
-    ranges, motion, images, labels, hard, at = [], [], [], [], [], []
-    for step in range(LENGTH):
+    ultrasonics = Simulation(
+        drive.scenario, ultrasonic_rig, drive.seed, count, drive.conditions, grid=coarse
+    )
+    names = list(ultrasonic_rig.sensors)
+    ranges, motion, images, labels, hard, image_steps = [], [], [], [], [], []
+    for step in range(DRIVE_STEPS):
         index = drive.start + step
-        with_images = step % EVERY == BEFORE
-        observation = (full if with_images else sound).observe(index)
+        with_images = step % IMAGE_INTERVAL == FIRST_IMAGE_STEP
+        observation = (full if with_images else ultrasonics).observe(index)
         frame = observation.frame
         ranges.append([frame.ultrasonics[n].range_m for n in names])
         motion.append(frame.odom_from_base)
         if with_images:
             images.append(np.stack([image.rgb() for image in frame.cameras.values()]))
-            labels.append(cell_labels(observation.truth, rig.own_vehicle))
+            labels.append(cell_labels(observation.truth, rig.vehicle_footprint))
             hard.append(hard_cells(observation.truth))
-            at.append(step)
-    # Under another name until it is whole, so that an interrupted run leaves no broken shard.
+            image_steps.append(step)
+    # Written under another name first, so that an interrupted run leaves no incomplete shard.
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez_compressed(
@@ -106,34 +149,40 @@ def record(drive: Drive, rig: Rig, path: Path) -> None:
             images=np.array(images),
             labels=np.array(labels),
             hard=np.array(hard),
-            frames=np.array(at),
+            frames=np.array(image_steps),
             night=np.array(bool({"night", "unlit"} & set(drive.conditions))),
             scenario=np.array(drive.scenario),
         )
     partial.rename(path)
 
 
-def cell_labels(truth: FrameTruth, own_vehicle: OwnVehicle | None) -> NDArray[np.uint8]:
-    """Labels (72, 72) uint8, index into CLASSES, of cells of 0.2 m; 255 where nobody looks.
+def cell_labels(truth: FrameTruth, vehicle_footprint: VehicleFootprint | None) -> NDArray[np.uint8]:
+    """Labels (72, 72) uint8 of cells of 0.2 m: indices into CLASSES, or UNLABELLED.
 
-    truth: of a grid four times finer. Nothing is told of where the vehicle itself stands.
+    truth: ground truth with a grid four times finer. Cells that no sensor observes and cells inside
+    the ego vehicle are UNLABELLED.
     """
-    kinds = np.zeros(len(SEMANTIC_NAMES), np.uint8)
+    class_of = np.zeros(len(SEMANTIC_NAMES), np.uint8)
     for number, name in enumerate(CLASSES[1:], 1):
-        kinds[[SEMANTIC_NAMES.index(member) for member in MEMBERS[name]]] = number
+        class_of[[SEMANTIC_NAMES.index(member) for member in SEMANTIC_MEMBERS[name]]] = number
     known = (truth.occupancy.free > 0) | (truth.occupancy.occupied > 0)
-    fine = np.where(known, kinds[truth.semantic_grid].astype(np.int16), -1)
-    cells = fine.reshape(CELLS, FINER, CELLS, FINER).max(axis=(1, 3))
-    result = np.where(cells < 0, UNSEEN, cells).astype(np.uint8)
-    if own_vehicle is not None:
-        middles = (np.arange(CELLS) + 0.5 - CELLS / 2) * RESOLUTION
-        places = np.stack(np.meshgrid(middles, middles), -1).reshape(-1, 2)
-        result[own_vehicle.holds(places).reshape(result.shape)] = UNSEEN
+    fine = np.where(known, class_of[truth.semantic_grid].astype(np.int16), -1)
+    cells = fine.reshape(CELLS, FINE_FACTOR, CELLS, FINE_FACTOR).max(axis=(1, 3))
+    result = np.where(cells < 0, UNLABELLED, cells).astype(np.uint8)
+    if vehicle_footprint is not None:
+        centres = (np.arange(CELLS) + 0.5 - CELLS / 2) * RESOLUTION
+        cell_centres = np.stack(np.meshgrid(centres, centres), -1).reshape(-1, 2)
+        result[vehicle_footprint.contains(cell_centres).reshape(result.shape)] = UNLABELLED
     return result
 
 
 def hard_cells(truth: FrameTruth) -> NDArray[np.bool_]:
-    """Which cells (72, 72) hold something that is HARD; truth: of a grid four times finer."""
-    kinds = np.isin(np.arange(len(SEMANTIC_NAMES)), [SEMANTIC_NAMES.index(n) for n in HARD])
-    fine = kinds[truth.semantic_grid].reshape(CELLS, FINER, CELLS, FINER)
+    """Mask (72, 72) of the cells that contain one of HARD_CLASSES.
+
+    truth: ground truth with a grid four times finer.
+    """
+    is_hard = np.isin(
+        np.arange(len(SEMANTIC_NAMES)), [SEMANTIC_NAMES.index(n) for n in HARD_CLASSES]
+    )
+    fine = is_hard[truth.semantic_grid].reshape(CELLS, FINE_FACTOR, CELLS, FINE_FACTOR)
     return np.asarray(fine.any(axis=(1, 3)), np.bool_)

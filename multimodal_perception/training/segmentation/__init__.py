@@ -1,1 +1,1 @@
-"""Training of camera and thermal segmentation."""
+"""Training of the segmentation network for camera and thermal images."""

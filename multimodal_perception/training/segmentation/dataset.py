@@ -1,4 +1,4 @@
-"""Batches for the segmentation network: rendered frames varied, the other image in its mask."""
+"""Training data of the segmentation network: augmented crops of rendered views."""
 
 from __future__ import annotations
 
@@ -12,73 +12,94 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.images.thermal_normalization import anchoring_power
+from multimodal_perception.images.thermal_normalization import quartile_gamma
 from multimodal_perception.networks.efficientnet_lite import normalise
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 
-# Frames are kept at this width; the network works at INPUT_WIDTH.
+# Width of the views in memory and of the network input, pixels.
 STORED_WIDTH = 512
 INPUT_WIDTH = 448
-# Where the upper quartile of a thermal image is brought to.
+# A power is applied to thermal images that moves their upper quartile to this value.
 THERMAL_QUARTILE = 0.5
-# Small and rare, and sought for training: views with at least so many pixels of them.
-SOUGHT = ("person", "cyclist", "pole", "sidewalk")
-SOUGHT_PIXELS = 40
+# Rare classes of small objects: some of the crops are drawn around a pixel of them, in views with at
+# least RARE_PIXELS pixels of the class.
+RARE_CLASSES = ("person", "cyclist", "pole", "sidewalk")
+RARE_PIXELS = 40
+# Crops are drawn at random; an epoch is a number of them.
+CROPS_PER_EPOCH = 4096
+# Label of pixels outside of the image.
+PADDING = 254
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How frames are varied.
+    """Random changes of the training views.
 
-    scale: smallest and largest size, of the network's own. shift: how far the other image is moved
-    against the visible one at most, pixels: calibrations are not perfect. light, heat: how much
-    gains and offsets vary. dark: share of visible images made dark, noisy and smeared, as unlit nights
-    are. own_view: share of samples in the thermal camera's own view. seek: share of samples about a
-    pixel of a class in SOUGHT, each as often: chance would rarely show them.
+    Attributes:
+        scale_range: Smallest and largest random scale of a crop, relative to the input size of the
+            network. Change it when objects appear at more distances than in the training data.
+        max_misalignment: Largest random shift of the thermal image against the visible one in each
+            axis, which imitates errors of the extrinsics. Increase it for poorly calibrated cameras.
+        exposure_variation: Strength of the random changes of gain, gamma and offset of visible images;
+            0 changes nothing. Increase it for cameras with strongly varying exposure.
+        thermal_variation: Strength of the random changes of gain, gamma and offset of thermal images; 0
+            changes nothing. Increase it for thermal cameras with unstable gain control.
+        night_fraction: Fraction of the visible images that are made dark, noisy and blurred as at an
+            unlit night. Increase it for vehicles that mostly drive at night.
+        thermal_view_fraction: Fraction of the samples in the view of the thermal camera, without a
+            visible image. Increase it when the network often runs on thermal images only.
+        rare_class_fraction: Fraction of the samples centred near a pixel of a random class of
+            RARE_CLASSES, which random crops seldom contain. Increase it when small objects are missed.
     """
 
-    scale: tuple[float, float] = (0.75, 1.5)
-    shift: float = field(default=1.0, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
-    light: float = field(default=0.35, metadata={"min": 0.0, "max": 1.0})
-    heat: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
-    dark: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
-    own_view: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})
-    seek: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    scale_range: tuple[float, float] = (0.75, 1.5)
+    max_misalignment: float = field(default=1.0, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
+    exposure_variation: float = field(default=0.35, metadata={"min": 0.0, "max": 1.0})
+    thermal_variation: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
+    night_fraction: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
+    thermal_view_fraction: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})
+    rare_class_fraction: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
 
 
 @dataclass(frozen=True)
 class View:
     """One labelled view in memory.
 
-    visible: (H, W, 3) uint8, or None in the thermal camera's own view. other: (H, W) float16 in
-    [0, 1] where seen (H, W) uint8 is one. labels: (H, W) uint8.
+    visible: (H, W, 3) uint8, or None in the view of the thermal camera. thermal: (H, W) float16 in
+    [0, 1], valid where thermal_mask (H, W) uint8 is 1. labels: (H, W) uint8.
     """
 
     visible: NDArray[np.uint8] | None
-    other: NDArray[np.float16]
-    seen: NDArray[np.uint8]
+    thermal: NDArray[np.float16]
+    thermal_mask: NDArray[np.uint8]
     labels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of B samples of one size, as RgbxSegmentation takes them. labels: (B, H, W) int64."""
+    """Inputs of RgbThermalSegmentation for B samples, and labels (B, H, W) int64.
+
+    visible: (B, 3, H, W) float32. thermal, visible_mask, thermal_mask: (B, 1, H, W) float32.
+    """
 
     visible: Tensor
-    other: Tensor
+    thermal: Tensor
     visible_mask: Tensor
-    other_mask: Tensor
+    thermal_mask: Tensor
     labels: Tensor
 
 
-def read_drives(paths: Sequence[Path], other: str = "thermal") -> tuple[list[View], list[View]]:
-    """Views of the cameras and the thermal cameras' own, of what render_drives wrote.
+def read_drives(
+    paths: Sequence[Path], second_input: str = "thermal"
+) -> tuple[list[View], list[View]]:
+    """Views of the cameras and views of the thermal cameras, from files written by render_drives.
 
-    other: thermal or lidar, what X is. Raises UserError for a file that does not hold it.
+    second_input: "thermal" or "lidar". Raises UserError for a file that does not contain it.
     """
-    views, own = [], []
+    views, thermal_views = [], []
     for path in paths:
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -86,161 +107,196 @@ def read_drives(paths: Sequence[Path], other: str = "thermal") -> tuple[list[Vie
             for i in range(len(shard["labels"])):
                 width = shard["labels"].shape[2]
                 factor = STORED_WIDTH / width
-                x, seen = shard[other][i], shard[f"{other}_seen"][i]
-                if other == "thermal":
+                x, thermal_mask = shard[second_input][i], shard[f"{second_input}_visible"][i]
+                if second_input == "thermal":
                     thermal = shard["own_thermal"][i].astype(np.float32)
-                    power = anchoring_power(thermal, THERMAL_QUARTILE)
+                    power = quartile_gamma(thermal, THERMAL_QUARTILE)
                     x, thermal = x.astype(np.float32) ** power, thermal**power
-                views.append(stored(shard["visible"][i], x, seen, shard["labels"][i], factor))
+                views.append(
+                    resize_view(shard["visible"][i], x, thermal_mask, shard["labels"][i], factor)
+                )
                 labels = shard["own_labels"][i]
-                if other == "thermal":
-                    seen = np.ones(thermal.shape, np.bool_)
-                    # As the network will have it: letterboxed by height.
-                    own.append(stored(None, thermal, seen, labels, factor * 1.4))
+                if second_input == "thermal":
+                    thermal_mask = np.ones(thermal.shape, np.bool_)
+                    # The network input is letterboxed by height.
+                    thermal_views.append(
+                        resize_view(None, thermal, thermal_mask, labels, factor * 1.4)
+                    )
         except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise UserError(f"{path}: no drive of render_drives with {other}: {error}") from error
-    return views, own
+            raise UserError(
+                f"{path}: not a drive of render_drives with {second_input}: {error}"
+            ) from error
+    return views, thermal_views
 
 
-def stored(
+def resize_view(
     visible: NDArray[np.uint8] | None,
-    other: NDArray[np.float16],
-    seen: NDArray[np.bool_],
+    thermal: NDArray[np.float16],
+    thermal_mask: NDArray[np.bool_],
     labels: NDArray[np.uint8],
     factor: float,
 ) -> View:
+    """A view resized by a factor; the labels and the mask by nearest neighbour."""
     size = round(labels.shape[1] * factor), round(labels.shape[0] * factor)
     area, nearest = cv2.INTER_AREA, cv2.INTER_NEAREST
     return View(
         None if visible is None else cv2.resize(visible, size, interpolation=area),
-        cv2.resize(other.astype(np.float32), size, interpolation=area).astype(np.float16),
-        cv2.resize(seen.astype(np.uint8), size, interpolation=nearest),
+        cv2.resize(thermal.astype(np.float32), size, interpolation=area).astype(np.float16),
+        cv2.resize(thermal_mask.astype(np.uint8), size, interpolation=nearest),
         cv2.resize(labels, size, interpolation=nearest),
     )
 
 
-class Sampler:
-    """Draws varied crops from views, and from own views of thermal cameras."""
+class CropDataset(Dataset[View]):
+    """Augmented random crops of camera views and of thermal camera views.
+
+    A crop depends on (seed, epoch, index) only.
+    """
 
     def __init__(
         self,
         views: Sequence[View],
-        own: Sequence[View],
-        crop: tuple[int, int],
+        thermal_views: Sequence[View],
+        crop_size: tuple[int, int],
         config: Augmentation,
+        seed: int = 0,
     ) -> None:
-        """crop: rows and columns."""
-        self._pools = [p for p in (views, own) if len(p)]
-        self._crop, self._config = crop, config
-        sought = [SEGMENTATION_CLASSES.index(n) for n in SOUGHT]
-        self._showing = [
-            {c: found for c in sought if (found := _showing(pool, c))} for pool in self._pools
+        """crop_size: rows and columns."""
+        self._pools = [p for p in (views, thermal_views) if len(p)]
+        self._crop_size, self._config, self._seed = crop_size, config, seed
+        rare = [SEGMENTATION_CLASSES.index(n) for n in RARE_CLASSES]
+        self._views_with = [
+            {c: indices for c in rare if (indices := _views_with_class(pool, c))}
+            for pool in self._pools
         ]
+        self.epoch = 0
 
-    def batch(self, size: int, rng: np.random.Generator) -> Batch:
-        """`size` crops."""
-        return collate([self._sample(rng) for _ in range(size)])
+    def __len__(self) -> int:
+        return CROPS_PER_EPOCH
 
-    def _sample(self, rng: np.random.Generator) -> View:
+    def __getitem__(self, index: int) -> View:
+        rng = np.random.default_rng((self._seed, self.epoch, index))
         last = len(self._pools) - 1
-        which = last if rng.random() < self._config.own_view else 0
-        pool, showing = self._pools[which], self._showing[which]
-        about = None
-        if showing and rng.random() < self._config.seek:
-            kind = list(showing)[int(rng.integers(len(showing)))]
-            view = pool[showing[kind][int(rng.integers(len(showing[kind])))]]
-            rows, columns = np.nonzero(view.labels == kind)
+        pool_index = last if rng.random() < self._config.thermal_view_fraction else 0
+        pool, views_with = self._pools[pool_index], self._views_with[pool_index]
+        centre = None
+        if views_with and rng.random() < self._config.rare_class_fraction:
+            label = list(views_with)[int(rng.integers(len(views_with)))]
+            view = pool[views_with[label][int(rng.integers(len(views_with[label])))]]
+            rows, columns = np.nonzero(view.labels == label)
             k = int(rng.integers(len(rows)))
-            about = int(columns[k]), int(rows[k])
+            centre = int(columns[k]), int(rows[k])
         else:
             view = pool[int(rng.integers(len(pool)))]
-        return varied(view, self._crop, self._config, rng, about, INPUT_WIDTH / STORED_WIDTH)
+        return augment_view(
+            view, self._crop_size, self._config, rng, centre, INPUT_WIDTH / STORED_WIDTH
+        )
 
 
-def _showing(views: Sequence[View], kind: int) -> list[int]:
-    counts = [int(np.count_nonzero(v.labels == kind)) for v in views]
-    return [i for i, count in enumerate(counts) if count >= SOUGHT_PIXELS]
+def _views_with_class(views: Sequence[View], label: int) -> list[int]:
+    """Indices of the views with at least RARE_PIXELS pixels of a class."""
+    counts = [int(np.count_nonzero(v.labels == label)) for v in views]
+    return [i for i, count in enumerate(counts) if count >= RARE_PIXELS]
 
 
-def whole(view: View, rows: int, columns: int) -> View:
-    """A view as the network works on it: resized to its width, below it nothing."""
+def full_view(view: View, rows: int, columns: int) -> View:
+    """A view resized to the network input; rows below the image are padding (label PADDING)."""
     factor = min(columns / view.labels.shape[1], rows / view.labels.shape[0])
-    return warped(view, np.array([[factor, 0, 0], [0, factor, 0]]), (rows, columns))
+    return warp_view(view, np.array([[factor, 0, 0], [0, factor, 0]]), (rows, columns))
 
 
 def collate(samples: Sequence[View]) -> Batch:
-    """Views of one size as tensors; where a visible image is missing, its mask is 0."""
+    """Stack views of one size to a batch; the mask of a missing image is 0."""
     shape = samples[0].labels.shape
     blank = np.zeros((*shape, 3), np.uint8)
     visible = np.stack([blank if s.visible is None else s.visible for s in samples])
-    there = np.array([s.visible is not None for s in samples], np.float32)
-    inside = np.stack([s.labels != 254 for s in samples])
-    mask = inside.astype(np.float32) * there[:, None, None]
+    has_visible = np.array([s.visible is not None for s in samples], np.float32)
+    inside = np.stack([s.labels != PADDING for s in samples])
+    mask = inside.astype(np.float32) * has_visible[:, None, None]
     labels = torch.from_numpy(np.stack([s.labels for s in samples]).astype(np.int64))
-    labels[labels == 254] = IGNORED
+    labels[labels == PADDING] = IGNORED
     return Batch(
         normalise(torch.from_numpy(visible)).permute(0, 3, 1, 2),
-        torch.from_numpy(np.stack([s.other for s in samples]).astype(np.float32))[:, None],
+        torch.from_numpy(np.stack([s.thermal for s in samples]).astype(np.float32))[:, None],
         torch.from_numpy(mask)[:, None],
-        torch.from_numpy(np.stack([s.seen for s in samples]).astype(np.float32))[:, None],
+        torch.from_numpy(np.stack([s.thermal_mask for s in samples]).astype(np.float32))[:, None],
         labels,
     )
 
 
-def warped(
-    view: View, matrix: NDArray, crop: tuple[int, int], shift: NDArray | None = None
+def warp_view(
+    view: View, matrix: NDArray, crop_size: tuple[int, int], shift: NDArray | None = None
 ) -> View:
-    """A view under an affine map (2, 3); outside of it labels are 254: no image there."""
-    size = crop[1], crop[0]
-    moved = matrix if shift is None else matrix + np.array([[0, 0, shift[0]], [0, 0, shift[1]]])
+    """A view after an affine map (2, 3); pixels outside of the view have the label PADDING.
+
+    crop_size: rows and columns of the result. shift: (2,) additional shift of the thermal image, pixels.
+    """
+    size = crop_size[1], crop_size[0]
+    thermal_matrix = (
+        matrix if shift is None else matrix + np.array([[0, 0, shift[0]], [0, 0, shift[1]]])
+    )
     linear, nearest = cv2.INTER_LINEAR, cv2.INTER_NEAREST
     visible = view.visible
     if visible is not None:
         visible = cv2.warpAffine(visible, matrix, size, flags=linear)
-    other = cv2.warpAffine(view.other.astype(np.float32), moved, size, flags=linear)
+    thermal = cv2.warpAffine(view.thermal.astype(np.float32), thermal_matrix, size, flags=linear)
     return View(
         visible,
-        other.astype(np.float16),
-        cv2.warpAffine(view.seen, moved, size, flags=nearest),
-        cv2.warpAffine(view.labels, matrix, size, flags=nearest, borderValue=254),
+        thermal.astype(np.float16),
+        cv2.warpAffine(view.thermal_mask, thermal_matrix, size, flags=nearest),
+        cv2.warpAffine(view.labels, matrix, size, flags=nearest, borderValue=PADDING),
     )
 
 
-def varied(
+def augment_view(
     view: View,
-    crop: tuple[int, int],
+    crop_size: tuple[int, int],
     config: Augmentation,
     rng: np.random.Generator,
-    about: tuple[int, int] | None,
+    centre: tuple[int, int] | None,
     factor: float,
 ) -> View:
-    """A crop about a pixel (column, row), or about any. factor: the network's size of a stored pixel."""
+    """An augmented random crop of a view.
+
+    centre: pixel (column, row) that the crop must contain, or None for any crop. factor: scale from the
+    view to the network input.
+    """
     rows, columns = view.labels.shape
-    factor = factor * np.exp(rng.uniform(*np.log(config.scale)))
-    room = factor * columns - crop[1], factor * rows - crop[0]
-    x, y = (-rng.uniform(min(r, 0.0), max(r, 0.0)) for r in room)
-    if about is not None:
-        at = (
+    factor = factor * np.exp(rng.uniform(*np.log(config.scale_range)))
+    margin = factor * columns - crop_size[1], factor * rows - crop_size[0]
+    x, y = (-rng.uniform(min(r, 0.0), max(r, 0.0)) for r in margin)
+    if centre is not None:
+        offsets = (
             rng.uniform(0.25, 0.75) * side - factor * p
-            for side, p in zip(crop[::-1], about, strict=True)
+            for side, p in zip(crop_size[::-1], centre, strict=True)
         )
         x, y = (
-            float(np.clip(v, min(-r, 0.0), max(-r, 0.0))) for v, r in zip(at, room, strict=True)
+            float(np.clip(v, min(-r, 0.0), max(-r, 0.0)))
+            for v, r in zip(offsets, margin, strict=True)
         )
     matrix = np.array([[factor, 0.0, x], [0.0, factor, y]])
     if rng.random() < 0.5:  # mirrored
-        matrix = np.array([[-1.0, 0.0, crop[1] - 1.0], [0.0, 1.0, 0.0]]) @ np.vstack(
+        matrix = np.array([[-1.0, 0.0, crop_size[1] - 1.0], [0.0, 1.0, 0.0]]) @ np.vstack(
             [matrix, (0, 0, 1)]
         )
-    shift = rng.uniform(-config.shift, config.shift, 2)
-    out = warped(view, matrix, crop, shift)
-    visible = None if out.visible is None else _relit(out.visible, config.light, rng)
-    if visible is not None and rng.random() < config.dark:
-        visible = _darkened(visible, rng)
-    return View(visible, _reheated(out.other, config.heat, rng), out.seen, out.labels)
+    shift = rng.uniform(-config.max_misalignment, config.max_misalignment, 2)
+    out = warp_view(view, matrix, crop_size, shift)
+    visible = (
+        None if out.visible is None else _vary_exposure(out.visible, config.exposure_variation, rng)
+    )
+    if visible is not None and rng.random() < config.night_fraction:
+        visible = _simulate_night(visible, rng)
+    return View(
+        visible,
+        _vary_thermal(out.thermal, config.thermal_variation, rng),
+        out.thermal_mask,
+        out.labels,
+    )
 
 
-def _relit(image: NDArray[np.uint8], amount: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _vary_exposure(
+    image: NDArray[np.uint8], amount: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
     gain = np.exp(rng.uniform(-amount, amount)) * np.exp(rng.normal(0, 0.08 * amount, 3))
     levels = np.arange(256, dtype=np.float32)[:, None] / 255
     curve = gain * levels ** np.exp(rng.uniform(-amount, amount)) + rng.uniform(-0.1, 0.1) * amount
@@ -248,22 +304,22 @@ def _relit(image: NDArray[np.uint8], amount: float, rng: np.random.Generator) ->
     return np.asarray(cv2.LUT(image, table), np.uint8)
 
 
-def _darkened(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """As in an unlit night: smeared along the image's rows by a long shutter, dark, noisy."""
+def _simulate_night(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """An image as at an unlit night: motion blur along the rows, dark, noisy."""
     length = int(rng.integers(1, 6))
-    light = cv2.blur(image, (length, 1)).astype(np.float32)
-    light *= np.exp(rng.uniform(np.log(0.1), np.log(0.7)))
-    grain = rng.uniform(1.0, 9.0) * rng.standard_normal(image.shape, np.float32)
-    return np.asarray(np.clip(light + grain, 0, 255), np.uint8)
+    signal = cv2.blur(image, (length, 1)).astype(np.float32)
+    signal *= np.exp(rng.uniform(np.log(0.1), np.log(0.7)))
+    noise = rng.uniform(1.0, 9.0) * rng.standard_normal(image.shape, np.float32)
+    return np.asarray(np.clip(signal + noise, 0, 255), np.uint8)
 
 
-def _reheated(
+def _vary_thermal(
     image: NDArray[np.float16], amount: float, rng: np.random.Generator
 ) -> NDArray[np.float16]:
     x = image.astype(np.float32)
     x = np.exp(rng.uniform(-amount, amount)) * x + rng.uniform(-amount, amount) * 0.4
     x = np.clip(x, 0, 1) ** np.exp(rng.uniform(-amount, amount))
-    if rng.random() < 0.3:  # as a camera with gain control gives it
+    if rng.random() < 0.3:  # 8-bit images of cameras with gain control
         x = np.rint(x * 255) / 255
     x += rng.normal(0, 0.01 * rng.random(), x.shape).astype(np.float32)
     return np.clip(x, 0, 1).astype(np.float16)

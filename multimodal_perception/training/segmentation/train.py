@@ -1,251 +1,296 @@
-"""Training of RGB-X segmentation, so that one network does with both images or with either.
+"""Training of the segmentation network on visible and thermal images, either of which may be missing.
 
-Each batch holds its images twice: complete, and with one image masked out. Both learn the labels; the
-second also learns what the first says (distillation from the full-modality teacher, as Any2Seg does,
-where here teacher and student are the same network and the teacher's side is held constant).
+With both images as input, each batch contains its samples a second time with one image of each
+masked out. Optionally the predictions with one image are trained to match those with both images
+(distillation). Unlike Any2Seg, which distils from separate teachers, the same network is teacher
+and student here: the predictions with both images are the target, through which no gradient flows.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multimodal_perception.configuration import UserError, build
-from multimodal_perception.networks.rgb_thermal_segmentation import Fusion, RgbxSegmentation
+from multimodal_perception.configuration import UserError
+from multimodal_perception.networks.rgb_thermal_segmentation import Fusion, RgbThermalSegmentation
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 from multimodal_perception.training import checkpoint
-from multimodal_perception.training.precision import mixed_precision
+from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.precision import full_precision, mixed_precision
 from multimodal_perception.training.segmentation.dataset import (
     INPUT_WIDTH,
     Augmentation,
     Batch,
-    Sampler,
+    CropDataset,
     View,
     collate,
-    whole,
+    full_view,
+    read_drives,
 )
 
 CLASSES = len(SEGMENTATION_CLASSES)
 INPUT_ROWS = 256
+VALIDATION_DRIVES = 4
 
 
 @dataclass(frozen=True)
 class SegmentationTraining:
-    """How long and how.
+    """Training of the segmentation network.
 
-    fusion: cmx, ssma, or one image alone (visible, other). steps, batch, crop: batches, images in
-    each, rows and columns. rate: peak of the learning rate; of the backbones a third. distillation:
-    weight of the teacher. temperature: of its softmax. alone: how much views with one image count
-    beside those with both. average: decay of the averaged weights.
-    rare: exponent by which rare classes weigh more; they are sought as well, and with more weight they
-    are called where they are not.
+    Attributes:
+        fusion: Network that fuses the two images: cmx (Zhang et al. 2023) or ssma (Valada et al. 2020);
+            visible and thermal have a single image as input. Change it to compare fusion methods.
+        second_input: Modality of the second image, thermal or lidar (a depth image of the points). Use
+            lidar for vehicles without a thermal camera.
+        crop_size: Rows and columns of the training crops, multiples of 32. Decrease it when memory runs
+            out.
+        backbone_rate: Learning rate of the backbones as a fraction of the learning rate of the other
+            layers. Decrease it when the ImageNet weights should change less.
+        distillation: Weight of the distillation loss from the predictions with both images. Set it to 0
+            to train with labels only.
+        temperature: Temperature of the softmax of the distillation loss (Hinton et al. 2015). Increase
+            it to weight unlikely classes more.
+        single_modality_weight: Weight of the samples with one image, relative to those with both.
+            Decrease it when both cameras are nearly always available.
+        class_weight_exponent: Weight of a class in the loss is its pixel fraction to the power of minus
+            this exponent. Increase it when rare classes are missed; they then get more false positives.
+        augmentation: Random changes of the images and crops. Change them to match other cameras.
+        loop: Length, speed and precision of the training. Set the number of steps here.
     """
 
     fusion: Fusion = "cmx"
-    steps: int = field(default=1200, metadata={"min": 1, "max": 10_000_000})
-    batch: int = field(default=4, metadata={"min": 1, "max": 1024})
-    crop: tuple[int, int] = (160, 256)
-    rate: float = field(default=2e-3, metadata={"min": 1e-7, "max": 1.0})
-    weight_decay: float = field(default=0.01, metadata={"min": 0.0, "max": 1.0})
+    second_input: Literal["thermal", "lidar"] = "thermal"
+    crop_size: tuple[int, int] = field(default=(160, 256), metadata={"unit": "px"})
+    backbone_rate: float = field(default=1 / 3, metadata={"min": 0.0, "max": 1.0})
     distillation: float = field(default=0.3, metadata={"min": 0.0, "max": 100.0})
     temperature: float = field(default=2.0, metadata={"min": 0.1, "max": 100.0})
-    alone: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0})
-    average: float = field(default=0.99, metadata={"min": 0.0, "max": 0.99999})
-    rare: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    single_modality_weight: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0})
+    class_weight_exponent: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     augmentation: Augmentation = field(default_factory=Augmentation)
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=1200, warmup=0.05, max_gradient_norm=5.0, ema_decay=0.99, workers=0
+        )
+    )
 
     def __post_init__(self) -> None:
-        if any(side < 64 or side % 32 for side in self.crop):
-            raise ValueError("crop: rows and columns must be multiples of 32, at least 64")
+        if any(side < 64 or side % 32 for side in self.crop_size):
+            raise ValueError("crop_size: rows and columns must be multiples of 32, at least 64")
 
 
-def checked(values: dict[str, Any]) -> SegmentationTraining:
-    """The configuration of parsed values and what the command line put over them."""
-    return build(SegmentationTraining, values, "train segmentation")
+def train_segmentation(
+    config: SegmentationTraining,
+    drives: Sequence[Path],
+    out: Path,
+    start: Path | None = None,
+    backbones: Path | None = None,
+) -> RgbThermalSegmentation:
+    """Train on drives written by render_drives, or resume the training in `out`.
+
+    The last VALIDATION_DRIVES of the drives, at most half of them, are used for validation. start:
+    initial weights. backbones: weights of a network with another fusion, to start from its backbones.
+    Writes out/segmentation.safetensors. Returns the network with averaged weights. Raises UserError.
+    """
+    held_out = min(VALIDATION_DRIVES, len(drives) // 2)
+    training = drives[: len(drives) - held_out]
+    views, thermal_views = read_drives(training, config.second_input)
+    validation = read_drives(drives[len(drives) - held_out :], config.second_input)[0]
+    network = build_network(config, views)
+    if start is not None:
+        checkpoint.load_weights(network, start)
+    elif backbones is not None:
+        load_backbones(network, backbones)
+    crops = CropDataset(
+        views,
+        thermal_views if config.fusion != "visible" else [],
+        config.crop_size,
+        config.augmentation,
+        config.loop.seed,
+    )
+    loop = Loop(
+        network,
+        crops,
+        collate,
+        config.loop,
+        out,
+        parameter_groups=parameter_groups(network, config),
+    )
+    weights = class_weights(views, config.class_weight_exponent).to(loop.device)
+
+    def compute_losses(module: nn.Module, batch: Batch, rng: np.random.Generator) -> Losses:
+        assert isinstance(module, RgbThermalSegmentation)
+        return batch_losses(module, batch, config, weights, rng)
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        assert isinstance(module, RgbThermalSegmentation)
+        return mean_iou(module, validation)
+
+    loop.run(compute_losses, validate if validation else None)
+    if loop.rank == 0:
+        checkpoint.save_weights(network, out / "segmentation.safetensors")
+    return network
 
 
-def take_backbones(network: RgbxSegmentation, path: Path) -> None:
-    """Put the backbones of another fusion's weights in place, and what fits of its decoder.
+def build_network(config: SegmentationTraining, views: Sequence[View]) -> RgbThermalSegmentation:
+    """The network with ImageNet weights before training; frozen parameters do not require gradients.
 
-    So that fusions are compared by what they fuse. Raises UserError for a file that lacks a backbone.
+    The batch statistics of the second backbone are measured on the views.
+    """
+    torch.manual_seed(config.loop.seed)
+    network = RgbThermalSegmentation(CLASSES, config.fusion, pretrained=True)
+    if "1" in network.streams:
+        _measure_batch_statistics(network.streams["1"], views)
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    if "0" in network.streams:
+        # The first layers of the visible backbone keep their ImageNet weights, which were trained on
+        # photographs; the training images are rendered.
+        visible = network.streams["0"]
+        for part in (visible.stem, visible.stages[0]):  # type: ignore[index]
+            part.requires_grad_(False)
+    keep_depthwise_in_float32(network)
+    return network
+
+
+def parameter_groups(
+    network: RgbThermalSegmentation, config: SegmentationTraining
+) -> list[dict[str, Any]]:
+    """Parameters of the backbones and of the other layers with their peak learning rates."""
+    rate = config.loop.learning_rate
+    backbones = list(network.streams.parameters())
+    backbone_ids = {id(p) for p in backbones}
+    others = [p for p in network.parameters() if id(p) not in backbone_ids]
+    return [
+        {"params": backbones, "lr": rate * config.backbone_rate},
+        {"params": others, "lr": rate},
+    ]
+
+
+def load_backbones(network: RgbThermalSegmentation, path: Path) -> None:
+    """Load the backbones of a network with another fusion, and the matching parts of its decoder.
+
+    With the same backbones, networks differ by their fusion only. Raises UserError for a file without
+    one of the backbones.
     """
     given = checkpoint.read_weights(path)
     own = network.state_dict()
-    taken = {
+    matching = {
         name: tensor
         for name, tensor in given.items()
         if name.startswith(("streams.", "decoder."))
         and name in own
         and tensor.shape == own[name].shape
     }
-    missing = [n for n in own if n.startswith("streams.") and n not in taken]
+    missing = [n for n in own if n.startswith("streams.") and n not in matching]
     if missing:
-        raise UserError(f"{path}: {missing[0]} is missing: no backbones of {network.fusion}")
-    network.load_state_dict(taken, strict=False)
+        raise UserError(
+            f"{path}: {missing[0]} is missing: no backbones for fusion {network.fusion}"
+        )
+    network.load_state_dict(matching, strict=False)
 
 
-class Trainer:
-    """Everything that a step changes, and the step. Step k draws the same whoever resumes."""
-
-    def __init__(
-        self, config: SegmentationTraining, views: list[View], own: list[View], seed: int = 0
-    ) -> None:
-        torch.manual_seed(seed)
-        self.config = config
-        self.seed = seed
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = RgbxSegmentation(CLASSES, config.fusion, pretrained=True)
-        own = own if config.fusion != "visible" else []
-        self._sampler = Sampler(views, own, config.crop, config.augmentation)
-        if "1" in network.streams:
-            _measure_statistics(network.streams["1"], views)
-        network = network.to(self.device)
-        for parameter in network.parameters():
-            if parameter.dim() == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        self.network = network
-        self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
-        groups = _frozen_and_grouped(network, config)
-        keep_depthwise_in_float32(network)
-        self.optimiser = torch.optim.AdamW(groups, config.rate, weight_decay=config.weight_decay)
-        self.steps_done = 0
-        self._class_weights = class_weights(views, config.rare).to(self.device)
-
-    @property
-    def state(self) -> nn.ModuleDict:
-        """What a checkpoint holds beside the optimiser."""
-        return nn.ModuleDict({"network": self.network, "averaged": self.averaged})
-
-    def step(self) -> dict[str, float]:
-        """Learn from one batch; the losses by name."""
-        c = self.config
-        rng = np.random.default_rng((self.seed, self.steps_done))
-        batch = self._sampler.batch(c.batch, rng)
-        both = c.fusion in ("cmx", "ssma")
-        if both:
-            batch = twice(batch, rng)
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * schedule(self.steps_done, c.steps)
-        _train_mode(self.network)
-        with mixed_precision(self.device.type):
-            logits = self.network(*self._inputs(batch))
+def batch_losses(
+    network: RgbThermalSegmentation,
+    batch: Batch,
+    config: SegmentationTraining,
+    weights: Tensor,
+    rng: np.random.Generator,
+) -> Losses:
+    """Losses of a batch. weights: (classes,) of the cross entropy."""
+    for stream in network.streams.values():
+        stream.eval()  # masked images would distort the batch statistics
+    both = config.fusion in ("cmx", "ssma")
+    if both:
+        batch = with_modality_dropout(batch, rng)
+    logits = network(*_inputs(batch, weights.device))
+    labels = batch.labels.to(weights.device)
+    with full_precision(weights.device):
         logits = logits.float()
-        labels = batch.labels.to(self.device)
-        size = labels.shape[-2:]
-        large = F.interpolate(logits, size, mode="bilinear")
-        # The first half has both images, the second one of them.
-        shares = (1.0, c.alone) if both else (1.0,)
+        upsampled = F.interpolate(logits, labels.shape[-2:], mode="bilinear")
+        # The first half of the batch has both images, the second half one of them.
+        parts = (1.0, config.single_modality_weight) if both else (1.0,)
         losses = {"labels": logits.new_zeros(()), "overlap": logits.new_zeros(())}
-        for part, truth, share in zip(
-            large.chunk(len(shares)), labels.chunk(len(shares)), shares, strict=True
+        for part, truth, part_weight in zip(
+            upsampled.chunk(len(parts)), labels.chunk(len(parts)), parts, strict=True
         ):
-            counts = share / sum(shares)
-            entropy = F.cross_entropy(part, truth, self._class_weights, ignore_index=IGNORED)
-            losses["labels"] = losses["labels"] + counts * entropy
-            losses["overlap"] = losses["overlap"] + counts * overlap_loss(part, truth)
-        loss = losses["labels"] + 0.5 * losses["overlap"]
-        if both and c.distillation > 0:
-            losses["teacher"] = distillation_loss(logits, labels, c.temperature)
-            loss = loss + c.distillation * losses["teacher"]
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        self.optimiser.step()
-        self._average()
-        self.steps_done += 1
-        return {name: float(value.detach()) for name, value in losses.items()}
-
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        tensors = (batch.visible, batch.other, batch.visible_mask, batch.other_mask)
-        return [t.to(self.device).contiguous(memory_format=torch.channels_last) for t in tensors]
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        # Early on the average follows fast, or it would keep the beginning.
-        decay = min(self.config.average, (1 + self.steps_done) / (10 + self.steps_done))
-        live = self.network.state_dict()
-        for name, mean in self.averaged.state_dict().items():
-            if mean.dtype.is_floating_point:
-                mean.lerp_(live[name], 1.0 - decay)
-            else:
-                mean.copy_(live[name])
-
-    @torch.no_grad()
-    def validate(self, views: list[View]) -> dict[str, float]:
-        """mIoU of the averaged network on views, whole: with both, visible alone, other alone."""
-        from multimodal_perception.evaluation.segmentation import Confusion
-
-        cases = {"both": (1.0, 1.0), "visible": (1.0, 0.0), "other": (0.0, 1.0)}
-        if self.config.fusion in ("visible", "other"):
-            cases = {self.config.fusion: (1.0, 1.0)}
-        scores = {}
-        for name, (visible, other) in cases.items():
-            confusion = Confusion(SEGMENTATION_CLASSES)
-            for view in views:
-                batch = collate([whole(view, INPUT_ROWS, INPUT_WIDTH)])
-                a, b, ma, mb = self._inputs(batch)
-                with mixed_precision(self.device.type):
-                    logits = self.averaged(a, b, ma * visible, mb * other)
-                large = F.interpolate(logits.float(), batch.labels.shape[-2:], mode="bilinear")
-                confusion.add(batch.labels[0].numpy(), large.argmax(1)[0].cpu().numpy())
-            scores[name] = confusion.mean_iou
-        return scores
+            fraction = part_weight / sum(parts)
+            entropy = F.cross_entropy(part, truth, weights, ignore_index=IGNORED)
+            losses["labels"] = losses["labels"] + fraction * entropy
+            losses["overlap"] = losses["overlap"] + fraction * overlap_loss(part, truth)
+        losses["total"] = losses["labels"] + 0.5 * losses["overlap"]
+        if both and config.distillation > 0:
+            losses["distillation"] = distillation_loss(logits, labels, config.temperature)
+            losses["total"] = losses["total"] + config.distillation * losses["distillation"]
+    return losses
 
 
-def train(
-    trainer: Trainer,
-    validation: list[View],
-    every: int,
-    tell: Callable[[int, dict[str, float]], None],
-    save: Callable[[], None],
-    progress: Callable[[range], Any] = iter,
-) -> None:
-    """Go on to the last step; tell(step, figures) of losses each step and of scores now and then."""
-    for step in progress(range(trainer.steps_done, trainer.config.steps)):
-        figures = {f"loss/{name}": value for name, value in trainer.step().items()}
-        last = step + 1 == trainer.config.steps
-        if (step + 1) % every == 0 or last:
-            save()
-            scores = trainer.validate(validation)
-            figures |= {f"miou/{name}": value for name, value in scores.items()}
-        tell(step + 1, figures)
+def _inputs(batch: Batch, device: torch.device) -> list[Tensor]:
+    tensors = (batch.visible, batch.thermal, batch.visible_mask, batch.thermal_mask)
+    return [t.to(device).contiguous(memory_format=torch.channels_last) for t in tensors]
 
 
-def twice(batch: Batch, rng: np.random.Generator) -> Batch:
-    """The batch, then the batch again with one image of each sample masked out.
+@torch.no_grad()
+def mean_iou(network: RgbThermalSegmentation, views: Sequence[View]) -> dict[str, float]:
+    """mIoU of a network on full views: with both images, with the visible and with the thermal one."""
+    from multimodal_perception.evaluation.segmentation import ConfusionMatrix
 
-    Where a sample has one image alone, that one stays.
+    cases = {"both": (1.0, 1.0), "visible": (1.0, 0.0), "thermal": (0.0, 1.0)}
+    if network.fusion in ("visible", "thermal"):
+        cases = {network.fusion: (1.0, 1.0)}
+    device = next(network.parameters()).device
+    scores = {}
+    for name, (visible, thermal) in cases.items():
+        confusion = ConfusionMatrix(SEGMENTATION_CLASSES)
+        for view in views:
+            batch = collate([full_view(view, INPUT_ROWS, INPUT_WIDTH)])
+            a, b, mask_a, mask_b = _inputs(batch, device)
+            with mixed_precision(device.type):
+                logits = network(a, b, mask_a * visible, mask_b * thermal)
+            upsampled = F.interpolate(logits.float(), batch.labels.shape[-2:], mode="bilinear")
+            confusion.add(batch.labels[0].numpy(), upsampled.argmax(1)[0].cpu().numpy())
+        scores[f"miou_{name}"] = confusion.mean_iou
+    return scores
+
+
+def with_modality_dropout(batch: Batch, rng: np.random.Generator) -> Batch:
+    """The batch, followed by the same batch with one image of each sample masked out.
+
+    A sample that has only one image keeps it.
     """
     count = len(batch.labels)
     keep_visible = torch.from_numpy((rng.random(count) < 0.5).astype(np.float32))[
         :, None, None, None
     ]
     has_visible = batch.visible_mask.amax(dim=(1, 2, 3), keepdim=True)
-    has_other = batch.other_mask.amax(dim=(1, 2, 3), keepdim=True)
-    keep_visible = torch.where(has_other > 0, keep_visible * has_visible, 1.0)
+    has_thermal = batch.thermal_mask.amax(dim=(1, 2, 3), keepdim=True)
+    keep_visible = torch.where(has_thermal > 0, keep_visible * has_visible, 1.0)
 
     def doubled(a: Tensor, b: Tensor) -> Tensor:
         return torch.cat([a, b])
 
     return Batch(
         doubled(batch.visible, batch.visible),
-        doubled(batch.other, batch.other),
+        doubled(batch.thermal, batch.thermal),
         doubled(batch.visible_mask, batch.visible_mask * keep_visible),
-        doubled(batch.other_mask, batch.other_mask * (1 - keep_visible)),
+        doubled(batch.thermal_mask, batch.thermal_mask * (1 - keep_visible)),
         doubled(batch.labels, batch.labels),
     )
 
 
 def distillation_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """KL divergence (Hinton et al. 2015) of the second half from the first, where labels count."""
+    """KL divergence (Hinton et al. 2015) of the second half of the batch (student) from the first
+    (teacher).
+
+    Pixels without a label are excluded. No gradient flows through the teacher.
+    """
     teacher, student = (logits / temperature).chunk(2)
     counts = F.interpolate((labels != IGNORED).float()[:, None], logits.shape[-2:])[
         : len(teacher), 0
@@ -257,84 +302,54 @@ def distillation_loss(logits: Tensor, labels: Tensor, temperature: float) -> Ten
 
 
 def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the soft Dice of each class that the batch shows (Milletari et al. 2016)."""
-    share = logits.softmax(1)
+    """One minus the soft Dice of each class that occurs in the batch (Milletari et al. 2016)."""
+    probability = logits.softmax(1)
     counts = labels != IGNORED
     truth = F.one_hot(torch.where(counts, labels, 0), logits.shape[1]).permute(0, 3, 1, 2)
     truth = truth * counts[:, None]
-    share = share * counts[:, None]
-    inside = (share * truth).sum(dim=(0, 2, 3))
-    total = share.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    shown = truth.sum(dim=(0, 2, 3)) > 0
+    probability = probability * counts[:, None]
+    inside = (probability * truth).sum(dim=(0, 2, 3))
+    total = probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+    present = truth.sum(dim=(0, 2, 3)) > 0
     dice = 2.0 * inside / total.clamp_min(1.0)
-    return 1.0 - dice[shown].mean() if bool(shown.any()) else dice.sum() * 0.0
+    return 1.0 - dice[present].mean() if bool(present.any()) else dice.sum() * 0.0
 
 
-def class_weights(views: list[View], exponent: float) -> Tensor:
-    """Weight (classes,) of each class by how rare it is, mean 1 over the pixels, 8 at most."""
+def class_weights(views: Sequence[View], exponent: float) -> Tensor:
+    """Weight (classes,) of each class: its pixel fraction to the power -exponent, at most 8, mean 1."""
     counts = np.zeros(256, np.int64)
     for view in views[:: max(len(views) // 200, 1)]:
         counts += np.bincount(view.labels.ravel(), minlength=256)
-    share = np.maximum(counts[:CLASSES] / max(counts[:CLASSES].sum(), 1), 1e-4)
-    weights = share**-exponent
-    weights /= (weights * share).sum()
+    fraction = np.maximum(counts[:CLASSES] / max(counts[:CLASSES].sum(), 1), 1e-4)
+    weights = fraction**-exponent
+    weights /= (weights * fraction).sum()
     return torch.from_numpy(np.minimum(weights, 8.0).astype(np.float32))
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the peak rate: a linear rise over the first twentieth, then half a cosine."""
-    rise = max(steps // 20, 1)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.02 + 0.98 * 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(steps - rise, 1))))
-
-
-def _frozen_and_grouped(
-    network: RgbxSegmentation, config: SegmentationTraining
-) -> list[dict[str, Any]]:
-    """The visible stem and first stage keep ImageNet's weights, which know photographs; the rest of the
-    backbones learns slowly."""
-    if "0" in network.streams:
-        visible = network.streams["0"]
-        for part in (visible.stem, visible.stages[0]):  # type: ignore[index]
-            part.requires_grad_(False)
-    backbone = [p for p in network.streams.parameters() if p.requires_grad]
-    known = {id(p) for p in network.streams.parameters()}
-    rest = [p for p in network.parameters() if id(p) not in known]
-    return [
-        {"params": backbone, "peak": config.rate / 3},
-        {"params": rest, "peak": config.rate},
-    ]
-
-
-def _train_mode(network: RgbxSegmentation) -> None:
-    """The backbones' batch statistics stay as they are: masked images would spoil them."""
-    network.train()
-    for stream in network.streams.values():
-        stream.eval()
-
-
 @torch.no_grad()
-def _measure_statistics(stream: nn.Module, views: list[View]) -> None:
-    """Batch statistics of X's stream, by images of its kind: ImageNet's are those of photographs."""
-    norms = [m for m in stream.modules() if isinstance(m, nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
+def _measure_batch_statistics(backbone: nn.Module, views: Sequence[View]) -> None:
+    """Replace the batch statistics of the second backbone, which come from photographs, by those of its
+    own input images."""
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    momentums = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches
-    stream.train()
-    picked = views[:: max(len(views) // 32, 1)][:32]
-    for i in range(0, len(picked), 8):
-        batch = collate([whole(v, INPUT_ROWS, INPUT_WIDTH) for v in picked[i : i + 8]])
-        stream(torch.where(batch.other_mask > 0.5, 2.0 * batch.other - 1.0, 0.0))
-    stream.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = None  # cumulative mean of all batches
+    backbone.train()
+    selected = views[:: max(len(views) // 32, 1)][:32]
+    for i in range(0, len(selected), 8):
+        batch = collate([full_view(v, INPUT_ROWS, INPUT_WIDTH) for v in selected[i : i + 8]])
+        backbone(torch.where(batch.thermal_mask > 0.5, 2.0 * batch.thermal - 1.0, 0.0))
+    backbone.eval()
+    for norm, momentum in zip(norms, momentums, strict=True):
         norm.momentum = momentum
 
 
 def keep_depthwise_in_float32(network: nn.Module) -> None:
-    """Depthwise convolutions leave autocast on the CPU: their gradients in bfloat16 take oneDNN more
-    than twice as long as in float32."""
+    """Exclude depthwise convolutions from autocast on the CPU.
+
+    With oneDNN their gradients take more than twice as long in bfloat16 as in float32.
+    """
     if torch.cuda.is_available():
         return
 
@@ -345,10 +360,10 @@ def keep_depthwise_in_float32(network: nn.Module) -> None:
         torch.set_autocast_enabled("cpu", False)
         return (inputs[0].float(),)
 
-    def enter_again(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def restore_autocast(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         torch.set_autocast_enabled("cpu", before.pop())
 
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             module.register_forward_pre_hook(leave_autocast)
-            module.register_forward_hook(enter_again)
+            module.register_forward_hook(restore_autocast)

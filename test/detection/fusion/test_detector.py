@@ -1,4 +1,4 @@
-"""Which proposals the fusion detector refines, and what it makes of the answer."""
+"""The fusion detector: networks used per frame, failures, refinement, scores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector, Network
+from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.evaluation.agreement import golden_frames
 from multimodal_perception.frame import (
     CLASS_NAMES,
@@ -19,7 +20,8 @@ from multimodal_perception.frame import (
     Modality,
     SensorFrame,
 )
-from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
+from multimodal_perception.perception import Level
+from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.card import load_card, write_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -37,7 +39,7 @@ def frame() -> SensorFrame:
     )
 
 
-def seeds() -> Boxes3D:
+def external_proposals() -> Boxes3D:
     rows = np.array([[13, 2, 0.8, 4.5, 1.8, 1.6, 0], [9, -7, 0.8, 0.6, 0.6, 1.7, 0]], np.float32)
     labels = np.array([CLASS_NAMES.index("pedestrian"), CLASS_NAMES.index("unknown")])
     return Boxes3D(0, "base_link", rows, np.array([0.9, 0.9], np.float32), labels)
@@ -55,10 +57,10 @@ class Counted:
         return self.network.run(arrays)
 
 
-def test_only_images_that_are_there_are_looked_at() -> None:
+def test_image_networks_run_only_for_available_images() -> None:
     detector = FusionDetector(FusionConfig(), RUNTIME)
-    counted = {kind: Counted(network) for kind, network in detector.images.items()}
-    detector.images.update(counted)
+    counted = {modality: Counted(network) for modality, network in detector.image_networks.items()}
+    detector.image_networks.update(counted)
     both = golden_frames()[0]
     for frame_, runs in (
         (both, {"camera": 1, "thermal": 1}),
@@ -67,58 +69,63 @@ def test_only_images_that_are_there_are_looked_at() -> None:
     ):
         for network in counted.values():
             network.runs = 0
-        detector.detect(frame_, ground_cloud(frame_))
-        assert {kind: network.runs for kind, network in counted.items()} == runs
-    assert not detector.counts["geometric_instead"]
+        detector.detect(frame_, segment_ground(frame_))
+        assert {modality: network.runs for modality, network in counted.items()} == runs
+    assert not detector.counts["fallback_geometric"]
 
 
-def test_images_made_ready_ahead_are_those_of_their_frame_alone() -> None:
-    ahead, behind = (FusionDetector(FusionConfig(min_score=0.2), RUNTIME) for _ in range(2))
-    # Thermal contrast depends on what was seen before.
+def test_prepared_images_are_only_used_for_their_own_frame() -> None:
+    preparing, plain = (FusionDetector(FusionConfig(min_score=0.2), RUNTIME) for _ in range(2))
+    # Without thermal images, whose contrast normalisation depends on earlier frames.
     first, second = (dataclasses.replace(f, thermals={}) for f in golden_frames()[:2])
-    for looked, asked in ((first, first), (first, second), (second, second), (None, first)):
-        if looked is not None:
-            ahead.look_ahead(looked)
-        found, told = (d.detect(asked, ground_cloud(asked)) for d in (ahead, behind))
-        assert len(found)
-        np.testing.assert_array_equal(found.boxes, told.boxes)
-        np.testing.assert_array_equal(found.scores, told.scores)
+    for prepared, detected in ((first, first), (first, second), (second, second), (None, first)):
+        if prepared is not None:
+            preparing.prepare(prepared)
+        boxes, expected = (d.detect(detected, segment_ground(detected)) for d in (preparing, plain))
+        assert len(boxes)
+        np.testing.assert_array_equal(boxes.boxes, expected.boxes)
+        np.testing.assert_array_equal(boxes.scores, expected.scores)
 
 
-def test_an_image_that_cannot_be_run_is_as_good_as_missing() -> None:
+def test_image_whose_network_fails_counts_as_missing() -> None:
     class Broken(Counted):
         def run(self, arrays):  # type: ignore[no-untyped-def]
             raise EngineError("out of memory")
 
     detector = FusionDetector(FusionConfig(), RUNTIME)
-    detector.images["camera"] = Broken(detector.images["camera"])
+    detector.image_networks["camera"] = Broken(detector.image_networks["camera"])
     both = golden_frames()[0]
-    found = detector.detect(both, ground_cloud(both))
-    assert detector.counts["images_left_out"] == 1 and not detector.counts["geometric_instead"]
+    found = detector.detect(both, segment_ground(both))
+    assert detector.counts["failed_images"] == 1 and not detector.counts["fallback_geometric"]
     without = dataclasses.replace(both, cameras={})
-    other = FusionDetector(FusionConfig(), RUNTIME).detect(without, ground_cloud(without))
+    other = FusionDetector(FusionConfig(), RUNTIME).detect(without, segment_ground(without))
     assert len(found)
     np.testing.assert_array_equal(found.boxes, other.boxes)
-    blind = dataclasses.replace(both, lidars={}, thermals={})
-    assert not len(detector.detect(blind, ground_cloud(blind)))
-    assert detector.counts["nothing_that_sees"] == 1
+    camera_only = dataclasses.replace(both, lidars={}, thermals={})
+    assert not len(detector.detect(camera_only, segment_ground(camera_only)))
+    assert detector.counts["no_exteroceptive_data"] == 1
 
 
 @pytest.mark.parametrize(
     ("images", "wrong"),
     [
-        ({}, "settings.images: needed: camera, thermal"),
-        ("detector_camera", "settings.images: a model's name by each part"),
-        ({"camera": "../detector_camera", "thermal": "detector_thermal"}, "name of a folder"),
+        ({}, "settings.images: must name a model for each of camera, thermal"),
+        ("detector_camera", "settings.images: expected a mapping"),
+        (
+            {"camera": "../detector_camera", "thermal": "detector_thermal"},
+            "name of a folder",
+        ),
         (
             {"camera": "detector_thermal", "thermal": "detector_thermal"},
-            "settings: not those of",
+            "settings.image: 'thermal'",
         ),
         ({"camera": "detector_refinement", "thermal": "detector_thermal"}, "architecture"),
         ({"camera": "gone", "thermal": "detector_thermal"}, "gone"),
     ],
 )
-def test_image_networks_are_the_cards_own(images: object, wrong: str, tmp_path: Path) -> None:
+def test_cards_with_unsuitable_image_networks_are_refused(
+    images: object, wrong: str, tmp_path: Path
+) -> None:
     for name in ("detector", "detector_camera", "detector_thermal", "detector_refinement"):
         source = load_card(name).path
         assert source is not None
@@ -132,95 +139,102 @@ def test_image_networks_are_the_cards_own(images: object, wrong: str, tmp_path: 
         FusionDetector(FusionConfig(str(tmp_path / "detector")), RUNTIME)
 
 
-def test_frames_without_lidar_have_a_proposal_network_of_their_own() -> None:
+def test_frames_without_lidar_use_their_own_proposal_network() -> None:
     detector = FusionDetector(FusionConfig(), RUNTIME)
-    assert detector.blind is not None
-    detector.proposals, detector.blind = Counted(detector.proposals), Counted(detector.blind)
+    assert detector.proposal_network_without_lidar is not None
+    detector.proposal_network, detector.proposal_network_without_lidar = (
+        Counted(detector.proposal_network),
+        Counted(detector.proposal_network_without_lidar),
+    )
     both = golden_frames()[0]
     for frame_, runs in ((both, (1, 0)), (dataclasses.replace(both, lidars={}), (1, 1))):
-        detector.detect(frame_, ground_cloud(frame_))
-        assert (detector.proposals.runs, detector.blind.runs) == runs
+        detector.detect(frame_, segment_ground(frame_))
+        assert (
+            detector.proposal_network.runs,
+            detector.proposal_network_without_lidar.runs,
+        ) == runs
     assert not detector.failures
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_seeds_are_refined_where_the_switch_says_so(wanted: bool) -> None:
-    detector = FusionDetector(FusionConfig(seeds=wanted), RUNTIME)
-    assert detector.refinement is not None
-    asked: list[np.ndarray] = []
-    network = detector.refinement
+@pytest.mark.parametrize("enabled", [True, False])
+def test_external_proposals_are_refined_if_enabled(enabled: bool) -> None:
+    detector = FusionDetector(FusionConfig(external_proposals=enabled), RUNTIME)
+    assert detector.refinement_network is not None
+    refined: list[np.ndarray] = []
+    network = detector.refinement_network
 
-    class Watched:
+    class Recorder:
         inputs = network.inputs
 
         def run(self, arrays):  # type: ignore[no-untyped-def]
-            asked.append(arrays["boxes"][0])
+            refined.append(arrays["boxes"][0])
             return network.run(arrays)
 
-    detector.refinement = Watched()
-    seen = frame()
-    detector.detect(seen, ground_cloud(seen), seeds())
-    among = (np.abs(asked[0] - seeds().boxes[0]) < 1e-5).all(axis=1).any()
-    assert among == wanted
-    # What the network has no class for is left out.
-    assert not (np.abs(asked[0] - seeds().boxes[1]) < 1e-5).all(axis=1).any()
-    assert detector.counts["seeds"] == int(wanted)
+    detector.refinement_network = Recorder()
+    input_frame = frame()
+    assert detector.uses_proposals == enabled
+    detector.detect(input_frame, segment_ground(input_frame), external_proposals())
+    is_refined = (np.abs(refined[0] - external_proposals().boxes[0]) < 1e-5).all(axis=1).any()
+    assert is_refined == enabled
+    # The network does not have the class of the second one.
+    assert not (np.abs(refined[0] - external_proposals().boxes[1]) < 1e-5).all(axis=1).any()
+    assert detector.counts["external_proposals"] == int(enabled)
 
 
-def test_the_refinement_says_the_class() -> None:
+def test_class_is_predicted_by_the_refinement_network() -> None:
     detector = FusionDetector(FusionConfig(min_score=0.0), RUNTIME)
-    assert detector.refinement is not None
-    network = detector.refinement
+    assert detector.refinement_network is not None
+    network = detector.refinement_network
 
-    class Sure:
+    class PredictsBus:
         inputs = network.inputs
 
         def run(self, arrays):  # type: ignore[no-untyped-def]
-            said = network.run(arrays)
-            confidences = np.full_like(said["confidences"], 0.1)
-            confidences[..., 3] = 0.9  # a bus, whatever it was proposed as
-            return {**said, "confidences": confidences}
+            outputs = network.run(arrays)
+            confidences = np.full_like(outputs["confidences"], 0.1)
+            confidences[..., 3] = 0.9  # bus, independent of the proposal's class
+            return {**outputs, "confidences": confidences}
 
-    detector.refinement = Sure()
-    seen = frame()
-    found = detector.detect(seen, ground_cloud(seen))
-    first = found.labels[: detector.network.refined // 2]
+    detector.refinement_network = PredictsBus()
+    input_frame = frame()
+    found = detector.detect(input_frame, segment_ground(input_frame))
+    first = found.labels[: detector.network_config.refined_proposals // 2]
     assert len(first) and (first == CLASS_NAMES.index("bus")).all()
 
 
-@pytest.mark.parametrize(("name", "share"), [("pedestrian", 0.8), ("bus", 0.5)])
-def test_of_people_the_peak_says_more_than_the_overlap(name: str, share: float) -> None:
+@pytest.mark.parametrize(("name", "weight"), [("pedestrian", 0.8), ("bus", 0.5)])
+def test_proposal_score_has_a_larger_weight_for_people(name: str, weight: float) -> None:
     detector = FusionDetector(FusionConfig(min_score=0.0), RUNTIME)
-    assert detector.refinement is not None
+    assert detector.refinement_network is not None
     label = load_card("detector").classes.index(name)
 
-    class Said:
+    class ConstantOutputs:
         def __init__(self, network: Network, values: dict[str, float]) -> None:
             self.network, self.inputs, self.device = network, network.inputs, network.device
             self.values = values
 
         def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            said = self.network.run(arrays)
+            outputs = self.network.run(arrays)
             for key, value in self.values.items():
-                said[key] = np.full_like(said[key], 0.01)
-                said[key][..., label if key == "confidences" else slice(None)] = value
-            return said
+                outputs[key] = np.full_like(outputs[key], 0.01)
+                outputs[key][..., label if key == "confidences" else slice(None)] = value
+            return outputs
 
-    detector.proposals = Said(detector.proposals, {"scores": 0.5})
-    detector.refinement = Said(detector.refinement, {"confidences": 0.2})
-    seen = frame()
-    found = detector.detect(seen, ground_cloud(seen))
-    refined = np.isclose(found.scores, 0.5**share * 0.2 ** (1 - share), atol=1e-4)
+    detector.proposal_network = ConstantOutputs(detector.proposal_network, {"scores": 0.5})
+    detector.refinement_network = ConstantOutputs(detector.refinement_network, {"confidences": 0.2})
+    input_frame = frame()
+    found = detector.detect(input_frame, segment_ground(input_frame))
+    refined = np.isclose(found.scores, 0.5**weight * 0.2 ** (1 - weight), atol=1e-4)
     assert refined.any() and (found.labels[refined] == CLASS_NAMES.index(name)).all()
 
 
-def test_a_hill_changes_nothing_but_heights() -> None:
-    """A street that rises 6 in 100 from 5 m ahead on, as the LiDAR alone sees it."""
+def test_slope_only_changes_the_heights_of_boxes() -> None:
+    """LiDAR only; a street with a gradient of 6 % from 5 m ahead."""
 
     def rise(x):  # type: ignore[no-untyped-def]
         return 0.06 * np.maximum(x - 5.0, 0.0)
 
-    plain = next(iter(golden_frames())).only((Modality.LIDAR,))
+    plain = next(iter(golden_frames())).select_modalities((Modality.LIDAR,))
     (name, sweep), *_ = plain.lidars.items()
     points = sweep.points.copy()
     points[:, 2] += rise(points[:, 0] + plain.reference_from_sensor(name)[0, 3])
@@ -228,11 +242,63 @@ def test_a_hill_changes_nothing_but_heights() -> None:
         plain, lidars={name: dataclasses.replace(sweep, points=points)}, labels=None
     )
     detector = FusionDetector(FusionConfig(min_score=0.3), RUNTIME)
-    before, after = (detector.detect(f, ground_cloud(f)) for f in (plain, hill))
-    sure = before.select(before.scores > 0.6)
-    assert (sure.boxes[:, 0] > 10).any()
-    for box, label in zip(sure.boxes, sure.labels, strict=True):
-        away = np.hypot(*(after.boxes[:, :2] - box[:2]).T)
-        k = int(np.argmin(away))
-        assert away[k] < 0.3 and after.labels[k] == label
+    before, after = (detector.detect(f, segment_ground(f)) for f in (plain, hill))
+    confident = before.select(before.scores > 0.6)
+    assert (confident.boxes[:, 0] > 10).any()
+    for box, label in zip(confident.boxes, confident.labels, strict=True):
+        distance = np.hypot(*(after.boxes[:, :2] - box[:2]).T)
+        k = int(np.argmin(distance))
+        assert distance[k] < 0.3 and after.labels[k] == label
         assert abs(after.boxes[k, 2] - box[2] - rise(box[0])) < 0.2
+
+
+class Failing:
+    """A network that no engine can run."""
+
+    def __init__(self, network: Network) -> None:
+        self.inputs, self.device = network.inputs, network.device
+
+    def run(self, arrays):  # type: ignore[no-untyped-def]
+        raise EngineError("out of memory")
+
+
+def test_failures_are_counted_and_reported_in_the_status() -> None:
+    detector = FusionDetector(FusionConfig(), RUNTIME)
+    both = dataclasses.replace(golden_frames()[0], stamp_ns=10**9)
+    cloud = segment_ground(both)
+    detector.detect(both, cloud)
+    statuses = {status.name: status for status in detector.status}
+    assert detector.last_failure is None
+    assert all(status.level == Level.OK for status in statuses.values())
+    assert {"fusion_detector", "detector", "detector_refinement"} <= set(statuses)
+    assert statuses["detector"].values["engine"] == "onnxruntime"
+    working, detector.proposal_network = (
+        detector.proposal_network,
+        Failing(detector.proposal_network),
+    )
+    expected = GeometricDetector().detect(both, cloud)
+    np.testing.assert_array_equal(detector.detect(both, cloud).boxes, expected.boxes)
+    assert detector.counts["fallback_geometric"] == 1
+    assert detector.last_failure is not None and detector.last_failure.stamp_ns == 10**9
+    status = detector.status[0]
+    assert status.level == Level.WARN and "out of memory" in status.message
+    assert status.values["fallback_geometric"] == 1
+    detector.proposal_network = working
+    for seconds, level in ((3, Level.WARN), (8, Level.OK)):
+        later = dataclasses.replace(both, stamp_ns=seconds * 10**9)
+        detector.detect(later, cloud)
+        assert detector.status[0].level == level
+    assert "out of memory" in str(detector.status[0].values["last_failure"])
+
+
+def test_refinement_network_of_other_classes_is_refused(tmp_path: Path) -> None:
+    source = load_card("detector_refinement").path
+    assert source is not None
+    shutil.copytree(source.parent, tmp_path / "detector_refinement")
+    card = load_card(tmp_path / "detector_refinement")
+    write_card(
+        tmp_path / "detector_refinement", dataclasses.replace(card, classes=card.classes[::-1])
+    )
+    config = FusionConfig(refinement=str(tmp_path / "detector_refinement"))
+    with pytest.raises(UserError, match="classes"):
+        FusionDetector(config, RUNTIME)

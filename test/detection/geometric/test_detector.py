@@ -1,4 +1,4 @@
-"""The geometric detector on scenes made of known solids, seen by a 64-ring LiDAR."""
+"""The geometric detector on scenes of known solids, measured by a simulated 64-ring LiDAR."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multimodal_perception.datasets.synthetic import _cast_boxes
 from multimodal_perception.detection.geometric.detector import GeometricConfig, GeometricDetector
 from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.pointcloud.ground_segmentation import ground_cloud
+from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 
 HEIGHT = 1.75
 AZIMUTH, ELEVATION = np.meshgrid(
@@ -32,16 +32,16 @@ def detect(
     solids: list[tuple[float, ...]], detector: GeometricDetector = DETECTOR, noise: float = 0.015
 ) -> Boxes3D:
     distance, _ = _cast_boxes(np.array([0.0, 0.0, HEIGHT]), RAYS, np.array(solids))
-    seen = distance < 80
-    measured = distance[seen] + np.random.default_rng(0).normal(0, noise, int(seen.sum()))
+    hit = distance < 80
+    measured = distance[hit] + np.random.default_rng(0).normal(0, noise, int(hit.sum()))
     points = np.zeros((len(measured), 4), np.float32)
-    points[:, :3] = RAYS[seen] * measured[:, None]
+    points[:, :3] = RAYS[hit] * measured[:, None]
     frame = SensorFrame(
         5,
         lidars={"lidar": LidarSweep("lidar", 5, "lidar", points)},
         base_from_sensor={"lidar": BASE_FROM_LIDAR},
     )
-    return detector.detect(frame, ground_cloud(frame))
+    return detector.detect(frame, segment_ground(frame))
 
 
 def names(boxes: Boxes3D) -> list[str]:
@@ -50,8 +50,10 @@ def names(boxes: Boxes3D) -> list[str]:
 
 @settings(max_examples=60)
 @given(st.floats(6, 20), st.floats(-np.pi, np.pi), st.floats(-np.pi, np.pi))
-def test_a_car_is_one_box_where_it_stands(away: float, bearing: float, yaw: float) -> None:
-    x, y = away * np.cos(bearing), away * np.sin(bearing)
+def test_car_is_detected_as_one_box_at_its_position(
+    range_m: float, bearing: float, yaw: float
+) -> None:
+    x, y = range_m * np.cos(bearing), range_m * np.sin(bearing)
     boxes = detect([(x, y, 0.75, 4.2, 1.75, 1.5, yaw)])
     assert names(boxes) in (["car"], ["van"])
     assert np.hypot(boxes.boxes[0, 0] - x, boxes.boxes[0, 1] - y) < 1.0
@@ -60,21 +62,21 @@ def test_a_car_is_one_box_where_it_stands(away: float, bearing: float, yaw: floa
 
 @settings(max_examples=40)
 @given(st.floats(4, 20), st.floats(-np.pi, np.pi))
-def test_a_walker_is_one_pedestrian(away: float, bearing: float) -> None:
-    x, y = away * np.cos(bearing), away * np.sin(bearing)
+def test_pedestrian_is_detected_as_one_box(range_m: float, bearing: float) -> None:
+    x, y = range_m * np.cos(bearing), range_m * np.sin(bearing)
     boxes = detect([(x, y, 0.87, 0.5, 0.6, 1.74, 0.3)])
     assert names(boxes) == ["pedestrian"]
     assert np.hypot(boxes.boxes[0, 0] - x, boxes.boxes[0, 1] - y) < 0.4
 
 
-def test_parked_cars_in_a_row_are_as_many_boxes() -> None:
+def test_cars_parked_in_a_row_are_detected_separately() -> None:
     row = [(6.0 + 5.2 * i, 4.0, 0.75, 4.2, 1.75, 1.5, 0.0) for i in range(3)]
     boxes = detect(row)
-    away = np.hypot(
+    distance = np.hypot(
         boxes.boxes[None, :, 0] - np.array(row)[:, None, 0],
         boxes.boxes[None, :, 1] - np.array(row)[:, None, 1],
     )
-    assert (away.min(axis=1) < 1.0).all()
+    assert (distance.min(axis=1) < 1.0).all()
     assert len(boxes) == 3
 
 
@@ -88,11 +90,11 @@ def test_parked_cars_in_a_row_are_as_many_boxes() -> None:
     ],
     ids=["wall", "pole", "kerb", "bridge"],
 )
-def test_what_is_no_object_gives_no_box(solid: tuple[float, ...]) -> None:
+def test_structures_are_not_detected_as_objects(solid: tuple[float, ...]) -> None:
     assert names(detect([solid])) == []
 
 
-def test_scores_rank_and_obey_the_threshold() -> None:
+def test_scores_are_sorted_and_above_the_threshold() -> None:
     scene = [(10.0, 3.0, 0.75, 4.2, 1.75, 1.5, 0.0), (30.0, -9.0, 0.87, 0.5, 0.6, 1.74, 0.0)]
     boxes = detect(scene, GeometricDetector(GeometricConfig(min_score=0.05)))
     assert (np.diff(boxes.scores) <= 0).all()
@@ -101,20 +103,20 @@ def test_scores_rank_and_obey_the_threshold() -> None:
     assert (strict.scores >= 0.6).all() and len(strict) <= len(boxes)
 
 
-def test_a_slope_does_not_lift_or_hide_a_car() -> None:
+def test_car_on_a_slope_is_detected_at_its_position() -> None:
     boxes = detect([(14.0, 2.0, 0.75, 4.2, 1.75, 1.5, 0.2)])
     tilt = poses.from_xyz_rpy((0.0, 0.0, 0.0), (0.0, -0.05, 0.0))
     distance, _ = _cast_boxes(
         np.array([0.0, 0.0, HEIGHT]), RAYS, np.array([(14.0, 2.0, 0.75, 4.2, 1.75, 1.5, 0.2)])
     )
-    seen = distance < 80
-    points = np.zeros((int(seen.sum()), 4), np.float32)
-    points[:, :3] = RAYS[seen] * distance[seen, None]
+    hit = distance < 80
+    points = np.zeros((int(hit.sum()), 4), np.float32)
+    points[:, :3] = RAYS[hit] * distance[hit, None]
     frame = SensorFrame(
         5,
         lidars={"lidar": LidarSweep("lidar", 5, "lidar", points)},
         base_from_sensor={"lidar": tilt @ BASE_FROM_LIDAR},
     )
-    tilted = DETECTOR.detect(frame, ground_cloud(frame))
+    tilted = DETECTOR.detect(frame, segment_ground(frame))
     assert names(tilted) == names(boxes) == ["car"]
     assert np.hypot(*(tilted.boxes[0, :2] - boxes.boxes[0, :2])) < 0.3

@@ -1,3 +1,5 @@
+"""Projection of 2D boxes onto the ground: positions, covariances, and boxes that are dropped."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,20 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.detection.images.ground_projection import (
-    PRIORS,
-    PlacingConfig,
-    frame_boxes,
-    joined,
-    placed_boxes,
+    CLASS_PRIORS,
+    GroundProjectionConfig,
+    merge_with_nms,
+    project_frame_boxes,
+    project_image_boxes,
 )
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.perception import Boxes2D
-from multimodal_perception.rig import OPTICAL
+from multimodal_perception.rig import BODY_FROM_OPTICAL
 
-CLASSES = tuple(PRIORS)
+CLASSES = tuple(CLASS_PRIORS)
 PINHOLE = CameraModel.pinhole(640, 360, 420.0)
 FISHEYE = CameraModel(
     640,
@@ -30,31 +32,31 @@ FISHEYE = CameraModel(
 )
 
 
-def looking(pitch: float = 0.05, height: float = 1.5) -> np.ndarray:
-    return poses.from_xyz_rpy((0.5, 0.0, height), (0.0, pitch, 0.0)) @ OPTICAL
+def camera_pose(pitch: float = 0.05, height: float = 1.5) -> np.ndarray:
+    return poses.from_xyz_rpy((0.5, 0.0, height), (0.0, pitch, 0.0)) @ BODY_FROM_OPTICAL
 
 
-def box(kind: str, x: float, y: float, yaw: float = 0.0) -> np.ndarray:
-    """A box of the class's own size on the ground."""
-    length, width, height = PRIORS[kind].size
+def box(name: str, x: float, y: float, yaw: float = 0.0) -> np.ndarray:
+    """A box of the class's typical size on the ground."""
+    length, width, height = CLASS_PRIORS[name].size
     return np.array([x, y, height / 2, length, width, height, yaw])
 
 
-def pictured(row: np.ndarray, kind: str, model: CameraModel, pose: np.ndarray) -> Boxes2D:
-    """The upright box about a box's corners in an image."""
+def image_box(row: np.ndarray, name: str, model: CameraModel, pose: np.ndarray) -> Boxes2D:
+    """The 2D box that encloses the corners of a 3D box in an image."""
     points = poses.transform_points(poses.inverse(pose), corners(row[None])[0])
     pixels = model.project(points)[0] + 0.5
     low, high = pixels.min(axis=0), pixels.max(axis=0)
-    return found([[*low, *high]], [kind], model)
+    return image_boxes([[*low, *high]], [name], model)
 
 
-def found(rows: list[list[float]], kinds: list[str], model: CameraModel = PINHOLE) -> Boxes2D:
+def image_boxes(rows: list[list[float]], names: list[str], model: CameraModel = PINHOLE) -> Boxes2D:
     return Boxes2D(
         "front",
         7,
         np.array(rows, np.float32).reshape(-1, 4),
         np.full(len(rows), 0.8, np.float32),
-        np.array([CLASSES.index(k) for k in kinds], np.int64),
+        np.array([CLASSES.index(n) for n in names], np.int64),
         CLASSES,
         (model.width, model.height),
     )
@@ -68,71 +70,95 @@ def found(rows: list[list[float]], kinds: list[str], model: CameraModel = PINHOL
     st.sampled_from([0.0, np.pi / 2]),
     st.floats(0.0, 0.1),
 )
-def test_an_object_of_its_class_s_size_is_placed_where_it_is(
-    kind: str, distance: float, bearing: float, yaw: float, pitch: float
+def test_object_of_typical_size_is_projected_to_its_position(
+    name: str, distance: float, bearing: float, yaw: float, pitch: float
 ) -> None:
-    row = box(kind, 0.5 + distance * np.cos(bearing), distance * np.sin(bearing), yaw)
+    row = box(name, 0.5 + distance * np.cos(bearing), distance * np.sin(bearing), yaw)
     for model in (PINHOLE, FISHEYE):
-        pose = looking(pitch)
-        seen = pictured(row, kind, model, pose)
-        placed = placed_boxes(seen, model, pose, 9, "base_link")
-        if seen.boxes[0, 3] > model.height - 2:
-            assert not len(placed)
+        pose = camera_pose(pitch)
+        boxes2d = image_box(row, name, model, pose)
+        projected = project_image_boxes(boxes2d, model, pose, 9, "base_link")
+        if boxes2d.boxes[0, 3] > model.height - 2:
+            assert not len(projected)
             continue
-        assert len(placed) == 1 and placed.stamp_ns == 9
-        away = np.hypot(*(placed.boxes[0, :2] - row[:2]))
-        assert away < 1.3 + 0.02 * distance
-        assert CLASS_NAMES[placed.labels[0]] == PRIORS[kind].label
-        assert 0.0 < placed.scores[0] < 0.8  # less sure than the image's box
+        assert len(projected) == 1 and projected.stamp_ns == 9
+        error = np.hypot(*(projected.boxes[0, :2] - row[:2]))
+        assert error < 1.3 + 0.02 * distance
+        assert CLASS_NAMES[projected.labels[0]] == CLASS_PRIORS[name].label
+        assert 0.0 < projected.scores[0] < 0.8  # lower than the 2D box's score
 
 
-def test_the_covariance_points_along_the_view_and_grows_with_the_distance() -> None:
-    spreads, scores = [], []
+def test_largest_uncertainty_is_along_the_ray_and_grows_with_distance() -> None:
+    deviations, scores = [], []
     for distance in (10.0, 20.0, 30.0):
-        pose = looking()
-        seen = pictured(box("vehicle", distance, distance), "vehicle", FISHEYE, pose)
-        placed = placed_boxes(seen, FISHEYE, pose, 0, "base_link")
-        values, vectors = np.linalg.eigh(placed.covariances[0, :2, :2].astype(float))
+        pose = camera_pose()
+        boxes2d = image_box(box("vehicle", distance, distance), "vehicle", FISHEYE, pose)
+        projected = project_image_boxes(boxes2d, FISHEYE, pose, 0, "base_link")
+        values, vectors = np.linalg.eigh(projected.covariances[0, :2, :2].astype(float))
         assert abs(vectors[:, 1] @ (np.sqrt(0.5), np.sqrt(0.5))) > 0.98
-        assert np.linalg.eigvalsh(placed.covariances[0].astype(float)).min() > 0.0
-        spreads.append(np.sqrt(values[1]))
-        scores.append(placed.scores[0])
-    assert spreads == sorted(spreads) and spreads[2] > 2 * spreads[0]
+        assert np.linalg.eigvalsh(projected.covariances[0].astype(float)).min() > 0.0
+        deviations.append(np.sqrt(values[1]))
+        scores.append(projected.scores[0])
+    assert deviations == sorted(deviations) and deviations[2] > 2 * deviations[0]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_what_cannot_be_placed_is_left_out() -> None:
-    pose = looking(0.0)
+def test_boxes_that_cannot_be_projected_are_dropped() -> None:
+    pose = camera_pose(0.0)
     boxes = [
-        [300.0, 150, 340, 359.5],  # cut off below
+        [300.0, 150, 340, 359.5],  # truncated by the lower image border
         [300, 100, 340, 170],  # above the horizon
-        [300, 170, 340, 181],  # beyond the range
+        [300, 170, 340, 181],  # beyond max_range
         [300, 20, 340, 200],  # a vehicle 13 m tall
     ]
-    assert not len(placed_boxes(found(boxes, ["vehicle"] * 4), PINHOLE, pose, 0, "base_link"))
-    below = looking(0.0, height=-0.5)
-    fine = found([[300.0, 190, 340, 230]], ["vehicle"])
-    assert len(placed_boxes(fine, PINHOLE, looking(0.0), 0, "base_link")) == 1
-    assert not len(placed_boxes(fine, PINHOLE, below, 0, "base_link"))
-    near = PlacingConfig(max_range=5.0)
-    assert not len(placed_boxes(fine, PINHOLE, looking(0.0), 0, "base_link", near))
-    nothing = placed_boxes(found([], []), PINHOLE, pose, 0, "base_link")
-    assert nothing.boxes.shape == (0, 7) and nothing.covariances.shape == (0, 6, 6)
+    assert not len(
+        project_image_boxes(image_boxes(boxes, ["vehicle"] * 4), PINHOLE, pose, 0, "base_link")
+    )
+    below_ground = camera_pose(0.0, height=-0.5)
+    valid = image_boxes([[300.0, 190, 340, 230]], ["vehicle"])
+    assert len(project_image_boxes(valid, PINHOLE, camera_pose(0.0), 0, "base_link")) == 1
+    assert not len(project_image_boxes(valid, PINHOLE, below_ground, 0, "base_link"))
+    near = GroundProjectionConfig(max_range=5.0)
+    assert not len(project_image_boxes(valid, PINHOLE, camera_pose(0.0), 0, "base_link", near))
+    empty = project_image_boxes(image_boxes([], []), PINHOLE, pose, 0, "base_link")
+    assert empty.boxes.shape == (0, 7) and empty.covariances.shape == (0, 6, 6)
 
 
-def test_feet_that_something_nearer_may_hide_are_less_sure() -> None:
-    pose = looking(0.0)
+def test_boxes_stand_on_the_ground_height_of_the_frame() -> None:
+    boxes2d = image_box(box("vehicle", 15.0, 2.0), "vehicle", PINHOLE, camera_pose())
+    for ground_z in (0.0, -0.4):
+        # The camera and the ground are shifted together, so only z of the box changes.
+        pose = camera_pose(height=1.5 + ground_z)
+        frame = SensorFrame(
+            5,
+            base_from_sensor={"front": pose},
+            intrinsics={"front": PINHOLE},
+            ground_z=ground_z,
+        )
+        boxes = project_frame_boxes({"front": boxes2d}, frame).boxes
+        expected = project_image_boxes(boxes2d, PINHOLE, camera_pose(), 5, "base_link").boxes[0]
+        assert boxes.shape == (1, 7)
+        np.testing.assert_allclose(boxes[0, :2], expected[:2], atol=1e-4)
+        assert abs(boxes[0, 2] - boxes[0, 5] / 2 - ground_z) < 1e-5
+
+
+def test_object_whose_lower_edge_is_occluded_gets_a_lower_score() -> None:
+    pose = camera_pose(0.0)
     person, car = [310.0, 165, 330, 220], [280.0, 190, 380, 260]
-    alone = placed_boxes(found([person], ["person"]), PINHOLE, pose, 0, "base_link")
-    both = placed_boxes(found([person, car], ["person", "vehicle"]), PINHOLE, pose, 0, "base_link")
-    behind = both.select(both.labels == CLASS_NAMES.index("pedestrian"))
-    assert behind.scores[0] < alone.scores[0]
-    assert np.trace(behind.covariances[0]) > np.trace(alone.covariances[0])
+    unoccluded = project_image_boxes(
+        image_boxes([person], ["person"]), PINHOLE, pose, 0, "base_link"
+    )
+    both = project_image_boxes(
+        image_boxes([person, car], ["person", "vehicle"]), PINHOLE, pose, 0, "base_link"
+    )
+    occluded = both.select(both.labels == CLASS_NAMES.index("pedestrian"))
+    assert occluded.scores[0] < unoccluded.scores[0]
+    assert np.trace(occluded.covariances[0]) > np.trace(unoccluded.covariances[0])
 
 
-def test_boxes_of_a_moving_vehicle_s_late_image_are_moved_along() -> None:
-    pose = looking()
-    seen = pictured(box("vehicle", 15.0, 2.0), "vehicle", PINHOLE, pose)
+def test_vehicle_motion_since_the_image_is_compensated() -> None:
+    pose = camera_pose()
+    boxes2d = image_box(box("vehicle", 15.0, 2.0), "vehicle", PINHOLE, pose)
     motion = poses.from_xyz_rpy((-1.0, 0.0, 0.0))
     frame = SensorFrame(
         5,
@@ -140,13 +166,13 @@ def test_boxes_of_a_moving_vehicle_s_late_image_are_moved_along() -> None:
         intrinsics={"front": PINHOLE},
         reference_from_base={"front": motion},
     )
-    moved = frame_boxes({"front": seen}, frame)
-    still = placed_boxes(seen, PINHOLE, pose, 5, "base_link")
+    moved = project_frame_boxes({"front": boxes2d}, frame)
+    still = project_image_boxes(boxes2d, PINHOLE, pose, 5, "base_link")
     np.testing.assert_allclose(moved.boxes[0, :2], still.boxes[0, :2] - (1.0, 0.0), atol=1e-5)
-    assert moved.stamp_ns == 5 and not len(frame_boxes({}, frame))
+    assert moved.stamp_ns == 5 and not len(project_frame_boxes({}, frame))
 
 
-def test_of_two_detectors_boxes_on_one_place_the_surer_stays() -> None:
+def test_merge_keeps_the_overlapping_box_with_the_higher_score() -> None:
     row = box("vehicle", 12.0, 0.0).astype(np.float32)
     other = row + np.array([0.3, 0, 0, 0, 0, 0, 0], np.float32)
     label = np.ones(1, np.int64)
@@ -159,7 +185,7 @@ def test_of_two_detectors_boxes_on_one_place_the_surer_stays() -> None:
         np.ones(2, np.int64),
         covariances=np.ones((2, 6, 6), np.float32),
     )
-    both = joined(first, second)
-    assert both.scores.tolist() == pytest.approx([0.9, 0.4])
-    assert not both.covariances[0].any() and (both.covariances[1] == 1).all()
-    assert joined(first, Boxes3D.empty(0, "base_link")) is first
+    merged = merge_with_nms(first, second)
+    assert merged.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert not merged.covariances[0].any() and (merged.covariances[1] == 1).all()
+    assert merge_with_nms(first, Boxes3D.empty(0, "base_link")) is first

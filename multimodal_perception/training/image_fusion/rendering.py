@@ -1,0 +1,50 @@
+"""Simulated image pairs for the training of the image fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.datasets.simulation_writer import (
+    SimulationPlan,
+    generate_frames,
+    shard_arrays,
+    shard_path,
+)
+from multimodal_perception.rig import Rig
+from multimodal_perception.training.detector.drives import drive_for_seed
+
+# The arrays of a shard that the training uses.
+STORED = ("camera.pixels", "thermal.pixels", "truth.camera.semantics")
+
+
+def render_pairs(
+    folder: Path, rig: Rig, seeds: Sequence[int], frames: int, every: int, workers: int = 1
+) -> list[Path]:
+    """Write the image pairs of simulated drives, one folder for each seed; existing files are kept.
+
+    rig: with the sensors camera and thermal. frames: pairs in each drive, `every` frames apart. Returns
+    the folders. Raises UserError when they cannot be written.
+    """
+    folders = [folder / f"{seed:06d}" for seed in seeds]
+    try:
+        for seed, out in zip(tqdm(seeds, "drives", unit="drive"), folders, strict=True):
+            out.mkdir(parents=True, exist_ok=True)
+            indices = [k * every for k in range(frames)]
+            missing = [k for k in indices if not shard_path(out, k).exists()]
+            drive = drive_for_seed(seed)
+            scenario = drive.scenario_with_traffic()
+            plan = SimulationPlan(scenario, rig, seed, frames * every, drive.conditions)
+            arrays = generate_frames(plan, shard_arrays, missing, min(workers, len(missing)))
+            for index, values in zip(missing, arrays, strict=True):
+                partial = out / f".{index:06d}.npz"
+                stored = {name: values[name] for name in STORED if name in values}
+                np.savez_compressed(partial, allow_pickle=False, **stored)
+                partial.replace(shard_path(out, index))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}") from error
+    return folders

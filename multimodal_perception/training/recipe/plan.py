@@ -1,0 +1,232 @@
+"""The steps of a recipe: render data, train the stages, export, evaluate and write the model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from multimodal_perception import __version__
+from multimodal_perception.configuration import UserError
+from multimodal_perception.processes import terminate_with_parent
+from multimodal_perception.training.recipe.card import write_model_cards
+from multimodal_perception.training.recipe.configuration import RecipeFile
+from multimodal_perception.training.recipe.steps import Step
+from multimodal_perception.training.recipe.workflows import (
+    WORKFLOWS,
+    Cost,
+    StageInputs,
+    rig_file,
+)
+
+# Runs the arguments of an evaluation command, which writes its figures to a JSON file.
+Evaluate = Callable[[Sequence[str]], None]
+# Configuration keys that name a model; its card is an input of the stage.
+MODEL_KEYS = ("image_trunks", "backbones")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The steps of a recipe with an output folder.
+
+    workers: processes that simulate. processes: processes that train a stage, one for each GPU.
+    """
+
+    file: RecipeFile
+    out: Path
+    evaluate: Evaluate
+    workers: int = 1
+    processes: int = 1
+
+    def steps(self) -> list[Step]:
+        """All steps in the order in which they are run. Raises UserError for a missing rig or model."""
+        recipe = self.file.recipe
+        data = [self._render_step(name) for name in recipe.data]
+        stages = [self._train_step(name) for name in recipe.stages]
+        export = self._export_step()
+        evaluations = [self._evaluation_step(name) for name in recipe.evaluation]
+        card = Step(
+            "card",
+            "write the model card",
+            {"notes": recipe.notes, "files": self.file.file_hashes(), "version": __version__},
+            ("export", *(s.name for s in (*stages, *evaluations))),
+            self.model_folder,
+            partial(
+                write_model_cards,
+                self.file,
+                self.out / "export",
+                self.model_folder,
+                {name: self._evaluation_path(name) for name in recipe.evaluation},
+                [self._stage_folder(name) for name in recipe.stages],
+                self._exported_parts(),
+            ),
+        )
+        return [*data, *stages, export, *evaluations, card]
+
+    @property
+    def model_folder(self) -> Path:
+        """Folder that contains the folders of the finished models."""
+        return self.out / "models"
+
+    def train_stage(self, name: str) -> None:
+        """Train a stage in this process."""
+        workflow = WORKFLOWS[self.file.recipe.network]
+        workflow.train(self.stage_inputs(name), self.file.configs[name], self._stage_folder(name))
+
+    def stage_inputs(self, name: str) -> StageInputs:
+        """The inputs of a stage."""
+        recipe, configs = self.file.recipe, self.file.configs
+        workflow, stage = WORKFLOWS[recipe.network], recipe.stages[name]
+
+        def weights(other: str) -> Path:
+            return workflow.weights(configs[other], self._stage_folder(other))
+
+        return dataclasses.replace(
+            self._data_inputs(stage.data),
+            start=[weights(other) for other in stage.start],
+            proposals=weights(stage.proposals) if stage.proposals else None,
+        )
+
+    def _data_inputs(self, name: str) -> StageInputs:
+        data = self.file.recipe.data[name]
+        rig = None
+        if WORKFLOWS[self.file.recipe.network].uses_rig:
+            rig = rig_file(data.rig, self.file.path.parent)
+        pairs = self.file.resolve(data.pairs) if data.pairs else None
+        return StageInputs(data, self.out / "data" / name, rig, pairs)
+
+    def _render_step(self, name: str) -> Step:
+        recipe, inputs = self.file.recipe, self._data_inputs(name)
+        workflow = WORKFLOWS[recipe.network]
+        users = [n for n, stage in recipe.stages.items() if stage.data == name]
+        if not users:
+            raise UserError(f"{self.file.path}: data.{name}: is not used by any stage")
+        config = self.file.configs[users[0]]
+        values = dataclasses.asdict(inputs.data)
+        values.pop("pairs")
+        if inputs.rig is not None:
+            values["rig"] = _file_hash(inputs.rig)
+        values["second_input"] = getattr(config, "second_input", "")
+        return Step(
+            f"render/{name}",
+            f"simulate {len(inputs.data.seed_list())} drives",
+            values,
+            (),
+            inputs.folder,
+            partial(workflow.render, inputs, config, self.workers),
+            workflow.render_cost(inputs.data),
+        )
+
+    def _train_step(self, name: str) -> Step:
+        recipe = self.file.recipe
+        stage, config = recipe.stages[name], self.file.configs[name]
+        needs = [f"render/{stage.data}", *(f"train/{s}" for s in stage.start)]
+        needs += [f"train/{stage.proposals}"] if stage.proposals else []
+        values = dataclasses.asdict(config)
+        for key in ("workers", "save_every"):  # do not change the result
+            values["loop"].pop(key)
+        models = {key: _model_hash(values[key]) for key in MODEL_KEYS if key in values}
+        inputs = {"config": values, "models": models, "processes": self.processes}
+        workflow = WORKFLOWS[recipe.network]
+        return Step(
+            f"train/{name}",
+            f"{config.loop.steps} training steps ({stage.config})",
+            {**inputs, "pairs": _file_list(self._data_inputs(stage.data).pairs)},
+            tuple(dict.fromkeys(needs)),
+            self._stage_folder(name),
+            partial(self._train, name),
+            workflow.train_cost(recipe.data[stage.data], config),
+        )
+
+    def _train(self, name: str) -> None:
+        if self.processes == 1:
+            self.train_stage(name)
+            return
+        module = "multimodal_perception.training.recipe.stage_process"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(self.processes), "-m", module]
+        command += [str(self.file.path), name, str(self.out)]
+        parent = os.getpid()
+        result = subprocess.run(
+            command, preexec_fn=lambda: terminate_with_parent(parent), check=False
+        )
+        if result.returncode:
+            raise UserError(f"train/{name}: torchrun ended with exit code {result.returncode}")
+
+    def _exported_parts(self) -> dict[str, str]:
+        """Stage by exported part."""
+        recipe = self.file.recipe
+        default = {WORKFLOWS[recipe.network].parts[0]: list(recipe.stages)[-1]}
+        return dict(recipe.export) or default
+
+    def _export_step(self) -> Step:
+        recipe, parts = self.file.recipe, self._exported_parts()
+        arguments = {
+            part: (self.file.configs[stage], self._stage_folder(stage))
+            for part, stage in parts.items()
+        }
+        export = WORKFLOWS[recipe.network].export
+        return Step(
+            "export",
+            "write ONNX and safetensors files",
+            {"name": recipe.name, "parts": parts},
+            tuple(dict.fromkeys(f"train/{stage}" for stage in parts.values())),
+            self.out / "export",
+            lambda: (export(arguments, self.out / "export", recipe.name), None)[1],
+            Cost(60e6, 60.0),
+        )
+
+    def _evaluation_step(self, name: str) -> Step:
+        command, path = self.file.recipe.evaluation[name], self._evaluation_path(name)
+        model = self.out / "export" / self.file.recipe.name
+
+        def run() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}")
+            words = shlex.split(
+                command.replace("{model}", shlex.quote(str(model))).replace(
+                    "{out}", shlex.quote(str(self.out))
+                )
+            )
+            self.evaluate([*words, "--json", str(unfinished)])
+            os.replace(unfinished, path)
+
+        return Step(
+            f"evaluate/{name}", f"evaluate {command}", {"command": command}, ("export",), path, run
+        )
+
+    def _stage_folder(self, name: str) -> Path:
+        return self.out / "stages" / name
+
+    def _evaluation_path(self, name: str) -> Path:
+        return self.out / "evaluation" / f"{name}.json"
+
+
+def _file_list(folder: Path | None) -> list[str]:
+    """Names and sizes of the files in a folder."""
+    if folder is None:
+        return []
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [f"{p.relative_to(folder)} {p.stat().st_size}" for p in files]
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _model_hash(name: str) -> str:
+    """Hash of the card of a model, which contains the hash of its weights. Raises UserError."""
+    from multimodal_perception.runtime.card import card_path
+
+    if name == "imagenet":
+        return name
+    try:
+        return _file_hash(card_path(name))
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from error

@@ -1,0 +1,392 @@
+"""How each network is trained: the functions that render its data, train a stage and export the model.
+
+They import the training code when they are called, because a recipe is also read without training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from multimodal_perception.configuration import UserError
+from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
+from multimodal_perception.runtime.card import ModelCard
+from multimodal_perception.training.detector.train import DetectorTraining
+from multimodal_perception.training.image_detector.train import ImageDetectorTraining
+from multimodal_perception.training.image_fusion.train import ImageFusionTraining
+from multimodal_perception.training.near_field.train import NearFieldTraining
+from multimodal_perception.training.recipe.configuration import DataConfig, Network, Recipe
+from multimodal_perception.training.segmentation.train import SegmentationTraining
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Estimate of disk space and time, on a CPU with two cores."""
+
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """Paths of a stage. data: its drives. start, proposals: weights of earlier stages."""
+
+    data: DataConfig
+    folder: Path
+    rig: Path | None
+    pairs: Path | None
+    start: Sequence[Path] = ()
+    proposals: Path | None = None
+
+    def load_rig(self) -> Rig:
+        assert self.rig is not None
+        return load_rig(self.rig)
+
+
+class Workflow(Protocol):
+    """The training of one network.
+
+    config: configuration class of a stage. uses_rig: whether the rig of the data is used. parts:
+    exported parts, of which the first is required.
+    """
+
+    config: type[Any]
+    uses_rig: bool
+    parts: tuple[str, ...]
+
+    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
+        """Raise ValueError naming the key for a recipe that cannot be run."""
+
+    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
+        """Simulate the data; existing files are kept. config: of a stage that uses the data."""
+
+    def render_cost(self, data: DataConfig) -> Cost:
+        """Estimate for the data."""
+
+    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        """Train a stage, or resume it."""
+
+    def train_cost(self, data: DataConfig, config: Any) -> Cost:
+        """Estimate for a stage."""
+
+    def weights(self, config: Any, out: Path) -> Path:
+        """The weights that train() writes."""
+
+    def export(
+        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
+    ) -> list[ModelCard]:
+        """Write model folders in `out`. parts: configuration and output folder of the stage by part."""
+
+
+class DetectorWorkflow:
+    """The fusion detector; its stages are those of DetectorTraining.stage."""
+
+    config: type[Any] = DetectorTraining
+    uses_rig: bool = True
+    parts: tuple[str, ...] = ("proposals", "refinement", "without_lidar")
+
+    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
+        _check_parts(recipe, self.parts)
+        for name, stage in recipe.stages.items():
+            detector_stage = configs[name].stage
+            if (detector_stage == "proposals") == bool(stage.proposals):
+                text = "must be empty" if stage.proposals else "is required"
+                raise ValueError(f"stages.{name}.proposals: {text} in the stage {detector_stage}")
+            if stage.proposals and configs[stage.proposals].stage != "proposals":
+                raise ValueError(
+                    f"stages.{name}.proposals: {stage.proposals} is not a stage proposals"
+                )
+            if detector_stage == "large_vehicle_head" and not stage.start:
+                raise ValueError(f"stages.{name}.start: is required in the stage {detector_stage}")
+            if stage.proposals and configs[stage.proposals].network != configs[name].network:
+                raise ValueError(f"stages.{name}: network differs from that of {stage.proposals}")
+        if "proposals" not in recipe.export:
+            raise ValueError("export.proposals: missing")
+        networks = {part: configs[name].network for part, name in recipe.export.items()}
+        for part, exported in recipe.export.items():
+            detector_stage = configs[exported].stage
+            if (part == "refinement") != (detector_stage != "proposals"):
+                raise ValueError(f"export.{part}: {exported} is a stage {detector_stage}")
+            if networks[part] != networks["proposals"]:
+                raise ValueError(f"export.{part}: network differs from that of export.proposals")
+
+    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
+        from multimodal_perception.training.detector.drives import render_samples
+
+        d, rig = inputs.data, inputs.load_rig()
+        render_samples(d.seed_list(), rig, d.frames, d.every, inputs.folder, workers)
+
+    def render_cost(self, data: DataConfig) -> Cost:
+        frames = data.frames * len(data.seed_list())
+        return Cost(3.7e6 * frames, 0.9 * frames)  # samples and their image features
+
+    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        from multimodal_perception.training.detector.stages import train_stage
+
+        train_stage(config, inputs.folder, out, inputs.start, inputs.proposals)
+
+    def train_cost(self, data: DataConfig, config: Any) -> Cost:
+        if config.stage == "large_vehicle_head":
+            frames = data.frames * len(data.seed_list()) * config.views_per_frame
+            return Cost(80e6, 0.3 * frames + 0.05 * config.loop.steps)
+        per_sample = 0.25 if config.network.global_fusion else 0.15
+        return Cost(80e6, per_sample * config.loop.batch_size * config.loop.steps)
+
+    def weights(self, config: Any, out: Path) -> Path:
+        stage = "proposals" if config.stage == "proposals" else "refinement"
+        return out / f"{stage}.safetensors"
+
+    def export(
+        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
+    ) -> list[ModelCard]:
+        from multimodal_perception.training.detector.export import export_detector
+
+        paths = {part: self.weights(config, folder) for part, (config, folder) in parts.items()}
+        return export_detector(
+            parts["proposals"][0].network,
+            paths["proposals"],
+            paths.get("refinement"),
+            out / name,
+            None,
+            without_lidar=paths.get("without_lidar"),
+        )
+
+
+class SegmentationWorkflow:
+    """Segmentation of camera and thermal images."""
+
+    config: type[Any] = SegmentationTraining
+    uses_rig: bool = False
+    parts: tuple[str, ...] = ("model",)
+
+    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
+        _check_single_network(recipe, self.parts)
+
+    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
+        _render_image_drives(inputs, config.second_input == "lidar", workers)
+
+    def render_cost(self, data: DataConfig) -> Cost:
+        frames = data.frames * len(data.seed_list())
+        return Cost(0.9e6 * frames, 0.6 * frames)
+
+    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        from multimodal_perception.training.segmentation.train import train_segmentation
+
+        drives = sorted(inputs.folder.glob("[a-z]*.npz"))
+        train_segmentation(config, drives, out, inputs.start[-1] if inputs.start else None)
+
+    def train_cost(self, data: DataConfig, config: Any) -> Cost:
+        pixels = config.crop_size[0] * config.crop_size[1] * config.loop.batch_size
+        return Cost(80e6, 1.5e-5 * pixels * config.loop.steps)
+
+    def weights(self, config: Any, out: Path) -> Path:
+        return out / "segmentation.safetensors"
+
+    def export(
+        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
+    ) -> list[ModelCard]:
+        from multimodal_perception.networks.rgb_thermal_segmentation import RgbThermalSegmentation
+        from multimodal_perception.training.checkpoint import load_weights
+        from multimodal_perception.training.segmentation.export import export_model
+        from multimodal_perception.training.segmentation.train import CLASSES
+
+        config, folder = parts["model"]
+        network = RgbThermalSegmentation(CLASSES, config.fusion)
+        load_weights(network, self.weights(config, folder))
+        return [export_model(network, out / name, None, config.second_input)]
+
+
+class ImageDetectorWorkflow:
+    """Detector of boxes in camera and thermal images."""
+
+    config: type[Any] = ImageDetectorTraining
+    uses_rig: bool = False
+    parts: tuple[str, ...] = ("model",)
+
+    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
+        _check_single_network(recipe, self.parts)
+
+    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
+        _render_image_drives(inputs, False, workers)
+
+    def render_cost(self, data: DataConfig) -> Cost:
+        return SegmentationWorkflow().render_cost(data)
+
+    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        from multimodal_perception.training.image_detector.train import train_image_detector
+
+        drives = sorted(inputs.folder.glob("[a-z]*.npz"))
+        start = inputs.start[-1] if inputs.start else None
+        # The features belong to the backbones of this stage.
+        train_image_detector(
+            config, drives, out / "features", out, start, lambda paths: tqdm(paths, "features")
+        )
+
+    def train_cost(self, data: DataConfig, config: Any) -> Cost:
+        views = data.frames * len(data.seed_list()) * (1 + config.features.crops_per_view)
+        return Cost(0.9e6 * views + 60e6, 0.15 * views + 1.5 * config.loop.steps)
+
+    def weights(self, config: Any, out: Path) -> Path:
+        return out / "image_detector.safetensors"
+
+    def export(
+        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
+    ) -> list[ModelCard]:
+        from multimodal_perception.training.image_detector.export import export_image_detector
+
+        config, folder = parts["model"]
+        return [export_image_detector(self.weights(config, folder), out / name, None)]
+
+
+class NearFieldWorkflow:
+    """Near-field network of fisheye cameras and ultrasonic sensors."""
+
+    config: type[Any] = NearFieldTraining
+    uses_rig: bool = True
+    parts: tuple[str, ...] = ("model",)
+
+    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
+        _check_single_network(recipe, self.parts)
+
+    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
+        from multimodal_perception.training.near_field.dataset import record_drives
+
+        record_drives(inputs.folder, inputs.load_rig(), inputs.data.seed_list(), workers)
+
+    def render_cost(self, data: DataConfig) -> Cost:
+        drives = len(data.seed_list())
+        return Cost(1.4e6 * drives, 5.0 * drives)
+
+    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        from multimodal_perception.training.distributed import join_process_group
+        from multimodal_perception.training.near_field.dataset import plan_drives
+        from multimodal_perception.training.near_field.export import export_near_field
+        from multimodal_perception.training.near_field.train import train_near_field
+
+        shards = [inputs.folder / f"{d.name}.npz" for d in plan_drives(inputs.data.seed_list())]
+        start = inputs.start[-1] if inputs.start else None
+        network = train_near_field(config, shards, inputs.load_rig(), out, start)
+        if join_process_group()[0]:
+            return
+        # The card contains the factor of the evidence, which is calibrated after the training.
+        export_near_field(network, out / "model", None, {})
+
+    def train_cost(self, data: DataConfig, config: Any) -> Cost:
+        return Cost(30e6, len(data.seed_list()) + 0.15 * config.loop.batch_size * config.loop.steps)
+
+    def weights(self, config: Any, out: Path) -> Path:
+        return out / "near_field.safetensors"
+
+    def export(
+        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
+    ) -> list[ModelCard]:
+        from multimodal_perception.runtime.card import load_card
+        from multimodal_perception.training.near_field.export import (
+            export_near_field,
+            load_near_field,
+        )
+
+        trained = load_near_field(load_card(parts["model"][1] / "model"))
+        return [export_near_field(trained, out / name, None, {})]
+
+
+class ImageFusionWorkflow:
+    """Fusion of visible and thermal images."""
+
+    config: type[Any] = ImageFusionTraining
+    uses_rig: bool = True
+    parts: tuple[str, ...] = ("model",)
+
+    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
+        _check_single_network(recipe, self.parts)
+
+    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
+        from multimodal_perception.training.image_fusion.rendering import render_pairs
+
+        d, rig = inputs.data, inputs.load_rig()
+        render_pairs(inputs.folder, rig, d.seed_list(), d.frames, d.every, workers)
+
+    def render_cost(self, data: DataConfig) -> Cost:
+        frames = data.frames * len(data.seed_list())
+        return Cost(0.6e6 * frames, 0.6 * frames)
+
+    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        from multimodal_perception.training.image_fusion.train import (
+            real_samples,
+            simulated_samples,
+            train_image_fusion,
+        )
+
+        real = [] if inputs.pairs is None else real_samples(inputs.pairs, tqdm)
+        simulated = simulated_samples(
+            [inputs.folder / f"{seed:06d}" for seed in inputs.data.seed_list()]
+        )
+        start = inputs.start[-1] if inputs.start else None
+        train_image_fusion(config, real, simulated, out, start)
+
+    def train_cost(self, data: DataConfig, config: Any) -> Cost:
+        pixels = config.crop_size**2 * config.loop.batch_size
+        return Cost(5e6, 2e-6 * pixels * config.loop.steps)
+
+    def weights(self, config: Any, out: Path) -> Path:
+        return out / "image_fusion.safetensors"
+
+    def export(
+        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
+    ) -> list[ModelCard]:
+        from multimodal_perception.networks.moe_fusion import FusedOnly, MoEFusion
+        from multimodal_perception.training.checkpoint import load_weights
+        from multimodal_perception.training.image_fusion.export import export_model
+
+        config, folder = parts["model"]
+        network = MoEFusion()
+        load_weights(FusedOnly(network), self.weights(config, folder))
+        return [export_model(network, out / name, None)]
+
+
+WORKFLOWS: dict[Network, Workflow] = {
+    "detector": DetectorWorkflow(),
+    "segmentation": SegmentationWorkflow(),
+    "image_detector": ImageDetectorWorkflow(),
+    "near_field": NearFieldWorkflow(),
+    "image_fusion": ImageFusionWorkflow(),
+}
+
+
+def rig_file(name: str, recipe_folder: Path) -> Path:
+    """The file of a rig: relative to the recipe, or of a shipped rig. Raises UserError."""
+    beside = recipe_folder / Path(name).expanduser()
+    path = beside if beside.is_file() else resolve_rig_path(name)
+    if not path.is_file():
+        raise UserError(f"rig {name}: no such file or shipped rig")
+    return path
+
+
+def _check_parts(recipe: Recipe, parts: tuple[str, ...]) -> None:
+    for part in recipe.export:
+        if part not in parts:
+            raise ValueError(f"export: allowed: {', '.join(parts)}; got {part!r}")
+
+
+def _check_single_network(recipe: Recipe, parts: tuple[str, ...]) -> None:
+    _check_parts(recipe, parts)
+    for name, stage in recipe.stages.items():
+        if stage.proposals:
+            raise ValueError(f"stages.{name}.proposals: must be empty for {recipe.network}")
+
+
+def _render_image_drives(inputs: StageInputs, lidar: bool, workers: int) -> None:
+    from multimodal_perception.training.segmentation.rendering import render_drives
+
+    render_drives(
+        inputs.folder,
+        inputs.data.seed_list(),
+        workers,
+        lidar,
+        lambda seeds: tqdm(seeds, "drives", unit="drive"),
+        inputs.data.frames,
+    )

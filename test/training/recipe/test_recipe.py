@@ -1,0 +1,321 @@
+"""Recipes from nothing to a model card: resumed after kills, changed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from multimodal_perception.cli.main import main
+from multimodal_perception.configuration import UserError
+from multimodal_perception.runtime.card import load_card
+from multimodal_perception.training.recipe.configuration import load_recipe
+from multimodal_perception.training.recipe.plan import Plan
+from multimodal_perception.training.recipe.steps import StepRunner, locked
+from test.training.recipe.tiny_recipes import (
+    DETECTOR_STAGES,
+    LOOP,
+    write_detector_recipe,
+    write_recipe,
+)
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """An evaluation that writes its arguments."""
+    Path(words[-1]).write_text(json.dumps({"arguments": list(words[:-2])}))
+
+
+def run(recipe: Path, out: Path, processes: int = 1) -> StepRunner:
+    """Run all steps of a recipe."""
+    plan = Plan(load_recipe(recipe), out, evaluate, processes=processes)
+    runner = StepRunner(out, plan.steps())
+    with locked(out):
+        for step in plan.steps():
+            runner.run(step)
+    return runner
+
+
+def models(out: Path) -> dict[str, bytes]:
+    """The weights of all finished models."""
+    return {p.parent.name: p.read_bytes() for p in sorted(out.glob("models/*/model.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A detector recipe and the folder of its uninterrupted run."""
+    folder = tmp_path_factory.mktemp("recipe")
+    recipe = write_detector_recipe(folder, evaluation={"quick": "subsets --detector {model}"})
+    run(recipe, folder / "out")
+    return recipe, folder / "out"
+
+
+@pytest.mark.timeout(600)
+def test_a_recipe_writes_models_with_complete_cards(finished: tuple[Path, Path]) -> None:
+    recipe, out = finished
+    assert set(models(out)) == {"tiny", "tiny_camera", "tiny_thermal", "tiny_refinement"}
+    card = load_card(out / "models" / "tiny")
+    card.read_file("onnx")
+    training = card.training
+    assert training is not None and training.recipe == "recipe.yaml"
+    assert set(training.files) == {"recipe.yaml", "lidar.yaml", "fusion.yaml", "refinement.yaml"}
+    assert training.files["recipe.yaml"] == load_recipe(recipe).file_hashes()["recipe.yaml"]
+    assert "seeds 3" in training.data and training.version and training.device
+    assert card.notes == "For a test."
+    model = str(out / "export" / "tiny")
+    assert card.figures["quick"] == {
+        "command": "evaluate subsets --detector {model}",
+        "arguments": ["subsets", "--detector", model],
+    }
+    other = load_card(out / "models" / "tiny_refinement")
+    assert other.training == training and "quick" not in other.figures
+
+
+def test_a_finished_recipe_does_nothing(
+    finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    run(recipe, out)
+    after = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    assert {p for p in after if after[p] != before.get(p)} <= {out / "steps" / "lock"}
+
+
+@pytest.mark.timeout(600)
+def test_a_changed_stage_is_trained_again_and_earlier_steps_are_kept(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = write_detector_recipe(tmp_path)
+    config = yaml.safe_load((tmp_path / "refinement.yaml").read_text())
+    out = tmp_path / "out"
+    run(recipe, out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    config["loop"] = {**LOOP, "steps": 2}
+    (tmp_path / "refinement.yaml").write_text(yaml.safe_dump(config))
+    plan = Plan(load_recipe(recipe), out, evaluate)
+    runner = StepRunner(out, plan.steps())
+    states = {step.name: runner.state(step) for step in plan.steps()}
+    kept = {"render/drives", "train/lidar", "train/fusion"}
+    assert {name for name, state in states.items() if state == "finished"} == kept
+    first = models(out)
+    run(recipe, out)
+    second = models(out)
+    assert first["tiny"] == second["tiny"]
+    assert first["tiny_refinement"] != second["tiny_refinement"]
+    for stage in ("lidar", "fusion"):
+        path = out / "stages" / stage / "proposals.safetensors"
+        assert path.stat().st_mtime_ns == before[path]
+    assert first == models(finished[1])  # the notes and the evaluation do not change the weights
+
+
+SCRIPT = """
+import sys
+from multimodal_perception.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def kill_when_exists(recipe: Path, out: Path, pattern: str) -> None:
+    """Run a recipe in another process and kill it (SIGKILL) as soon as a file exists in `out`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT, "train", "recipe", str(recipe), "--out", str(out)]
+    with subprocess.Popen(
+        [*command, "--workers", "1", "--threads", "1"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        end = time.monotonic() + 120
+        while not any(out.glob(pattern)):
+            assert process.poll() is None, f"ended before {pattern} existed"
+            assert time.monotonic() < end, f"{pattern} was not written"
+            time.sleep(0.005)
+        process.kill()
+
+
+@pytest.mark.timeout(900)
+def test_a_recipe_that_was_killed_gives_the_same_weights(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    recipe = write_detector_recipe(tmp_path)
+    out = tmp_path / "out"
+    for pattern in (
+        "data/drives/*.npz",  # in a step, after the first frame
+        "steps/render_drives.finished",  # between steps
+        "stages/lidar/checkpoint.pt",  # in a stage, after a checkpoint
+        "data/drives/*.scales",  # while the image features are computed
+        "stages/refinement/checkpoint.pt",
+        "export/tiny_camera/model.onnx",
+    ):
+        kill_when_exists(recipe, out, pattern)
+    assert main(["train", "recipe", str(recipe), "--out", str(out), "--threads", "1"]) == 0
+    assert models(out) == models(finished[1])
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_detector_recipe(tmp_path)
+    out = tmp_path / "out"
+    assert main(["train", "recipe", str(recipe), "--out", str(out), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("render/drives", "train/refinement", "export", "card", "pending", "free"):
+        assert text in printed
+    assert not out.exists()
+
+
+def test_a_single_step_needs_the_steps_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_detector_recipe(tmp_path)
+    command = ["train", "recipe", str(recipe), "--out", str(tmp_path / "out"), "--only"]
+    assert main([*command, "fusion"]) == 2
+    assert "train/fusion: the step render/drives is not finished" in capsys.readouterr().err
+    assert main([*command, "nothing"]) == 2
+    assert "--only nothing: allowed: render/drives, train/lidar" in capsys.readouterr().err
+    assert main([*command, "drives", "--workers", "1"]) == 0
+    assert len(list((tmp_path / "out" / "data" / "drives").glob("*.npz"))) == 2
+
+
+def test_other_folders_and_folders_in_use_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with (
+        pytest.raises(UserError, match="not empty and not the output folder"),
+        locked(tmp_path / "photos"),
+    ):
+        pass
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(UserError, match="used by another process"),
+        locked(tmp_path / "out"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "magic"}, r"recipe\.yaml: network: allowed: detector"),
+        ({"name": "../x"}, r"recipe\.yaml: name: only lower-case letters"),
+        ({"data": {"drives": {"seeds": ["5..3"]}}}, r"recipe\.yaml: data\.drives: seeds: 5\.\.3"),
+        ({"data": {"drives": {"seeds": ["10000"]}}}, "reserved for evaluation"),
+        ({"data": {"drives": {"seed": 3}}}, r"data\.drives\.seed: unknown key"),
+        ({"stages": {}}, "stages: must name at least one stage"),
+        (
+            {"stages": {"a": {"config": "lidar.yaml", "data": "none"}}},
+            r"stages\.a\.data: allowed: drives; got 'none'",
+        ),
+        (
+            {"stages": {"a": {"config": "lidar.yaml", "data": "drives", "start": ["b"]}}},
+            r"stages\.a\.start: allowed: nothing; got 'b'",
+        ),
+        (
+            {"stages": {"a": {"config": "missing.yaml", "data": "drives"}}, "export": {}},
+            r"recipe\.yaml: stages\.a\.config: .*missing\.yaml: No such file",
+        ),
+        (
+            {"stages": {"a": {"config": "refinement.yaml", "data": "drives"}}, "export": {}},
+            r"stages\.a\.proposals: is required in the stage refinement",
+        ),
+        ({"export": {"proposals": "nothing"}}, r"export\.proposals: allowed: lidar, fusion"),
+        ({"export": {"refinement": "refinement"}}, r"export\.proposals: missing"),
+        (
+            {"export": {"proposals": "lidar", "refinement": "refinement"}},
+            r"export\.refinement: network differs",
+        ),
+        ({"evaluation": {"a": "magic --x"}}, r"evaluation\.a: allowed: .*subsets.*; got 'magic'"),
+    ],
+)
+def test_errors_in_a_recipe_name_file_and_key(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    recipe = write_detector_recipe(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        load_recipe(recipe, ["ablation", "subsets"])
+
+
+def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
+    recipe = write_detector_recipe(tmp_path)
+    (tmp_path / "fusion.yaml").write_text("loop: {steps: 0}")
+    with pytest.raises(
+        UserError,
+        match=r"recipe\.yaml: stages\.fusion\.config: .*fusion\.yaml: loop\.steps: allowed",
+    ):
+        load_recipe(recipe)
+    config = {**DETECTOR_STAGES["fusion"], "image_trunks": "magic"}
+    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="magic"):
+        Plan(load_recipe(recipe), tmp_path / "out", evaluate).steps()
+    with pytest.raises(UserError, match="neither a recipe file nor a shipped recipe"):
+        load_recipe("magic")
+
+
+@pytest.mark.parametrize(
+    "network", ["detector", "segmentation", "image_detector", "near_field", "image_fusion"]
+)
+def test_shipped_recipes_are_valid(network: str, tmp_path: Path) -> None:
+    from multimodal_perception.cli.main import COMMANDS
+
+    file = load_recipe(network, list(COMMANDS["evaluate"].subcommands))
+    steps = Plan(file, tmp_path / "out", evaluate).steps()
+    assert file.recipe.network == network and steps[-1].name == "card"
+
+
+FRAMES = {"seeds": ["0"], "frames": 2, "every": 10}
+SMALL_LOOP = {**LOOP, "steps": 2, "batch_size": 1}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("network", "data", "config"),
+    [
+        ("segmentation", {**FRAMES, "seeds": ["0..1"], "frames": 1}, {"crop_size": [64, 64]}),
+        ("image_detector", FRAMES, {}),
+        ("near_field", {"seeds": ["0"], "rig": "near_field"}, {}),
+        ("image_fusion", {**FRAMES, "rig": "camera_thermal"}, {"crop_size": 32}),
+    ],
+)
+def test_recipes_of_the_other_networks(
+    network: str, data: dict[str, Any], config: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe = write_recipe(
+        tmp_path,
+        network,
+        data,
+        {**config, "loop": SMALL_LOOP},
+        evaluation={"figures": "subsets --model {model}"},
+    )
+    run(recipe, tmp_path / "out")
+    card = load_card(tmp_path / "out" / "models" / f"tiny_{network}")
+    card.read_file("onnx")
+    card.read_file("weights")
+    assert card.training is not None and card.training.recipe == "recipe.yaml"
+    assert card.figures["figures"]["arguments"][0] == "subsets"
+
+
+@pytest.mark.timeout(600)
+def test_a_stage_is_trained_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    data = {**FRAMES, "rig": "camera_thermal"}
+    recipe = write_recipe(tmp_path, "image_fusion", data, {"crop_size": 32, "loop": SMALL_LOOP})
+    run(recipe, tmp_path / "out", processes=2)
+    assert "tiny_image_fusion" in models(tmp_path / "out")
+    (tmp_path / "stage.yaml").write_text(
+        yaml.safe_dump({"loop": {**SMALL_LOOP, "batch_size": 1024}})
+    )
+    plan = Plan(load_recipe(recipe), tmp_path / "out", evaluate, processes=5)
+    step = next(s for s in plan.steps() if s.name == "train/network")
+    with pytest.raises(UserError, match="train/network: torchrun ended with exit code 1"):
+        StepRunner(tmp_path / "out", plan.steps()).run(step)

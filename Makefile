@@ -1,9 +1,10 @@
-# `make demo` runs the demo, `make test` runs all checks. Both build the environment first.
+# `make demo` runs the demo, `make test` runs all checks, `make docs` builds the site in out/site. All build
+# the environment first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: env demo test lint format bench clean
+.PHONY: env demo test lint docs format clean
 
 env:
 	@$(PYTHON) scripts/setup_environment.py --venv $(VENV)
@@ -11,13 +12,17 @@ env:
 demo: env
 	$(BIN)/multimodal-perception demo --out out/demo
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The variables turn off announcements about future versions of MkDocs.
+docs: env
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 format: env
 	$(BIN)/ruff check --fix .

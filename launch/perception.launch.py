@@ -2,7 +2,7 @@
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
@@ -15,6 +15,10 @@ def generate_launch_description():
     share = FindPackageShare("multimodal_perception")
     defaults = PathJoinSubstitution([share, "config", "perception.yaml"])
     profile = PathJoinSubstitution([share, "config", "rviz", "perception.rviz"])
+    # Fast DDS loses large images with its default settings. A profile of the user has priority.
+    dds_variable = "FASTDDS_DEFAULT_PROFILES_FILE"
+    dds_profile = PathJoinSubstitution([share, "config", "dds", "fastdds_shm.xml"])
+    environment = {dds_variable: EnvironmentVariable(dds_variable, default_value=dds_profile)}
     use_sim_time = ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)
     arguments = [
         DeclareLaunchArgument("rig", description="rig file, or the name of a shipped rig"),
@@ -55,6 +59,7 @@ def generate_launch_description():
             namespace=LaunchConfiguration("namespace"),
             output="screen",
             parameters=[LaunchConfiguration("parameters"), parameters],
+            additional_env=environment,
         )
         return [node]
 

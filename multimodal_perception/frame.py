@@ -38,7 +38,8 @@ class LidarSweep:
 
     points: (N, 4) float32, x y z intensity. x y z are in metres and finite; intensity is in the
     driver's unit.
-    time_offsets: (N,) float32, time of each point relative to the stamp in seconds, or None.
+    time_offsets: (N,) float32, time of each point relative to the stamp in seconds, NaN for points
+    without a time; or None.
     rings: (N,) uint16, beam number, or None.
     """
 
@@ -107,9 +108,7 @@ class ThermalImage:
     def __post_init__(self) -> None:
         require(self.pixels.ndim == 2, "pixels must be (H, W)")
         require(self.pixels.dtype in (np.uint8, np.uint16), "pixels must be uint8 or uint16")
-        require(
-            self.valid is None or self.valid.shape == self.pixels.shape, "valid must be (H, W)"
-        )
+        require(self.valid is None or self.valid.shape == self.pixels.shape, "valid must be (H, W)")
 
     def filled_pixels(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Return the pixels, the ones without a measurement replaced by the median of the others.
@@ -274,6 +273,8 @@ class SensorFrame:
     stamp_ns: reference time of the frame.
     base_from_sensor: pose (4, 4) by sensor; for cameras and thermal cameras, of the optical frame.
     intrinsics: camera model by camera or thermal camera.
+    camera_from_optical: pose (4, 4) by camera with rectified images, from the optical frame of the
+    messages to the frame of `base_from_sensor` and `intrinsics`; absent if both frames are the same.
     reference_from_base: pose (4, 4) by sensor, from base_link at the reading's stamp to base_link at
     the frame's stamp. If it is absent, the motion is unknown and taken as zero.
     odom_from_base: pose (4, 4) at the frame's stamp, or None without odometry.
@@ -283,6 +284,8 @@ class SensorFrame:
     the vehicle itself. None if unknown.
     odom_frame: name of the frame of `odom_from_base`.
     ground_z: height of the ground plane in base_frame, metres.
+    dropped: names of the missing sensors whose readings arrived but could not be used, for example
+    without a transform. An empty result of such a frame does not mean that there are no objects.
     """
 
     stamp_ns: int
@@ -300,6 +303,8 @@ class SensorFrame:
     vehicle_footprint: VehicleFootprint | None = None
     odom_frame: str = "odom"
     ground_z: float = 0.0
+    camera_from_optical: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
 
     @property
     def readings(self) -> dict[str, Reading]:
@@ -325,6 +330,15 @@ class SensorFrame:
             thermals=self.thermals if Modality.THERMAL in modalities else {},
             ultrasonics=self.ultrasonics if Modality.ULTRASONIC in modalities else {},
         )
+
+    def base_from_optical(self, sensor: str) -> NDArray[np.float64]:
+        """Return the pose (4, 4) of a reading's frame_id, also for rectified images.
+
+        Raises KeyError if the sensor has no extrinsics.
+        """
+        pose = self.base_from_sensor[sensor]
+        rectification = self.camera_from_optical.get(sensor)
+        return pose if rectification is None else pose @ rectification
 
     def reference_from_sensor(self, sensor: str) -> NDArray[np.float64]:
         """Return the pose (4, 4) from a sensor at its reading's stamp to base_link at the frame's stamp.

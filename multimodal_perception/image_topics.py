@@ -12,7 +12,7 @@ RECTIFIED_WORDS = ("rect", "rectified", "undist", "undistorted")
 RAW_WORDS = ("raw", "distorted", "unrectified", "unrect", "norect")
 NEGATIONS = ("not", "no", "non", "un")
 # Words in the topics and frames of depth images.
-DEPTH_WORDS = ("depth", "disparity", "depthmap", "distance", "tof")
+DEPTH_WORDS = ("depth", "disparity", "depthmap")
 
 
 def rectified_by_topic(*topics: str) -> bool | None:

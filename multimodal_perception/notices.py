@@ -33,3 +33,9 @@ class Notices:
     def texts(self, subject: str) -> tuple[str, ...]:
         """Return all notices about one sensor or topic, without its name."""
         return tuple(self._by_subject.get(subject, ()))
+
+    def all(self) -> list[str]:
+        """Return all notices as "subject: text"."""
+        return [
+            f"{subject}: {text}" for subject, texts in self._by_subject.items() for text in texts
+        ]

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from multimodal_perception import stages
-from multimodal_perception.detection.ego_vehicle import boxes_on_ego_vehicle
+from multimodal_perception.detection.ego_vehicle import remove_ego_vehicle
 from multimodal_perception.detection.images.ground_projection import merge_with_nms
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.perception import Perception, SensorHealth, StageStatus
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.rig import Rig
+from multimodal_perception.sensor_use import RigUse
 from multimodal_perception.stages import Output, StageTimer
 
 
@@ -19,9 +21,8 @@ from multimodal_perception.stages import Output, StageTimer
 class Pipeline:
     """Runs the stages in order and measures the time of each.
 
-    Build one with `pipeline_builder.build_pipeline`. Stages that are None are skipped; without a
-    tracker boxes have neither ids nor velocities. A pipeline processes one frame at a time, in the
-    order of their stamps. `counts` and `status` may be read from another thread meanwhile.
+    Build one with `pipeline_builder.build_pipeline`. Stages that are None are skipped. Frames must be
+    in the order of their stamps. `counts` and `status` may be read from another thread.
     """
 
     detector: stages.Detector
@@ -49,7 +50,7 @@ class Pipeline:
         health: by sensor; sensors with problems get a lower weight in the occupancy grid. requested:
         optional outputs to compute; others are computed only if another stage needs them. agreement:
         by sensor, 0 to 1, from the calibration monitor; lowers the quality of images that disagree
-        with other sensors. Images below the minimum quality are missing for every stage.
+        with other sensors. Images below the minimum quality count as missing.
         """
         timed = StageTimer()
         with timed("total"):
@@ -114,25 +115,27 @@ class Pipeline:
         """Status of the stages, such as the inference engines in use, for diagnostics."""
         return stages.collect_status(self._stages())
 
+    def sensor_use(self, rig: Rig) -> RigUse:
+        """Which sensors of a rig no stage uses, and which images exceed the inputs of a network."""
+        return stages.collect_sensor_use(rig, self._stages())
+
     def _detect(self, frame: SensorFrame, cloud: Cloud, projected: Boxes3D) -> Boxes3D:
         # Points that may be rain or fog are left out. They still count as obstacles to rays.
         boxes = self.detector.detect(frame, cloud.reliable, projected)
         if not frame.lidars:
             boxes = merge_with_nms(boxes, projected)
-        if frame.vehicle_footprint is None:
-            return boxes
-        on_ego = boxes_on_ego_vehicle(boxes, frame.vehicle_footprint)
-        if on_ego.any():
-            self._own_counts["detector.ego_vehicle"] += int(on_ego.sum())
-        return boxes.select(~on_ego)
+        kept = remove_ego_vehicle(boxes, frame.vehicle_footprint)
+        if len(kept) < len(boxes):
+            self._own_counts["detector.ego_vehicle"] += len(boxes) - len(kept)
+        return kept
 
     def _needs_image_boxes(self, frame: SensorFrame, requested: Collection[Output]) -> bool:
-        wanted = Output.IMAGE_BOXES in requested
-        return wanted or not frame.lidars or self.detector.uses_proposals
+        needed = not frame.lidars or self.detector.uses_proposals
+        return needed or Output.IMAGE_BOXES in requested
 
     def _needs_masks(self, requested: Collection[Output]) -> bool:
-        in_grid = self.occupancy is not None and self.occupancy.uses_masks
-        return in_grid or Output.SEGMENTATIONS in requested
+        needed = self.occupancy is not None and self.occupancy.uses_masks
+        return needed or Output.SEGMENTATIONS in requested
 
     def _stages(self) -> dict[str, stages.Stage | None]:
         return {

@@ -1,4 +1,4 @@
-"""From a configuration to a pipeline: which stages run, each constructed once and warmed up."""
+"""Builds the pipeline of a configuration and compiles its kernels before the first frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from multimodal_perception import plugins, stages
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion.detector import FusionDetector
+from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.geometric.detector import GeometricConfig, GeometricDetector
 from multimodal_perception.detection.images.ground_projection import (
     GroundProjectionConfig,
@@ -27,7 +28,7 @@ from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame, Ultras
 from multimodal_perception.geometry import poses
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig
 from multimodal_perception.images.image_quality import ImageQualityConfig, ImageQualityMonitor
-from multimodal_perception.images.rgb_thermal_inputs import RgbThermalConfig
+from multimodal_perception.images.rgb_thermal_inputs import RgbThermalSegmenterConfig
 from multimodal_perception.near_field.source import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
@@ -74,7 +75,7 @@ class PipelineConfig:
         raycast: Size of the occupancy grid and the inverse sensor model of LiDARs, for both mappers.
         evidential: Evidential mapper.
         near_field: Near-field network, an additional source of evidence.
-        rgb_thermal: Visible-thermal segmentation.
+        rgb_thermal_segmenter: Visible-thermal segmentation.
         drivable: Drivable-area segmentation.
         image_quality: Image quality assessment.
         image_fusion: Visible-thermal image fusion.
@@ -95,7 +96,9 @@ class PipelineConfig:
     raycast: RaycastConfig = field(default_factory=RaycastConfig)
     evidential: EvidentialConfig = field(default_factory=EvidentialConfig)
     near_field: NearFieldConfig = field(default_factory=NearFieldConfig)
-    rgb_thermal: RgbThermalConfig = field(default_factory=RgbThermalConfig)
+    rgb_thermal_segmenter: RgbThermalSegmenterConfig = field(
+        default_factory=RgbThermalSegmenterConfig
+    )
     drivable: DrivableConfig = field(default_factory=DrivableConfig)
     image_quality: ImageQualityConfig = field(default_factory=ImageQualityConfig)
     image_fusion: ImageFusionConfig = field(default_factory=ImageFusionConfig)
@@ -112,10 +115,10 @@ class PipelineConfig:
                 raise ValueError(error)
 
 
-def build_pipeline(config: PipelineConfig | None = None, **replaced: Any) -> Pipeline:
+def build_pipeline(config: PipelineConfig | None = None, **overrides: Any) -> Pipeline:
     """The pipeline of a configuration, warmed up: the first frame takes no longer than later ones.
 
-    replaced: stages to use instead of the configured ones, by attribute of Pipeline (`detector=...`).
+    overrides: stages to use instead of the configured ones, by attribute of Pipeline (`detector=...`).
     Raises UserError for a model, an engine or a user-defined stage that cannot be used.
     """
     config = config or PipelineConfig()
@@ -132,14 +135,14 @@ def build_pipeline(config: PipelineConfig | None = None, **replaced: Any) -> Pip
         "near_field": _near_field,
         "occupancy": _occupancy,
     }
-    unknown = replaced.keys() - builders.keys()
+    unknown = overrides.keys() - builders.keys()
     if unknown:
         raise TypeError(
             f"{', '.join(sorted(unknown))}: not a stage; allowed: {', '.join(builders)}"
         )
     return Pipeline(
         **{
-            name: replaced[name] if name in replaced else build(config)
+            name: overrides[name] if name in overrides else build(config)
             for name, build in builders.items()
         }
     )
@@ -194,7 +197,7 @@ def compile_kernels(config: PipelineConfig) -> None:
     """Compile the numba kernels of the built-in stages, or load them from numba's cache.
 
     Otherwise the first frames would be seconds late. Runs separate instances of the stages, so that
-    the pipeline's occupancy grid and tracks do not contain evidence of the made-up frames.
+    the pipeline's occupancy grid and tracks do not contain evidence of the synthetic frames.
     """
     builtin = config.occupancy if config.occupancy in OCCUPANCY_MAPPERS else "none"
     pipeline = Pipeline(
@@ -238,7 +241,7 @@ def _segmenter(config: PipelineConfig) -> stages.Segmenter | None:
     if name == "none":
         return None
     if name == "rgb_thermal":
-        return RgbThermalSegmenter(config.rgb_thermal, config.runtime)
+        return RgbThermalSegmenter(config.rgb_thermal_segmenter, config.runtime)
     if name == "drivable":
         return DrivableSegmenter(config.drivable, config.runtime)
     return plugins.load_stage("segmenter", name, SEGMENTERS, _options(config, "segmenter"))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from multimodal_perception.frame import Boxes3D, CameraImage, SensorFrame
 from multimodal_perception.perception import (
@@ -25,6 +25,8 @@ from multimodal_perception.perception import (
     StageStatus,
 )
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.rig import Rig
+from multimodal_perception.sensor_use import RigUse, SensorUse, combine
 
 # Results by camera or thermal sensor.
 BoxesBySensor = Mapping[str, Boxes2D]
@@ -53,6 +55,15 @@ class Stage(Protocol):
     @property
     def counts(self) -> Mapping[str, int]:
         """Number of inputs that were dropped or could not be used, by reason (`sensor.reason`)."""
+        ...
+
+
+@runtime_checkable
+class SensorUser(Protocol):
+    """A stage that knows which sensors of a rig it uses. Optional; other stages may use all of them."""
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The sensors of a rig that the stage uses, and those that its network has no input for."""
         ...
 
 
@@ -163,6 +174,16 @@ class OccupancyMapper(Stage, Protocol):
         ...
 
 
+@runtime_checkable
+class ContradictionReporter(Protocol):
+    """An OccupancyMapper that also compares ultrasonic echoes with all other sources. Optional."""
+
+    @property
+    def contradictions(self) -> Mapping[str, float]:
+        """By ultrasonic sensor, the mean free mass of all other sources on the arc of its echo."""
+        ...
+
+
 class QualityMonitor(Stage, Protocol):
     """Assesses the quality of images."""
 
@@ -195,6 +216,23 @@ def collect_counts(stages: Mapping[str, Stage | None]) -> dict[str, int]:
 def collect_status(stages: Mapping[str, Stage | None]) -> list[StageStatus]:
     """Status of all stages that are not None and report one."""
     return [status for stage in stages.values() for status in getattr(stage, "status", ())]
+
+
+# Stages that only assess or post-process: a sensor that no other stage uses counts as unused.
+AUXILIARY_STAGES = ("image_quality", "tracking")
+
+
+def collect_sensor_use(rig: Rig, stages: Mapping[str, Stage | None]) -> RigUse:
+    """Which sensors of a rig the stages use. A stage that does not state it may use all sensors."""
+    everything = SensorUse(frozenset(rig.sensors))
+    return combine(
+        rig,
+        {
+            name: stage.sensor_use(rig) if isinstance(stage, SensorUser) else everything
+            for name, stage in stages.items()
+            if stage is not None and name not in AUXILIARY_STAGES
+        },
+    )
 
 
 class StageTimer:

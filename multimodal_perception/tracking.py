@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 
 Array = NDArray[np.float64]
 # Squared Mahalanobis distance (two degrees of freedom) beyond which a box belongs to another object, and
 # beyond which its centre is treated as an outlier, e.g. because an occluded end became visible.
 GATE, OUTLIER_DISTANCE = 25.0, 4.0
-# Tracks with at least this many detections are kept for the full `coast` time, others for a third of it.
-# The velocity of a fast object is reported from this number on.
+# Tracks with at least this many detections are kept for the full `max_coast_s`, others for a third
+# of it. The velocity of a fast object is reported from this number on.
 CONFIRMED_HITS = 3
 NO_TRACK = -1
 # Standard deviation of the speed of objects relative to a vehicle whose own motion is unknown, m/s.
@@ -72,9 +72,10 @@ class TrackingConfig:
     """Tracking of objects.
 
     Attributes:
-        enabled: Whether boxes get track ids and velocities. Disable it if you have your own tracker.
-        coast: Time for which a track without a detection is kept. Increase it for longer occlusions;
-            larger values can assign the id of an object that left to a new one nearby.
+        enabled: Whether boxes get track ids and velocities. Disable it if you have your own
+            tracker.
+        max_coast_s: Time for which a track without a detection is kept. Increase it for longer
+            occlusions; larger values can assign the id of an object that left to a new one nearby.
         max_tracks: Maximum number of tracks. Increase it for crowds; boxes beyond it get no id.
         max_velocity_std: Velocities with a larger standard deviation are not reported, unless it is
             below a quarter of the speed. Decrease it to get more accurate but fewer velocities.
@@ -83,7 +84,7 @@ class TrackingConfig:
     """
 
     enabled: bool = True
-    coast: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
+    max_coast_s: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
     max_tracks: int = field(default=500, metadata={"min": 1, "max": 5000})
     max_velocity_std: float = field(default=2.0, metadata={"min": 0.05, "max": 50.0, "unit": "m/s"})
     stationary: bool = False
@@ -200,13 +201,13 @@ class Tracker:
         """Predict the tracks to a frame's stamp; False if the vehicle's pose at it is unknown."""
         stamp_ns, elapsed_s = frame.stamp_ns, 0.0
         if self._stamp_ns is not None:
-            elapsed_s = (stamp_ns - self._stamp_ns) / NANOSECONDS
+            elapsed_s = (stamp_ns - self._stamp_ns) / NANOSECONDS_PER_SECOND
         if elapsed_s < 0:
             self._restart("time_back")
             elapsed_s = 0.0
         pose = self._vehicle_pose(frame)
         if pose is None and self._pose is not None:
-            if elapsed_s <= self.config.coast:
+            if elapsed_s <= self.config.max_coast_s:
                 return False
             self.reset()
         elif pose is not None and self._pose is None and len(self):
@@ -222,9 +223,9 @@ class Tracker:
         if pose is not None and is_measured and is_newer:
             self._recent_poses = [*self._recent_poses[-1:], (stamp_ns, pose)]
         self._stamp_ns, self._pose = stamp_ns, pose
-        # Tracks are useless after a gap longer than the coast time.
-        age_s = (stamp_ns - self._tracks.last_seen_ns) / NANOSECONDS
-        self._tracks = self._tracks.select(age_s <= self.config.coast)
+        # Tracks are useless after a gap longer than the coasting time.
+        age_s = (stamp_ns - self._tracks.last_seen_ns) / NANOSECONDS_PER_SECOND
+        self._tracks = self._tracks.select(age_s <= self.config.max_coast_s)
         self._tracks.predict(elapsed_s)
         return True
 
@@ -241,7 +242,7 @@ class Tracker:
             return None
         (first_ns, first), (last_ns, last) = self._recent_poses
         step_ns, delay_ns = last_ns - first_ns, frame.stamp_ns - last_ns
-        if not 0 <= delay_ns <= min(MAX_ODOMETRY_DELAY_S * NANOSECONDS, 3 * step_ns):
+        if not 0 <= delay_ns <= min(MAX_ODOMETRY_DELAY_S * NANOSECONDS_PER_SECOND, 3 * step_ns):
             return None
         return poses.interpolate(first, last, 1.0 + delay_ns / step_ns)
 
@@ -311,8 +312,8 @@ class Tracker:
     def _prune(self, now_ns: int) -> None:
         """Delete tracks without recent detections, and the oldest ones beyond max_tracks."""
         c, tracks = self.config, self._tracks
-        age_s = (now_ns - tracks.last_seen_ns) / NANOSECONDS
-        max_age_s = np.where(tracks.hits >= CONFIRMED_HITS, c.coast, c.coast / 3)
+        age_s = (now_ns - tracks.last_seen_ns) / NANOSECONDS_PER_SECOND
+        max_age_s = np.where(tracks.hits >= CONFIRMED_HITS, c.max_coast_s, c.max_coast_s / 3)
         kept = np.flatnonzero((age_s <= max_age_s) | (age_s == 0))
         newest = np.lexsort((tracks.ids[kept], tracks.last_seen_ns[kept]))[-c.max_tracks :]
         self._tracks = tracks.select(np.sort(kept[newest]))

@@ -115,7 +115,7 @@ def test_rgb_returns_red_first_for_every_encoding():
     ],
 )
 def test_boxes_require_one_row_per_box_in_every_array(changes):
-    with pytest.raises(ValueError, match="must (be|have)"):
+    with pytest.raises(ValueError, match=r"must (be|have)"):
         dataclasses.replace(make_boxes(2), **changes)
 
 

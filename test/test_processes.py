@@ -17,7 +17,8 @@ import os, subprocess, sys
 from functools import partial
 from multimodal_perception.processes import terminate_with_parent
 sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-child = subprocess.Popen(sleep, start_new_session=True, preexec_fn=partial(terminate_with_parent, {parent}))
+end = partial(terminate_with_parent, {parent})
+child = subprocess.Popen(sleep, start_new_session=True, preexec_fn=end)
 print(child.pid, flush=True)
 child.wait()
 print(child.returncode, flush=True)

@@ -12,7 +12,8 @@ from multimodal_perception.configuration import ConfigurationError, parse_yaml
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry import poses
 from multimodal_perception.resources import share_path
-from multimodal_perception.rig import BODY_FROM_OPTICAL, Extrinsics, load_rig, parse_rig
+from multimodal_perception.rig import load_rig, parse_rig
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL, Extrinsics
 
 TEXT = """
 name: truck

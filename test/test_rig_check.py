@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from rosbags.rosbag2 import Writer
 
 from multimodal_perception.cli.main import main
-from multimodal_perception.datasets.bag_writer import write_bag
-from multimodal_perception.datasets.synthetic import SyntheticDataset
-from multimodal_perception.frame import Modality
-from multimodal_perception.resources import share_path
-from multimodal_perception.rig import (
-    Extrinsics,
-    Intrinsics,
-    RangeLimits,
-    Rig,
-    Sensor,
-    dump_rig,
-    load_rig,
+from multimodal_perception.datasets.bag import BagDataset
+from multimodal_perception.datasets.bag_writer import (
+    RosbagsTypes,
+    TopicWriter,
+    typestore,
+    write_bag,
 )
+from multimodal_perception.datasets.synthetic import SyntheticDataset
+from multimodal_perception.frame import CameraImage, Modality
+from multimodal_perception.geometry import poses
+from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.messages import encoders
+from multimodal_perception.resources import share_path
+from multimodal_perception.rig import Rig, Sensor, dump_rig, load_rig
+from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics, RangeLimits
 from multimodal_perception.visualization.rig_view import coverage, draw_rig, field_of_view
 
 
@@ -152,3 +156,73 @@ def test_invalid_bag_or_rig_is_reported_without_traceback(
     assert "not a readable rosbag2" in capsys.readouterr().err
     assert main(["rig", "check", "amr", "--bag", str(tmp_path / "none"), *out]) == 2
     assert main(["rig", "check", "no_such_rig", *out]) == 2
+
+
+def write_camera_bag(path: Path, topic: str) -> None:
+    """A bag of one camera whose K with D differs from P with R, with a pole in /tf_static."""
+    types, store = RosbagsTypes(), typestore()
+    pose = poses.from_xyz_rpy((1.0, 0.0, 1.5), (-np.pi / 2, 0.0, -np.pi / 2))
+    transform = encoders.transform_to_message(types, pose, "base_link", "optical", 0)
+    static = types.new("tf2_msgs/msg/TFMessage", transforms=[transform])
+    model = CameraModel(640, 480, np.array([[520.0, 0, 330], [0, 525, 238], [0, 0, 1]]))
+    rectification = poses.from_xyz_rpy((-0.12, 0.0, 0.0), (0.01, 0.02, -0.01))
+    with Writer(path, version=9) as writer:
+        topics = TopicWriter(writer, store)
+
+        def write(name: str, message_type: str, message: Any, stamp_ns: int) -> None:
+            data = store.serialize_cdr(message, message_type)
+            topics.write(name, message_type, stamp_ns, data)
+
+        write("/tf_static", "tf2_msgs/msg/TFMessage", static, 0)
+        for i in range(3):
+            stamp_ns = i * 100_000_000
+            info = encoders.camera_info_to_message(
+                types, model, stamp_ns, "optical", rectification, rectified=True
+            )
+            info.k = np.array([600.0, 0, 320, 0, 600, 240, 0, 0, 1])
+            info.d = np.array([-0.3, 0.1, 0.0, 0.0, 0.0])
+            write("/cam/camera_info", "sensor_msgs/msg/CameraInfo", info, stamp_ns)
+            image = CameraImage("", stamp_ns, "optical", np.zeros((480, 640, 3), np.uint8))
+            message = encoders.image_to_message(types, image)
+            write(topic, "sensor_msgs/msg/Image", message, stamp_ns)
+
+
+@pytest.mark.parametrize(("topic", "matrix"), [("/cam/image_rect", "P"), ("/cam/image_raw", "K")])
+def test_rig_check_and_bag_reader_use_the_same_matrix(
+    topic: str, matrix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_camera_bag(tmp_path / "bag", topic)
+    (tmp_path / "rig.yaml").write_text(
+        f"name: one\nsensors:\n  cam: {{modality: camera, topic: {topic}, frame_id: optical, "
+        "camera_info_topic: /cam/camera_info}\n"
+    )
+    arguments = ["rig", "check", str(tmp_path / "rig.yaml"), "--bag", str(tmp_path / "bag")]
+    assert main([*arguments, "--out", str(tmp_path / "p.png")]) == 0
+    output = capsys.readouterr().out
+    frame = BagDataset(tmp_path / "bag", load_rig(tmp_path / "rig.yaml"))[1]
+    focal = frame.intrinsics["cam"].matrix[0, 0]
+    pole = np.array([[8.0, 1.0, 1.0]])
+    in_camera = poses.transform_points(poses.inverse(frame.base_from_sensor["cam"]), pole)
+    if matrix == "P":
+        assert focal == 520.0 and "intrinsics: P of the CameraInfo, pinhole" in output
+        assert "displaced by (0.12, 0) m" in output
+        base_from_optical = poses.from_xyz_rpy((1.0, 0.0, 1.5), (-np.pi / 2, 0.0, -np.pi / 2))
+        rectification = poses.from_xyz_rpy((-0.12, 0.0, 0.0), (0.01, 0.02, -0.01))
+        expected = poses.transform_points(rectification @ poses.inverse(base_from_optical), pole)
+        np.testing.assert_allclose(in_camera, expected, atol=1e-9)
+    else:
+        assert focal == 600.0 and "intrinsics: K and D of the CameraInfo, plumb_bob" in output
+        assert frame.camera_from_optical == {}
+
+
+def test_images_of_another_aspect_ratio_are_a_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_camera_bag(tmp_path / "bag", "/cam/image_raw")
+    (tmp_path / "rig.yaml").write_text(
+        "name: one\nsensors:\n  cam: {modality: camera, topic: /cam/image_raw, frame_id: optical, "
+        "intrinsics: {width: 600, height: 480, fx: 500, fy: 500, cx: 300, cy: 240}}\n"
+    )
+    arguments = ["rig", "check", str(tmp_path / "rig.yaml"), "--bag", str(tmp_path / "bag")]
+    assert main([*arguments, "--out", str(tmp_path / "p.png")]) == 1
+    assert "another aspect ratio" in capsys.readouterr().out

@@ -110,7 +110,7 @@ def test_jump_of_a_centre_keeps_the_id_and_hardly_changes_the_velocity() -> None
 
 def test_id_is_kept_for_the_coast_time_without_detections() -> None:
     def after(gap: int) -> list[int]:
-        tracker = Tracker(TrackingConfig(coast=1.0))
+        tracker = Tracker(TrackingConfig(max_coast_s=1.0))
         for k in range(10):
             update(tracker, k, boxes_at([(k * 0.8, 0)]))
         for k in range(10, 10 + gap):
@@ -249,7 +249,7 @@ def test_velocity_is_not_reported_for_uncertain_positions() -> None:
 
 
 def test_number_of_tracks_is_bounded() -> None:
-    tracker = Tracker(TrackingConfig(max_tracks=20, coast=10.0))
+    tracker = Tracker(TrackingConfig(max_tracks=20, max_coast_s=10.0))
     rng = np.random.default_rng(0)
     for k in range(50):
         tracked = update(tracker, k // 2, boxes_at(rng.uniform(-50, 50, (60, 2))))
@@ -310,5 +310,5 @@ def test_tracking_can_be_disabled_and_its_values_are_checked() -> None:
     off = build(PipelineConfig, {"tracking": {"enabled": False}, "occupancy": "none"}, "test")
     assert build_pipeline(off).tracker is None
     assert build_pipeline(replace(off, tracking=TrackingConfig())).tracker is not None
-    with pytest.raises(ConfigurationError, match=r"tracking\.coast"):
-        build(PipelineConfig, {"tracking": {"coast": -1.0}}, "test")
+    with pytest.raises(ConfigurationError, match=r"tracking\.max_coast_s"):
+        build(PipelineConfig, {"tracking": {"max_coast_s": -1.0}}, "test")

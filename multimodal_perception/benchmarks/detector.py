@@ -1,12 +1,12 @@
 """Time of the fusion detector per frame with ONNX Runtime and with torch, compared with PointPillars.
 
-    multimodal-perception bench detector --kitti PATH_OF_KITTI_TRAINING --peer POINTPILLARS
+    multimodal-perception bench detector --kitti PATH_OF_KITTI_TRAINING --baseline POINTPILLARS
 
-The peer is a checkout of github.com/zhulf0804/PointPillars (MIT), run with torch as its test.py
+The baseline is a checkout of github.com/zhulf0804/PointPillars (MIT), run with torch as its test.py
 does. Its CUDA extensions cannot be built without a GPU; a compiled voxeliser and this package's NMS
 replace them. Its published weights are used if the checkout contains them; otherwise its weights
 are random. The detectors run alternately, frame by frame, so that other load on the machine affects
-all of them. `cores` is the CPU time summed over all cores, which other processes do not increase.
+all of them. `cpu_time` is the CPU time summed over all cores, which other processes do not increase.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from multimodal_perception.benchmarks.report import (
     print_report,
 )
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector, Network
+from multimodal_perception.detection.fusion.detector import FusionDetector, Network
+from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.latency import latency_percentiles
@@ -61,7 +62,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="KITTI training folder (default: frames of the synthetic dataset)",
     )
     parser.add_argument(
-        "--peer", type=Path, help="checkout of github.com/zhulf0804/PointPillars to compare with"
+        "--baseline",
+        type=Path,
+        help="checkout of github.com/zhulf0804/PointPillars to compare with",
     )
     add_seconds_argument(parser, DEFAULT_SECONDS)
     parser.add_argument(
@@ -79,11 +82,11 @@ def run(args: Namespace) -> int:
 def measure(args: Namespace) -> dict[str, Any]:
     """Milliseconds per frame of each detector, in total and per part, and the targets.
 
-    Raises UserError if a network cannot run or --peer is not a PointPillars checkout.
+    Raises UserError if a network cannot run or --baseline is not a PointPillars checkout.
     """
     threads, steps = args.threads or available_cores(), {}
-    if args.peer is not None:
-        peer, steps["pointpillars"] = peer_step(args.peer, threads)
+    if args.baseline is not None:
+        baseline, steps["pointpillars"] = baseline_step(args.baseline, threads)
     source, frames = load_frames(args.kitti)
     steps |= {name: detector_step(args.model, name, args.threads) for name in ENGINES}
     result: dict[str, Any] = {
@@ -92,18 +95,18 @@ def measure(args: Namespace) -> dict[str, Any]:
         "threads": threads,
         "ms": run_alternately(steps, frames, args.seconds),
     }
-    ours, met = result["ms"]["onnxruntime"], {}
-    met["total"] = ours["total"]["p50"] <= TARGET_MS
-    for name in ("before", "between", "after"):
-        met[name] = ours[name]["p50"] <= TARGET_PART_MS
+    ours, targets_met = result["ms"]["onnxruntime"], {}
+    targets_met["total"] = ours["total"]["p50"] <= TARGET_MS
+    for name in ("preprocessing", "proposal_postprocessing", "refinement_postprocessing"):
+        targets_met[name] = ours[name]["p50"] <= TARGET_PART_MS
     result["torch_over_onnxruntime"] = result["ms"]["torch"]["total"]["p50"] / ours["total"]["p50"]
-    if args.peer is not None:
-        result["peer"] = peer
+    if args.baseline is not None:
+        result["baseline"] = baseline
         ratio = result["ms"]["pointpillars"]["total"]["p50"] / ours["total"]["p50"]
         result["times_faster"] = ratio
-        met["times_faster"] = ratio >= TARGET_RATIO
+        targets_met["times_faster"] = ratio >= TARGET_RATIO
     result["targets"] = {"ms": TARGET_MS, "part_ms": TARGET_PART_MS, "times_faster": TARGET_RATIO}
-    return {**result, "met": met}
+    return {**result, "targets_met": targets_met}
 
 
 def load_frames(root: Path | None) -> tuple[str, list[SensorFrame]]:
@@ -134,9 +137,9 @@ class TimedNetwork:
 def detector_step(model: str, engine: EngineName, threads: int) -> Step:
     """A function that detects in one frame and returns the seconds of each part.
 
-    Parts: `before` (preprocessing without the image networks), `images` (image networks),
-    `proposals` and `refinement` (the two stages), `between` and `after` (code between and after the
-    stages).
+    Parts: `preprocessing` (without the image networks), `images` (image networks), `proposals` and
+    `refinement` (the networks of the two stages), `proposal_postprocessing` (code between the stages)
+    and `refinement_postprocessing` (code after the last stage).
     """
     config = RuntimeConfig(order=(engine,), device="cpu", threads=threads)
     detector = FusionDetector(FusionConfig(model), config)
@@ -157,12 +160,12 @@ def detector_step(model: str, engine: EngineName, threads: int) -> Step:
         last = first if second is None else second
         image_time = sum(network.total for network in images.values())
         parts = {
-            "before": first.start - start - image_time,
+            "preprocessing": first.start - start - image_time,
             "images": image_time,
             "proposals": first.end - first.start,
-            "between": last.start - first.end if second is not None else 0.0,
+            "proposal_postprocessing": last.start - first.end if second is not None else 0.0,
             "refinement": last.end - last.start if second is not None else 0.0,
-            "after": end - last.end,
+            "refinement_postprocessing": end - last.end,
         }
         if detector.failures:
             raise UserError(f"bench detector: {engine} could not run a frame")
@@ -182,9 +185,12 @@ def run_alternately(
     end = time.perf_counter() + seconds
     for round_index in range(10**6):
         for name, step in steps.items():
-            start, cores = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             parts = step(frames[round_index % len(frames)])
-            elapsed = {"total": time.perf_counter() - start, "cores": time.process_time() - cores}
+            elapsed = {
+                "total": time.perf_counter() - start,
+                "cpu_time": time.process_time() - cpu_start,
+            }
             for part, value in {**elapsed, **parts}.items():
                 times[name][part].append(1e3 * value)
         if round_index + 1 >= MIN_ROUNDS * len(frames) and time.perf_counter() >= end:
@@ -195,13 +201,13 @@ def run_alternately(
     }
 
 
-def peer_step(folder: Path, threads: int) -> tuple[str, Step]:
-    """A description of the peer and a function that runs PointPillars of a checkout on one sweep.
+def baseline_step(folder: Path, threads: int) -> tuple[str, Step]:
+    """A description of the baseline and a function that runs PointPillars of a checkout on one sweep.
 
     Raises UserError if the folder is not a PointPillars checkout or cannot be imported.
     """
     if not (folder / "pointpillars" / "model" / "pointpillars.py").is_file():
-        raise UserError(f"--peer {folder}: no checkout of PointPillars (pointpillars/model)")
+        raise UserError(f"--baseline {folder}: no checkout of PointPillars (pointpillars/model)")
     import torch
 
     install_operators()
@@ -210,7 +216,7 @@ def peer_step(folder: Path, threads: int) -> tuple[str, Step]:
         network = importlib.import_module("pointpillars.model").PointPillars(nclasses=3).eval()
         process = importlib.import_module("pointpillars.utils.process")
     except (ImportError, AttributeError) as error:
-        raise UserError(f"--peer {folder}: {error}") from error
+        raise UserError(f"--baseline {folder}: {error}") from error
     finally:
         sys.path.remove(str(folder))
     weights, description = folder / "pretrained" / "epoch_160.pth", "random weights"
@@ -234,7 +240,7 @@ def peer_step(folder: Path, threads: int) -> tuple[str, Step]:
 
 
 def install_operators() -> None:
-    """Register CPU replacements of the peer's CUDA extensions as the module pointpillars.ops."""
+    """Register CPU replacements of the baseline's CUDA extensions as the module pointpillars.ops."""
     import torch
 
     class Voxelization(torch.nn.Module):

@@ -1,17 +1,20 @@
 """Inference time of a model with every engine that is available on this machine, on the same inputs.
 
-The engines run alternately, so that other load on the machine affects all of them.
+The engines run alternately, so that other load on the machine affects all of them. With --all, every
+shipped model is measured; the model zoo in the documentation shows these times.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import platform
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from multimodal_perception.benchmarks.report import (
     add_json_argument,
@@ -22,7 +25,7 @@ from multimodal_perception.benchmarks.report import (
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.network_inputs import recorded_inputs
 from multimodal_perception.runtime.architectures import ARCHITECTURES
-from multimodal_perception.runtime.card import ModelCard, load_card
+from multimodal_perception.runtime.card import ModelCard, load_card, shipped_cards
 from multimodal_perception.runtime.engine import Arrays, Engine, EngineError, zero_inputs
 from multimodal_perception.runtime.onnxruntime import available_cores
 from multimodal_perception.runtime.open_model import open_single_engine
@@ -44,13 +47,18 @@ COLUMNS: tuple[tuple[EngineName, Precision], ...] = (
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", help="name of a shipped model, or a model folder with its card")
+    parser.add_argument(
+        "model", nargs="?", help="name of a shipped model, or a model folder with its card"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="measure all shipped models, one after the other"
+    )
     parser.add_argument(
         "--inputs",
         type=Path,
         help="bag, dataset or folder of .npz files with inputs (default: synthetic frames, or zeros)",
     )
-    add_seconds_argument(parser, DEFAULT_SECONDS)
+    add_seconds_argument(parser, DEFAULT_SECONDS, "duration of the measurement of each model")
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads per engine; 0 (default) uses all cores"
     )
@@ -59,32 +67,50 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     check_options(args)
-    print_report("engine", measure(args), args.json)
+    if (args.model is None) != args.all:
+        raise UserError("either the name of a model or --all is required")
+    machine = {"cpu": cpu_name(), "threads": args.threads or available_cores()}
+    if args.all:
+        if args.inputs is not None:
+            raise UserError("--inputs: only allowed for a single model")
+        models = {
+            path.parent.name: measure(str(path), None, args.seconds, args.threads)
+            for path in tqdm(shipped_cards(), unit="model")
+        }
+        print_report("engine", {**machine, "models": models}, args.json)
+    else:
+        result = measure(args.model, args.inputs, args.seconds, args.threads)
+        print_report(
+            "engine", {"model": load_card(args.model).name, **machine, **result}, args.json
+        )
     return 0
 
 
-def measure(args: Namespace) -> dict[str, Any]:
+def measure(model: str, inputs: Path | None, seconds: float, threads: int) -> dict[str, Any]:
     """Milliseconds per run of each engine, or the reason why it cannot run.
 
     Raises UserError if no engine works.
     """
-    card = load_card(args.model)
-    source, frames = load_inputs(card, args.inputs)
-    engines, report = open_engines(card, args.threads)
+    card = load_card(model)
+    source, frames = load_inputs(card, inputs)
+    engines, report = open_engines(card, threads)
     if not engines:
         raise UserError(f"{card.source}: no engine works: {report}")
-    run_alternately(engines, frames, args.seconds)
+    run_alternately(engines, frames, seconds)
     for name, engine in engines.items():
         report[name] = {"device": engine.device, **engine.timings.summary(), **report[name]}
     best = min(engines, key=lambda name: report[name]["p50_ms"])
-    return {
-        "model": card.name,
-        "inputs": source,
-        "threads": args.threads or available_cores(),
-        "engines": report,
-        "fastest": best,
-        **speed_ratio(report),
-    }
+    return {"inputs": source, "engines": report, "fastest": best, **speed_ratio(report)}
+
+
+def cpu_name() -> str:
+    """Model name of the processor, as the operating system reports it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def load_inputs(card: ModelCard, path: Path | None) -> tuple[str, list[Arrays]]:

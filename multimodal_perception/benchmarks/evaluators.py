@@ -1,9 +1,9 @@
 """Detection metrics of this package compared with public evaluators on the same generated boxes.
 
-The public evaluators run in a separate Python interpreter (evaluator_peers.py) that has nuscenes-devkit,
-numba and shapely. --kitti-evaluator is the eval.py with AP R40 of a checkout such as OpenPCDet
-(pcdet/datasets/kitti/kitti_object_eval_python/eval.py). Its GPU overlap is replaced by shapely, so its
-run time is not reported.
+The public evaluators run in a separate Python interpreter (reference_evaluators.py) that has
+nuscenes-devkit, numba and shapely. --kitti-evaluator is the eval.py with AP R40 of a checkout such as
+OpenPCDet (pcdet/datasets/kitti/kitti_object_eval_python/eval.py). Its GPU overlap is replaced by
+shapely, so its run time is not reported.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def flat_kitti_metrics(frames: list[KittiFrame]) -> dict[str, float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--peer",
+        "--reference-python",
         type=Path,
         required=True,
         help="Python interpreter with nuscenes-devkit, numba and shapely",
@@ -253,23 +253,28 @@ def _compare(args: argparse.Namespace, name: str, rows: list[Any], frames: list[
     ours = compute(frames)
     seconds = perf_counter() - start
     request = {"frames": rows, "ranges": RANGES}
-    theirs = run_peer(args.peer, name, request, args.kitti_evaluator)
-    peer_seconds = theirs.pop("seconds")
+    theirs = run_reference(args.reference_python, name, request, args.kitti_evaluator)
+    reference_seconds = theirs.pop("seconds")
     if ours.keys() != theirs.keys():
-        raise UserError(f"--peer: the metrics differ: {sorted(theirs.keys() ^ ours.keys())}")
+        raise UserError(
+            f"--reference-python: the metrics differ: {sorted(theirs.keys() ^ ours.keys())}"
+        )
     differences = [abs(ours[k] - theirs[k]) for k in ours if not np.isnan(ours[k])]
     result = {
-        "figures": len(differences),
+        "metrics": len(differences),
         "largest_difference": max(differences),
-        "mean_figure": float(np.mean([ours[k] for k in ours if not np.isnan(ours[k])])),
+        "mean_metric": float(np.mean([ours[k] for k in ours if not np.isnan(ours[k])])),
         "seconds": seconds,
     }
     if name == "nuscenes":
-        result |= {"peer_seconds": peer_seconds, "times_faster": peer_seconds / seconds}
+        result |= {
+            "reference_seconds": reference_seconds,
+            "times_faster": reference_seconds / seconds,
+        }
     return result
 
 
-def run_peer(
+def run_reference(
     python: Path, name: str, request: dict[str, Any], kitti_evaluator: Path | None
 ) -> dict[str, float]:
     """Metrics that a public evaluator computes. Raises UserError if it fails.
@@ -279,16 +284,16 @@ def run_peer(
     with tempfile.TemporaryDirectory() as folder:
         request_path, result_path = Path(folder) / "request.json", Path(folder) / "result.json"
         request_path.write_text(json.dumps(request))
-        script = Path(__file__).with_name("evaluator_peers.py")
+        script = Path(__file__).with_name("reference_evaluators.py")
         command = [str(python), str(script), name, str(request_path), str(result_path)]
         command += [] if kitti_evaluator is None else [str(kitti_evaluator)]
         try:
             done = subprocess.run(command, capture_output=True, text=True)
         except OSError as error:
-            raise UserError(f"--peer {python}: {error.strerror or error}") from error
+            raise UserError(f"--reference-python {python}: {error.strerror or error}") from error
         if done.returncode:
             reason = done.stderr[-2000:] or f"exit code {done.returncode}"
-            raise UserError(f"--peer {python}: {reason}")
+            raise UserError(f"--reference-python {python}: {reason}")
         return dict(json.loads(result_path.read_text()))
 
 

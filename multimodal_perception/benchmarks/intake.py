@@ -28,7 +28,8 @@ from multimodal_perception.benchmarks.report import (
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Modality
 from multimodal_perception.latency import latency_percentiles
-from multimodal_perception.rig import Extrinsics, Intrinsics, RangeLimits, Rig, Sensor
+from multimodal_perception.rig import Rig, Sensor
+from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics, RangeLimits
 
 DEFAULT_SECONDS = 60.0
 # Discovery and the first frames are excluded from the measurement, seconds.
@@ -221,8 +222,8 @@ class _Receiver:
         from rclpy.executors import SingleThreadedExecutor
 
         from multimodal_perception.messages import message_types
-        from multimodal_perception.messages.intake import MessageIntake
         from multimodal_perception.ros.qos import SENSOR_QOS
+        from multimodal_perception.synchronization.intake import MessageIntake
 
         rclpy.init()
         self._rig = rig

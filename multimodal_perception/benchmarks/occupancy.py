@@ -1,8 +1,8 @@
 """Time of evidential occupancy on one CPU core, compared with OctoMap on the same points.
 
-    multimodal-perception bench occupancy --kitti PATH_OF_KITTI_TRAINING --peer VENV/bin/python
+    multimodal-perception bench occupancy --kitti KITTI/training --reference-python VENV/bin/python
 
-OctoMap (pip install pyoctomap) is not a dependency of this package. --peer names a Python
+OctoMap (pip install pyoctomap) is not a dependency of this package. --reference-python names a Python
 interpreter that has it; by default the current interpreter is tried. Without --kitti the points are
 synthetic.
 """
@@ -39,7 +39,7 @@ POINTS = 120_000
 EXTENT, RESOLUTION = 40.0, 0.2
 DEFAULT_REPEATS = 100
 TARGET_MS, ULTRASONIC_TARGET_MS, TARGET_RATIO = 15.0, 1.0, 5.0
-PEER = r"""
+OCTOMAP_SCRIPT = r"""
 import json, sys, time
 import numpy as np, pyoctomap
 data = np.load(sys.argv[1])
@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kitti", type=Path, help="KITTI training folder (default: a synthetic sweep)"
     )
     parser.add_argument(
-        "--peer", type=Path, help="Python interpreter with pyoctomap (default: the current one)"
+        "--reference-python",
+        type=Path,
+        help="Python interpreter with pyoctomap (default: the current one)",
     )
     parser.add_argument(
         "--repeats",
@@ -84,40 +86,41 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark on one core.
 
     Keys: points, source, ours_ms, ultrasonic_ms, octomap_ms, times_faster (p50 of OctoMap's faster mode
-    divided by our total p50), targets and met. Raises UserError if --peer has no pyoctomap.
+    divided by our total p50), targets and targets_met. Raises UserError if --reference-python
+    has no pyoctomap.
     """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if cores is not None:
         os.sched_setaffinity(0, {min(cores)})
     try:
-        return _measure(args.kitti, args.peer, args.repeats)
+        return _measure(args.kitti, args.reference_python, args.repeats)
     finally:
         if cores is not None:
             os.sched_setaffinity(0, cores)
 
 
-def _measure(root: Path | None, peer_python: Path | None, repeats: int) -> dict[str, Any]:
+def _measure(root: Path | None, octomap_python: Path | None, repeats: int) -> dict[str, Any]:
     points, origin, source = load_sweep(root)
     result: dict[str, Any] = {"source": source, "points": len(points), "repeats": repeats}
     ours = time_ours(points, origin, repeats)
     result["ours_ms"] = ours
     result["ultrasonic_ms"] = time_ultrasonics(repeats)
-    peer = time_peer(points, origin, peer_python, max(repeats // 10, 3))
-    result["octomap_ms"] = peer
-    met = {
+    octomap = time_octomap(points, origin, octomap_python, max(repeats // 10, 3))
+    result["octomap_ms"] = octomap
+    targets_met = {
         "total": ours["total"]["p50"] <= TARGET_MS,
         "ultrasonic": result["ultrasonic_ms"]["p50"] <= ULTRASONIC_TARGET_MS,
     }
-    if peer is not None:
-        best = min(peer[name]["p50"] for name in ("exact", "discretized"))
+    if octomap is not None:
+        best = min(octomap[name]["p50"] for name in ("exact", "discretized"))
         result["times_faster"] = best / ours["total"]["p50"]
-        met["times_faster"] = result["times_faster"] >= TARGET_RATIO
+        targets_met["times_faster"] = result["times_faster"] >= TARGET_RATIO
     result["targets"] = {
         "total_ms": TARGET_MS,
         "ultrasonic_ms": ULTRASONIC_TARGET_MS,
         "times_faster": TARGET_RATIO,
     }
-    result["met"] = met
+    result["targets_met"] = targets_met
     return result
 
 
@@ -151,7 +154,7 @@ def time_ours(points: np.ndarray, origin: np.ndarray, repeats: int) -> dict[str,
     from multimodal_perception.occupancy.raycast import RaycastConfig
     from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 
-    mapper = EvidentialMapper(raycast=RaycastConfig(extent=EXTENT, resolution=RESOLUTION))
+    mapper = EvidentialMapper(raycast=RaycastConfig(half_extent=EXTENT, resolution=RESOLUTION))
     ground_ms, update_ms = [], []
     for k in range(repeats + 3):
         stamp = k * 100_000_000
@@ -219,7 +222,7 @@ def time_ultrasonics(repeats: int) -> dict[str, float]:
     return latency_percentiles(times)
 
 
-def time_peer(
+def time_octomap(
     points: np.ndarray, origin: np.ndarray, python: Path | None, repeats: int
 ) -> dict[str, Any] | None:
     """Milliseconds that OctoMap needs to insert the points within the grid; None if it is not installed.
@@ -233,15 +236,17 @@ def time_peer(
         np.savez(
             file, points=inside, origin=origin, resolution=RESOLUTION, max_range=EXTENT * 1.4143
         )
-        command = [str(python or sys.executable), "-c", PEER, str(file), str(repeats)]
+        command = [str(python or sys.executable), "-c", OCTOMAP_SCRIPT, str(file), str(repeats)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         except OSError as error:
-            raise UserError(f"--peer {python}: {error.strerror or error}") from error
+            raise UserError(f"--reference-python {python}: {error.strerror or error}") from error
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["failed"])[-1]
         if python is not None:
-            raise UserError(f"--peer {python}: {reason} (install it there: pip install pyoctomap)")
+            raise UserError(
+                f"--reference-python {python}: {reason} (install it there: pip install pyoctomap)"
+            )
         return None
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result

@@ -19,13 +19,12 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, help="JSON file to write the results to")
 
 
-def add_seconds_argument(parser: argparse.ArgumentParser, default: float) -> None:
-    """Add the option --seconds, the duration of the measurement."""
+def add_seconds_argument(
+    parser: argparse.ArgumentParser, default: float, what: str = "duration of the measurement"
+) -> None:
+    """Add the option --seconds. what: the start of its help text."""
     parser.add_argument(
-        "--seconds",
-        type=float,
-        default=default,
-        help=f"duration of the measurement in seconds (default: {default:g})",
+        "--seconds", type=float, default=default, help=f"{what} in seconds (default: {default:g})"
     )
 
 

@@ -1,7 +1,8 @@
 """Cost and reliability of the synchronizers, compared with the Python synchronizers of message_filters.
 
-The source of message_filters is not part of this repository. --peer names the folder that contains the
-package `message_filters`; an installed one is used otherwise. Without it only this package is measured.
+The source of message_filters is not part of this repository. --baseline names the folder that contains
+the package `message_filters`; an installed one is used otherwise. Without it only this package is
+measured.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from multimodal_perception.benchmarks.report import add_json_argument, check_options, print_report
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Modality
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
 from multimodal_perception.ros.filters import SynchronizerFilter
 from multimodal_perception.synchronization.message_filters_policies import (
@@ -35,7 +36,7 @@ DEADLINE_S, SLOP_S, QUEUE_SIZE = 0.05, 0.06, 10
 LATENCY_S = (0.003, 0.02)
 # Simulated duration of the run of message_filters at 4 sensors; its cost per message does not
 # depend on it.
-PEER_SECONDS = 40.0
+BASELINE_SECONDS = 40.0
 REPEATS = 3
 AGREEMENT_CASES = 300
 
@@ -79,15 +80,17 @@ def make_events(sensors: Iterable[Sensor], seconds: float, seed: int = 0) -> lis
     events = []
     for sensor in sensors:
         for i in range(int(sensor.rate_hz * seconds)):
-            stamp_ns = int((10 + i / sensor.rate_hz + rng.uniform(0, 0.002)) * NANOSECONDS)
-            latency_ns = int(rng.uniform(*LATENCY_S) * NANOSECONDS)
+            stamp_ns = int(
+                (10 + i / sensor.rate_hz + rng.uniform(0, 0.002)) * NANOSECONDS_PER_SECOND
+            )
+            latency_ns = int(rng.uniform(*LATENCY_S) * NANOSECONDS_PER_SECOND)
             events.append((stamp_ns + latency_ns, sensor.name, stamp_ns))
     return sorted(events)
 
 
 def make_message(stamp_ns: int) -> Any:
     """A message with a header; the stamp is a builtin_interfaces Time if ROS is installed."""
-    seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
+    seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS_PER_SECOND)
     try:
         from builtin_interfaces.msg import Time
     except ImportError:
@@ -142,8 +145,8 @@ def play_with_timer(
     advance = getattr(synchronizer, "advance", lambda: None)
     clock.now_ns = events[0][0]
     for arrival_ns, name, stamp_ns in events:
-        while clock.now_ns + NANOSECONDS // 1000 < arrival_ns:
-            clock.now_ns += NANOSECONDS // 1000
+        while clock.now_ns + NANOSECONDS_PER_SECOND // 1000 < arrival_ns:
+            clock.now_ns += NANOSECONDS_PER_SECOND // 1000
             advance()
         clock.now_ns = arrival_ns
         sources[name].signalMessage(make_message(stamp_ns))
@@ -160,11 +163,11 @@ def connect_ours(sensors: list[Sensor]) -> Callable[[list[Source], Clock], Any]:
     return connect
 
 
-def connect_peer(peer: ModuleType) -> Callable[[list[Source], Clock], Any]:
+def connect_baseline(baseline: ModuleType) -> Callable[[list[Source], Clock], Any]:
     """A function that connects message_filters' ApproximateTimeSynchronizer to sources."""
 
     def connect(sources: list[Source], clock: Clock) -> Any:
-        return peer.ApproximateTimeSynchronizer(sources, QUEUE_SIZE, SLOP_S)
+        return baseline.ApproximateTimeSynchronizer(sources, QUEUE_SIZE, SLOP_S)
 
     return connect
 
@@ -174,18 +177,18 @@ def punctual_fraction(emitted: list[tuple[int, tuple[Any, ...]]], seconds: float
 
     The budget is the deadline plus the maximum latency plus 1 ms.
     """
-    budget_ns = int((DEADLINE_S + LATENCY_S[1] + 0.001) * NANOSECONDS)
+    budget_ns = int((DEADLINE_S + LATENCY_S[1] + 0.001) * NANOSECONDS_PER_SECOND)
     on_time = set()
     for at_ns, messages in emitted:
         stamp = next(m for m in messages if m is not None).header.stamp
-        stamp_ns = stamp.sec * NANOSECONDS + stamp.nanosec
+        stamp_ns = stamp.sec * NANOSECONDS_PER_SECOND + stamp.nanosec
         if at_ns - stamp_ns <= budget_ns:
-            on_time.add(round((stamp_ns / NANOSECONDS - 10) * 10))
+            on_time.add(round((stamp_ns / NANOSECONDS_PER_SECOND - 10) * 10))
     instants = int(seconds * 10) - 1
     return len(on_time & set(range(instants))) / instants
 
 
-def measure_agreement(peer: ModuleType) -> dict[str, dict[str, int]]:
+def measure_agreement(baseline: ModuleType) -> dict[str, dict[str, int]]:
     """Number of random streams for which our policies and message_filters emit identical sets."""
     identical = {"approximate": 0, "exact": 0}
     for seed in range(AGREEMENT_CASES):
@@ -194,15 +197,22 @@ def measure_agreement(peer: ModuleType) -> dict[str, dict[str, int]]:
         size, slop_s = rng.randint(1, 8), rng.choice((0.0, 0.01, 0.05, 0.2))
         step = rng.choice((10, 25))
         events = [
-            (i, rng.choice(sensors).name, rng.randint(0, 40) * step * NANOSECONDS // 1000)
+            (
+                i,
+                rng.choice(sensors).name,
+                rng.randint(0, 40) * step * NANOSECONDS_PER_SECOND // 1000,
+            )
             for i in range(120)
         ]
         pairs: dict[str, tuple[Any, Callable[[list[Source]], Any]]] = {
             "approximate": (
                 ApproximateMatcher(sensors, slop_s, size),
-                lambda f, n=size, s=slop_s: peer.ApproximateTimeSynchronizer(f, n, s),  # type: ignore[misc]
+                lambda f, n=size, s=slop_s: baseline.ApproximateTimeSynchronizer(f, n, s),  # type: ignore[misc]
             ),
-            "exact": (ExactMatcher(sensors, size), lambda f, n=size: peer.TimeSynchronizer(f, n)),  # type: ignore[misc]
+            "exact": (
+                ExactMatcher(sensors, size),
+                lambda f, n=size: baseline.TimeSynchronizer(f, n),  # type: ignore[misc]
+            ),
         }
         for policy, (matcher, make) in pairs.items():
 
@@ -229,7 +239,7 @@ def measure_agreement(peer: ModuleType) -> dict[str, dict[str, int]]:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--peer",
+        "--baseline",
         type=Path,
         help="folder that contains the package message_filters (default: the installed one, if any)",
     )
@@ -243,35 +253,38 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     check_options(args)
-    print_report("sync", measure(load_peer(args.peer), args.seconds), args.json)
+    print_report("sync", measure(load_baseline(args.baseline), args.seconds), args.json)
     return 0
 
 
-def measure(peer: ModuleType | None, seconds: float | None) -> dict[str, Any]:
+def measure(baseline: ModuleType | None, seconds: float | None) -> dict[str, Any]:
     """Time per message by sensor count, and the punctual frames while one sensor is silent.
 
-    Keys: us_per_message {ours, peer: by count}, us_per_message_silent_sensor, frames_with_silent_sensor
-    {ours, peer}, cost_30_over_4_sensors, times_faster, agreement_with_peer.
+    Keys: us_per_message {ours, baseline: by count}, us_per_message_silent_sensor,
+    frames_with_silent_sensor {ours, baseline}, cost_30_over_4_sensors, times_faster,
+    agreement_with_baseline.
     """
-    us: dict[str, dict[str, float]] = {"ours": {}, "peer": {}}
+    us: dict[str, dict[str, float]] = {"ours": {}, "baseline": {}}
     for count in COUNTS:
         sensors = [make_sensor(i) for i in range(count)]
         # By default the number of messages does not depend on the number of sensors.
         events = make_events(sensors, seconds or 100.0 * 4 / count)
-        short = [e for e in events if e[0] < (10 + PEER_SECONDS * 4 / count) * NANOSECONDS]
-        best: dict[str, list[float]] = {"ours": [], "peer": []}
+        short = [
+            e for e in events if e[0] < (10 + BASELINE_SECONDS * 4 / count) * NANOSECONDS_PER_SECOND
+        ]
+        best: dict[str, list[float]] = {"ours": [], "baseline": []}
         for _ in range(REPEATS):
             best["ours"].append(time_filters(sensors, events, connect_ours(sensors))[0])
-            if peer is not None:
-                best["peer"].append(time_filters(sensors, short, connect_peer(peer))[0])
+            if baseline is not None:
+                best["baseline"].append(time_filters(sensors, short, connect_baseline(baseline))[0])
         for side, values in best.items():
             if values:
                 us[side][str(count)] = min(values)
     sensors = [make_sensor(i) for i in range(8)]
     events = [e for e in make_events(sensors, 30.0) if e[1] != "s4"]
     sides = {"ours": connect_ours(sensors)}
-    if peer is not None:
-        sides["peer"] = connect_peer(peer)
+    if baseline is not None:
+        sides["baseline"] = connect_baseline(baseline)
     result: dict[str, Any] = {
         "us_per_message": us,
         "us_per_message_silent_sensor": {
@@ -283,24 +296,24 @@ def measure(peer: ModuleType | None, seconds: float | None) -> dict[str, Any]:
         },
         "cost_30_over_4_sensors": us["ours"]["30"] / us["ours"]["4"],
     }
-    if peer is not None:
-        result["times_faster"] = {n: us["peer"][n] / us["ours"][n] for n in us["peer"]}
-        result["agreement_with_peer"] = measure_agreement(peer)
+    if baseline is not None:
+        result["times_faster"] = {n: us["baseline"][n] / us["ours"][n] for n in us["baseline"]}
+        result["agreement_with_baseline"] = measure_agreement(baseline)
     return result
 
 
-def load_peer(path: Path | None) -> ModuleType | None:
+def load_baseline(path: Path | None) -> ModuleType | None:
     """Import message_filters from a folder, or the installed one; None if there is none.
 
     Raises UserError if the folder does not contain it.
     """
     if path is not None:
         if not (path / "message_filters" / "__init__.py").is_file():
-            raise UserError(f"--peer {path}: no message_filters package in it")
+            raise UserError(f"--baseline {path}: no message_filters package in it")
         sys.path.insert(0, str(path))
     try:
         return importlib.import_module("message_filters")
     except ImportError as error:
         if path is not None:
-            raise UserError(f"--peer {path}: {error}") from error
+            raise UserError(f"--baseline {path}: {error}") from error
         return None

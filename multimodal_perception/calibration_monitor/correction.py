@@ -12,7 +12,8 @@ from multimodal_perception.calibration_monitor.monitor import Drift
 from multimodal_perception.calibration_monitor.sensor_pairs import Pair, rotated_pose
 from multimodal_perception.geometry import poses
 from multimodal_perception.perception import Level
-from multimodal_perception.rig import Extrinsics, Rig
+from multimodal_perception.rig import Rig
+from multimodal_perception.sensor_calibration import Extrinsics
 
 Poses = Mapping[str, NDArray[np.float64]]
 
@@ -42,10 +43,18 @@ def corrected_poses(drifts: Mapping[Pair, Drift], base_from_sensor: Poses) -> di
     return result
 
 
-def corrected_rig(rig: Rig, base_from_sensor: Poses) -> Rig:
-    """The rig with the extrinsics of the given sensors replaced."""
+def corrected_rig(
+    rig: Rig, base_from_sensor: Poses, camera_from_optical: Poses | None = None
+) -> Rig:
+    """The rig with the extrinsics of the given sensors replaced.
+
+    camera_from_optical: of cameras with rectified images, see SensorFrame; extrinsics describe the
+    optical frame of the messages.
+    """
     sensors = dict(rig.sensors)
     for name, pose in base_from_sensor.items():
+        if camera_from_optical is not None and name in camera_from_optical:
+            pose = pose @ camera_from_optical[name]
         sensor = rig.sensors[name]
         optical = sensor.extrinsics is not None and sensor.extrinsics.optical
         entry = Extrinsics.from_matrix(pose, sensor.modality, optical)

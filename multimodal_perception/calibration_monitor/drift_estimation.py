@@ -34,16 +34,16 @@ CANDIDATE_CHUNK = 4096
 class Fit:
     """Parameters of a fitted motion and their uncertainty.
 
-    values: (3,) motion parameters. covariance: (3, 3), random error only, without systematic errors.
-    support: fraction of the blocks whose own peak agrees with the motion. distinctness: margin of the
-    motion's mean correlation over every clearly different candidate, in standard deviations of the
-    candidates' correlations. blocks: number of compared blocks.
+    values: (3,) motion parameters. covariance: (3, 3), random error only, without systematic
+    errors. inlier_fraction: fraction of the blocks whose own peak agrees with the motion.
+    peak_margin: margin of the motion's mean correlation over every clearly different candidate, in
+    standard deviations of the candidates' correlations. blocks: number of compared blocks.
     """
 
     values: Array
     covariance: Array
-    support: float
-    distinctness: float
+    inlier_fraction: float
+    peak_margin: float
     blocks: int
 
 
@@ -56,15 +56,15 @@ def fit_motion(blocks: BlockScores, motion_model: MotionModel, candidates: Array
     """
     if len(blocks.centres) < MIN_BLOCKS or not (blocks.scores > 0).any():
         return None
-    start, distinctness = _best_candidate(blocks, motion_model, candidates)
+    start, peak_margin = _best_candidate(blocks, motion_model, candidates)
     peaks, weights = _block_peaks(blocks, motion_model(start[None])[0])
     if (weights > 0).sum() < MIN_BLOCKS:
         return None
-    values, covariance, support = _robust_fit(motion_model, peaks, weights, start)
-    return Fit(values, covariance, support, distinctness, len(weights))
+    values, covariance, inlier_fraction = _robust_fit(motion_model, peaks, weights, start)
+    return Fit(values, covariance, inlier_fraction, peak_margin, len(weights))
 
 
-def similarity_displacements(points: Array, centre: Array) -> MotionModel:
+def rigid_displacements(points: Array, centre: Array) -> MotionModel:
     """Motion model of a shift x, y (px) and a rotation about centre (rad, from x to y)."""
     arms = points - centre
 
@@ -77,8 +77,8 @@ def similarity_displacements(points: Array, centre: Array) -> MotionModel:
     return displacements
 
 
-def similarity_candidates(max_shift: float, radius: float) -> Array:
-    """Grid (M, 3) of similarities up to max_shift (px) and MAX_IMAGE_ROTATION.
+def rigid_candidates(max_shift: float, radius: float) -> Array:
+    """Grid (M, 3) of rigid motions up to max_shift (px) and MAX_IMAGE_ROTATION.
 
     radius: largest distance (px) of a block from the centre, which sets the step of the rotation.
     """
@@ -125,7 +125,7 @@ def _grid(*axes: Array) -> Array:
 def _best_candidate(
     blocks: BlockScores, motion_model: MotionModel, candidates: Array
 ) -> tuple[Array, float]:
-    """The candidate with the largest sum of block scores, and its distinctness (see Fit)."""
+    """The candidate with the largest sum of block scores, and its peak_margin (see Fit)."""
     scores = np.maximum(blocks.scores, 0.0)
     chunks = [
         candidates[k : k + CANDIDATE_CHUNK] for k in range(0, len(candidates), CANDIDATE_CHUNK)
@@ -138,8 +138,8 @@ def _best_candidate(
     )
     others = sums[difference > MIN_MOTION_DIFFERENCE]
     spread = float(others.std()) if others.size else 0.0
-    distinctness = (float(sums[best]) - float(others.max())) / spread if spread > 0 else 0.0
-    return candidates[best], distinctness
+    peak_margin = (float(sums[best]) - float(others.max())) / spread if spread > 0 else 0.0
+    return candidates[best], peak_margin
 
 
 def _sum_scores(scores: NDArray[np.float32], displacements: Array) -> NDArray[np.float32]:
@@ -179,7 +179,7 @@ def _block_peaks(blocks: BlockScores, expected: Array) -> tuple[Array, Array]:
 def _robust_fit(
     motion_model: MotionModel, peaks: Array, weights: Array, start: Array
 ) -> tuple[Array, Array, float]:
-    """Gauss-Newton fit with Cauchy weights: values (3,), covariance (3, 3) and support.
+    """Gauss-Newton fit with Cauchy weights: values (3,), covariance (3, 3) and inlier_fraction.
 
     The covariance is White's (1980) sandwich estimator.
     """

@@ -53,8 +53,8 @@ def edge_channels(
             for a in angles
         ]
     )
-    mixed = 0.5 * channels + 0.25 * (np.roll(channels, 1, 0) + np.roll(channels, -1, 0))
-    return np.asarray(mixed * mask, np.float32), mask
+    smoothed = 0.5 * channels + 0.25 * (np.roll(channels, 1, 0) + np.roll(channels, -1, 0))
+    return np.asarray(smoothed * mask, np.float32), mask
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,12 @@ def match_blocks(
         block = (block - mean[:, None, None]) * mask
         window = padded[:, y : y + window_size, x : x + window_size]
         spectrum = fft.rfft2(block, (length, length)).conj() * fft.rfft2(window, (length, length))
-        joint = fft.irfft2(spectrum.sum(0), (length, length))[:width, :width]
+        correlation = fft.irfft2(spectrum.sum(0), (length, length))[:width, :width]
         box = slice(y, y + width), slice(x, x + width)
         norm = np.sqrt(np.maximum(deviation[box], 1e-3) * max(float((block * block).sum()), 1e-3))
-        scores.append(np.where(count[box] < MIN_VALID_SECOND * size * size, 0.0, joint / norm))
+        scores.append(
+            np.where(count[box] < MIN_VALID_SECOND * size * size, 0.0, correlation / norm)
+        )
         centres.append((x + (size - 1) / 2, y + (size - 1) / 2))
     return BlockScores(
         np.array(scores, np.float32).reshape(-1, width, width),

@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.calibration_monitor.sensor_pairs import (
-    OffsetMeasurement,
     Pair,
+    RotationMeasurement,
     find_pairs,
-    measure_offset,
+    measure_rotation_error,
 )
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Level
 
-# The agreement of two sensors is the mean support (fraction of agreeing blocks) of the newest
-# AGREEMENT_MEASUREMENTS measurements, mapped from AGREEMENT_SUPPORT to 0 .. 1. On simulated drives the
-# mean support was 0.13 to 0.42 for images of different streets and 0.4 to 0.84 for the same street.
-AGREEMENT_MEASUREMENTS, AGREEMENT_SUPPORT = 4, (0.25, 0.4)
+# The agreement of two sensors is the mean inlier fraction (fraction of agreeing blocks) of the newest
+# AGREEMENT_MEASUREMENTS measurements, mapped from AGREEMENT_INLIER_FRACTION to 0 .. 1. On simulated
+# drives the mean inlier fraction was 0.13 to 0.42 for images of different streets and 0.4 to 0.84 for
+# the same street.
+AGREEMENT_MEASUREMENTS, AGREEMENT_INLIER_FRACTION = 4, (0.25, 0.4)
 # Mahalanobis distance (chi with three degrees of freedom) at which the Cauchy weight of a measurement
 # is one half. It reduces the influence of false matches.
 CAUCHY_SCALE = 3.0
@@ -33,23 +34,24 @@ class CalibrationMonitorConfig:
     """Parameters of the calibration monitor, which compares extrinsics with sensor data.
 
     Attributes:
-        period_s: Time between two measurements; each measurement takes the next sensor pair. Increase
-            it to save computing time. Set it to 0 to switch the monitor off.
-        window: Number of newest measurements per sensor pair from which the drift is estimated. Increase
-            it for a more stable estimate; decrease it to react faster to a sensor that was moved.
-        systematic_px: Standard deviation of the error that averaging does not remove (parallax, edges
-            that differ between the sensors), in pixels of a view at most 640 wide. Increase it if
-            correctly calibrated sensors cause warnings.
+        period_s: Time between two measurements; each measurement takes the next sensor pair.
+            Increase it to save computing time. Set it to 0 to switch the monitor off.
+        window: Number of newest measurements per sensor pair from which the drift is estimated.
+            Increase it for a more stable estimate; decrease it to react faster to a sensor that was
+            moved.
+        systematic_px: Standard deviation of the error that averaging does not remove (parallax,
+            edges that differ between the sensors), in pixels after downscaling the image to at most
+            640 px width. Increase it if correctly calibrated sensors cause warnings.
         min_significance: Minimum ratio of the drift to its standard deviation for a warning; 2.8
-            corresponds to a false alarm rate of 5 % from random errors. Increase it to get fewer false
-            warnings.
+            corresponds to a false alarm rate of 5 % from random errors. Increase it to get fewer
+            false warnings.
         warn_deg: Drift angle above which a significant drift is reported as a warning. Lower it for
             long-range perception, where small rotation errors matter more.
-        error_deg: Drift angle above which a significant drift is reported as an error. Set it to the
-            angle at which detections of your sensors become unusable.
-        min_support: Minimum fraction of image blocks that must agree with the measured rotation. Lower
-            it if valid measurements in scenes with few edges are rejected as not distinct.
-        min_distinctness: Minimum margin of the best rotation over all other candidates, in standard
+        error_deg: Drift angle above which a significant drift is reported as an error. Set it to
+            the angle at which detections of your sensors become unusable.
+        min_inlier_fraction: Minimum fraction of image blocks that must agree with the measured
+            rotation. Lower it if valid measurements in scenes with few edges are rejected.
+        min_peak_margin: Minimum margin of the best rotation over all other candidates, in standard
             deviations of the candidates' scores. Increase it if false matches disturb the estimate.
     """
 
@@ -59,15 +61,15 @@ class CalibrationMonitorConfig:
     min_significance: float = field(default=3.0, metadata={"min": 0.0, "max": 100.0})
     warn_deg: float = field(default=0.3, metadata={"min": 0.0, "max": 45.0, "unit": "deg"})
     error_deg: float = field(default=1.0, metadata={"min": 0.0, "max": 45.0, "unit": "deg"})
-    min_support: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    min_distinctness: float = field(default=0.2, metadata={"min": 0.0, "max": 100.0})
+    min_inlier_fraction: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    min_peak_margin: float = field(default=0.2, metadata={"min": 0.0, "max": 100.0})
 
 
 @dataclass(frozen=True)
 class Drift:
     """Drift of a pair, estimated from several measurements.
 
-    rotation: (3,), rad, see sensor_pairs.OffsetMeasurement. covariance: (3, 3), random and systematic
+    rotation: (3,), rad, see sensor_pairs.RotationMeasurement. covariance: (3, 3), random and systematic
     error. shift, shift_sd: (2,) x y, displacement of the centre of the sensor's full-size image, px, and
     its standard deviation. significance: distance from zero drift in standard deviations. measurements:
     number of usable measurements.
@@ -99,7 +101,7 @@ class Drift:
 
 
 def estimate_drift(
-    measurements: Sequence[OffsetMeasurement], config: CalibrationMonitorConfig | None = None
+    measurements: Sequence[RotationMeasurement], config: CalibrationMonitorConfig | None = None
 ) -> Drift | None:
     """Estimate the drift of one pair from its measurements; None if none of them is usable.
 
@@ -150,16 +152,16 @@ def estimate_drift(
     )
 
 
-def is_usable(measurement: OffsetMeasurement, config: CalibrationMonitorConfig) -> bool:
+def is_usable(measurement: RotationMeasurement, config: CalibrationMonitorConfig) -> bool:
     """Whether enough blocks agree and the best rotation is clearly better than the others."""
     return (
-        measurement.support >= config.min_support
-        and measurement.distinctness >= config.min_distinctness
+        measurement.inlier_fraction >= config.min_inlier_fraction
+        and measurement.peak_margin >= config.min_peak_margin
     )
 
 
 class CalibrationMonitor:
-    """Measures one sensor pair per frame, in rotation, and estimates the drift of each pair.
+    """Measures one sensor pair per frame, in round-robin order, and estimates the drift of each pair.
 
     drifts: by pair. The mapping is replaced, never modified, so that other threads can read it. counts:
     measurements, and rejected measurements by `pair.reason`. cancelled: set it to a callable that
@@ -171,26 +173,28 @@ class CalibrationMonitor:
         self.drifts: Mapping[Pair, Drift] = {}
         self.counts: Counter[str] = Counter()
         self.cancelled: Callable[[], bool] = lambda: False
-        self._measurements: dict[Pair, deque[OffsetMeasurement]] = {}
+        self._measurements: dict[Pair, deque[RotationMeasurement]] = {}
         self._measured: Counter[Pair] = Counter()
-        self._has_agreed: dict[Pair, bool] = {}
+        self._reached_agreement: dict[Pair, bool] = {}
         self._stamp_ns: int | None = None
 
     @property
     def agreement(self) -> dict[str, float]:
         """Agreement of each image sensor with another sensor's data, 0 to 1.
 
-        If a sensor belongs to several pairs, the highest agreement counts, as one agreeing pair shows
-        that the sensor works. Sensors with too few measurements are left out, and so are sensors that
-        have never agreed, as the scene may have no edges that both sensors can detect.
+        If a sensor belongs to several pairs, the highest agreement counts, as one agreeing pair
+        shows that the sensor works. Sensors with too few measurements are left out, and so are
+        sensors that never reached the agreement threshold, as the scene may have no edges that both
+        sensors can detect.
         """
         result: dict[str, float] = {}
         for pair, measurements in list(self._measurements.items()):
-            supports = [m.support for m in list(measurements)]
-            if len(supports) < AGREEMENT_MEASUREMENTS or not self._has_agreed.get(pair, False):
+            inlier_fractions = [m.inlier_fraction for m in list(measurements)]
+            reached = self._reached_agreement.get(pair, False)
+            if len(inlier_fractions) < AGREEMENT_MEASUREMENTS or not reached:
                 continue
-            mean = float(np.mean(supports[-AGREEMENT_MEASUREMENTS:]))
-            low, high = AGREEMENT_SUPPORT
+            mean = float(np.mean(inlier_fractions[-AGREEMENT_MEASUREMENTS:]))
+            low, high = AGREEMENT_INLIER_FRACTION
             factor = float(np.clip((mean - low) / (high - low), 0.0, 1.0))
             sensors = [pair.sensor]
             if pair.kind == "thermal-camera":
@@ -199,7 +203,7 @@ class CalibrationMonitor:
                 result[sensor] = max(result.get(sensor, 0.0), factor)
         return result
 
-    def observe(self, frame: SensorFrame) -> OffsetMeasurement | None:
+    def observe(self, frame: SensorFrame) -> RotationMeasurement | None:
         """Measure the least often measured pair of this frame; None without a result."""
         if self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns:
             # The stamps jumped back: another recording, or the same one was restarted.
@@ -211,18 +215,23 @@ class CalibrationMonitor:
         pair = min(pairs, key=lambda p: self._measured[p])
         self._measured[pair] += 1
         self.counts[f"{pair}.measurements"] += 1
-        measurement = measure_offset(frame, pair, self.cancelled)
+        measurement = measure_rotation_error(frame, pair, self.cancelled)
         if measurement is None:
             if not self.cancelled():
                 self.counts[f"{pair}.too_few_common_edges"] += 1
             return None
-        if not is_usable(measurement, self.config):
-            self.counts[f"{pair}.not_distinct"] += 1
+        if measurement.inlier_fraction < self.config.min_inlier_fraction:
+            self.counts[f"{pair}.low_inlier_fraction"] += 1
+        elif not is_usable(measurement, self.config):
+            self.counts[f"{pair}.ambiguous"] += 1
         measurements = self._measurements.setdefault(pair, deque(maxlen=self.config.window))
         measurements.append(measurement)
-        recent = [m.support for m in measurements][-AGREEMENT_MEASUREMENTS:]
-        if len(recent) == AGREEMENT_MEASUREMENTS and np.mean(recent) >= AGREEMENT_SUPPORT[1]:
-            self._has_agreed[pair] = True
+        recent = [m.inlier_fraction for m in measurements][-AGREEMENT_MEASUREMENTS:]
+        if (
+            len(recent) == AGREEMENT_MEASUREMENTS
+            and np.mean(recent) >= AGREEMENT_INLIER_FRACTION[1]
+        ):
+            self._reached_agreement[pair] = True
         drift = estimate_drift(measurements, self.config)
         if drift is not None:
             self.drifts = {**self.drifts, pair: drift}

@@ -59,13 +59,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class OffsetMeasurement:
+class RotationMeasurement:
     """Rotation error of a pair, measured in one frame.
 
     rotation: (3,) rotation vector in the sensor's optical frame, rad. A direction d predicted by the
     extrinsics is observed at R(rotation) d. covariance: (3, 3), random error only. radians_per_pixel:
     (3,) rotation about each axis that moves the view by one pixel. focal: (2,) focal lengths x, y of
-    the sensor's full-size image, px. support, distinctness: see drift_estimation.Fit.
+    the sensor's full-size image, px. inlier_fraction, peak_margin: see drift_estimation.Fit.
     """
 
     pair: Pair
@@ -74,8 +74,8 @@ class OffsetMeasurement:
     covariance: NDArray[np.float64]
     radians_per_pixel: NDArray[np.float64]
     focal: NDArray[np.float64]
-    support: float
-    distinctness: float
+    inlier_fraction: float
+    peak_margin: float
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def find_pairs(frame: SensorFrame) -> Iterator[Pair]:
             yield Pair(thermal, nearest, "thermal-camera")
 
 
-def measure_offset(
+def measure_rotation_error(
     frame: SensorFrame, pair: Pair, cancelled: Callable[[], bool] = lambda: False
-) -> OffsetMeasurement | None:
+) -> RotationMeasurement | None:
     """Measure the rotation error of a pair in one frame; None if the views share too few edges.
 
     cancelled: polled during the measurement; once it returns true, the measurement stops and returns
@@ -146,15 +146,15 @@ def measure_offset(
     # A rotation about the optical axis is converted at the mean radius of the view, 0.3 of its width.
     radians_per_pixel = np.array([1 / model.matrix[1, 1], 1 / focal, 1 / (0.3 * model.width)])
     full_size = frame.intrinsics[pair.sensor].matrix
-    return OffsetMeasurement(
+    return RotationMeasurement(
         pair,
         frame.readings[pair.sensor].stamp_ns,
         fit.values,
         fit.covariance,
         radians_per_pixel,
         full_size[(0, 1), (0, 1)],
-        fit.support,
-        fit.distinctness,
+        fit.inlier_fraction,
+        fit.peak_margin,
     )
 
 
@@ -163,7 +163,7 @@ def render_pair(
 ) -> PairViews | None:
     """Render both sensors of a pair into one view; None if they overlap too little.
 
-    rotation: (3,) correction applied to the extrinsics first; see OffsetMeasurement.
+    rotation: (3,) correction applied to the extrinsics first; see RotationMeasurement.
     """
     model = frame.intrinsics[pair.sensor]
     factor = min(1.0, MAX_VIEW_WIDTH / model.width)
@@ -189,7 +189,7 @@ def render_pair(
 def rotated_pose(
     base_from_optical: NDArray[np.float64], rotation: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The sensor pose (4, 4) corrected by a measured rotation (see OffsetMeasurement.rotation)."""
+    """The sensor pose (4, 4) corrected by a measured rotation (see RotationMeasurement.rotation)."""
     inverse = np.eye(4)
     inverse[:3, :3] = Rotation.from_rotvec(-np.asarray(rotation)).as_matrix()
     return base_from_optical @ inverse
@@ -256,7 +256,7 @@ def _grey(frame: SensorFrame, sensor: str) -> NDArray[np.uint8]:
     """Grey image (H, W) uint8 of a camera or thermal camera."""
     image = frame.readings[sensor]
     if not isinstance(image, CameraImage):
-        return auto_gain(image.pixels, 16.0)  # type: ignore[union-attr]
+        return auto_gain(image.filled_pixels(), 16.0)  # type: ignore[union-attr]
     if image.encoding == "mono8":
         return np.ascontiguousarray(image.pixels)
     code = cv2.COLOR_RGB2GRAY if image.encoding == "rgb8" else cv2.COLOR_BGR2GRAY

@@ -19,13 +19,14 @@ from multimodal_perception.calibration_monitor.monitor import (
     estimate_drift,
 )
 from multimodal_perception.calibration_monitor.sensor_pairs import (
-    OffsetMeasurement,
     Pair,
+    RotationMeasurement,
     find_pairs,
-    measure_offset,
+    measure_rotation_error,
 )
+from multimodal_perception.cli.recordings import open_recording, print_notes
 from multimodal_perception.configuration import UserError, load
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
+from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Level
@@ -52,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of evaluated frames, evenly spaced (default: 12)",
     )
     parser.add_argument(
-        "--config", type=Path, help="YAML file with CalibrationMonitorConfig (thresholds)"
+        "--config",
+        type=Path,
+        help="YAML file with the keys below `calibration_monitor:` of config/perception.yaml",
     )
     parser.add_argument(
         "--picture", type=Path, help="image file to write (default: out/calibration_NAME.png)"
@@ -70,20 +73,21 @@ def run(args: argparse.Namespace) -> int:
         else load(CalibrationMonitorConfig, args.config)
     )
     rig = None if args.rig is None else load_rig(resolve_rig_path(args.rig))
-    dataset = open_dataset(args.path, args.dataset, rig)
+    dataset = open_recording(args.path, args.dataset, rig)
     count = min(args.frames, len(dataset))
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int))
-    measurements: dict[Pair, list[OffsetMeasurement]] = {}
+    measurements: dict[Pair, list[RotationMeasurement]] = {}
     frame = last = None
     for index in tqdm(chosen, unit="frame"):
         frame = dataset[int(index)]
         for pair in find_pairs(frame):
             last = frame
-            offset = measure_offset(frame, pair)
-            measurements.setdefault(pair, []).extend([] if offset is None else [offset])
+            measurement = measure_rotation_error(frame, pair)
+            measurements.setdefault(pair, []).extend([] if measurement is None else [measurement])
+    print_notes(dataset)
     if last is None:
         raise UserError(f"{args.path}: {_reason_without_pairs(frame)}")
-    drifts = {pair: estimate_drift(offsets, config) for pair, offsets in measurements.items()}
+    drifts = {pair: estimate_drift(values, config) for pair, values in measurements.items()}
     _print(drifts)
     estimated = {pair: drift for pair, drift in drifts.items() if drift is not None}
     sheet = np.concatenate([draw_drift(last, pair, drifts[pair]) for pair in find_pairs(last)])
@@ -98,7 +102,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(dump_rig(corrected_rig(dataset.rig, corrected)), encoding="utf-8")
+        args.out.write_text(
+            dump_rig(corrected_rig(dataset.rig, corrected, last.camera_from_optical)),
+            encoding="utf-8",
+        )
         print(f"{args.out}: corrected extrinsics of {', '.join(corrected)}; check it before use")
     else:
         print(f"--out FILE writes a rig with corrected extrinsics of {', '.join(corrected)}")

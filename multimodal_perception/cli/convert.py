@@ -1,11 +1,12 @@
-"""Writes a dataset as a rosbag2."""
+"""Writes a dataset as a rosbag2 bag."""
 
 from __future__ import annotations
 
 import argparse
 
+from multimodal_perception.cli.recordings import open_recording, print_notes
 from multimodal_perception.datasets.bag_writer import write_bag
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
+from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    dataset = open_dataset(args.root, args.dataset)
+    dataset = open_recording(args.root, args.dataset)
     counts = write_bag(dataset, dataset.rig, args.out, args.storage)
+    print_notes(dataset)
     for topic, count in sorted(counts.items()):
         print(f"{count:6d}  {topic}")
     return 0

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help=f"{PATH_HELP}; default: the KITTI sample if present, else {DRIVE}"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("out/demo"), help="output folder, replaced"
+        "--out",
+        type=Path,
+        default=Path("out/demo"),
+        help="output folder; existing content is deleted",
     )
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second [Hz]")
     parser.add_argument("--loops", type=int, default=5, help="number of repetitions")

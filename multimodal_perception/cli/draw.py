@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from multimodal_perception.cli.recordings import open_recording, print_notes
 from multimodal_perception.configuration import UserError, load
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
+from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
 from multimodal_perception.rig import load_rig, resolve_rig_path
 from multimodal_perception.visualization.occupancy_layers import draw_layers
@@ -35,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=40.0,
         help="distance from the vehicle to each edge of the top view in metres (default: 40)",
     )
-    parser.add_argument("--pipeline", type=Path, help="YAML file with PipelineConfig")
+    parser.add_argument(
+        "--pipeline",
+        type=Path,
+        help="YAML file with the keys below `pipeline:` of config/perception.yaml",
+    )
     parser.add_argument(
         "--layers", action="store_true", help="draw all layers of the occupancy grid instead"
     )
@@ -59,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix not in (".png", ".rrd"):
         raise UserError(f"--out {args.out}: allowed suffixes: .png or .rrd")
     rig = None if args.rig is None else load_rig(resolve_rig_path(args.rig))
-    dataset = open_dataset(args.path, args.dataset, rig)
+    dataset = open_recording(args.path, args.dataset, rig)
     config = None if args.pipeline is None else load(PipelineConfig, args.pipeline)
     pipeline = build_pipeline(config)
     if args.out.suffix == ".rrd":
         count = write_recording(args.out, ((f, pipeline.process(f)) for f in dataset))
+        print_notes(dataset)
         print(f"{args.out}: {count} frames")
         return 0
     if not 0 <= args.frame < len(dataset):
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.out}: {len(perception.boxes)} boxes")
         return 0
     frame = dataset[args.frame]
+    print_notes(dataset)
     perception = pipeline.process(frame)
     sheet = draw_sheet(frame, perception.boxes, perception.occupancy, title, args.extent)
     if isinstance(dataset, HasGroundTruth):

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that evaluate detectors."""
     add_drive_arguments(parser, "10000..10007")
     add_class_arguments(parser)
+    parser.add_argument(
+        "--without-geometric-check",
+        action="store_true",
+        help="run the fusion detector without its geometric check (parameter "
+        "pipeline.fusion.geometric_check: false), to measure only the networks",
+    )
 
 
 def add_drive_arguments(parser: argparse.ArgumentParser, seeds: str) -> None:
@@ -110,12 +116,17 @@ def with_lidar_model(rig: Rig, model: str) -> Rig:
     return dataclasses.replace(rig, sensors=sensors)
 
 
-def open_low_threshold_detector(name: str) -> Detector:
-    """Open a detector with a low score threshold, because AP is computed over all scores."""
+def open_low_threshold_detector(name: str, geometric_check: bool = True) -> Detector:
+    """Open a detector with a low score threshold, because AP is computed over all scores.
+
+    geometric_check: see FusionConfig.
+    """
     from multimodal_perception.pipeline_builder import PipelineConfig, open_detector
 
     config = PipelineConfig()
-    fusion = dataclasses.replace(config.fusion, min_score=MIN_SCORE)
+    fusion = dataclasses.replace(
+        config.fusion, min_score=MIN_SCORE, geometric_check=geometric_check
+    )
     geometric = dataclasses.replace(config.geometric, min_score=MIN_SCORE)
     return open_detector(name, dataclasses.replace(config, fusion=fusion, geometric=geometric))
 
@@ -155,6 +166,7 @@ def evaluate_setups(
             "or_min_visibility": MIN_VISIBILITY,
         },
         "min_score": MIN_SCORE,
+        "geometric_check": not args.without_geometric_check,
         "rows": rows,
     }
 

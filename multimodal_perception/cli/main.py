@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
             ),
         },
     ),
-    "convert": Command("write a dataset as a rosbag2 that any ROS 2 tool can play", ".convert"),
+    "convert": Command("write a dataset as a rosbag2 bag that any ROS 2 tool can play", ".convert"),
     "demo": Command(
         "convert data to a bag, play it through DDS into the node, draw the results", ".demo"
     ),
@@ -158,7 +158,8 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "replay": Command(
-        "play a dataset or bag over DDS into the live node and measure its latency", ".replay"
+        "play a dataset or bag over DDS into a new or running node and measure its latency",
+        ".replay",
     ),
     "rig": Command(
         "check a rig file",
@@ -171,7 +172,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "run": Command("run perception_node on the topics of a rig until Ctrl-C", ".run"),
     "simulate": Command(
-        "simulate a drive: all sensors of a rig, odometry and ground truth, written to a rosbag2",
+        "simulate a drive: all sensors of a rig, odometry and ground truth, written to a rosbag2 bag",
         ".simulate",
     ),
     "train": Command(
@@ -193,7 +194,7 @@ COMMANDS: dict[str, Command] = {
                 ".train.near_field",
             ),
             "recipe": Command(
-                "run a complete training: render data, train, export, evaluate, write the model card",
+                "train a network completely: render data, train, export, evaluate, write the model card",
                 ".train.recipe",
             ),
             "samples": Command(

@@ -1,4 +1,7 @@
-"""Play recorded data over DDS into the running node and measure its latency."""
+"""Play recorded data over DDS into perception_node and measure its latency.
+
+The command starts its own node, unless --external selects one that is already running.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from multimodal_perception.cli.recordings import open_recording
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
+from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.rig import load_rig, resolve_rig_path
 
@@ -37,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.rate > 0 and args.loops > 0):
         raise UserError("--rate and --loops must be above 0")
     rig = None if args.rig is None else load_rig(resolve_rig_path(args.rig))
-    dataset = open_dataset(args.path, args.dataset, rig)
+    dataset = open_recording(args.path, args.dataset, rig)
     node = (
         nullcontext()
         if args.external
@@ -58,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
         values = result[name]
         table.add_row(f"{name} p50 / p95", f"{values['p50']:.1f} / {values['p95']:.1f}")
     Console().print(table)
+    print(
+        "overhead_ms is the latency without the time of the pipeline: transport over DDS in both "
+        "directions, decoding, synchronization and encoding"
+    )
     if args.json is not None:
         write_json(args.json, {**result, "rate_hz": args.rate, "dataset": dataset.name})
     return 0 if result["received"] else 1

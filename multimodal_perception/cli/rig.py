@@ -11,20 +11,23 @@ from typing import Any
 
 from rosbags.highlevel import AnyReader
 
+from multimodal_perception.cli.bag_calibration import BagCalibration
 from multimodal_perception.configuration import UserError
-from multimodal_perception.datasets.bag import dataset_errors, open_reader
+from multimodal_perception.datasets.bag_files import dataset_errors, open_reader
+from multimodal_perception.datasets.bag_rig import classify_bag
+from multimodal_perception.datasets.bag_transforms import (
+    TF_TYPES,
+    BagTransforms,
+    transform_topics,
+)
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
 from multimodal_perception.messages.decoders import stamp_ns_of
 from multimodal_perception.messages.errors import MessageError
-from multimodal_perception.messages.frame_messages import TRUTH
-from multimodal_perception.messages.intake import (
-    MOVING_TOPIC,
-    STATIC_TOPIC,
-    add_transforms,
-    decode_reading,
-)
-from multimodal_perception.rig import MESSAGE_TYPES, Rig, Sensor, load_rig, resolve_rig_path
+from multimodal_perception.notices import Notices
+from multimodal_perception.rig import Rig, Sensor, load_rig, resolve_rig_path
+from multimodal_perception.rig_topics import shared_frame_notes
+from multimodal_perception.synchronization.intake import MOVING_TOPIC, STATIC_TOPIC, decode_reading
 from multimodal_perception.synchronization.sensor_health import HealthConfig
 from multimodal_perception.visualization.rig_view import coverage, draw_rig
 from multimodal_perception.visualization.sheet import save_png
@@ -33,6 +36,7 @@ from multimodal_perception.visualization.sheet import save_png
 MAX_DECODED = 5
 # Number of messages per transform topic that are read, because a transform may be published late.
 MAX_TRANSFORM_MESSAGES = 2000
+TF_TOPICS = (STATIC_TOPIC, MOVING_TOPIC)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"image: {out}")
     if args.bag is None:
         return 0
-    differences = list(compare(rig, args.bag))
+    bag_notes: list[str] = []
+    differences = list(compare(rig, args.bag, bag_notes))
+    for note in bag_notes:
+        print(f"bag: note: {note}")
     for difference in differences:
         print(f"bag: {difference}")
     print(f"{args.bag}: {len(differences) or 'no'} differences from the rig")
@@ -74,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def notes(rig: Rig) -> Iterator[str]:
-    """Settings that the rig file does not define. They are allowed to be missing."""
+    """Settings that the rig file does not define or that are unusual. They are allowed."""
+    yield from shared_frame_notes(rig)
     for name, sensor in rig.sensors.items():
         if sensor.extrinsics is None:
             yield f"{name}: extrinsics come from /tf ({rig.base_frame} to {sensor.frame_id})"
@@ -88,19 +96,24 @@ def notes(rig: Rig) -> Iterator[str]:
             )
 
 
-def compare(rig: Rig, path: Path) -> Iterator[str]:
-    """Differences between a recording and a rig. Raises UserError if the recording cannot be read."""
+def compare(rig: Rig, path: Path, bag_notes: list[str] | None = None) -> Iterator[str]:
+    """Differences between a recording and a rig. Raises UserError if the recording cannot be read.
+
+    bag_notes: receives the intrinsics that are used for images, and assumptions about the messages.
+    """
     with dataset_errors(path), closing(open_reader(path)) as reader:
-        yield from _compare(rig, reader)
+        yield from _compare(rig, reader, [] if bag_notes is None else bag_notes)
 
 
-def _compare(rig: Rig, reader: AnyReader) -> Iterator[str]:
+def _compare(rig: Rig, reader: AnyReader, bag_notes: list[str]) -> Iterator[str]:
     types = {c.topic: c.msgtype for c in reader.connections}
     counts: dict[str, int] = {}
     for connection in reader.connections:
         counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
     seconds = reader.duration / 1e9
-    transforms, limits = _transforms(reader), HealthConfig()
+    limits, notices = HealthConfig(), Notices()
+    transforms = _transforms(reader, notices)
+    calibration = BagCalibration(rig, reader, transforms)
     for name, sensor in rig.sensors.items():
         if not counts.get(sensor.topic):
             yield f"{name}: no messages on {sensor.topic}"
@@ -122,18 +135,27 @@ def _compare(rig: Rig, reader: AnyReader) -> Iterator[str]:
                 else "the rig file's intrinsics are used"
             )
             yield f"{name}: no messages on {info} ({source})"
-        yield from _compare_messages(sensor, reader, transforms, rig.base_frame)
+        yield from _compare_messages(sensor, reader, transforms, rig.base_frame, calibration)
+        bag_notes += [f"{name}: {note}" for note in calibration.notes(sensor)]
     rig_topics = {s.topic for s in rig.sensors.values()}
-    sensor_types = {message for allowed in MESSAGE_TYPES.values() for message in allowed}
-    for topic in sorted(types.keys() - rig_topics):
-        if types[topic] in sensor_types and not topic.startswith(f"{TRUTH}/"):
+    for topic, taken in classify_bag(reader, base_frame=rig.base_frame)[1].items():
+        if topic in rig_topics:
+            continue
+        if taken.modality is None and not taken.is_uncalibrated:
+            bag_notes.append(f"{topic} ({types[topic]}) is not used: {taken.reason}")
+        else:
             yield f"{topic} ({types[topic]}) belongs to no sensor of the rig file"
+    bag_notes += [f"{topic}: {t}" for topic in TF_TOPICS for t in notices.texts(topic)]
     if rig.odometry_topic is not None and not counts.get(rig.odometry_topic):
         yield f"no odometry on {rig.odometry_topic}"
 
 
 def _compare_messages(
-    sensor: Sensor, reader: AnyReader, transforms: TransformTree, base_frame: str
+    sensor: Sensor,
+    reader: AnyReader,
+    transforms: TransformTree,
+    base_frame: str,
+    calibration: BagCalibration,
 ) -> Iterator[str]:
     """Differences between the first messages of a sensor and the rig file, each reported once."""
     differences: dict[str, None] = {}
@@ -143,7 +165,7 @@ def _compare_messages(
             break
         message = reader.deserialize(raw, connection.msgtype)
         try:
-            reading = decode_reading(message, sensor, stamp_ns_of(message))
+            reading = decode_reading(message, sensor, stamp_ns_of(message), calibration.log)
         except MessageError as error:
             differences[f"cannot be used: {error}"] = None
             continue
@@ -152,6 +174,8 @@ def _compare_messages(
                 None
             )
         for difference in _compare_reading(sensor, reading):
+            differences[difference] = None
+        for difference in calibration.differences(sensor, reading):
             differences[difference] = None
         if sensor.extrinsics is None:
             try:
@@ -175,15 +199,21 @@ def _compare_reading(sensor: Sensor, reading: Any) -> Iterator[str]:
                 yield f"{key} {received:.3g}, the rig file has {expected:.3g}"
 
 
-def _transforms(reader: AnyReader) -> TransformTree:
-    tree, unusable = TransformTree(keep_s=1e6), Counter[tuple[str, str]]()
-    for topic in (STATIC_TOPIC, MOVING_TOPIC):
-        connections = [c for c in reader.connections if c.topic == topic]
+def _transforms(reader: AnyReader, notices: Notices) -> TransformTree:
+    """The transforms at the start of a bag; static ones may be recorded later."""
+    types = {c.topic: c.msgtype for c in reader.connections}
+    transforms = BagTransforms(Counter(), notices)
+    static_topic, moving_topic = transform_topics(types, notices)
+    for topic in (static_topic, moving_topic):
+        connections = [c for c in reader.connections if c.topic == topic and c.msgtype in TF_TYPES]
         if not connections:
             continue
-        for i, (connection, _, raw) in enumerate(reader.messages(connections)):
+        for i, (connection, record_ns, raw) in enumerate(reader.messages(connections)):
             if i >= MAX_TRANSFORM_MESSAGES:
                 break
             message = reader.deserialize(raw, connection.msgtype)
-            add_transforms(tree, message, topic == STATIC_TOPIC, unusable)
-    return tree
+            if topic == static_topic:
+                transforms.add_static(record_ns, message)
+            else:
+                transforms.add_moving(message)
+    return transforms.tree(reader.start_time if reader.message_count else 0)

@@ -13,18 +13,23 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.messages.decoders import boxes_from_message
 from multimodal_perception.messages.errors import MessageError
-from multimodal_perception.messages.frame_messages import LABEL_TOPIC, TRUTH
+from multimodal_perception.messages.frame_messages import (
+    LABEL_TOPIC,
+    NUM_POINTS_TOPIC,
+    VELOCITY_TOPIC,
+    VISIBILITY_TOPIC,
+)
 
 LABEL_TYPE = "vision_msgs/msg/Detection3DArray"
 # A label topic contains one of these words. Detector outputs have the same message type.
 LABEL_TOPIC_KEYWORDS = ("truth", "label", "annotation")
-# The simulator's visible fraction of each label, recorded at the same time as the labels.
-VISIBILITY_TOPIC = f"{TRUTH}/visibility"
+# Properties of the labels, recorded at the same time, and the number of values of each label.
+PROPERTY_TOPICS = {NUM_POINTS_TOPIC: 1, VELOCITY_TOPIC: 2, VISIBILITY_TOPIC: 1}
 # Labels belong to a frame only if their stamps differ by at most this.
-MAX_STAMP_DIFFERENCE_NS = NANOSECONDS // 20
+MAX_STAMP_DIFFERENCE_NS = NANOSECONDS_PER_SECOND // 20
 # A velocity is computed only from two labels of the same track within this time.
 MAX_VELOCITY_INTERVAL_S = 1.5
 Odometry = Callable[[int], NDArray[np.float64] | None]
@@ -45,15 +50,16 @@ class BagLabels:
             if message_type == LABEL_TYPE and any(w in topic.lower() for w in LABEL_TOPIC_KEYWORDS)
         ]
         self.topic = LABEL_TOPIC if LABEL_TOPIC in candidates else next(iter(candidates), None)
-        self.topics = {VISIBILITY_TOPIC, self.topic} & types.keys()
+        labels = set() if self.topic is None else {self.topic}
+        self.topics = (labels | PROPERTY_TOPICS.keys()) & types.keys()
         self._drops = drops
         self._boxes: list[tuple[int, Boxes3D]] = []
-        self._visibilities: dict[int, NDArray[np.float32]] = {}
+        self._properties: dict[tuple[str, int], NDArray[Any]] = {}
 
     def add(self, topic: str, record_ns: int, message: Any) -> None:
         """Store a message of one of `topics` with its record time. Count it if it is invalid."""
-        if topic == VISIBILITY_TOPIC:
-            self._visibilities[record_ns] = np.asarray(message.data, np.float32)
+        if topic in PROPERTY_TOPICS:
+            self._properties[topic, record_ns] = np.asarray(message.data)
             return
         try:
             self._boxes.append((record_ns, boxes_from_message(message)))
@@ -66,16 +72,17 @@ class BagLabels:
         """The labels nearest to a frame's stamp, in its base_frame, with their LiDAR points counted.
 
         odometry: odom_from_base (4, 4) at a stamp, or None. Velocities are set if the labels have
-        track ids and odometry is available, visibility if the bag contains it. Returns None if no
-        labels lie within 50 ms of the stamp, or if their coordinate frame is neither base_frame nor
-        the frame of one of the LiDARs.
+        track ids and odometry is available. Velocities, visibility and numbers of points that the bag
+        contains are used instead. Returns None if no labels lie within 50 ms of the stamp, or if their
+        coordinate frame is neither base_frame nor the frame of one of the LiDARs.
         """
         record_ns, nearest = min(
             self._boxes, key=lambda b: abs(b[1].stamp_ns - frame.stamp_ns), default=(0, None)
         )
         if nearest is None or abs(nearest.stamp_ns - frame.stamp_ns) > MAX_STAMP_DIFFERENCE_NS:
             return None
-        if nearest.frame_id == frame.base_frame:
+        in_base = nearest.frame_id == frame.base_frame
+        if in_base:
             nearest = replace(nearest, velocities=self._velocities(nearest, odometry))
         else:
             lidars = {s.frame_id: name for name, s in frame.lidars.items()}
@@ -87,13 +94,24 @@ class BagLabels:
         if frame.lidars:
             counts = count_points_in_boxes(frame.points_in_base(), nearest.boxes, MARGIN_M)
             nearest = replace(nearest, num_points=counts)
-        visibility = self._visibilities.get(record_ns)
-        valid = (
-            visibility is not None
-            and len(visibility) == len(nearest)
-            and np.isfinite(visibility).all()
-        )
-        return replace(nearest, visibility=visibility) if valid else nearest
+        points = self._property(NUM_POINTS_TOPIC, record_ns, len(nearest))
+        if points is not None:
+            nearest = replace(nearest, num_points=points.astype(np.int64))
+        velocities = self._property(VELOCITY_TOPIC, record_ns, len(nearest))
+        if velocities is not None and in_base:
+            nearest = replace(nearest, velocities=velocities.astype(np.float32).reshape(-1, 2))
+        visibility = self._property(VISIBILITY_TOPIC, record_ns, len(nearest))
+        if visibility is not None and np.isfinite(visibility).all():
+            nearest = replace(nearest, visibility=visibility.astype(np.float32))
+        return nearest
+
+    def _property(self, topic: str, record_ns: int, count: int) -> NDArray[Any] | None:
+        """Values of a property of `count` labels; None if there are none or another number."""
+        values = self._properties.get((topic, record_ns))
+        if values is None or len(values) == count * PROPERTY_TOPICS[topic]:
+            return values
+        self._drops[topic, "wrong_number"] += 1
+        return None
 
     def _velocities(self, labels: Boxes3D, odometry: Odometry) -> NDArray[np.float32] | None:
         """Velocities (N, 2) over ground along the axes of base_frame, m/s.
@@ -113,7 +131,7 @@ class BagLabels:
         velocities = np.full((len(labels), 2), np.nan)
         for i, track in enumerate(labels.track_ids.tolist()):
             centres = [c[track] for c in centres_by_stamp if track in c]
-            seconds = (centres[-1][0] - centres[0][0]) / NANOSECONDS if centres else 0.0
+            seconds = (centres[-1][0] - centres[0][0]) / NANOSECONDS_PER_SECOND if centres else 0.0
             if 0 < seconds <= MAX_VELOCITY_INTERVAL_S * (len(centres) - 1):
                 displacement = (centres[-1][1] - centres[0][1]) @ now[:3, :3]
                 velocities[i] = displacement[:2] / seconds

@@ -21,7 +21,7 @@ def recorded_inputs(path: Path, card: ModelCard, limit: int) -> Iterator[Arrays]
 
     path: a bag or dataset, whose frames the architecture's frame_inputs function converts; or .npz
     files (one file, or a folder of them), each with an array per input for one frame. The keys are
-    the names in the ONNX file. Raises UserError for unreadable files and invalid inputs.
+    the names of the card's inputs. Raises UserError for unreadable files and invalid inputs.
     """
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path] if path.suffix == ".npz" else []
     frames: Any = files or open_dataset(path)  # paths or SensorFrames
@@ -34,7 +34,7 @@ def recorded_inputs(path: Path, card: ModelCard, limit: int) -> Iterator[Arrays]
             check_inputs(card.inputs, arrays)
         except InputError as error:
             raise UserError(f"{path}, frame {index}: {error}") from error
-        yield card.to_onnx_names(arrays)
+        yield arrays
 
 
 def _read_npz(path: Path) -> Arrays:

@@ -29,7 +29,8 @@ from multimodal_perception.frame import (
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.pointcloud.returns import find_returns
 from multimodal_perception.rig import Rig, Sensor
 
 # Class names of the nuScenes detection task to the class names of this package.
@@ -91,7 +92,7 @@ class NuScenesSampleDataset(Dataset):
             return self._read(sample)
 
     def _read(self, sample: Mapping[str, Any]) -> SensorFrame:
-        stamp_ns = round(float(sample["timestamp"]) * NANOSECONDS)
+        stamp_ns = round(float(sample["timestamp"]) * NANOSECONDS_PER_SECOND)
         lidar = sample["lidar_points"]
         base_from_lidar = _rigid(lidar["lidar2ego"], "lidar2ego")
         path = self._file_path(lidar["lidar_path"])
@@ -157,7 +158,8 @@ def read_sweep(path: Path, stamp_ns: int, features: int = 5) -> LidarSweep:
     """Read a .pcd.bin file with `features` float32 values per point.
 
     The values are x, y, z, intensity and, if there are at least five, the ring. Points with non-finite
-    values are removed. Raises DatasetError.
+    values and those at the sensor, which are missing returns, are removed, as from the messages of a
+    bag. Raises DatasetError.
     """
     values = np.fromfile(path, np.float32)
     if features < 4 or values.size == 0 or values.size % features or path.stat().st_size % 4:
@@ -169,6 +171,10 @@ def read_sweep(path: Path, stamp_ns: int, features: int = 5) -> LidarSweep:
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         raise DatasetError(f"{path}: all points have NaN or infinite values")
+    limits = Sensor(LIDAR, Modality.LIDAR, LIDAR, LIDAR)  # those of the messages of a bag
+    points = points[find_returns(points, limits.min_range, limits.max_range).keep]
+    if not len(points):
+        raise DatasetError(f"{path}: all points are at the sensor, as missing returns")
     rings = np.clip(points[:, 4], 0, 65535).astype(np.uint16) if features > 4 else None
     return LidarSweep(LIDAR, stamp_ns, LIDAR, np.ascontiguousarray(points[:, :4]), rings=rings)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from multimodal_perception.datasets.bag import BagDataset
+from multimodal_perception.datasets.bag_files import is_bag
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.kitti import KittiDataset
 from multimodal_perception.datasets.nuscenes import NuScenesSampleDataset
@@ -71,7 +72,7 @@ def _detect_format(path: Path) -> DatasetName:
         return "synthetic"
     if not path.exists():
         raise DatasetError(f"{path}: no such file or folder")
-    if path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file():
+    if is_bag(path):
         return "bag"
     if (path / "frame.json").is_file() or tables_folder(path) is not None:
         return "nuscenes"
@@ -81,6 +82,6 @@ def _detect_format(path: Path) -> DatasetName:
         return "shards"
     raise DatasetError(
         f"{path}: format not recognised; expected a KITTI folder (velodyne/), nuScenes "
-        "(v1.0-*/sample.json, or frame.json of a sample), a rosbag2 (metadata.yaml, .mcap, .db3) or "
+        "(v1.0-*/sample.json, or frame.json of a sample), a rosbag2 bag (metadata.yaml, .mcap, .db3) or "
         f"simulated shards ({SHARD_RECORD})"
     )

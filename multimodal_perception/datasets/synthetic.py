@@ -24,7 +24,8 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.resources import share_path
-from multimodal_perception.rig import BODY_FROM_OPTICAL, load_rig
+from multimodal_perception.rig import load_rig
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 FIRST_STAMP_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 100_000_000

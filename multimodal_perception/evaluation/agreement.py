@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticDataset
-from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector, Network
+from multimodal_perception.detection.fusion.detector import FusionDetector, Network
+from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.card import TensorSpec, load_card
@@ -228,7 +229,9 @@ def _detect_golden_frames(model: str, engine: EngineName) -> list[Boxes3D]:
 
 def _open_detector(model: str, engine: EngineName) -> FusionDetector:
     config = RuntimeConfig(order=(engine,), device="cpu")
-    return FusionDetector(FusionConfig(model, min_score=GOLDEN_MIN_SCORE), config)
+    # Without the geometric check, because only the outputs of the networks are compared.
+    fusion = FusionConfig(model, min_score=GOLDEN_MIN_SCORE, geometric_check=False)
+    return FusionDetector(fusion, config)
 
 
 def _onnx_hashes(model: str) -> str:

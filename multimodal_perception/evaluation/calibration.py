@@ -19,15 +19,19 @@ from scipy.spatial.transform import Rotation
 from multimodal_perception.calibration_monitor.drift_estimation import (
     Fit,
     fit_motion,
-    similarity_candidates,
-    similarity_displacements,
+    rigid_candidates,
+    rigid_displacements,
 )
 from multimodal_perception.calibration_monitor.edge_matching import edge_channels, match_blocks
 from multimodal_perception.calibration_monitor.monitor import (
     CalibrationMonitorConfig,
     estimate_drift,
 )
-from multimodal_perception.calibration_monitor.sensor_pairs import Pair, find_pairs, measure_offset
+from multimodal_perception.calibration_monitor.sensor_pairs import (
+    Pair,
+    find_pairs,
+    measure_rotation_error,
+)
 from multimodal_perception.datasets.visible_thermal_pairs import ImagePair, read_pair
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Level
@@ -74,8 +78,8 @@ def estimate_motion(
         max_displacement=MAX_DISPLACEMENT,
     )
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    grid = similarity_candidates(MAX_SHIFT + 1, float(np.hypot(*centre)))
-    return fit_motion(blocks, similarity_displacements(blocks.centres, centre), grid)
+    grid = rigid_candidates(MAX_SHIFT + 1, float(np.hypot(*centre)))
+    return fit_motion(blocks, rigid_displacements(blocks.centres, centre), grid)
 
 
 def mean_displacement(
@@ -88,7 +92,7 @@ def mean_displacement(
     height, width = shape
     grid = np.meshgrid(np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 7))
     points = np.stack(grid, -1).reshape(-1, 2)
-    motion_model = similarity_displacements(points, np.array([(width - 1) / 2, (height - 1) / 2]))
+    motion_model = rigid_displacements(points, np.array([(width - 1) / 2, (height - 1) / 2]))
     first_points, second_points = motion_model(np.stack([first, second]))
     return float(np.linalg.norm(first_points - second_points, axis=1).mean())
 
@@ -115,7 +119,10 @@ def score_pairs(root: str | Path, stems: Iterable[str], seed: int = 0) -> dict[s
         if estimate is not None:
             row["error_px"] = mean_displacement(estimate.values, motion, shape)
             row["standard_deviation"] = np.sqrt(np.diag(estimate.covariance)).tolist()
-            row["support"], row["distinctness"] = estimate.support, estimate.distinctness
+            row["inlier_fraction"], row["peak_margin"] = (
+                estimate.inlier_fraction,
+                estimate.peak_margin,
+            )
             row["shift_error_px"] = float(np.linalg.norm((estimate.values - motion)[:2]))
             row["angle_error_deg"] = float(np.degrees(abs(estimate.values[2] - angle)))
             if original is not None:
@@ -141,7 +148,7 @@ def with_rotation_error(
 ) -> SensorFrame:
     """The frame with a rotation error (3,) in the extrinsics of a sensor.
 
-    rotation: rotation vector with the sign convention of OffsetMeasurement, radians.
+    rotation: rotation vector with the sign convention of RotationMeasurement, radians.
     """
     error = np.eye(4)
     error[:3, :3] = Rotation.from_rotvec(rotation).as_matrix()
@@ -188,7 +195,7 @@ def rotation_trials(
                 axis = rng.normal(size=3)
                 rotation = np.radians(angle) * axis / np.linalg.norm(axis)
                 modified = with_rotation_error(frame, pair.sensor, rotation)
-                measurement = measure_offset(modified, pair)
+                measurement = measure_rotation_error(modified, pair)
                 drift = None if measurement is None else estimate_drift([measurement], config)
                 residual = np.nan
                 if drift is not None:

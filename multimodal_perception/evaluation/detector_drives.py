@@ -37,7 +37,7 @@ MODALITY_NAMES = {
 
 
 @dataclass(frozen=True)
-class Drive:
+class EvaluationDrive:
     """One simulated drive, of which `frames` frames are evaluated, one in every `interval` sweeps."""
 
     scenario: str
@@ -69,16 +69,18 @@ class Drive:
 
 def plan_drives(
     seeds: Iterable[int], frames: int, interval: int, conditions: Iterable[str] = tuple(CONDITIONS)
-) -> list[Drive]:
+) -> list[EvaluationDrive]:
     """One drive for each seed and condition. The seed also selects the scenario."""
     return [
-        Drive(SCENARIOS[seed % len(SCENARIOS)], condition, seed, frames, interval)
+        EvaluationDrive(SCENARIOS[seed % len(SCENARIOS)], condition, seed, frames, interval)
         for seed in seeds
         for condition in conditions
     ]
 
 
-def simulate_frames(drives: Iterable[Drive], rig: Rig) -> Iterator[tuple[Drive, SensorFrame]]:
+def simulate_frames(
+    drives: Iterable[EvaluationDrive], rig: Rig
+) -> Iterator[tuple[EvaluationDrive, SensorFrame]]:
     """Simulate the evaluated frames of drives, with deskewed sweeps and labels with visibility."""
     for drive in drives:
         simulation = drive.plan(rig).simulation()
@@ -99,7 +101,7 @@ class DetectorSetup:
 
 
 def compare_detectors(
-    frames: Iterable[tuple[Drive, SensorFrame]],
+    frames: Iterable[tuple[EvaluationDrive, SensorFrame]],
     setups: Mapping[str, DetectorSetup],
     protocol: NuScenesProtocol | None = None,
 ) -> dict[str, dict[str, Any]]:

@@ -298,7 +298,7 @@ def _errors(
     labels: _BoxArrays,
     name: str,
 ) -> dict[str, NDArray[np.float64]]:
-    """Errors (K,) of the true positives by descending score; NaN if label or box lack the value.
+    """Errors (K,) of the true positives by descending score; NaN if label or box have no such value.
 
     match: (N,) index of the label, -1 without one, of the boxes in the given order (N,).
     """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,13 @@ from multimodal_perception.evaluation.occupancy import (
     score_grid,
 )
 from multimodal_perception.frame import Modality, SensorFrame
-from multimodal_perception.occupancy.evidential import EvidentialMapper
 from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.simulation import Observation, Simulation
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
+from multimodal_perception.stages import ContradictionReporter, MasksBySensor, Segmenter
 
 # The seed selects the scenario. Fog occurs in no training data and was not used for tuning.
 SCENARIOS = ("urban_street", "parking_lot", "intersection", "warehouse", "highway")
@@ -47,7 +47,16 @@ SUBSETS: dict[str, tuple[Modality, ...]] = {
     "camera+ultrasonic": (Modality.CAMERA, Modality.ULTRASONIC),
     "ultrasonic": (Modality.ULTRASONIC,),
 }
-FAULTS = ("ultrasonic stuck", "camera mask all free")
+STUCK_SENSOR, FREE_MASKS = "ultrasonic stuck", "camera mask all free"
+FAULTS = (STUCK_SENSOR, FREE_MASKS)
+
+
+class PipelineFactory(Protocol):
+    """Builds a pipeline of one configuration, such as a partial of `build_pipeline`."""
+
+    def __call__(self, *, segmenter: Segmenter = ...) -> Pipeline:
+        """segmenter: used instead of the configured one."""
+        ...
 
 
 @dataclass
@@ -101,24 +110,31 @@ def score_drive(
     result: DriveScores,
     simulation: Simulation,
     condition: str,
-    make_pipeline: Callable[[], Pipeline],
+    make_pipeline: PipelineFactory,
     true_masks: bool,
     max_range: float = MAX_RANGE_M,
 ) -> Iterator[int]:
     """Evaluate one drive with all sensor subsets and faults. Yields the index of each finished frame.
 
-    make_pipeline: creates a pipeline. true_masks: use the simulator's true pixel classes as masks, for
-    pipelines without a segmenter.
+    true_masks: use the simulator's true pixel classes as masks, for pipelines without a segmenter.
     """
-    pipelines = {name: make_pipeline() for name in (*SUBSETS, *FAULTS)}
+    segmenters = {
+        name: FixedSegmenter() for name in (*SUBSETS, *FAULTS) if true_masks or name == FREE_MASKS
+    }
+    pipelines = {
+        name: make_pipeline(segmenter=segmenters[name]) if name in segmenters else make_pipeline()
+        for name in (*SUBSETS, *FAULTS)
+    }
     for index in range(FIRST_FRAME, len(simulation)):
         observation = simulation.observe(index)
         frame = simulation[index]  # with deskewed sweeps
         true_state = cell_truth(observation.truth)
         for name, pipeline in pipelines.items():
-            part, masks = _apply_subset(name, frame, observation, true_masks)
-            if masks is not None:
-                pipeline.segmenter = FixedSegmenter(masks)
+            part = _apply_subset(name, frame)
+            if name in segmenters:
+                segmenters[name].masks = (
+                    _free_masks(part) if name == FREE_MASKS else _true_masks(part, observation)
+                )
             grid = pipeline.process(part).occupancy
             assert grid is not None
             evaluate_bands = name == FULL and condition in KNOWN_CONDITIONS
@@ -126,7 +142,7 @@ def score_drive(
             score_grid(grid, true_state, max_range, [result.scores[name, condition]], by_distance)
             mapper = pipeline.occupancy
             # An echo affects the grid from its second frame on, so there may be no contradictions yet.
-            if isinstance(mapper, EvidentialMapper) and mapper.contradictions:
+            if isinstance(mapper, ContradictionReporter) and mapper.contradictions:
                 largest = max(mapper.contradictions.values())
                 result.contradictions[name, condition].append(largest)
         yield index
@@ -165,43 +181,42 @@ def cell_truth(truth: FrameTruth) -> TruthFunction:
     return true_state
 
 
-@dataclass(frozen=True)
+@dataclass
 class FixedSegmenter:
-    """A segmenter that returns given masks."""
+    """A segmenter that returns the masks that were set for the present frame."""
 
-    masks: Mapping[str, SegmentationMask]
+    masks: MasksBySensor = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
+    def segment(self, frame: SensorFrame) -> MasksBySensor:
         return self.masks
 
 
-def _apply_subset(
-    name: str, frame: SensorFrame, observation: Observation, true_masks: bool
-) -> tuple[SensorFrame, Mapping[str, SegmentationMask] | None]:
-    """The frame with a subset of the sensors or a fault, and the masks for the pipeline.
-
-    The masks are None if the pipeline has to compute them.
-    """
+def _apply_subset(name: str, frame: SensorFrame) -> SensorFrame:
+    """The frame with a subset of the sensors, or with a fault of a sensor."""
     part = frame.select_modalities(SUBSETS.get(name, SUBSETS[FULL]))
-    if name == "ultrasonic stuck":
+    if name == STUCK_SENSOR:
         part = replace(part, ultrasonics=_with_stuck_sensor(part))
-    if name == "camera mask all free":
-        return part, {
-            sensor: SegmentationMask(
-                sensor, image.stamp_ns, np.zeros(image.pixels.shape[:2], np.uint8), ("road",)
-            )
-            for sensor, image in part.cameras.items()
-        }
-    if not true_masks:
-        return part, None
-    names = (*part.cameras, *part.thermals)
-    masks = {
-        n: SegmentationMask(n, frame.stamp_ns, view.semantics, SEMANTIC_NAMES)
-        for n, view in observation.truth.views.items()
-        if n in names
+    return part
+
+
+def _free_masks(frame: SensorFrame) -> MasksBySensor:
+    """Masks of all camera images in which every pixel is road."""
+    return {
+        name: SegmentationMask(
+            name, image.stamp_ns, np.zeros(image.pixels.shape[:2], np.uint8), ("road",)
+        )
+        for name, image in frame.cameras.items()
     }
-    return part, masks
+
+
+def _true_masks(frame: SensorFrame, observation: Observation) -> MasksBySensor:
+    """Masks of all images of the frame with the simulator's true pixel classes."""
+    return {
+        name: SegmentationMask(name, frame.stamp_ns, view.semantics, SEMANTIC_NAMES)
+        for name, view in observation.truth.views.items()
+        if name in frame.cameras or name in frame.thermals
+    }
 
 
 def _with_stuck_sensor(frame: SensorFrame) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.segmentation import ConfusionMatrix
 from multimodal_perception.frame import Modality, SensorFrame
-from multimodal_perception.images.rgb_thermal_inputs import RgbThermalConfig
+from multimodal_perception.images.rgb_thermal_inputs import RgbThermalSegmenterConfig
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -49,7 +49,7 @@ def score_drives(
     camera = next(iter(rig.sensors_of(Modality.CAMERA)))
     rows: dict[str, tuple[RgbThermalSegmenter, str]] = {}
     for card in cards:
-        segmenter = RgbThermalSegmenter(RgbThermalConfig(), RuntimeConfig(), card=card)
+        segmenter = RgbThermalSegmenter(RgbThermalSegmenterConfig(), RuntimeConfig(), card=card)
         fusion = str(card.settings.get("fusion", "cmx"))
         inputs = SINGLE_STREAM_INPUTS.get(fusion, ("both", "visible", "thermal"))
         name = fusion if f"{fusion}, {inputs[0]}" not in rows else card.source

@@ -20,7 +20,7 @@ class CameraCalibration:
     camera_from_optical: (4, 4) pose from the optical frame of the messages to the frame of `model`. It
     differs from the identity for rectified images: rotation R and the baseline of a stereo camera.
     full_model: intrinsics of the full image if `model` describes a binned image or a region of interest.
-    notices: assumptions and implausible values, for the user.
+    notices: assumptions and implausible values, for the user. frame_id: of the CameraInfo, or empty.
     """
 
     model: CameraModel
@@ -28,6 +28,7 @@ class CameraCalibration:
     camera_from_optical: NDArray[np.float64] | None = None
     full_model: CameraModel | None = None
     notices: tuple[str, ...] = ()
+    frame_id: str = ""
 
     def base_from_camera(self, base_from_optical: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the pose (4, 4) of the camera of `model` for the pose of the optical frame."""

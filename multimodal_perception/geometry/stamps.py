@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-NANOSECONDS = 1_000_000_000
+NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 def stamp_to_ns(seconds: int, nanoseconds: int) -> int:
-    """Return a builtin_interfaces/Time as nanoseconds."""
-    return seconds * NANOSECONDS + nanoseconds
+    """Return the two fields of a builtin_interfaces/Time as integer nanoseconds."""
+    return seconds * NANOSECONDS_PER_SECOND + nanoseconds

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 
 Pose = NDArray[np.float64]
 MAX_FRAMES = 2000
 MAX_STAMPS = 4000
 # A dynamic transform may be this much older or newer than the requested stamp.
-TOLERANCE_NS = NANOSECONDS // 5
+TOLERANCE_NS = NANOSECONDS_PER_SECOND // 5
 
 
 class TransformError(ValueError):
@@ -49,7 +49,7 @@ class TransformTree:
 
     def __init__(self, keep_s: float = 10.0, max_stamps: int = MAX_STAMPS) -> None:
         self._max_stamps = max_stamps
-        self._keep_ns = round(keep_s * NANOSECONDS)
+        self._keep_ns = round(keep_s * NANOSECONDS_PER_SECOND)
         self._edges: dict[str, _Edge] = {}
 
     def set(self, parent: str, child: str, stamp_ns: int, pose: Pose, static: bool = False) -> None:
@@ -57,7 +57,7 @@ class TransformTree:
 
         Raises TransformError: bad_transform (not rigid, no name), cycle, too_many_frames.
         """
-        parent, child = _normalise_name(parent), _normalise_name(child)
+        parent, child = normalise_name(parent), normalise_name(child)
         if not parent or not child or not poses.is_rigid(pose):
             raise TransformError("bad_transform", f"{parent!r} to {child!r}")
         edge = self._edges.get(child)
@@ -78,7 +78,7 @@ class TransformTree:
         Raises TransformError: unknown_frame, disconnected, or extrapolation, if a dynamic transform
         on the path has no pose within 0.2 s of the stamp.
         """
-        target, source = _normalise_name(target), _normalise_name(source)
+        target, source = normalise_name(target), normalise_name(source)
         if target == source:
             return np.eye(4)
         for name in (target, source):
@@ -92,6 +92,15 @@ class TransformTree:
         common_from_target = self._climb(target_chain[: target_chain.index(common)], stamp_ns)
         common_from_source = self._climb(source_chain[: source_chain.index(common)], stamp_ns)
         return poses.inverse(common_from_target) @ common_from_source
+
+    def parent(self, frame: str) -> str | None:
+        """Return the parent of a frame, or None if it has none."""
+        edge = self._edges.get(normalise_name(frame))
+        return None if edge is None else edge.parent
+
+    def empty_copy(self) -> TransformTree:
+        """Return a tree without frames that keeps as many transforms as this one."""
+        return TransformTree(self._keep_ns / NANOSECONDS_PER_SECOND, self._max_stamps)
 
     def clear_dynamic(self) -> None:
         """Remove all dynamic transforms, for example after a jump of the clock."""
@@ -138,11 +147,12 @@ def _pose_at(edge: _Edge, child: str, stamp_ns: int) -> Pose:
         )
     nearest = min(at, len(edge.stamps) - 1)
     if abs(edge.stamps[nearest] - stamp_ns) > TOLERANCE_NS:
-        offset_s = (stamp_ns - edge.stamps[nearest]) / NANOSECONDS
+        offset_s = (stamp_ns - edge.stamps[nearest]) / NANOSECONDS_PER_SECOND
         detail = f"{edge.parent} to {child}: the stamp is {offset_s:.3f} s from the nearest pose"
         raise TransformError("extrapolation", detail)
     return edge.poses[nearest]
 
 
-def _normalise_name(frame: str) -> str:
+def normalise_name(frame: str) -> str:
+    """Return the name of a frame without spaces and without a leading slash."""
     return frame.strip().lstrip("/")

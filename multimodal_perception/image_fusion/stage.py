@@ -16,11 +16,13 @@ from multimodal_perception.frame import CameraImage, SensorFrame
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.images.thermal_to_camera import ThermalViews, has_pose
 from multimodal_perception.perception import StageStatus
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_use import SensorUse, of_view
 
 # Width of the transition from the fused to the visible image at the edge of the thermal camera's view,
 # pixels of the network's input.
@@ -74,6 +76,10 @@ class ImageFuser:
     def status(self) -> tuple[StageStatus, ...]:
         """Status of the inference engine, for diagnostics."""
         return (engine_status(self.engine),)
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The cameras whose images are fused, and the thermal cameras."""
+        return of_view(rig, self.config.cameras)
 
     def fuse(self, frame: SensorFrame) -> Mapping[str, CameraImage]:
         """Fused rgb8 images by camera, each in the camera's size; none without usable images."""

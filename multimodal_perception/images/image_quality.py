@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.images.thermal_normalization import auto_gain
 from multimodal_perception.perception import ImageQuality
 
@@ -29,8 +29,8 @@ WIDTH = 320
 VALUE_RANGE = (4.0, 24.0)
 # Fraction of saturated pixels: a bright sky stays below the first.
 SATURATED_FRACTION = (0.35, 0.8)
-# Ratio of the energy of the first to the second and of the second to the third octave. Sharp images are
-# above the second value.
+# Ratio of the mean absolute amplitude of the first to the second and of the second to the third
+# octave. Sharp images are above the second value.
 FIRST_OCTAVE_RATIO, SECOND_OCTAVE_RATIO = (0.5, 0.8), (0.4, 0.6)
 # Fraction of pixels with adversarial-looking texture; on real streets it is below the first value.
 ADVERSARIAL_FRACTION = (0.004, 0.02)
@@ -48,7 +48,8 @@ class ImageQualityConfig:
         min_quality: Quality score below which an image counts as missing for detection, segmentation
             and near field. Lower it to use poor images too; set it to 0 to never drop an image.
         warn_quality: Quality score below which the sensor's diagnostics status is a warning. Increase it
-            to be warned earlier about dirty or defocused lenses.
+            to be warned earlier about blurred or badly exposed images; dirt on the lens does not lower
+            the score.
         frozen_s: Time without a change of any sampled pixel after which an image is treated as frozen
             and its score becomes 0. Increase it for noise-free or heavily compressed streams; set it to
             0 to switch the check off.
@@ -70,7 +71,7 @@ class ImageQualityConfig:
 
 
 @dataclass
-class _Memory:
+class _SensorState:
     """State of one sensor.
 
     sample: pixels of the last image. since_ns: stamp of the last image that differed from the
@@ -89,7 +90,7 @@ class ImageQualityMonitor:
     def __init__(self, config: ImageQualityConfig | None = None) -> None:
         self.config = config or ImageQualityConfig()
         self.counts: Counter[str] = Counter()
-        self._memory: dict[str, _Memory] = {}
+        self._states: dict[str, _SensorState] = {}
 
     def assess(
         self, frame: SensorFrame, agreement: Mapping[str, float] | None = None
@@ -124,48 +125,49 @@ class ImageQualityMonitor:
         exposure = _exposure(image, grey)
         # The sharpness of a blank image is undefined, and its score is 0 anyway.
         sharpness = _sharpness(grey) if exposure > 0 else 1.0
-        motion, elapsed_s = self._motion(image)
+        not_frozen, elapsed_s = self._not_frozen(image)
         texture = 1.0
         if small.ndim == 3:
             texture = self._texture(image.sensor, _adversarial_fraction(small), elapsed_s)
         cues = {
             "exposure": exposure,
             "sharpness": sharpness,
-            "motion": motion,
+            "not_frozen": not_frozen,
             "texture": texture,
             "agreement": agreement,
         }
         return ImageQuality(float(np.prod(list(cues.values()))), cues)
 
-    def _motion(self, image: CameraImage | ThermalImage) -> tuple[float, float]:
+    def _not_frozen(self, image: CameraImage | ThermalImage) -> tuple[float, float]:
         """0 for a frozen image, else 1; and the seconds since the last image (0 for the first one)."""
         # Sensors have noise, so two images of the same scene always differ in some of these pixels.
         sample = image.pixels[::8, ::8].copy()
-        last = self._memory.get(image.sensor)
+        last = self._states.get(image.sensor)
         now_ns = image.stamp_ns
         if last is None or now_ns < last.stamp_ns:
-            self._memory[image.sensor] = _Memory(now_ns, sample, now_ns)
+            self._states[image.sensor] = _SensorState(now_ns, sample, now_ns)
             return 1.0, 0.0
-        elapsed_s = (now_ns - last.stamp_ns) / NANOSECONDS
+        elapsed_s = (now_ns - last.stamp_ns) / NANOSECONDS_PER_SECOND
         if not np.array_equal(sample, last.sample):
             last.since_ns = now_ns
         last.stamp_ns, last.sample = now_ns, sample
-        unchanged_s = (now_ns - last.since_ns) / NANOSECONDS
+        unchanged_s = (now_ns - last.since_ns) / NANOSECONDS_PER_SECOND
         frozen = 0 < self.config.frozen_s <= unchanged_s
         return (0.0 if frozen else 1.0), elapsed_s
 
     def _texture(self, sensor: str, fraction: float, elapsed_s: float) -> float:
         """Factor for the fraction of adversarial-looking pixels above the sensor's usual fraction."""
-        memory = self._memory[sensor]
-        excess = fraction - max(memory.usual_fraction - ADVERSARIAL_FRACTION[0], 0.0)
+        state = self._states[sensor]
+        excess = fraction - max(state.usual_fraction - ADVERSARIAL_FRACTION[0], 0.0)
         weight = 1.0 - np.exp(-elapsed_s / self.config.texture_adaptation_s)
-        memory.usual_fraction += (fraction - memory.usual_fraction) * weight
+        state.usual_fraction += (fraction - state.usual_fraction) * weight
         return max(1.0 - _ramp(excess, *ADVERSARIAL_FRACTION), self.config.min_texture_factor)
 
 
 def _downscaled(image: CameraImage | ThermalImage) -> NDArray[np.uint8]:
     """A copy with a width up to WIDTH: (h, w, 3) uint8 RGB of colour cameras, else (h, w) uint8."""
-    small = np.ascontiguousarray(image.pixels)
+    pixels = image.pixels if isinstance(image, CameraImage) else image.filled_pixels()
+    small = np.ascontiguousarray(pixels)
     height, width = small.shape[:2]
     # First by an integer factor, for which OpenCV is several times faster.
     divisor = max(min(width // WIDTH, height), 1)
@@ -183,7 +185,8 @@ def _downscaled(image: CameraImage | ThermalImage) -> NDArray[np.uint8]:
 
 def _exposure(image: CameraImage | ThermalImage, grey: NDArray[np.uint8]) -> float:
     """0 for a constant image or one with mostly saturated pixels, 1 for a well exposed one."""
-    pixels = image.pixels[::8, ::8]
+    full = image.pixels if isinstance(image, CameraImage) else image.filled_pixels()
+    pixels = full[::8, ::8]
     low, high = np.percentile(pixels if pixels.dtype != np.uint8 else grey, (1, 99))
     top = np.iinfo(pixels.dtype).max
     bright = pixels if pixels.ndim == 2 else pixels.min(axis=2)
@@ -194,9 +197,9 @@ def _exposure(image: CameraImage | ThermalImage, grey: NDArray[np.uint8]) -> flo
 def _sharpness(grey: NDArray[np.uint8]) -> float:
     """0 for an image without fine structure (defocused, smeared or iced lens), 1 for a sharp one.
 
-    Natural images have similar energy in each octave (Field 1987), and blur reduces the finest octaves.
-    The energy ratios of octaves do not depend on the contrast. Two ratios are used because noise raises
-    the finest octave only.
+    Natural images have a similar amplitude in each octave (Field 1987), and blur reduces the finest
+    octaves. The ratios of the mean absolute amplitudes of octaves do not depend on the contrast.
+    Two ratios are used because noise raises the finest octave only.
     """
     values = grey.astype(np.float32)
     blurred = [values, *(cv2.GaussianBlur(values, (0, 0), s) for s in (1.0, 2.0, 4.0))]

@@ -24,7 +24,7 @@ INPUTS = ("visible", "thermal", "visible_mask", "thermal_mask")
 
 
 @dataclass(frozen=True)
-class RgbThermalConfig:
+class RgbThermalSegmenterConfig:
     """Parameters of the segmentation of visible and thermal images.
 
     Attributes:
@@ -75,7 +75,9 @@ class RgbThermalInputBuilder:
     counts: rejected images by `sensor.reason`; it is updated.
     """
 
-    def __init__(self, card: ModelCard, config: RgbThermalConfig, counts: Counter[str]) -> None:
+    def __init__(
+        self, card: ModelCard, config: RgbThermalSegmenterConfig, counts: Counter[str]
+    ) -> None:
         """Raises UserError for a card whose inputs do not fit."""
         check_input_shapes(card)
         self._config = config
@@ -180,7 +182,7 @@ def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:
 
     It raises UserError for a frame without a usable image.
     """
-    config = RgbThermalConfig(second_input=trained_second_input(card))
+    config = RgbThermalSegmenterConfig(second_input=trained_second_input(card))
     builder = RgbThermalInputBuilder(card, config, Counter())
 
     def build(frame: SensorFrame) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.images.byte_order import has_swapped_bytes
 from multimodal_perception.images.thermal_normalization import (
     Pixels,
     ThermalNormaliser,
@@ -26,9 +27,9 @@ MIN_OVERLAP = 0.05
 class ThermalViews:
     """Warps thermal images into the views of cameras.
 
-    The contrast limits and the warps are kept between frames. counts: rejected images by
-    `sensor.reason`; it is updated. quartile: value in (0, 1) that the upper quartile of each image is
-    mapped to (see quartile_gamma); None leaves the image unchanged.
+    The contrast limits and the warps are kept between frames. counts: rejected and corrected images
+    by `sensor.reason`; it is updated. quartile: value in (0, 1) that the upper quartile of each
+    image is mapped to (see quartile_gamma); None leaves the image unchanged.
     """
 
     def __init__(self, counts: Counter[str], quartile: float | None = None) -> None:
@@ -53,7 +54,7 @@ class ThermalViews:
         """A thermal image (H, W) normalised to [0, 1] with stable limits; None if it is blank."""
         if not self.is_usable(image):
             return None
-        pixels: Pixels = image.pixels
+        pixels: Pixels = image.filled_pixels()
         if has_swapped_bytes(pixels):
             self._counts[f"{image.sensor}.byte_order"] += 1
             pixels = pixels.byteswap()
@@ -110,19 +111,3 @@ class ThermalViews:
 def has_pose(frame: SensorFrame, name: str) -> bool:
     """Whether the intrinsics and extrinsics of a sensor are known."""
     return name in frame.intrinsics and name in frame.base_from_sensor
-
-
-def has_swapped_bytes(pixels: Pixels) -> bool:
-    """Whether a driver published 16-bit counts (H, W) with the wrong byte order.
-
-    In the correct order neighbouring pixels differ little. In the wrong order the low byte, which is
-    mostly noise, dominates the differences.
-    """
-    if pixels.dtype != np.uint16 or pixels.shape[1] < 2:
-        return False
-    rows = pixels[::4]
-    original, swapped = (
-        float(np.abs(np.diff(values.astype(np.float32), axis=1)).mean())
-        for values in (rows, rows.byteswap())
-    )
-    return swapped < original / 4

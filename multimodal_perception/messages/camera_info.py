@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,7 @@ def calibration_from_message(
             model=part,
             full_model=None if part is full else full,
             notices=tuple(notices),
+            frame_id=str(getattr(getattr(msg, "header", None), "frame_id", "")),
         )
     except ValueError as error:
         if isinstance(error, MessageError):
@@ -183,7 +184,7 @@ def _describe_rectified(
     if degrees > 1e-4:
         text += f", rotated by R ({degrees:.3g} deg)"
     if apply_baseline and pose[:3, 3].any():
-        x, y, _ = -pose[:3, 3]
+        x, y, _ = 0.0 - pose[:3, 3]
         text += (
             f", optical centre displaced by ({x:.4g}, {y:.4g}) m as the fourth column of P states "
             "(set apply_baseline: false if frame_id is the camera's own frame)"
@@ -283,7 +284,7 @@ ACCEPTED: tuple[Accepted, ...] = (
             + ("" if model == "equidistant" else "All zero: pinhole."),
             "Other names or counts: bad_camera_info.",
         )
-        for model, counts in cast(dict[str, tuple[int, ...]], DISTORTION_COUNTS).items()
+        for model, counts in DISTORTION_COUNTS.items()
     ),
     Accepted(
         "sensor_msgs/CameraInfo: binning and roi",

@@ -82,12 +82,14 @@ class CompressedFormat:
 class DecodedImage:
     """Pixels (H, W) or (H, W, 3) uint8, uint16 or float32, and the encoding that describes them.
 
-    encoding: a key of ENCODINGS. lossy_16_bit: whether a 16-bit image was compressed to 8 bits.
+    encoding: a key of ENCODINGS. lossy_16_bit: whether a 16-bit image was compressed to 8 bits. depth:
+    whether the transport is compressedDepth.
     """
 
     pixels: NDArray[Any]
     encoding: str
     lossy_16_bit: bool = False
+    depth: bool = False
 
 
 def parse_format(text: str) -> CompressedFormat:
@@ -96,9 +98,11 @@ def parse_format(text: str) -> CompressedFormat:
     head, separator, rest = lower.partition(";")
     head = head.strip()
     encoding = _ENCODING_NAMES.get(head, head if separator else "")
+    if not separator and encoding.startswith(("rgb", "bgr")):
+        encoding = ""  # without a codec, colours are in the usual order of the codec
     words = re.findall(r"[a-z0-9_+.\-]+", rest if separator else lower)
     codec = ""
-    for word in words:
+    for word in (*words, head):  # ffmpeg_image_transport starts with the codec
         named = next((codec for codec, names in CODECS.items() if word in names), "")
         codec = codec or named or (word if word in UNSUPPORTED_CODECS else "")
     target = ""
@@ -134,7 +138,7 @@ def decode_compressed(msg: Any, sensor: str, notices: Notices | None = None) -> 
         pixels = pixels[..., :3]  # the alpha channel is not used
     encoding = stated.encoding
     bits = 8 * pixels.dtype.itemsize
-    if encoding.startswith("bayer") and not stated.target.startswith("mono"):
+    if encoding.startswith("bayer") and stated.target[:5] in ("", "bayer"):
         if pixels.ndim == 3 and np.array_equal(pixels.min(axis=2), pixels.max(axis=2)):
             pixels = np.ascontiguousarray(pixels[..., 0])
         if pixels.ndim == 2 and f"{encoding.rstrip('0123456789')}{bits}" in ENCODINGS:
@@ -192,9 +196,9 @@ def _decode_depth(data: bytes, stated: CompressedFormat) -> DecodedImage:
         values = decoded
     encoding = stated.encoding or "16UC1"
     if encoding in ("16UC1", "mono16"):
-        return DecodedImage(values, "16UC1")
+        return DecodedImage(values, "16UC1", depth=True)
     if encoding == "32FC1":
-        return DecodedImage(dequantise(values, header), "32FC1")
+        return DecodedImage(dequantise(values, header), "32FC1", depth=True)
     raise MessageError("undecodable", f"compressedDepth of {encoding[:40]!r}")
 
 
@@ -260,6 +264,8 @@ def _jpeg_end(data: bytes) -> int:
 
     Thumbnails inside of segments have end markers of their own, and drivers append padding or metadata.
     """
+    if data.endswith(b"\xff\xd9"):  # usual: the search below takes longer for large images
+        return len(data)
     position = 2
     while True:
         match = SCAN_END.search(data, position)

@@ -18,42 +18,48 @@ from multimodal_perception.frame import (
     Boxes3D,
     UltrasonicReading,
 )
-from multimodal_perception.geometry.stamps import NANOSECONDS, stamp_to_ns
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND, stamp_to_ns
 from multimodal_perception.messages.accepted import Accepted
 from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.ultrasonic_readings import unusable_reason
 
 # Larger values of max_range are not in metres, or the sensor is not ultrasonic.
 MAX_ULTRASONIC_M = 100.0
-# Factor on max_range up to which a range is within the limits (rounding to float32).
-LIMIT_TOLERANCE = 1.001
+UNUSABLE_NOTICES = {
+    "outside_limits": "ranges outside the limits are ignored (sensor_msgs/Range); set no_echo_ranges in "
+    "the rig if the driver reports a missing echo this way",
+    "fixed_distance_range": "min_range = max_range, but range is finite and ignored; REP 117 has -inf "
+    "for an object and +inf for none",
+    "bad_field_of_view": "field_of_view is not between 0 and pi radians",
+}
 
 ACCEPTED = (
     Accepted(
         "sensor_msgs/Range range",
         ("min_range to max_range", "+inf", "max_range", "-inf", "NaN", "no_echo_ranges of the rig"),
-        "Distance of an object; +inf, max_range and no_echo_ranges: no echo, free up to max_range; -inf: an "
-        "object closer than min_range; NaN: no measurement (REP 117).",
+        "Distance of an object; +inf, max_range, no_echo_ranges: no echo, free up to max_range; -inf: "
+        "an object closer than min_range; NaN: no measurement (REP 117).",
         "outside_limits or no_range: the reading is not used",
     ),
     Accepted(
         "sensor_msgs/Range of a fixed distance (min_range = max_range)",
         ("-inf", "+inf"),
         "-inf: an object within the distance, which is marked as occupied; +inf: free.",
-        "fixed_distance_range",
+        "fixed_distance_range: the reading is not used",
     ),
     Accepted(
         "sensor_msgs/Range limits",
         ("0 <= min_range <= max_range", f"0 < max_range <= {MAX_ULTRASONIC_M:g} m"),
         "Metres, times metres_per_unit of the rig.",
-        "bad_range, implausible_limits",
+        "bad_range, implausible_limits, bad_limits",
     ),
     Accepted(
         "sensor_msgs/Range field_of_view",
-        ("0 to pi, without 0",),
+        ("over 0, up to pi",),
         "Full angle of the cone in radians.",
-        "bad_range",
+        "bad_field_of_view; bad_range over 2 pi (degrees)",
     ),
 )
 
@@ -65,7 +71,7 @@ def stamp_ns_of(msg: Any) -> int:
     """
     stamp = msg.header.stamp
     nanoseconds = stamp_to_ns(int(stamp.sec), int(stamp.nanosec))
-    if nanoseconds < 0 or int(stamp.nanosec) >= NANOSECONDS:
+    if nanoseconds < 0 or int(stamp.nanosec) >= NANOSECONDS_PER_SECOND:
         raise MessageError("bad_stamp", f"{stamp.sec} s {stamp.nanosec} ns")
     return nanoseconds
 
@@ -82,50 +88,38 @@ def ultrasonic_from_message(
     """Decode a Range. The special values of REP 117 (+inf, -inf, NaN) are kept.
 
     A sensor with min_range = max_range only detects whether there is an object within this distance: it
-    has the ranges -inf (object) and +inf (none). Finite ranges outside the limits are kept for the stages,
-    which ignore them, and counted in the log, as is NaN. metres_per_unit, no_echo_ranges: see rig.Sensor.
+    has the ranges -inf (object) and +inf (none). Readings that the stages ignore (finite ranges outside
+    the limits, NaN, a field of view over pi) are kept and counted in the log. metres_per_unit,
+    no_echo_ranges: see rig.Sensor.
 
     Raises MessageError: bad_range if the limits or the field of view are invalid, implausible_limits if
-    max_range is above MAX_ULTRASONIC_M, fixed_distance_range for a finite range of a sensor of a fixed
-    distance.
+    max_range is above MAX_ULTRASONIC_M.
     """
     log = log or DecodingLog()
     low, high = float(msg.min_range) * metres_per_unit, float(msg.max_range) * metres_per_unit
-    view, reading = float(msg.field_of_view), float(msg.range)
+    view, measured = float(msg.field_of_view), float(msg.range)
     if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
         raise MessageError("bad_range", f"min_range {low}, max_range {high}")
-    if high == 0:
-        raise MessageError("bad_range", "max_range is 0")
-    if not (math.isfinite(view) and 0 < view <= math.pi):
-        if view > math.pi:
+    if not (math.isfinite(view) and 0 < view <= 2 * math.pi):
+        if view > 2 * math.pi:
             log.notices.add(sensor, f"field_of_view {view:g} is not in radians")
         raise MessageError("bad_range", f"field_of_view {view}")
     if high > MAX_ULTRASONIC_M:
         hint = "set metres_per_unit in the rig if the driver does not publish metres"
         log.notices.add(sensor, f"max_range {high:g} m is not that of an ultrasonic sensor; {hint}")
         raise MessageError("implausible_limits", f"max_range {high:g} m")
-    if any(np.float32(reading) == np.float32(value) for value in no_echo_ranges):
-        reading = math.inf
-    reading *= metres_per_unit
-    if low == high and math.isfinite(reading):
-        log.notices.add(
-            sensor,
-            f"min_range = max_range = {high:g} m, but range is {reading:g}; REP 117 has -inf for an object "
-            "and +inf for none",
-        )
-        raise MessageError("fixed_distance_range", f"range {reading:g}")
-    if math.isnan(reading):
-        log.losses[sensor, "no_range"] += 1
-    elif math.isfinite(reading) and not low <= reading <= high * LIMIT_TOLERANCE:
-        side = f"below min_range {low:g}" if reading < low else f"above max_range {high:g}"
-        log.losses[sensor, "outside_limits"] += 1
-        # The limit and not the range is in the text, so that the notice is given once.
-        log.notices.add(
-            sensor,
-            f"range {side} m is ignored (sensor_msgs/Range); set no_echo_ranges in the rig if the driver "
-            "reports a missing echo this way",
-        )
-    return UltrasonicReading(sensor, stamp_ns, msg.header.frame_id, reading, low, high, view)
+    if any(np.float32(measured) == np.float32(value) for value in no_echo_ranges):
+        measured = math.inf
+    measured *= metres_per_unit
+    reading = UltrasonicReading(sensor, stamp_ns, msg.header.frame_id, measured, low, high, view)
+    reason = unusable_reason(reading)
+    if reason is not None:
+        log.losses[sensor, reason] += 1
+        if reason in UNUSABLE_NOTICES:
+            # Without the range, which varies, so that the notice is given once.
+            limits = f"min_range {low:g} m, max_range {high:g} m"
+            log.notices.add(sensor, f"{UNUSABLE_NOTICES[reason]}; {limits}")
+    return reading
 
 
 def boxes_from_message(msg: Any) -> Boxes3D:

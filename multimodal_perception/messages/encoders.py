@@ -17,7 +17,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.perception import Boxes2D, OccupancyGrid
 
@@ -32,7 +32,7 @@ def make_header(types: MessageTypes, stamp_ns: int, frame_id: str) -> Any:
 
 def make_time(types: MessageTypes, stamp_ns: int) -> Any:
     """Create a builtin_interfaces/Time from nanoseconds."""
-    seconds, nanoseconds = divmod(int(stamp_ns), NANOSECONDS)
+    seconds, nanoseconds = divmod(int(stamp_ns), NANOSECONDS_PER_SECOND)
     return types.new("builtin_interfaces/msg/Time", sec=seconds, nanosec=nanoseconds)
 
 
@@ -192,13 +192,28 @@ def image_to_message(types: MessageTypes, image: CameraImage | ThermalImage) -> 
 
 
 def camera_info_to_message(
-    types: MessageTypes, camera: CameraModel, stamp_ns: int, frame_id: str
+    types: MessageTypes,
+    camera: CameraModel,
+    stamp_ns: int,
+    frame_id: str,
+    camera_from_optical: NDArray[np.float64] | None = None,
+    rectified: bool = False,
 ) -> Any:
-    """Encode a camera model as CameraInfo; pinhole becomes plumb_bob with zero distortion."""
+    """Encode a camera model as CameraInfo; pinhole becomes plumb_bob with zero distortion.
+
+    camera_from_optical: pose (4, 4) of rectified images, see CameraCalibration; it is written to R and
+    the fourth column of P. rectified: whether the name of the image topic marks the images as
+    rectified; if it does not, K is zero, so that a decoder uses P and R.
+    """
     model = "plumb_bob" if camera.model == "pinhole" else camera.model
     coefficients = np.zeros(5) if camera.model == "pinhole" else camera.coefficients
     projection = np.zeros((3, 4))
     projection[:, :3] = camera.matrix
+    rotation, k = np.eye(3), camera.matrix
+    if camera_from_optical is not None:
+        rotation = camera_from_optical[:3, :3]
+        projection[:, 3] = camera.matrix @ camera_from_optical[:3, 3]
+        k = camera.matrix if rectified else np.zeros((3, 3))
     return types.new(
         "sensor_msgs/msg/CameraInfo",
         header=make_header(types, stamp_ns, frame_id),
@@ -206,8 +221,8 @@ def camera_info_to_message(
         width=camera.width,
         distortion_model=model,
         d=types.values(coefficients),
-        k=types.values(camera.matrix.reshape(-1)),
-        r=types.values(np.eye(3).reshape(-1)),
+        k=types.values(k.reshape(-1)),
+        r=types.values(rotation.reshape(-1)),
         p=types.values(projection.reshape(-1)),
         binning_x=0,
         binning_y=0,

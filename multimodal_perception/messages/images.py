@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import CameraImage
 from multimodal_perception.image_topics import DEPTH_WORDS, is_depth_topic
+from multimodal_perception.images.byte_order import has_swapped_bytes
 from multimodal_perception.messages.accepted import Accepted
 from multimodal_perception.messages.compressed import decode_compressed
 from multimodal_perception.messages.encodings import ENCODINGS, PLANAR_TO_RGB, TO_RGB
@@ -24,8 +25,8 @@ from multimodal_perception.notices import Notices
 MEASUREMENT_ENCODINGS = ("32FC1", "64FC1", "16SC1")
 # 16-bit images with no value above this are reported: 10 or 12 bits that are not scaled to 16.
 MAX_12_BIT = 4095
-# Swapped bytes are reported if they make the image smoother by this factor.
-SWAPPED_BYTES_RATIO = 8.0
+# The byte order of smaller images is not examined: neighbouring pixels differ by chance.
+MIN_PIXELS_FOR_BYTE_ORDER = 256
 
 
 def pixels_from_message(msg: Any) -> NDArray[Any]:
@@ -80,7 +81,7 @@ def image_from_message(
     if hasattr(msg, "format"):
         decoded = decode_compressed(msg, sensor, notices)
         pixels, encoding = decoded.pixels, decoded.encoding
-        if "compresseddepth" in str(msg.format).lower():
+        if decoded.depth:
             raise MessageError("not_a_picture", "compressedDepth has distances or temperatures")
     else:
         pixels, encoding = pixels_from_message(msg), msg.encoding
@@ -89,6 +90,8 @@ def image_from_message(
     if pixels.dtype == np.uint16:
         if pixels.ndim == 2 and is_depth_topic(topic, frame_id):
             raise MessageError("not_a_picture", f"{encoding} image of a depth camera ({topic})")
+        if pixels.ndim == 2 and encoding not in TO_RGB:
+            pixels = in_native_byte_order(pixels, sensor, notices)
         if notices is not None:
             _notice_16_bit(pixels, encoding, sensor, notices)
     pixels, order = to_8_bit_colour(pixels, encoding)
@@ -119,25 +122,19 @@ def to_8_bit_colour(pixels: NDArray[Any], encoding: str) -> tuple[NDArray[np.uin
     return pixels, order
 
 
-def bytes_look_swapped(pixels: NDArray[np.uint16]) -> bool:
-    """Return whether 16-bit pixels are far smoother with the other byte order."""
-    sample = pixels[:: max(pixels.shape[0] // 32, 1)]
-    if sample.shape[1] < 8:
-        return False
-    swapped = sample.byteswap().astype(np.int32)
-    stated = np.abs(np.diff(sample.astype(np.int32), axis=1)).mean()
-    return bool(
-        stated > 256 and stated > SWAPPED_BYTES_RATIO * np.abs(np.diff(swapped, axis=1)).mean()
-    )
-
-
-def notice_byte_order(pixels: NDArray[np.uint16], sensor: str, notices: Notices) -> None:
-    """Add a notice if 16-bit pixels seem to have another byte order than is_bigendian states."""
-    if bytes_look_swapped(pixels):
+def in_native_byte_order(
+    pixels: NDArray[np.uint16], sensor: str, notices: Notices | None
+) -> NDArray[np.uint16]:
+    """Return 16-bit pixels (H, W) with swapped bytes if is_bigendian of the message is clearly wrong."""
+    if pixels.size < MIN_PIXELS_FOR_BYTE_ORDER or not has_swapped_bytes(pixels):
+        return pixels
+    if notices is not None:
         notices.add(
             sensor,
-            "16-bit pixels are much smoother with swapped bytes: check is_bigendian of the driver",
+            "16-bit pixels are smooth only with swapped bytes: they are swapped; correct is_bigendian "
+            "of the driver",
         )
+    return pixels.byteswap()
 
 
 def _notice_16_bit(
@@ -148,8 +145,6 @@ def _notice_16_bit(
             sensor,
             "16UC1 images are taken as 16-bit grey images; if this is a depth camera, remove the sensor",
         )
-    if pixels.ndim == 2:
-        notice_byte_order(pixels, sensor, notices)
     if int(pixels.max()) <= MAX_12_BIT:
         notices.add(
             sensor,
@@ -174,8 +169,8 @@ ACCEPTED: tuple[Accepted, ...] = (
             "any step for one row with exactly its bytes",
             "both byte orders",
         ),
-        "Bytes beyond the pixels of a row are padding. 16-bit pixels that are much smoother with "
-        "swapped bytes give a notice.",
+        "Bytes beyond the pixels of a row are padding. 16-bit grey pixels that are smooth only with "
+        "swapped bytes are swapped (notice).",
         "bad_step, truncated or oversized.",
     ),
 )

@@ -1,7 +1,7 @@
 """Memory layout of a sensor_msgs/PointCloud2: where the values of each field are.
 
-Redundant attributes (row_step, height, padding fields, is_dense, bytes after the last point) may be wrong.
-They are ignored where the remaining attributes determine the layout.
+Redundant attributes (row_step, height, padding fields, is_dense, bytes after the last point) may be
+wrong. They are ignored where the remaining attributes determine the layout.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ ACCEPTED = (
     Accepted(
         "sensor_msgs/PointCloud2 row_step",
         ("width * point_step", "larger, with padding", "any value if height is 1"),
-        "Distance of the rows. A value that contradicts data is ignored if the rows are contiguous, that "
-        "is, if data has height * width * point_step bytes.",
+        "Distance of the rows. A value that contradicts data is ignored if the rows are contiguous, "
+        "that is, if data has height * width * point_step bytes.",
         "bad_row_step",
     ),
     Accepted(
@@ -54,8 +54,8 @@ ACCEPTED = (
     Accepted(
         "sensor_msgs/PointCloud2 fields",
         ("any order, offset, gap and padding", "unused fields of any name, type and count"),
-        "Only the fields that are used must be valid. A field name may occur twice if both have the same "
-        "offset and type.",
+        "Only the fields that are used must be valid. A field name may occur twice if both have the "
+        "same offset and type.",
         "bad_field",
     ),
     Accepted(

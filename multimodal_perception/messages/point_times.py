@@ -6,37 +6,24 @@ the duration of the sweep fits the period of the sensor, and so that absolute ti
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.messages.accepted import Accepted
 from multimodal_perception.messages.point_layout import PointLayout
-
-# Names of time fields without _ and in lower case, in order of preference. A unit may follow.
-TIME_NAMES = (
-    *("t", "time", "timestamp", "timeoffset", "offsettime", "pointtime", "pointtimeoffset"),
-    *("relativetime", "reltime", "timerelative", "deltatime", "deltat", "dt", "ts", "tstamp"),
-    *("stamp", "gpstime", "utctime", "hwtimestamp", "firingtime", "measurementtime"),
+from multimodal_perception.messages.point_time_fields import (
+    TIME_NAMES,
+    UNITS,
+    TimeField,
+    time_fields,
 )
-# Seconds by unit, and the name endings that state the unit.
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-UNIT_NAMES = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
-    **dict.fromkeys(("ms", "msec", "msecs", "millis", "milliseconds"), "ms"),
-    **dict.fromkeys(("us", "usec", "usecs", "micros", "microseconds"), "us"),
-    **dict.fromkeys(("ns", "nsec", "nsecs", "nanos", "nanosec", "nanosecs", "nanoseconds"), "ns"),
-}
+
 UNIT_TEXT = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-# Name endings of two integer fields that form one time: seconds and nanoseconds, or a 64-bit integer.
-SECONDS_ENDINGS = tuple(product(("sec", "secs", "s"), ("nsec", "nanosec", "nsecs", "ns")))
-WORD_ENDINGS = (("high", "low"), ("hi", "lo"), ("msb", "lsb"))
 # Leap seconds between UTC and GPS or TAI since 2017, and the GPS epoch.
 GPS_LEAP_S, TAI_LEAP_S, GPS_EPOCH_S = 18, 37, 315_964_800
 Reference = Literal[
@@ -70,10 +57,15 @@ EPOCHS_S: dict[Reference, int] = {
 }
 # Local times differ from UTC by a multiple of the first value, and by less than the second, seconds.
 ZONE_STEP_S, MAX_ZONE_S = 900, 15 * 3600
+# References that are tried: any but the sweep itself, or the sweep if the rig states its origin.
+ABSOLUTE: tuple[Reference, ...] = tuple(r for r in REFERENCES if r != "sweep")
+ALIGNED: tuple[Reference, ...] = ("stamp", "sweep")
 TimeOrigin = Literal["auto", "start", "end"]
-# A sweep may last this many periods of the sensor; its times may differ from the stamp by as many, and by
-# MIN_WINDOW_S in any case.
+# A sweep may last this many periods of the sensor; its times may differ from the stamp by as many, and
+# by MIN_WINDOW_S in any case.
 MAX_PERIODS, MIN_WINDOW_S = 3.0, 0.25
+# In the usual unit, sweeps may be longer, because rate_hz of the rig may be wrong.
+MAX_PERIODS_USUAL = 10.0
 # Shorter durations (in periods) do not determine the unit: units differ by a factor of 1000.
 MIN_PERIODS = MAX_PERIODS / 1000
 # Fraction of the points that must have a usable time.
@@ -101,17 +93,18 @@ ACCEPTED = (
     Accepted(
         "PointCloud2 time field, unit",
         tuple(UNIT_TEXT.values()),
-        "The coarsest unit for which the sweep lasts at most 3 periods (1 / rate_hz of the rig). Times of "
-        "shorter sweeps are nanoseconds if they are integers, otherwise seconds. A unit in the name of the "
-        "field is used if it gives a possible duration.",
+        f"The coarsest unit for which the sweep lasts at most {MAX_PERIODS:g} periods (1 / rate_hz of "
+        f"the rig), or {MAX_PERIODS_USUAL:g} in the usual unit: nanoseconds for integers, otherwise "
+        "seconds. The usual unit also applies to times that are too short to determine it. A unit in "
+        "the name of the field is used if it gives a possible duration.",
         "unusable_point_times",
     ),
     Accepted(
         "PointCloud2 time field, reference",
         tuple(text for name, text in REFERENCES.items() if name != "sweep"),
-        "The reference for which the times are close to the stamp; positive and negative differences are "
-        "possible. point_time_origin of the rig (start or end) aligns the first or the last point with the "
-        "stamp, with any reference.",
+        "The reference for which the times are close to the stamp; positive and negative differences "
+        "are possible. point_time_origin of the rig (start or end) aligns the first or the last point "
+        "with the stamp, with any reference.",
         "unusable_point_times",
     ),
     Accepted(
@@ -121,14 +114,6 @@ ACCEPTED = (
         "The point is kept without a time and counted as points_without_time.",
     ),
 )
-
-
-class TimeField(NamedTuple):
-    """Times of the points as the message contains them. unit: stated by the name, or None."""
-
-    name: str
-    values: NDArray[Any]
-    unit: str | None
 
 
 @dataclass(frozen=True)
@@ -165,17 +150,6 @@ class PointTimes:
     notice: str = ""
 
 
-def is_time_name(name: str) -> bool:
-    """Return whether a field with this name contains times."""
-    return _time_name(_plain(name)) is not None
-
-
-def is_time_part(name: str) -> bool:
-    """Return whether a field with this name may be the seconds or a half of a time."""
-    endings = {ending for pair in (*SECONDS_ENDINGS, *WORD_ENDINGS) for ending in pair}
-    return _plain(name).endswith(tuple(endings))
-
-
 def read_point_times(
     layout: PointLayout,
     keep: NDArray[np.bool_] | None,
@@ -189,7 +163,7 @@ def read_point_times(
     Sensor.point_time_origin.
     """
     problems: list[str] = []
-    for field in _time_fields(layout):
+    for field in time_fields(layout):
         values = field.values if keep is None else field.values[keep]
         result = interpret_times(field._replace(values=values), stamp_ns, period_s, origin)
         if result.offsets is not None:
@@ -207,7 +181,7 @@ def interpret_times(
     if values.dtype.kind == "f" and values.dtype.itemsize < 4:
         values = values.astype(np.float32)
     if not values.dtype.isnative:
-        values = values.astype(values.dtype.newbyteorder("="))
+        values = np.asarray(values, values.dtype.newbyteorder("="))
     sample = values[:: max(1, len(values) // SAMPLES)]
     # 0 marks a missing time among absolute times, so it is not evidence for a unit.
     known = sample[np.isfinite(sample) & (sample != 0)]
@@ -215,8 +189,8 @@ def interpret_times(
         if np.isfinite(sample).any():
             equal = f"{kind} is 0 for all points: no deskewing"
             notice = equal if len(values) >= MIN_EQUAL_TIMES else ""
-            offsets = np.where(np.isfinite(values), 0, np.nan).astype(np.float32)
-            return PointTimes(offsets, notice=notice)
+            zeros = np.where(np.isfinite(values), 0, np.nan).astype(np.float32)
+            return PointTimes(zeros, notice=notice)
         return PointTimes(problem=f"{kind} has no finite value")
     has_zero = bool((sample == 0).any())
     choice, note = _choose(field, known, has_zero, stamp_ns, period_s, origin)
@@ -253,11 +227,11 @@ def _choose(
 
     known: finite times except 0. has_zero: whether there are times of 0.
     """
-    usual = "ns" if known.dtype.kind in "iu" else "s"
+    usual = _usual_unit(known.dtype)
     candidates = list(_candidates(known, has_zero, stamp_ns, period_s, origin))
     named = [c for c in candidates if c.unit == field.unit]
     for group in (named, candidates) if field.unit else (candidates,):
-        best = _best(group, period_s, field.unit if group is named and named else usual)
+        best = _best(group, period_s, (field.unit if group is named else None) or usual)
         if best is None:
             continue
         conflict = field.unit is not None and best.unit != field.unit
@@ -266,8 +240,8 @@ def _choose(
     if _is_coarse(known, UNITS["s"], period_s) and np.abs(known).max() > 1e6:
         return None, "absolute times need float64 or integers"
     return None, (
-        f"values {known.min()} to {known.max()} fit neither a sweep of {period_s:.3g} s nor the stamp; set "
-        "point_time_origin in the rig if the times have another epoch"
+        f"its values fit neither a sweep of {period_s:.3g} s nor the stamp; set point_time_origin in "
+        "the rig if the times have another epoch"
     )
 
 
@@ -275,25 +249,27 @@ def _candidates(
     known: NDArray[Any], has_zero: bool, stamp_ns: int, period_s: float, origin: TimeOrigin
 ) -> Iterator[Interpretation]:
     """Yield the interpretations for which at least half of the times are possible."""
-    window = max(MAX_PERIODS * period_s, MIN_WINDOW_S)
+    usual = _usual_unit(known.dtype)
     for unit, seconds in UNITS.items():
         if unit == "s" and known.dtype.kind in "iu":
             continue
-        references = list(REFERENCES)[:-1] if origin == "auto" else ["stamp", "sweep"]
+        references = ABSOLUTE if origin == "auto" else ALIGNED
         for reference in references:
-            ahead_s = float(np.median(known)) * seconds - stamp_ns / NANOSECONDS
+            ahead_s = float(np.median(known)) * seconds - stamp_ns / NANOSECONDS_PER_SECOND
             shift_ns = 0
             if reference == "sweep":
-                shift_ns = round(ahead_s * NANOSECONDS)
+                shift_ns = round(ahead_s * NANOSECONDS_PER_SECOND)
             elif reference == "zone" and abs(ahead_s) < MAX_ZONE_S:
-                shift_ns = ZONE_STEP_S * round(ahead_s / ZONE_STEP_S) * NANOSECONDS
+                shift_ns = ZONE_STEP_S * round(ahead_s / ZONE_STEP_S) * NANOSECONDS_PER_SECOND
             if reference == "zone" and shift_ns == 0:
                 continue
             if reference != "stamp" and _is_coarse(known, seconds, period_s):
                 continue
-            choice = Interpretation(unit, reference, shift_ns)  # type: ignore[arg-type]
+            choice = Interpretation(unit, reference, shift_ns)
             offsets = _convert(known, choice, stamp_ns)
-            limit = 1.5 * period_s if reference == "second" else window
+            is_usual = reference == "stamp" and unit == usual
+            longest = (MAX_PERIODS_USUAL if is_usual else MAX_PERIODS) * period_s
+            limit = 1.5 * period_s if reference == "second" else max(longest, MIN_WINDOW_S)
             inside = offsets[np.abs(offsets) <= limit]
             if len(inside) < MIN_USABLE_FRACTION * len(known):
                 continue
@@ -304,7 +280,7 @@ def _candidates(
             last = min(high + margin, float(inside.max()))
             if has_zero and reference == "stamp":
                 first, last = min(first, 0.0), max(last, 0.0)
-            if last - first <= MAX_PERIODS * period_s:
+            if last - first <= longest:
                 fraction = len(inside) / len(known)
                 yield Interpretation(
                     unit,
@@ -312,7 +288,7 @@ def _candidates(
                     shift_ns,
                     fraction,
                     float(first),
-                    float(last),  # type: ignore[arg-type]
+                    float(last),
                 )
 
 
@@ -345,25 +321,29 @@ def _best(candidates: list[Interpretation], period_s: float, usual: str) -> Inte
 
 def _convert(values: NDArray[Any], choice: Interpretation, stamp_ns: int) -> NDArray[np.float64]:
     """Return the times (N,) in seconds after the stamp."""
-    unit_ns = round(UNITS[choice.unit] * NANOSECONDS)
+    unit_ns = round(UNITS[choice.unit] * NANOSECONDS_PER_SECOND)
     seconds = UNITS[choice.unit]
     if choice.reference == "stamp":
-        return values.astype(np.float64) * seconds
+        return np.asarray(values, np.float64) * seconds
     if choice.reference in PERIODIC:
         period_s, offset_s = PERIODIC[choice.reference]
-        stamp_s = (stamp_ns + offset_s * NANOSECONDS) % (period_s * NANOSECONDS) / NANOSECONDS
+        stamp_s = (
+            (stamp_ns + offset_s * NANOSECONDS_PER_SECOND)
+            % (period_s * NANOSECONDS_PER_SECOND)
+            / NANOSECONDS_PER_SECOND
+        )
         absolute = values.astype(np.float64) * seconds
         with np.errstate(invalid="ignore"):
             offsets = np.mod(absolute - stamp_s + period_s / 2, period_s) - period_s / 2
             # Values outside of the period are no times of this reference.
             return np.where((absolute >= 0) & (absolute <= period_s), offsets, np.inf)
-    shift_ns = choice.shift_ns + EPOCHS_S.get(choice.reference, 0) * NANOSECONDS
+    shift_ns = choice.shift_ns + EPOCHS_S.get(choice.reference, 0) * NANOSECONDS_PER_SECOND
     base, rest_ns = divmod(stamp_ns + shift_ns, unit_ns)
     if values.dtype.kind in "iu":
         difference = (values.astype(np.int64) - base).astype(np.float64)
     else:
         difference = values.astype(np.float64) - base
-    return difference * seconds - rest_ns / NANOSECONDS
+    return difference * seconds - rest_ns / NANOSECONDS_PER_SECOND
 
 
 def _is_coarse(known: NDArray[Any], seconds: float, period_s: float) -> bool:
@@ -373,66 +353,12 @@ def _is_coarse(known: NDArray[Any], seconds: float, period_s: float) -> bool:
     return bool(np.spacing(np.abs(known).max()) * seconds > period_s / MIN_STEPS)
 
 
+def _usual_unit(dtype: np.dtype[Any]) -> str:
+    return "ns" if dtype.kind in "iu" else "s"
+
+
 def _is_usual(dtype: np.dtype[Any], choice: Interpretation) -> bool:
     """Return whether the interpretation needs no notice."""
     if choice.reference == "stamp":
-        return choice.unit == ("ns" if dtype.kind in "iu" else "s")
+        return choice.unit == _usual_unit(dtype)
     return choice.reference == "unix" and choice.unit in ("s", "ns")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _time_name(plain: str) -> tuple[int, str | None] | None:
-    """Return the position in TIME_NAMES and the stated unit of a time field's name; None for others."""
-    if plain in TIME_NAMES:
-        return TIME_NAMES.index(plain), None
-    for ending, unit in UNIT_NAMES.items():
-        if plain.endswith(ending) and plain[: -len(ending)] in TIME_NAMES:
-            return TIME_NAMES.index(plain[: -len(ending)]), unit
-    return None
-
-
-def _time_fields(layout: PointLayout) -> list[TimeField]:
-    """Return the time fields in order of preference."""
-    fields: list[tuple[int, TimeField]] = []
-    split = list(_split_fields(layout))
-    parts = {name for field, names in split for name in names}
-    for name, column in layout.columns.items():
-        match = _time_name(_plain(name))
-        if match is None or name in parts:
-            continue
-        if column.count == 1:
-            fields.append((match[0], TimeField(name, layout.values(name), match[1])))
-        elif column.count == 2 and column.dtype.kind == "u" and column.dtype.itemsize == 4:
-            values = layout.values(name).astype(np.int64)
-            big_endian = column.dtype.str.startswith(">")
-            high, low = (0, 1) if big_endian else (1, 0)
-            if (values[:, 1] < NANOSECONDS).all():
-                whole = values[:, 0] * NANOSECONDS + values[:, 1]
-                fields.append((match[0], TimeField(name, whole, "ns")))
-            whole = (values[:, high] << 32) | values[:, low]
-            fields.append((match[0], TimeField(name, whole, match[1])))
-    ordered = [field for _, field in sorted(fields, key=lambda f: f[0])]
-    return [field for field, _ in split] + ordered
-
-
-def _split_fields(layout: PointLayout) -> Iterator[tuple[TimeField, tuple[str, str]]]:
-    """Yield the times that two integer fields form, and the names of these fields."""
-    integers = {
-        _plain(n): n
-        for n, c in layout.columns.items()
-        if c.dtype.kind in "iu" and c.count == 1 and c.dtype.itemsize >= 4
-    }
-    for first, second in (*SECONDS_ENDINGS, *WORD_ENDINGS):
-        for plain, name in integers.items():
-            stem = plain[: -len(first)]
-            other = integers.get(stem + second)
-            if not plain.endswith(first) or other is None or other == name:
-                continue
-            high, low = layout.values(name).astype(np.int64), layout.values(other).astype(np.int64)
-            is_seconds = (first, second) in SECONDS_ENDINGS
-            whole = high * NANOSECONDS + low if is_seconds else (high << 32) | (low & 0xFFFFFFFF)
-            yield TimeField(f"{name}, {other}", whole, "ns" if is_seconds else None), (name, other)
-            return

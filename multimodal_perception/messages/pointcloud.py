@@ -16,12 +16,8 @@ from multimodal_perception.messages.accepted import Accepted
 from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.messages.point_layout import FieldRole, PointLayout, read_layout
-from multimodal_perception.messages.point_times import (
-    TimeOrigin,
-    is_time_name,
-    is_time_part,
-    read_point_times,
-)
+from multimodal_perception.messages.point_time_fields import is_time_name, is_time_part
+from multimodal_perception.messages.point_times import TimeOrigin, read_point_times
 from multimodal_perception.pointcloud.returns import Returns, find_returns
 from multimodal_perception.rig import Sensor
 
@@ -35,20 +31,20 @@ RING_NAMES = (
     *("layer", "ring_number"),
 )
 RINGS = 2**16
-# If more than FAR_FRACTION of the points are beyond the maximum range, the coordinates are not in metres,
-# except if they are beyond PLACEHOLDER_M: then they mark missing returns.
-FAR_FRACTION, PLACEHOLDER_M = 0.1, 1e6
-# Half of the points of a LiDAR are closer than this, metres; checked on so many points.
+# If more than FAR_FRACTION of the points are beyond MAX_PLAUSIBLE_M (and max_range of the rig), the
+# coordinates are not in metres. Coordinates beyond PLACEHOLDER_M mark missing returns.
+FAR_FRACTION, MAX_PLAUSIBLE_M, PLACEHOLDER_M = 0.1, 1000.0, 1e6
+# Half of the points of a LiDAR are closer than MAX_MEDIAN_M, metres; checked on SAMPLES points.
 MAX_MEDIAN_M, SAMPLES = 250.0, 512
 
 ACCEPTED = (
     Accepted(
         "PointCloud2 coordinates",
         ("x, y, z (or X, Y, Z) float32 or float64", "one field xyz with 3 values"),
-        "Metres in the frame of header.frame_id, times metres_per_unit of the rig. A notice is given if half "
-        f"of the points are farther than {MAX_MEDIAN_M:.0f} m.",
-        f"missing_xyz; implausible_coordinates if over {FAR_FRACTION:.0%} of the points are farther than "
-        "max_range of the rig (millimetres)",
+        "Metres in the frame of header.frame_id, times metres_per_unit of the rig. A notice is given if "
+        f"half of the points are farther than {MAX_MEDIAN_M:.0f} m.",
+        f"missing_xyz; implausible_coordinates if over {FAR_FRACTION:.0%} of the points are farther "
+        f"than {MAX_PLAUSIBLE_M:g} m and max_range of the rig (millimetres)",
     ),
     Accepted(
         "PointCloud2 points without a measurement",
@@ -64,7 +60,7 @@ ACCEPTED = (
     Accepted(
         "PointCloud2 intensity field",
         INTENSITY_NAMES,
-        "Any type; the driver's values. Values that are not finite become 0, as do all without such a field.",
+        "Any type; the driver's values. Values that are not finite become 0; without a field all are 0.",
         "A field with several values per point is ignored, with a notice.",
     ),
     Accepted(
@@ -87,14 +83,17 @@ class PointCloudOptions:
     period_s: float = 0.1
 
     @classmethod
-    def from_sensor(cls, sensor: Sensor) -> PointCloudOptions:
-        """Return the options in the rig's entry of a LiDAR."""
+    def from_sensor(cls, sensor: Sensor, interval_s: float = 0.0) -> PointCloudOptions:
+        """Return the options in the rig's entry of a LiDAR.
+
+        interval_s: measured interval of its messages; it counts if rate_hz of the rig is too high.
+        """
         return cls(
             sensor.min_range,
             sensor.max_range,
             sensor.metres_per_unit,
             sensor.point_time_origin,
-            1.0 / sensor.rate_hz,
+            max(1.0 / sensor.rate_hz, interval_s),
         )
 
 
@@ -110,9 +109,10 @@ def sweep_from_message(
 ) -> LidarSweep:
     """Decode a PointCloud2.
 
-    Any field order, offsets, padding, byte order and organisation (ordered or unordered) are accepted; see
-    ACCEPTED here, in point_layout and in point_times. Points without a measurement are removed. Times
-    become seconds relative to the stamp, NaN for points without a time. log: receives notices and counts.
+    Any field order, offsets, padding, byte order and organisation (ordered or unordered) are accepted;
+    see ACCEPTED here, in point_layout and in point_times. Points without a measurement are removed.
+    Times become seconds relative to the stamp, NaN for points without a time. log: receives notices and
+    counts.
 
     Raises MessageError with reason empty, bad_layout, bad_point_step, bad_row_step, truncated,
     missing_xyz, bad_field, all_nan, no_returns or implausible_coordinates.
@@ -218,15 +218,12 @@ def _check_returns(
     if returns.not_finite == count:
         raise MessageError("all_nan", f"none of {count} points is finite")
     if returns.far > FAR_FRACTION * measured:
-        with np.errstate(invalid="ignore"):  # signalling NaN
-            sample = points[~returns.keep, :3].astype(np.float64)
-        distance = np.linalg.norm(sample[np.isfinite(sample).all(axis=1)], axis=1)
-        distance = distance[distance > options.max_range]
-        typical = float(np.median(distance))
-        if typical < PLACEHOLDER_M:
-            detail = (
-                f"over {FAR_FRACTION:.0%} of the points are farther than {options.max_range:g} m"
-            )
+        with np.errstate(invalid="ignore", over="ignore"):  # signalling NaN
+            distance = np.linalg.norm(points[~returns.keep, :3].astype(np.float64), axis=1)
+        limit = max(options.max_range, MAX_PLAUSIBLE_M)
+        implausible = int(((distance > limit) & (distance < PLACEHOLDER_M)).sum())
+        if implausible > FAR_FRACTION * measured:
+            detail = f"over {FAR_FRACTION:.0%} of the points are farther than {limit:g} m"
             hint = "set metres_per_unit in the rig (0.001 for millimetres)"
             log.notices.add(sensor, f"the coordinates are not in metres: {detail}; {hint}")
             raise MessageError("implausible_coordinates", detail)

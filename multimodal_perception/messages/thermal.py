@@ -16,7 +16,7 @@ from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.encodings import TO_RGB
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.messages.images import (
-    notice_byte_order,
+    in_native_byte_order,
     pixels_from_message,
     to_8_bit_colour,
 )
@@ -73,13 +73,15 @@ def thermal_from_message(
         if decoded.lossy_16_bit:
             log.notices.add(
                 sensor,
-                "JPEG reduces 16-bit counts to 8 bits: the images are used without temperatures",
+                f"format {str(msg.format)[:40]!r} with 8-bit data: the 16-bit counts are lost, and the "
+                "images are used without temperatures",
             )
             counts_to_kelvin = None
     else:
         pixels, encoding = pixels_from_message(msg), msg.encoding
     if pixels.ndim == 2 and pixels.dtype != np.uint8 and is_depth_topic(topic, frame_id):
         raise MessageError("not_a_picture", f"{encoding} image of a depth camera ({topic})")
+    counts: NDArray[Any]
     if pixels.dtype.kind == "f":
         counts, valid = _float_counts(pixels, encoding, unit, sensor, log)
         counts_to_kelvin = (KELVIN_PER_COUNT, 0.0)
@@ -92,6 +94,7 @@ def thermal_from_message(
         if counts.dtype == np.uint8:
             counts_to_kelvin = _scale_of_8_bits(counts_to_kelvin, sensor, log)
         else:
+            counts = in_native_byte_order(np.asarray(counts, np.uint16), sensor, log.notices)
             valid = _valid_counts(counts, invalid_counts, sensor, log)
             _notice_scale(counts, valid, counts_to_kelvin, sensor, log)
     if valid is not None:
@@ -208,22 +211,23 @@ def _valid_counts(
     if low != 0 and high != 65535:
         return None
     valid = np.ones(counts.shape, np.bool_)
-    found = []
+    recognised = []
     if low == 0:
         others = counts[counts > 0]
         if not others.size or int(others.min()) >= SENTINEL_GAP:
             valid &= counts > 0
-            found.append("0")
+            recognised.append("0")
     if high == 65535:
         others = counts[counts < 65535]
         if not others.size or int(others.max()) <= 65535 - SENTINEL_GAP:
             valid &= counts < 65535
-            found.append("65535")
-    if not found:
+            recognised.append("65535")
+    if not recognised:
         return None
     log.notices.add(
         sensor,
-        f"pixels of value {' and '.join(found)} are taken as no measurement; invalid_counts fixes this",
+        f"pixels of value {' and '.join(recognised)} are taken as no measurement; invalid_counts fixes "
+        "this",
     )
     return valid
 
@@ -236,7 +240,6 @@ def _notice_scale(
     log: DecodingLog,
 ) -> None:
     measured = counts[::4, ::4]
-    notice_byte_order(counts, sensor, log.notices)
     if valid is not None:
         measured = measured[valid[::4, ::4]]
     if counts_to_kelvin is None or not measured.size:

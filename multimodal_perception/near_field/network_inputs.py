@@ -14,7 +14,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig
 from multimodal_perception.occupancy.evidential import resample_to_base_axes
 from multimodal_perception.occupancy.ultrasonic import UltrasonicModel
@@ -24,12 +24,13 @@ from multimodal_perception.runtime.card import ModelCard
 CELLS, RESOLUTION = 72, 0.2
 CAMERAS = 4
 IMAGE_ROWS, IMAGE_COLUMNS = 112, 192
-# Heights above the ground at which each cell is projected into the images, m (feet and knees).
+# Heights above the ground at which each cell is projected into the images, m: near the ground and
+# at knee height.
 HEIGHTS_M = (0.05, 0.6)
 # Image position of cells that are outside the field of view; valid positions are in [-1, 1].
 OUTSIDE = -2.0
 # Pixel normalisation of EfficientNet-Lite's ImageNet weights.
-PIXEL_MEAN, PIXEL_SCALE = 127.0, 128.0
+PIXEL_MEAN, PIXEL_STD = 127.0, 128.0
 ULTRASONIC_CHANNELS = 5
 ULTRASONIC_HALF_LIFE_S = 4.0
 INPUT_SHAPES: dict[str, tuple[int, ...]] = {
@@ -43,14 +44,16 @@ INPUT_SHAPES: dict[str, tuple[int, ...]] = {
 class NearFieldInputs:
     """Builds the network's inputs from frames. Ultrasonic evidence accumulates while there is odometry.
 
-    counts: rejected cameras by reason.
+    counts: rejected cameras by reason. Cameras without intrinsics (no_intrinsics), without extrinsics
+    (no_extrinsics), with an invalid pose (bad_pose) and beyond the fourth (too_many_fisheyes) are
+    counted in every frame. A camera with another lens model is counted once (CAMERA.not_fisheye).
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         # Two models, as each keeps the echoes that confirm those of the next frame.
         self._current_model, self._accumulated_model = UltrasonicModel(), UltrasonicModel()
-        config = GridConfig(half_life=ULTRASONIC_HALF_LIFE_S)
+        config = GridConfig(half_life_s=ULTRASONIC_HALF_LIFE_S)
         self._accumulated = EvidentialGrid(CELLS, RESOLUTION, config)
         self._sample_uv: dict[str, tuple[CameraModel, NDArray[np.float64], NDArray[np.float32]]]
         self._sample_uv = {}
@@ -70,7 +73,7 @@ class NearFieldInputs:
         for k, name in enumerate(names):
             rgb = frame.cameras[name].rgb()
             small = cv2.resize(rgb, (IMAGE_COLUMNS, IMAGE_ROWS), interpolation=cv2.INTER_AREA)
-            images[k] = (small.transpose(2, 0, 1).astype(np.float32) - PIXEL_MEAN) / PIXEL_SCALE
+            images[k] = (small.transpose(2, 0, 1).astype(np.float32) - PIXEL_MEAN) / PIXEL_STD
             sample_uv[k] = self._cell_positions(frame, name)
         ultrasonic_grid = self.ultrasonic_grid(frame)
         if not names and ultrasonic_grid is None:
@@ -90,9 +93,11 @@ class NearFieldInputs:
         names: list[str] = []
         for name in sorted(frame.cameras):
             camera = frame.intrinsics.get(name)
-            if camera is None or camera.model != "equidistant":
-                continue
-            if name not in frame.base_from_sensor:
+            if camera is None:
+                self.counts["no_intrinsics"] += 1
+            elif camera.model != "equidistant":
+                self.counts[f"{name}.not_fisheye"] = 1
+            elif name not in frame.base_from_sensor:
                 self.counts["no_extrinsics"] += 1
             elif not poses.is_rigid(frame.reference_from_sensor(name)):
                 self.counts["bad_pose"] += 1
@@ -109,7 +114,7 @@ class NearFieldInputs:
         accumulated evidence. None without a valid reading in the present frame.
         """
         cells = self._accumulated.advance(frame.stamp_ns, frame.odom_from_base)
-        base_cells = Cells.around_base(CELLS, RESOLUTION)
+        base_cells = GridGeometry.around_base(CELLS, RESOLUTION)
         current = self._current_model.evidence(frame, base_cells)
         new = self._accumulated_model.evidence(frame, cells)
         if new is not None:
@@ -139,7 +144,7 @@ def project_cells(
     OUTSIDE where a cell is not in the field of view. The ground is assumed to be flat at z = 0 within
     the 7 m of the grid.
     """
-    x, y = Cells.around_base(CELLS, RESOLUTION).centres(*np.mgrid[0:CELLS, 0:CELLS])
+    x, y = GridGeometry.around_base(CELLS, RESOLUTION).centres(*np.mgrid[0:CELLS, 0:CELLS])
     camera_from_base = poses.inverse(base_from_camera)
     size = np.array([camera.width, camera.height])
     result = np.full((len(HEIGHTS_M), CELLS * CELLS, 2), OUTSIDE, np.float32)

@@ -10,23 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.near_field.network_inputs import (
+    CAMERAS,
     CELLS,
     INPUT_SHAPES,
     PIXEL_MEAN,
-    PIXEL_SCALE,
+    PIXEL_STD,
     RESOLUTION,
     NearFieldInputs,
 )
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.perception import OccupancyGrid, StageStatus
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_use import (
+    SensorUse,
+    limited,
+    merged,
+    of_modalities,
+    training_rig_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class NearFieldSource:
     Cells inside the vehicle's footprint (`footprint` and `footprint_offset_x` of the rig) stay unknown,
     as the network was trained without labels there. Frames without fisheye cameras give no grid, because
     the inverse sensor model of the ultrasonic sensors is more accurate than the network then. counts:
-    rejected cameras and engine_failed.
+    rejected cameras (see NearFieldInputs) and engine_failed.
     """
 
     def __init__(self, config: NearFieldConfig, runtime: RuntimeConfig | None = None) -> None:
@@ -62,7 +71,7 @@ class NearFieldSource:
         self._inputs = NearFieldInputs()
         # Class numbers of the semantic layer by class of the network.
         self._class_numbers = np.array([SEMANTIC_LAYER.index(n) for n in card.classes], np.uint8)
-        x, y = Cells.around_base(CELLS, RESOLUTION).centres(*np.mgrid[0:CELLS, 0:CELLS])
+        x, y = GridGeometry.around_base(CELLS, RESOLUTION).centres(*np.mgrid[0:CELLS, 0:CELLS])
         self._centres = np.column_stack([x.ravel(), y.ravel()])
         self._failures: Counter[str] = Counter()
 
@@ -75,6 +84,21 @@ class NearFieldSource:
     def status(self) -> tuple[StageStatus, ...]:
         """Status of the inference engine, for diagnostics."""
         return (engine_status(self._engine),)
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The ultrasonic sensors and as many fisheye cameras of a rig as the network takes.
+
+        Cameras whose intrinsics come from a CameraInfo may be fisheye cameras.
+        """
+        fisheyes = [
+            name
+            for name, sensor in sorted(rig.sensors_of(Modality.CAMERA).items())
+            if sensor.intrinsics is None or sensor.intrinsics.model == "equidistant"
+        ]
+        modalities = (Modality.CAMERA, Modality.ULTRASONIC)
+        notes = tuple(training_rig_notes(load_card(self.config.model), rig, modalities))
+        ultrasonics = SensorUse(of_modalities(rig, Modality.ULTRASONIC), notes=notes)
+        return merged(limited(fisheyes, CAMERAS, "fisheye cameras"), ultrasonics)
 
     def update(self, frame: SensorFrame) -> OccupancyGrid | None:
         """The grid of one frame in base_link; None without fisheye cameras or if the engine fails."""
@@ -132,9 +156,9 @@ def check_card(card: ModelCard) -> None:
         allowed = ", ".join(SEMANTIC_LAYER)
         raise UserError(f"{parameter}: classes: must be free, then others of {allowed}")
     pixels = card.normalisation.get("images", {})
-    if pixels and (pixels.get("mean"), pixels.get("std")) != (PIXEL_MEAN, PIXEL_SCALE):
+    if pixels and (pixels.get("mean"), pixels.get("std")) != (PIXEL_MEAN, PIXEL_STD):
         raise UserError(
-            f"{parameter}: normalisation.images: mean must be {PIXEL_MEAN}, std {PIXEL_SCALE}"
+            f"{parameter}: normalisation.images: mean must be {PIXEL_MEAN}, std {PIXEL_STD}"
         )
     half = CELLS * RESOLUTION / 2
     if card.range and not np.allclose(

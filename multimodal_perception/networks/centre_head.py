@@ -57,14 +57,16 @@ def select_peaks(
     return best, label, cell, codes
 
 
-def decode_boxes(cells: Tensor, codes: Tensor, width: int, step: float, extent: float) -> Tensor:
+def decode_boxes(
+    cells: Tensor, codes: Tensor, width: int, step: float, half_extent: float
+) -> Tensor:
     """Decode codes (..., 10) at cells (...) to boxes (..., 7): x y z length width height yaw.
 
-    width: cells per row. step: cell size, metres. extent: half side of the grid, metres.
+    width: cells per row. step: cell size, metres. half_extent: half side of the grid, metres.
     """
     row, column = cells // width, cells % width
-    x = (column.to(codes.dtype) + codes[..., 0]) * step - extent
-    y = (row.to(codes.dtype) + codes[..., 1]) * step - extent
+    x = (column.to(codes.dtype) + codes[..., 0]) * step - half_extent
+    y = (row.to(codes.dtype) + codes[..., 1]) * step - half_extent
     size = codes[..., 3:6].clamp(-3.0, 3.5).exp()
     axis = torch.atan2(codes[..., 8], codes[..., 9]) / 2
     sine, cosine = axis.sin(), axis.cos()

@@ -1,6 +1,6 @@
 """Interaction between image and BEV features after DeepInteraction (Yang et al. 2022, section 3.1).
 
-Both representations are kept, and each is updated from the other. BEV to image: each cell of an image
+Both representations are kept. BEV to image: each cell of an image
 feature map attends to the BEV cells along its ray, and to its neighbours in the image. Image to BEV: the
 pillars sample the updated image features by Global Fusion. The paper projects the LiDAR points into the
 image to find the BEV cells of a pixel. Sampling along the ray reads the same neighbourhood with static
@@ -63,7 +63,7 @@ class LocalAttention(nn.Module):
         return ((scores + (inside - 1.0) * 1e4).softmax(1) * value).sum(1)
 
 
-class CameraBevExchange(nn.Module):
+class BevToImageAttention(nn.Module):
     """Updates image features: FFN(FFN(intra-modal, cross-modal), input), concatenated (eq. 3).
 
     The result is added to the input. The last layer is initialised to zero, so that a network trained

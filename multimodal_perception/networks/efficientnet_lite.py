@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # Normalisation of 8-bit RGB that the ImageNet weights expect.
 PIXEL_MEAN = 127.0
-PIXEL_SCALE = 128.0
+PIXEL_STD = 128.0
 # Channels and strides of the features that forward returns.
 CHANNELS = (24, 40, 112, 320)
 STRIDES = (4, 8, 16, 32)
@@ -122,7 +122,7 @@ class EfficientNetLite0(nn.Module):
 
 def normalise(pixels: Tensor) -> Tensor:
     """Normalise 8-bit RGB (any shape) to float32, about -1 to 1, for the ImageNet weights."""
-    return (pixels.float() - PIXEL_MEAN) / PIXEL_SCALE
+    return (pixels.float() - PIXEL_MEAN) / PIXEL_STD
 
 
 def load_imagenet(channels: int = 3, classifier: bool = False) -> EfficientNetLite0:

@@ -26,9 +26,9 @@ from multimodal_perception.detection.fusion.network_config import (
 from multimodal_perception.detection.fusion.pillars import PILLAR_CHANNELS
 from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, RCNetPyramid
 from multimodal_perception.networks.centre_head import CentreHead, decode_boxes, select_peaks
-from multimodal_perception.networks.deep_interaction import CameraBevExchange
+from multimodal_perception.networks.deep_interaction import BevToImageAttention
 from multimodal_perception.networks.global_fusion import GlobalFusion
-from multimodal_perception.networks.image_encoder import ImageNeck, ImageNetwork, ImageTrunk
+from multimodal_perception.networks.image_encoder import ImageBackbone, ImageNeck, ImageNetwork
 from multimodal_perception.networks.local_fusion import RoiImages
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
 from multimodal_perception.networks.refinement_head import (
@@ -49,41 +49,41 @@ class ImageFeatures(NamedTuple):
 
     feature_map: Tensor
     sample_uv: Tensor
-    visible: Tensor
+    valid: Tensor
     rays: Tensor | None = None
 
 
 class ProposalNetwork(nn.Module):
     """Stage 1: pillars, image features and ultrasonic channels to proposals and a BEV map.
 
-    In training it contains the necks of the image networks, and their trunks if these are not frozen.
+    In training it contains the necks of the image networks, and their backbones if these are not frozen.
     """
 
     def __init__(
         self,
         config: DetectorConfig,
         pretrained: bool = True,
-        trunks: bool = True,
+        image_backbones: bool = True,
         necks: bool = True,
     ) -> None:
         """Build the network for a configuration.
 
-        trunks, necks: whether to include these parts of the image networks, for training or to load the
-        weights of a training. pretrained: initialise the trunks with ImageNet weights.
+        image_backbones, necks: whether to include these parts of the image networks, for training or to
+        load the weights of a training run. pretrained: initialise the backbones with ImageNet weights.
         """
         super().__init__()
         self.config = c = config
         self.encoder = PillarEncoder(PILLAR_CHANNELS, c.channels)
         if c.global_fusion:
-            self.camera_trunk = ImageTrunk(3, pretrained) if trunks else None
-            self.thermal_trunk = ImageTrunk(1, pretrained) if trunks else None
+            self.camera_trunk = ImageBackbone(3, pretrained) if image_backbones else None
+            self.thermal_trunk = ImageBackbone(1, pretrained) if image_backbones else None
             self.camera_neck = ImageNeck(c.channels, c.segmentation_classes) if necks else None
             self.thermal_neck = ImageNeck(c.channels, c.segmentation_classes) if necks else None
             self.camera_fusion = GlobalFusion(c.channels, c.channels)
             self.thermal_fusion = GlobalFusion(c.channels, c.channels)
-        if c.camera_bev_exchange:
-            self.camera_exchange = CameraBevExchange(c.channels)
-            self.thermal_exchange = CameraBevExchange(c.channels)
+        if c.bev_to_image_attention:
+            self.camera_attention = BevToImageAttention(c.channels)
+            self.thermal_attention = BevToImageAttention(c.channels)
         self.backbone = BevBackbone(c.channels + ULTRASONIC_CHANNELS, c.widths, c.depths)
         pyramid = FeaturePyramid if c.neck == "fpn" else RCNetPyramid  # "rcnet"
         self.neck = pyramid(c.widths, c.neck_channels)
@@ -92,8 +92,8 @@ class ProposalNetwork(nn.Module):
     def bev_outputs(
         self,
         pillars: Tensor,
-        cells: Tensor,
-        ultrasonic: Tensor,
+        pillar_cells: Tensor,
+        ultrasonic_grid: Tensor,
         camera: ImageFeatures | None = None,
         thermal: ImageFeatures | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,43 +106,43 @@ class ProposalNetwork(nn.Module):
         if c.global_fusion:
             assert camera is not None and thermal is not None
             cameras, thermals = camera.feature_map, thermal.feature_map
-            if c.camera_bev_exchange:
+            if c.bev_to_image_attention:
                 assert camera.rays is not None and thermal.rays is not None
                 occupied = x.new_ones(*x.shape[:2], 1)
-                both = scatter_to_canvas(torch.cat([x, occupied], -1), cells, c.pillars.size)
+                both = scatter_to_canvas(torch.cat([x, occupied], -1), pillar_cells, c.pillars.size)
                 bev = both[:, :-1], both[:, -1:]  # (B, C, S, S), (B, 1, S, S)
-                cameras = self.camera_exchange(cameras, *bev, camera.rays, c.cameras)
-                thermals = self.thermal_exchange(thermals, *bev, thermal.rays, c.thermal_cameras)
-            x = self.camera_fusion(x, cameras, camera.sample_uv, camera.visible, c.cameras)
+                cameras = self.camera_attention(cameras, *bev, camera.rays, c.cameras)
+                thermals = self.thermal_attention(thermals, *bev, thermal.rays, c.thermal_cameras)
+            x = self.camera_fusion(x, cameras, camera.sample_uv, camera.valid, c.cameras)
             x = self.thermal_fusion(
-                x, thermals, thermal.sample_uv, thermal.visible, c.thermal_cameras
+                x, thermals, thermal.sample_uv, thermal.valid, c.thermal_cameras
             )
-        canvas = scatter_to_canvas(x, cells, c.pillars.size)  # (B, C, S, S)
-        bev_map = self.neck(self.backbone(canvas, ultrasonic.to(canvas.dtype)))
+        canvas = scatter_to_canvas(x, pillar_cells, c.pillars.size)  # (B, C, S, S)
+        bev_map = self.neck(self.backbone(canvas, ultrasonic_grid.to(canvas.dtype)))
         heatmap, code = self.head(bev_map)
         return bev_map, heatmap, code
 
     def forward(
         self,
         pillars: Tensor,
-        cells: Tensor,
-        ultrasonic: Tensor,
+        pillar_cells: Tensor,
+        ultrasonic_grid: Tensor,
         camera_feature_map: Tensor | None = None,
         camera_uv: Tensor | None = None,
-        camera_visible: Tensor | None = None,
+        camera_valid: Tensor | None = None,
         thermal_feature_map: Tensor | None = None,
         thermal_uv: Tensor | None = None,
-        thermal_visible: Tensor | None = None,
+        thermal_valid: Tensor | None = None,
         camera_rays: Tensor | None = None,
         thermal_rays: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Process one frame; this is the exported function.
 
-        pillars (1, M, F) float32; cells (1, M) int64; ultrasonic (1, 2, S, S) float32. With
-        global_fusion: *_feature_map (1, C, N * H/4, W/4) float32, the image networks' features stacked
-        vertically; *_uv (1, M, 2) float32, positions of the pillars in the stacked map, -1 to 1;
-        *_visible (1, M) float32, 0 or 1. With camera_bev_exchange: *_rays (1, N * H/4 * W/4, D, 2),
-        positions along the rays of the map's cells in the BEV, -1 to 1.
+        pillars (1, M, F) float32; pillar_cells (1, M) int64; ultrasonic_grid (1, 2, S, S) float32.
+        With global_fusion: *_feature_map (1, C, N * H/4, W/4) float32, the image networks' features
+        stacked vertically; *_uv (1, M, 2) float32, positions of the pillars in the stacked map, -1
+        to 1; *_valid (1, M) float32, 0 or 1. With bev_to_image_attention: *_rays (1, N * H/4 * W/4,
+        D, 2), positions along the rays of the map's cells in the BEV, -1 to 1.
 
         Returns scores (1, R), labels (1, R) int64, boxes (1, R, 7) and the BEV map (1, C, S/2, S/2).
         """
@@ -150,11 +150,13 @@ class ProposalNetwork(nn.Module):
         if self.config.global_fusion:
             assert camera_feature_map is not None and thermal_feature_map is not None
             assert camera_uv is not None and thermal_uv is not None
-            assert camera_visible is not None and thermal_visible is not None
-            camera = ImageFeatures(camera_feature_map, camera_uv, camera_visible, camera_rays)
-            thermal = ImageFeatures(thermal_feature_map, thermal_uv, thermal_visible, thermal_rays)
-        bev, heatmap, code = self.bev_outputs(pillars, cells, ultrasonic, camera, thermal)
-        return *self.decode_proposals(heatmap, code), bev
+            assert camera_valid is not None and thermal_valid is not None
+            camera = ImageFeatures(camera_feature_map, camera_uv, camera_valid, camera_rays)
+            thermal = ImageFeatures(thermal_feature_map, thermal_uv, thermal_valid, thermal_rays)
+        bev_features, heatmap, code = self.bev_outputs(
+            pillars, pillar_cells, ultrasonic_grid, camera, thermal
+        )
+        return *self.decode_proposals(heatmap, code), bev_features
 
     def decode_proposals(self, heatmap: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores (B, R), labels (B, R) and boxes (B, R, 7) at the highest peaks."""
@@ -162,7 +164,11 @@ class ProposalNetwork(nn.Module):
         scores, labels, cells, codes = select_peaks(
             heatmap, code, self.config.proposals, PEAK_RATIOS
         )
-        return scores, labels, decode_boxes(cells, codes, heatmap.shape[-1], 2 * c.cell, c.extent)
+        return (
+            scores,
+            labels,
+            decode_boxes(cells, codes, heatmap.shape[-1], 2 * c.cell, c.half_extent),
+        )
 
 
 class RefinementNetwork(nn.Module):
@@ -183,7 +189,7 @@ class RefinementNetwork(nn.Module):
 
     def forward(
         self,
-        bev: Tensor,
+        bev_features: Tensor,
         camera_feature_map: Tensor,
         thermal_feature_map: Tensor,
         boxes: Tensor,
@@ -191,16 +197,16 @@ class RefinementNetwork(nn.Module):
         roi_bev: Tensor,
         roi_grid: Tensor,
         roi_camera_uv: Tensor,
-        roi_camera_visible: Tensor,
+        roi_camera_valid: Tensor,
         roi_thermal_uv: Tensor,
-        roi_thermal_visible: Tensor,
+        roi_thermal_valid: Tensor,
         roi_profile: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Confidences (B, R, classes) and boxes (B, R, 7); this is the exported function.
 
-        bev, *_feature_map: from the proposal and image networks. boxes (B, R, 7): proposals.
+        bev_features, *_feature_map: from the proposal and image networks. boxes (B, R, 7): proposals.
         proposal_features (B, R, classes + 11); roi_bev (B, R, 36, 2); roi_grid (B, R, 216, 7);
-        roi_camera_uv and roi_thermal_uv (B, R, 216, 2), -1 to 1 in the stacked feature map; *_visible
+        roi_camera_uv and roi_thermal_uv (B, R, 216, 2), -1 to 1 in the stacked feature map; *_valid
         (B, R, 216); roi_profile (B, R, 107): see detection.fusion.network_inputs and roi_features.
         """
         rois = {
@@ -208,45 +214,48 @@ class RefinementNetwork(nn.Module):
             "roi_bev": roi_bev,
             "roi_grid": roi_grid,
             "roi_camera_uv": roi_camera_uv,
-            "roi_camera_visible": roi_camera_visible,
+            "roi_camera_valid": roi_camera_valid,
             "roi_thermal_uv": roi_thermal_uv,
-            "roi_thermal_visible": roi_thermal_visible,
+            "roi_thermal_valid": roi_thermal_valid,
             "roi_profile": roi_profile,
         }
-        refined = self.refine(bev, (camera_feature_map, thermal_feature_map), rois)
+        refined = self.refine(bev_features, (camera_feature_map, thermal_feature_map), rois)
         return refined.logits.sigmoid(), apply_residuals(boxes, refined.residuals)
 
     def refine(
-        self, bev: Tensor, feature_maps: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
+        self, bev_features: Tensor, feature_maps: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
     ) -> RefinementOutput:
         """Refine proposals. feature_maps: camera and thermal. rois: inputs of forward by name."""
-        logits, residuals = self.predict(bev, feature_maps, rois)
+        logits, residuals = self.predict(bev_features, feature_maps, rois)
         return self.head.refine_dimensions(
             rois["proposal_features"], rois["roi_profile"], logits, residuals
         )
 
     def predict(
-        self, bev: Tensor, feature_maps: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
+        self, bev_features: Tensor, feature_maps: tuple[Tensor, Tensor], rois: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Logits and residuals of RefinementHead.forward, before refine_dimensions."""
         c = self.config
         camera, thermal = (
-            RoiImages(
-                feature_map, rois[f"roi_{modality}_uv"], rois[f"roi_{modality}_visible"], count
-            )
+            RoiImages(feature_map, rois[f"roi_{modality}_uv"], rois[f"roi_{modality}_valid"], count)
             for feature_map, modality, count in zip(
                 feature_maps, ("camera", "thermal"), (c.cameras, c.thermal_cameras), strict=True
             )
         )
         output: tuple[Tensor, Tensor] = self.head(
-            bev, rois["roi_bev"], rois["roi_grid"], rois["proposal_features"], camera, thermal
+            bev_features,
+            rois["roi_bev"],
+            rois["roi_grid"],
+            rois["proposal_features"],
+            camera,
+            thermal,
         )
         return output
 
 
 def build_proposals(settings: Mapping[str, Any]) -> ProposalNetwork:
     """Build the proposal network from a card's settings, without weights."""
-    return ProposalNetwork(_config(settings), trunks=False, necks=False)
+    return ProposalNetwork(_config(settings), image_backbones=False, necks=False)
 
 
 def build_image(settings: Mapping[str, Any]) -> ImageNetwork:

@@ -31,15 +31,15 @@ class GlobalFusion(nn.Module):
         self.scale = nn.Parameter(torch.zeros(channels))
 
     def forward(
-        self, pillars: Tensor, feature_map: Tensor, sample_uv: Tensor, visible: Tensor, images: int
+        self, pillars: Tensor, feature_map: Tensor, sample_uv: Tensor, valid: Tensor, images: int
     ) -> Tensor:
-        """Fuse; returns (B, M, C).
+        """Add image features to the pillar features; returns (B, M, C).
 
         pillars (B, M, C); feature_map (B, D, images * h, w), images stacked vertically; sample_uv
-        (B, M, 2), -1 to 1 in the stacked map; visible (B, M), 1 if an image shows the pillar, else 0.
+        (B, M, 2), -1 to 1 in the stacked map; valid (B, M), 1 if an image shows the pillar, else 0.
         """
         query = self.query(pillars)
         sampled = self.attention(query, feature_map, sample_uv, images)  # (B, M, C)
         attended = self.norm(query + self.drop(sampled))
         added = self.merge(torch.cat([self.pillar_projection(pillars), attended], -1))
-        return pillars + visible[..., None] * self.scale * added
+        return pillars + valid[..., None] * self.scale * added

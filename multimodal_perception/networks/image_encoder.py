@@ -1,8 +1,8 @@
 """Image features at stride 4: the first stages of EfficientNet-Lite0 and a small neck.
 
-Cameras and thermal cameras have the same architecture with separate weights. The trunk starts from
+Cameras and thermal cameras have the same architecture with separate weights. The backbone starts from
 ImageNet weights, so that a network trained on rendered images generalises better to real ones. If the
-trunk is frozen, its outputs can be stored with the training samples.
+backbone is frozen, its outputs can be stored with the training samples.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from multimodal_perception.networks.efficientnet_lite import (
     normalise,
 )
 
-# Channels of the trunk's features at strides 4, 8 and 16.
+# Channels of the backbone's features at strides 4, 8 and 16.
 CHANNELS_4, CHANNELS_8, CHANNELS_16 = 24, 40, 112
 
 
-class ImageTrunk(nn.Module):
+class ImageBackbone(nn.Module):
     """uint8 pixels to features at strides 4, 8 and 16."""
 
     def __init__(self, channels: int = 3, pretrained: bool = True) -> None:
@@ -74,12 +74,12 @@ class ImageNeck(nn.Module):
 
 
 class ImageNetwork(nn.Module):
-    """Trunk and neck: one image to its features; the exported network."""
+    """Backbone and neck: one image to its features; the exported network."""
 
     def __init__(self, channels: int, features: int, classes: int, pretrained: bool = True) -> None:
         """channels: of the image. features: channels of the output. classes: see ImageNeck."""
         super().__init__()
-        self.trunk = ImageTrunk(channels, pretrained)
+        self.trunk = ImageBackbone(channels, pretrained)
         self.neck = ImageNeck(features, classes)
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -20,13 +20,13 @@ class RoiImages(NamedTuple):
     """Images of one modality with the projections of the RoI grid points into them.
 
     feature_map: (B, D, N * h, w), the features of the N images stacked vertically. sample_uv:
-    (B, ..., 2), x and y of each grid point in the stacked map, -1 to 1. visible: (B, ...), 1 if an image
+    (B, ..., 2), x and y of each grid point in the stacked map, -1 to 1. valid: (B, ...), 1 if an image
     shows the point, else 0. images: N.
     """
 
     feature_map: Tensor
     sample_uv: Tensor
-    visible: Tensor
+    valid: Tensor
     images: int
 
 
@@ -56,7 +56,7 @@ class LocalFusion(nn.Module):
         ):
             fused = norm(local + attention(local, rois.feature_map, rois.sample_uv, rois.images))
             # Grid points that no image shows keep their features.
-            local = local + rois.visible[..., None] * (fused - local)
+            local = local + rois.valid[..., None] * (fused - local)
         return self.out(local)
 
 

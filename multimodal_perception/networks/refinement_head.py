@@ -121,7 +121,7 @@ class RefinementHead(nn.Module):
             flat = [
                 images._replace(
                     sample_uv=images.sample_uv.reshape(batch, -1, 2),
-                    visible=images.visible.reshape(batch, -1),
+                    valid=images.valid.reshape(batch, -1),
                 )
                 for images in (camera, thermal)
             ]
@@ -129,7 +129,7 @@ class RefinementHead(nn.Module):
             tokens = tokens + self.local_fusion(grid, flat[0], flat[1]).reshape(tokens.shape)
         if self.dynamic_aggregation is not None:
             has_points = (roi_grid[..., 3] > 0.0).to(tokens.dtype)
-            in_image = torch.maximum(camera.visible, thermal.visible).to(tokens.dtype)
+            in_image = torch.maximum(camera.valid, thermal.valid).to(tokens.dtype)
             tokens = self.dynamic_aggregation(
                 tokens.reshape(-1, GRID_POINTS, self.channels),
                 roi_grid.reshape(-1, GRID_POINTS, GRID_POINT_FEATURES),

@@ -223,6 +223,7 @@ def card() -> ModelCard:
         classes=CLASSES,
         normalisation={"image": {"scale": 255.0, "order": "rgb"}},
         licence="MIT (weights of Che et al. 2023, trained on BDD100K)",
+        task="Predicts drivable area and lane markings in a camera image.",
         notes="Published weights, imported. Outputs: channel 0 background, channel 1 the class.",
     )
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.stamps import NANOSECONDS
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.occupancy.cells import GridGeometry
 
 Rule = Literal["yager", "dempster", "log_odds"]
 RULES: dict[str, int] = {"yager": 0, "dempster": 1, "log_odds": 2}
@@ -36,9 +36,9 @@ class GridConfig:
         rule: Rule that combines a source with a cell: yager keeps contradiction as conflict, dempster
             normalises it away, log_odds is the Bayesian occupancy grid. Keep yager to see contradictions
             between sensors; use log_odds to compare with common occupancy grids.
-        half_life: Time after which evidence that is not renewed has lost half of its mass. Increase it
+        half_life_s: Time after which evidence that is not renewed has lost half of its mass. Increase it
             to remember static obstacles for longer; decrease it in busy environments.
-        moving_half_life: Half-life of evidence in conflict and of cells that a moving object has left.
+        moving_half_life_s: Half-life of evidence in conflict and of cells that a moving object has left.
             Decrease it if moving objects leave occupied cells behind them.
         max_speed: Speed above which a change of the odometry pose is treated as a jump, which clears the
             grid. Increase it only for vehicles that are faster.
@@ -47,8 +47,8 @@ class GridConfig:
     """
 
     rule: Rule = "yager"
-    half_life: float = field(default=3.0, metadata={"min": 0.05, "max": 600.0, "unit": "s"})
-    moving_half_life: float = field(default=0.2, metadata={"min": 0.01, "max": 60.0, "unit": "s"})
+    half_life_s: float = field(default=3.0, metadata={"min": 0.05, "max": 600.0, "unit": "s"})
+    moving_half_life_s: float = field(default=0.2, metadata={"min": 0.01, "max": 60.0, "unit": "s"})
     max_speed: float = field(default=70.0, metadata={"min": 1.0, "max": 400.0, "unit": "m/s"})
     max_yaw_rate: float = field(default=4.0, metadata={"min": 0.1, "max": 50.0, "unit": "rad/s"})
 
@@ -67,7 +67,7 @@ class EvidentialGrid:
         self.free, self.occupied, self.conflict = (
             np.zeros((size, size), np.float32) for _ in range(3)
         )
-        self.cells = Cells.around_base(size, resolution)
+        self.cells = GridGeometry.around_base(size, resolution)
         self.elapsed_s = 0.0
         self._stamp_ns: int | None = None
         self._pose: NDArray[np.float64] | None = None
@@ -83,7 +83,7 @@ class EvidentialGrid:
         for layer in (self.free, self.occupied, self.conflict):
             layer.fill(0)
 
-    def advance(self, stamp_ns: int, odom_from_base: NDArray[np.float64] | None) -> Cells:
+    def advance(self, stamp_ns: int, odom_from_base: NDArray[np.float64] | None) -> GridGeometry:
         """Shift the grid to the vehicle's new pose and age the evidence. Returns the cells in base_link.
 
         odom_from_base: (4, 4), or None without odometry. The grid is cleared, and the reason counted, if
@@ -95,7 +95,7 @@ class EvidentialGrid:
         if earlier is not None and stamp_ns < earlier:
             self.counts["time_back"] += 1
             earlier = self._pose = None
-        self.elapsed_s = 0.0 if earlier is None else (stamp_ns - earlier) / NANOSECONDS
+        self.elapsed_s = 0.0 if earlier is None else (stamp_ns - earlier) / NANOSECONDS_PER_SECOND
         self._stamp_ns = stamp_ns
         pose = self._validated(odom_from_base)
         if pose is not None and self._pose is not None:
@@ -146,14 +146,14 @@ class EvidentialGrid:
     def _age(self) -> None:
         if self.elapsed_s > 0:
             c = self.config
-            keep = 0.5 ** (self.elapsed_s / c.half_life)
-            keep_moving = min(keep, 0.5 ** (self.elapsed_s / c.moving_half_life))
+            keep = 0.5 ** (self.elapsed_s / c.half_life_s)
+            keep_moving = min(keep, 0.5 ** (self.elapsed_s / c.moving_half_life_s))
             layers = self.free, self.occupied, self.conflict
             _decay(*layers, np.float32(keep), np.float32(keep_moving))
 
     def _move_to(self, pose: NDArray[np.float64] | None) -> None:
         if pose is None:
-            self.cells = Cells.around_base(self.size, self.resolution)
+            self.cells = GridGeometry.around_base(self.size, self.resolution)
             return
         # The grid moves by whole cells in odom; the remainder shifts its corner in base_link.
         half = self.size // 2
@@ -170,7 +170,9 @@ class EvidentialGrid:
         c, s = math.cos(yaw), math.sin(yaw)
         dx = corner[0] * self.resolution - pose[0, 3]
         dy = corner[1] * self.resolution - pose[1, 3]
-        self.cells = Cells(self.size, self.resolution, c, -s, c * dx + s * dy, c * dy - s * dx)
+        self.cells = GridGeometry(
+            self.size, self.resolution, c, -s, c * dx + s * dy, c * dy - s * dx
+        )
 
     @property
     def is_aligned_with_odom(self) -> bool:
@@ -181,7 +183,7 @@ class EvidentialGrid:
     def corner(self) -> tuple[float, float]:
         """x and y of the lower corner of cell (0, 0), m: in odom with odometry, else in base_link."""
         if self._pose is None:
-            return self.cells.x, self.cells.y
+            return self.cells.origin_x, self.cells.origin_y
         return self._corner[0] * self.resolution, self._corner[1] * self.resolution
 
 

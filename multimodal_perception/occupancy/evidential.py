@@ -11,8 +11,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, SensorFrame
-from multimodal_perception.occupancy.cells import Cells, cell_at, cell_centre
+from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
+from multimodal_perception.occupancy.cells import GridGeometry, cell_at, cell_centre
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig
 from multimodal_perception.occupancy.footprints import FootprintConfig, FootprintModel
 from multimodal_perception.occupancy.masks import MaskConfig, MaskModel
@@ -20,6 +20,8 @@ from multimodal_perception.occupancy.raycast import RaycastConfig, RayCaster
 from multimodal_perception.occupancy.ultrasonic import UltrasonicConfig, UltrasonicModel
 from multimodal_perception.perception import Level, OccupancyGrid, SegmentationMask, SensorHealth
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.rig import Rig
+from multimodal_perception.sensor_use import SensorUse, of_modalities
 
 Layer = NDArray[np.float32]
 
@@ -30,20 +32,20 @@ class ReliabilityConfig:
 
     Attributes:
         lidar: Reliability of all LiDARs. Decrease it if your LiDAR returns many false points.
-        ultrasonic: Reliability of all ultrasonic sensors. Decrease it if their ranges are often wrong,
-            for example because of cross-talk between the sensors.
+        ultrasonic: Reliability of all ultrasonic sensors. Decrease it if their ranges are often
+            wrong, for example because of cross-talk between the sensors.
         camera: Reliability of segmentation masks of visible images. Increase it if the segmentation
             model was trained on images like yours.
-        thermal: Reliability of segmentation masks of thermal images. Increase it if the segmentation
-            model was trained on thermal images like yours.
+        thermal: Reliability of segmentation masks of thermal images. Increase it if the
+            segmentation model was trained on thermal images like yours.
         boxes: Reliability of detected boxes. Decrease it if false detections block the path of the
             vehicle.
-        near_field: Reliability of the near-field network. Decrease it if the network reports obstacles
-            that do not exist in your environment.
-        warn: Factor for a sensor whose health status is WARN. Decrease it to rely less on sensors with a
-            wrong rate or high latency.
-        error: Factor for a sensor whose health status is ERROR; a sensor with status STALE is not used.
-            Set it to 0 to ignore sensors with errors completely.
+        near_field: Reliability of the near-field network. Decrease it if the network reports
+            obstacles that do not exist in your environment.
+        health_warn_factor: Factor for a sensor whose health status is WARN. Decrease it to rely
+            less on sensors with a wrong rate or high latency.
+        health_error_factor: Factor for a sensor whose health status is ERROR; a sensor with status
+            STALE is not used. Set it to 0 to ignore sensors with errors completely.
     """
 
     lidar: float = field(default=0.98, metadata={"min": 0.0, "max": 1.0})
@@ -52,8 +54,8 @@ class ReliabilityConfig:
     thermal: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
     boxes: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
     near_field: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
-    warn: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
-    error: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    health_warn_factor: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
+    health_error_factor: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,20 @@ class EvidentialConfig:
     """Parameters of the evidential occupancy mapping.
 
     Attributes:
-        frame: Frame whose axes the published grid is aligned with: base_link or the odometry frame. Use
-            odom to avoid the resampling of a rotated grid, if your planner accepts it.
-        occlusion_depth: Distance behind a new LiDAR return within which older free evidence is cleared
-            if no ray confirms it, as an object that moved there may be that deep. Increase it for
-            traffic with long vehicles; set it to 0 to keep all free evidence.
+        frame: Frame whose axes the published grid is aligned with: base_link or the odometry frame.
+            Use odom to avoid the resampling of a rotated grid, if your planner accepts it.
+        occlusion_depth: Distance behind a new LiDAR return within which older free evidence is
+            cleared if no ray confirms it, as an object that moved there may be that deep. Increase
+            it for traffic with long vehicles; set it to 0 to keep all free evidence.
         grid: Combination and ageing of evidence. Change these values to adapt how long the grid
             remembers obstacles.
         reliability: Reliability of the sources. Lower a value to give a source less weight.
-        ultrasonic: Inverse sensor model of the ultrasonic sensors. Change these values to match the data
-            sheet of your sensors.
-        masks: Inverse sensor model of segmentation masks. Change these values to match the accuracy of
-            your camera calibration.
-        footprints: Inverse sensor model of detected boxes. Change these values to adapt how detections
-            affect the grid.
+        ultrasonic: Inverse sensor model of the ultrasonic sensors. Change these values to match the
+            data sheet of your sensors.
+        masks: Inverse sensor model of segmentation masks. Change these values to match the accuracy
+            of your camera calibration.
+        footprints: Inverse sensor model of detected boxes. Change these values to adapt how
+            detections affect the grid.
     """
 
     frame: Literal["base", "odom"] = "base"
@@ -143,6 +145,10 @@ class EvidentialMapper:
         """Free mass of all other sources at each ultrasonic sensor's last echo, 0 to 1, by sensor."""
         return self._ultrasonic.contradictions
 
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The LiDARs and ultrasonic sensors of a rig."""
+        return SensorUse(of_modalities(rig, Modality.LIDAR, Modality.ULTRASONIC))
+
     def update(
         self,
         frame: SensorFrame,
@@ -200,7 +206,12 @@ class EvidentialMapper:
         The discount rate is one minus the reliability (Shafer 1976, p. 252).
         """
         r = self.config.reliability
-        factors = {Level.OK: 1.0, Level.WARN: r.warn, Level.ERROR: r.error, Level.STALE: 0.0}
+        factors = {
+            Level.OK: 1.0,
+            Level.WARN: r.health_warn_factor,
+            Level.ERROR: r.health_error_factor,
+            Level.STALE: 0.0,
+        }
         h = health.get(name)
         return of_type if h is None else of_type * factors[h.level] * h.image_quality
 
@@ -211,20 +222,24 @@ class EvidentialMapper:
         of_type = r.thermal if name in frame.thermals else r.camera
         return self._reliability(name, of_type, health)
 
-    def _decay_moved_cells(self, boxes: Boxes3D, cells: Cells) -> None:
+    def _decay_moved_cells(self, boxes: Boxes3D, cells: GridGeometry) -> None:
         """Reduce the evidence of cells that moving boxes have left."""
         if self.grid.elapsed_s > 0:
-            keep = 0.5 ** (self.grid.elapsed_s / self.config.grid.moving_half_life)
+            keep = 0.5 ** (self.grid.elapsed_s / self.config.grid.moving_half_life_s)
             factors = self._footprints.moved_cells_factor(boxes, cells, keep)
             if factors is not None:
                 self.grid.discount(factors)
 
-    def _fuse_external_grid(self, source: OccupancyGrid, base_frame: str, cells: Cells) -> None:
+    def _fuse_external_grid(
+        self, source: OccupancyGrid, base_frame: str, cells: GridGeometry
+    ) -> None:
         """Resample another grid in base_frame to the cells and combine it."""
         if source.frame_id != base_frame:
             self._counts["wrong_frame"] += 1
             return
-        free, occupied = (np.zeros((cells.size, cells.size), np.float32) for _ in range(2))
+        free, occupied = (
+            np.zeros((cells.cells_per_side, cells.cells_per_side), np.float32) for _ in range(2)
+        )
         reliability = np.float32(self.config.reliability.near_field)
         layers = (np.ascontiguousarray(v, np.float32) for v in (source.free, source.occupied))
         _resample(free, occupied, cells, *layers, *source.origin, source.resolution, reliability)
@@ -242,10 +257,10 @@ class EvidentialMapper:
         c, grid, cells = self.config, self.grid, self.grid.cells
         if c.frame == "odom" and (odom_grid := self.odom_grid(frame.stamp_ns)) is not None:
             return odom_grid
-        origin = cells.x, cells.y
+        origin = cells.origin_x, cells.origin_y
         layers = grid.free, grid.occupied, grid.conflict
-        if abs(cells.sin) * cells.size > 0.05 or cells.cos < 0:
-            origin = (-self.raycast.extent, -self.raycast.extent)
+        if abs(cells.sin) * cells.cells_per_side > 0.05 or cells.cos < 0:
+            origin = (-self.raycast.half_extent, -self.raycast.half_extent)
             layers = resample_to_base_axes(layers, cells, *origin)
         else:
             # Copies, as the grid changes with the next frame while others still read this one.
@@ -273,7 +288,7 @@ def _resample_classes(source: OccupancyGrid, grid: OccupancyGrid) -> NDArray[np.
 
 
 def resample_to_base_axes(
-    layers: tuple[Layer, Layer, Layer], cells: Cells, left: float, bottom: float
+    layers: tuple[Layer, Layer, Layer], cells: GridGeometry, left: float, bottom: float
 ) -> tuple[Layer, Layer, Layer]:
     """Resample free, occupied and conflict (size, size) of cells to a grid along base_link's axes.
 
@@ -293,8 +308,8 @@ def _clear_occluded_free_space(  # type: ignore[no-untyped-def]
     memory: accumulated free mass. free, occupied: masses of the present sweep. x, y: the LiDAR in
     base_link.
     """
-    for i in range(cells.size):
-        for j in range(cells.size):
+    for i in range(cells.cells_per_side):
+        for j in range(cells.cells_per_side):
             if memory[i, j] < np.float32(0.05) or free[i, j] > 0 or occupied[i, j] > 0:
                 continue
             at_x, at_y = cell_centre(cells, i, j)
@@ -304,7 +319,11 @@ def _clear_occluded_free_space(  # type: ignore[no-untyped-def]
                 row, column = cell_at(
                     cells, at_x + k * step * (x - at_x), at_y + k * step * (y - at_y)
                 )
-                if 0 <= row < cells.size and 0 <= column < cells.size and occupied[row, column] > 0:
+                if (
+                    0 <= row < cells.cells_per_side
+                    and 0 <= column < cells.cells_per_side
+                    and occupied[row, column] > 0
+                ):
                     memory[i, j] = 0.0
                     break
 
@@ -319,14 +338,14 @@ def _resample_to_base_axes(  # type: ignore[no-untyped-def]
     is also copied to the cells that contain the centres of its four quarters. Otherwise thin posts would
     vanish and walls would get gaps when the vehicle rotates.
     """
-    size = cells.size
+    size = cells.cells_per_side
     per_cell = np.float32(1.0 / cells.resolution)
     c, s = np.float32(cells.cos), np.float32(cells.sin)
     f, o, n = source_free.reshape(-1), source_occupied.reshape(-1), source_conflict.reshape(-1)
     # Source column and row of the first cell centre, in cells; they are linear along a row.
     half, limit, zero = np.float32(0.5), np.float32(size), np.float32(0.0)
-    x = np.float32(left - cells.x) * per_cell + half
-    y = np.float32(bottom - cells.y) * per_cell + half
+    x = np.float32(left - cells.origin_x) * per_cell + half
+    y = np.float32(bottom - cells.origin_y) * per_cell + half
     for i in range(size):
         column_0 = c * x + s * (y + np.float32(i))
         row_0 = c * (y + np.float32(i)) - s * x
@@ -355,8 +374,8 @@ def _resample(  # type: ignore[no-untyped-def]
     free, occupied, cells, source_free, source_occupied, left, bottom, step, reliability
 ):
     rows, columns = source_free.shape
-    for i in range(cells.size):
-        for j in range(cells.size):
+    for i in range(cells.cells_per_side):
+        for j in range(cells.cells_per_side):
             x, y = cell_centre(cells, i, j)
             column, row = int(np.floor((x - left) / step)), int(np.floor((y - bottom) / step))
             if 0 <= row < rows and 0 <= column < columns:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D
-from multimodal_perception.occupancy.cells import Cells, cell_at, cell_centre
+from multimodal_perception.occupancy.cells import GridGeometry, cell_at, cell_centre
 
 Layer = NDArray[np.float32]
 Window = tuple[int, int, int, int]
@@ -22,20 +22,20 @@ class FootprintConfig:
     """Inverse sensor model of detected boxes.
 
     Attributes:
-        occupied_mass: Occupied mass inside the footprint of a box with score 1. Increase it to rely more
-            on detections where no range sensor measures the object.
-        clearance: Height above base_link from which the underside of a box does not block the vehicle.
-            Set it to the height of your vehicle plus a margin.
-        min_moving_speed: Speed above which a box is treated as moving. Increase it if parked vehicles
-            get a speed from noisy tracking.
-        trail_time: Duration for which the area behind a moving box decays faster. Increase it if moving
-            objects leave occupied cells behind them; set it to 0 to switch the decay off.
+        occupied_mass: Occupied mass inside the footprint of a box with score 1. Increase it to rely
+            more on detections where no range sensor measures the object.
+        clearance: Height above base_link from which the underside of a box does not block the
+            vehicle. Set it to the height of your vehicle plus a margin.
+        min_moving_speed: Speed above which a box is treated as moving. Increase it if parked
+            vehicles get a speed from noisy tracking.
+        trail_time_s: Duration for which the area behind a moving box decays faster. Increase it if
+            moving objects leave occupied cells behind them; set it to 0 to switch the decay off.
     """
 
     occupied_mass: float = field(default=0.6, metadata={"min": 0.0, "max": 0.99})
     clearance: float = field(default=2.2, metadata={"min": 0.1, "max": 10.0, "unit": "m"})
     min_moving_speed: float = field(default=0.5, metadata={"min": 0.0, "max": 20.0, "unit": "m/s"})
-    trail_time: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
+    trail_time_s: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
 
 
 class FootprintModel:
@@ -57,19 +57,20 @@ class FootprintModel:
         low = boxes.boxes[:, 2] - boxes.boxes[:, 5] / 2 < self.config.clearance
         return boxes.select(valid & low)
 
-    def occupied_mass(self, boxes: Boxes3D, cells: Cells, reliability: float = 1.0) -> Layer:
+    def occupied_mass(self, boxes: Boxes3D, cells: GridGeometry, reliability: float = 1.0) -> Layer:
         """Occupied mass (size, size) float32 of usable boxes."""
-        layer = np.zeros((cells.size, cells.size), np.float32)
+        layer = np.zeros((cells.cells_per_side, cells.cells_per_side), np.float32)
         masses = self.config.occupied_mass * reliability * np.clip(boxes.scores, 0.0, 1.0)
         for box, mass in zip(boxes.boxes.astype(np.float64), masses, strict=True):
             _fill(layer, _window(cells, box), cells, box, np.float32(mass))
         return layer
 
-    def moved_cells_factor(self, boxes: Boxes3D, cells: Cells, keep: float) -> Layer | None:
+    def moved_cells_factor(self, boxes: Boxes3D, cells: GridGeometry, keep: float) -> Layer | None:
         """Factor (size, size) float32 on the evidence: `keep` where a moving box has left, else 1.
 
-        These are the cells that a moving box covered in the last `trail_time` seconds and no box covers
-        now. None if no box moves. boxes: usable ones, velocities over ground in base_link's axes.
+        These are the cells that a moving box covered in the last `trail_time_s` seconds and no box
+        covers now. None if no box moves. boxes: usable ones, velocities over ground in base_link's
+        axes.
         """
         if boxes.velocities is None:
             return None
@@ -77,11 +78,11 @@ class FootprintModel:
         moving = np.flatnonzero(np.isfinite(speed) & (speed >= self.config.min_moving_speed))
         if not len(moving):
             return None
-        behind = np.zeros((cells.size, cells.size), np.float32)
+        behind = np.zeros((cells.cells_per_side, cells.cells_per_side), np.float32)
         for i in moving:
             box, velocity = boxes.boxes[i].astype(np.float64), boxes.velocities[i]
             # Steps of up to half the shorter side, so that the covered area has no gaps.
-            length = min(float(speed[i]) * self.config.trail_time, MAX_LENGTH_M)
+            length = min(float(speed[i]) * self.config.trail_time_s, MAX_LENGTH_M)
             steps = int(np.ceil(length / (0.5 * max(min(box[3], box[4]), cells.resolution))))
             for back in np.linspace(0.0, length, steps + 1)[1:]:
                 earlier = box.copy()
@@ -96,7 +97,7 @@ class FootprintModel:
             self.counts[reason] += number
 
 
-def _window(cells: Cells, box: NDArray[np.float64]) -> Window:
+def _window(cells: GridGeometry, box: NDArray[np.float64]) -> Window:
     return cells.window(float(box[0]), float(box[1]), 0.5 * float(np.hypot(box[3], box[4])))
 
 

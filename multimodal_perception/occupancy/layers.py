@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.occupancy.footprints import FootprintModel
 from multimodal_perception.perception import OccupancyGrid
 
@@ -31,22 +31,23 @@ SEMANTIC_CLASS_OF_BOX = {
 
 
 @dataclass(frozen=True)
-class PercentConfig:
+class OccupancyValuesConfig:
     """Conversion of masses to the values of nav_msgs/OccupancyGrid (0 to 100, -1 for unknown).
 
     Attributes:
-        scale: Mapping of the plausibility of occupied to values: stretched maps the range between both
-            thresholds to 0 to 100, plain maps 0 to 1 to 0 to 100, trinary gives 0, 100 and -1 only (as
-            scale and trinary of Nav2's map_server). Use trinary for planners that expect a binary map.
-        occupied_threshold: Plausibility of occupied from which a cell is 100. Increase it if uncertain
-            obstacles block the planner.
-        free_threshold: Plausibility of occupied up to which a cell is 0. Decrease it to make the planner
-            more careful.
+        mode: Mapping of the plausibility of occupied to values. `scale` maps the range between both
+            thresholds to 0 to 100, `linear` maps 0 to 1 to 0 to 100, `trinary` gives 0, 100 and -1
+            only. `scale` and `trinary` are modes of Nav2's map_server. Use trinary for planners
+            that expect a binary map.
+        occupied_threshold: Plausibility of occupied from which a cell is 100. Increase it if
+            uncertain obstacles block the planner.
+        free_threshold: Plausibility of occupied up to which a cell is 0. Decrease it to make the
+            planner more careful.
         unknown_threshold: Unknown mass above which a cell is -1. Decrease it to mark more cells as
             unknown.
     """
 
-    scale: Literal["stretched", "plain", "trinary"] = "stretched"
+    mode: Literal["scale", "linear", "trinary"] = "scale"
     occupied_threshold: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
     free_threshold: float = field(default=0.45, metadata={"min": 0.0, "max": 1.0})
     unknown_threshold: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
@@ -56,18 +57,18 @@ class PercentConfig:
             raise ValueError("free_threshold must be below occupied_threshold")
 
 
-def occupancy_percent(grid: OccupancyGrid, config: PercentConfig | None = None) -> Percent:
+def occupancy_percent(grid: OccupancyGrid, config: OccupancyValuesConfig | None = None) -> Percent:
     """Values (rows, columns) int8: plausibility of occupied in percent (Shafer 1976, p. 43), -1 unknown.
 
     The plausibility of occupied is one minus the mass of free, so conflict counts as occupied.
     """
-    c = config or PercentConfig()
+    c = config or OccupancyValuesConfig()
     plausible = 1.0 - grid.free
-    if c.scale != "plain":
+    if c.mode != "linear":
         width = np.float32(c.occupied_threshold - c.free_threshold)
         plausible = (plausible - np.float32(c.free_threshold)) / width
     result = np.rint(100 * np.clip(plausible, 0.0, 1.0)).astype(np.int8)
-    if c.scale == "trinary":
+    if c.mode == "trinary":
         result[(result > 0) & (result < 100)] = UNKNOWN_CELL
     result[grid.unknown() > c.unknown_threshold] = UNKNOWN_CELL
     return result
@@ -98,7 +99,7 @@ def semantic_percent(grid: OccupancyGrid, boxes: Boxes3D | None = None) -> Perce
         result[classified] = grid.semantic[classified]
     if boxes is None or not len(boxes) or grid.free.shape[0] != grid.free.shape[1]:
         return result
-    cells = Cells(grid.free.shape[0], grid.resolution, 1.0, 0.0, *grid.origin)
+    cells = GridGeometry(grid.free.shape[0], grid.resolution, 1.0, 0.0, *grid.origin)
     model = FootprintModel()
     boxes = model.select_usable(boxes, grid.frame_id)
     for label in np.unique(boxes.labels):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
@@ -39,7 +39,7 @@ class MaskConfig:
             segmentation model has other class names, or to exclude sidewalks.
         max_range: Distance from the camera up to which masks are used. Decrease it for cameras that are
             mounted low or calibrated poorly.
-        pitch_error: Standard deviation of the camera's pitch relative to the ground; it determines how
+        pitch_std_deg: Standard deviation of the camera's pitch relative to the ground; it determines how
             fast the mass decreases with distance. Increase it for vehicles with soft suspension.
         position_tolerance: Position error on the ground at which the mass has decreased to one half.
             Increase it to use distant pixels more.
@@ -51,7 +51,7 @@ class MaskConfig:
         "drivable", "road", "lane", "marking", "sidewalk", "kerb", "terrain",
     )  # fmt: skip
     max_range: float = field(default=25.0, metadata={"min": 1.0, "max": 100.0, "unit": "m"})
-    pitch_error: float = field(default=0.01, metadata={"min": 0.0, "max": 0.2, "unit": "rad"})
+    pitch_std_deg: float = field(default=0.573, metadata={"min": 0.0, "max": 10.0, "unit": "deg"})
     position_tolerance: float = field(default=0.5, metadata={"min": 0.01, "max": 10.0, "unit": "m"})
 
 
@@ -66,7 +66,7 @@ class MaskModel:
         self,
         frame: SensorFrame,
         masks: Mapping[str, SegmentationMask],
-        cells: Cells,
+        cells: GridGeometry,
         cloud: Cloud | None = None,
         reliability: Callable[[str], float] = lambda _: 1.0,
     ) -> list[tuple[Layer, Layer, Window]]:
@@ -110,12 +110,14 @@ class MaskModel:
         image: NDArray[np.bool_],
         camera: CameraModel,
         pose: NDArray[np.float64],
-        cells: Cells,
+        cells: GridGeometry,
         cloud: Cloud | None,
         weight: float,
     ) -> tuple[Layer, Layer, Window]:
         c = self.config
-        free, occupied = (np.zeros((cells.size, cells.size), np.float32) for _ in range(2))
+        free, occupied = (
+            np.zeros((cells.cells_per_side, cells.cells_per_side), np.float32) for _ in range(2)
+        )
         window = cells.window(float(pose[0, 3]), float(pose[1, 3]), c.max_range)
         rows, columns = (v.ravel() for v in np.mgrid[window[0] : window[1], window[2] : window[3]])
         x, y = cells.centres(rows, columns)
@@ -147,7 +149,7 @@ class MaskModel:
         With d = h / tan(a), a pitch error da displaces a point on the ground by (d^2 + h^2) / h da.
         """
         height = np.maximum(height, 0.1)
-        error = (distance**2 + height**2) / height * self.config.pitch_error
+        error = (distance**2 + height**2) / height * np.radians(self.config.pitch_std_deg)
         return 1.0 / (1.0 + (error / self.config.position_tolerance) ** 2)
 
 

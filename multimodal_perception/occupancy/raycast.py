@@ -17,11 +17,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.geometry.angles import FULL_CIRCLE, azimuth
-from multimodal_perception.occupancy.cells import Cells, cell_at, cell_centre
+from multimodal_perception.occupancy.cells import GridGeometry, cell_at, cell_centre
 from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.rig import Rig
+from multimodal_perception.sensor_use import SensorUse, of_modalities
 
 Layer = NDArray[np.float32]
 # Maximum number of cells per side. Such a layer takes 16 MB; about 13 layers are in memory at once, and
@@ -33,28 +35,31 @@ NO_RAY = np.float32(1e9)
 
 @dataclass(frozen=True)
 class RaycastConfig:
-    """Parameters of the grid and of the inverse sensor model of LiDARs.
+    """Size of the occupancy grid and inverse sensor model of LiDARs, for both mappers.
+
+    The evidential mapper uses these parameters as well.
 
     Attributes:
-        extent: Half of the side of the square grid around base_link. Increase it for higher speeds;
-            memory and time grow with its square.
-        resolution: Side of a cell. Decrease it to represent narrow passages; memory and time grow with
-            its inverse square.
-        obstacle_heights: Lowest and highest height above the ground, in metres, at which a return is an
-            obstacle. Set the upper value to the height of your vehicle plus a margin, so that bridges
-            and branches are ignored; lower the first one to detect kerbs.
-        hit_mass: Occupied mass of a single return. Decrease it if single false returns create obstacles.
+        half_extent: Half the side length of the square grid around base_link. Increase it for
+            higher speeds; memory and time grow with its square.
+        resolution: Side of a cell. Decrease it to represent narrow passages; memory and time grow
+            with its inverse square.
+        obstacle_heights: Lowest and highest height above the ground, in metres, at which a return
+            is an obstacle. Set the upper value to the height of your vehicle plus a margin, so that
+            bridges and branches are ignored; lower the first one to detect kerbs.
+        hit_mass: Occupied mass of a single return. Decrease it if single false returns create
+            obstacles.
         free_mass: Free mass of a ray directly above the ground; it decreases with the square of the
-            ray's height above the ground. Decrease it if rays pass over obstacles that the LiDAR does
-            not detect.
-        free_clearance: Height above the ground at which a ray carries no free-space evidence any more,
-            as a lower obstacle may be below it. Decrease it to require that rays pass closer to the
-            ground before a cell is free.
-        azimuth_bins: Number of azimuth bins around each LiDAR. Set it to about the number of columns
-            (points per revolution and ring) of your LiDAR.
+            ray's height above the ground. Decrease it if rays pass over obstacles that the LiDAR
+            does not detect.
+        free_clearance: Height above the ground at which a ray carries no free-space evidence any
+            more, as a lower obstacle may be below it. Decrease it to require that rays pass closer
+            to the ground before a cell is free.
+        azimuth_bins: Number of azimuth bins around each LiDAR. Set it to about the number of
+            columns (points per revolution and ring) of your LiDAR.
     """
 
-    extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
+    half_extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
     resolution: float = field(default=0.2, metadata={"min": 0.05, "max": 2.0, "unit": "m"})
     obstacle_heights: tuple[float, float] = field(default=(0.25, 2.5), metadata={"unit": "m"})
     hit_mass: float = field(default=0.8, metadata={"min": 0.01, "max": 0.99})
@@ -67,14 +72,14 @@ class RaycastConfig:
             raise ValueError("obstacle_heights must be two increasing heights above 0")
         if self.size > MAX_CELLS:
             raise ValueError(
-                f"extent and resolution give {self.size} x {self.size} cells; allowed: {MAX_CELLS} x "
-                f"{MAX_CELLS}; use larger cells or a smaller extent"
+                f"half_extent and resolution give {self.size} x {self.size} cells; allowed: "
+                f"{MAX_CELLS} x {MAX_CELLS}; use larger cells or a smaller half_extent"
             )
 
     @property
     def size(self) -> int:
         """Number of cells per side."""
-        return round(2 * self.extent / self.resolution)
+        return round(2 * self.half_extent / self.resolution)
 
 
 class RaycastMapper:
@@ -84,9 +89,13 @@ class RaycastMapper:
 
     def __init__(self, config: RaycastConfig | None = None) -> None:
         self.config = config or RaycastConfig()
-        self._cells = Cells.around_base(self.config.size, self.config.resolution)
+        self._cells = GridGeometry.around_base(self.config.size, self.config.resolution)
         self._caster = RayCaster(self.config)
         self.counts: Counter[str] = Counter()
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The LiDARs of a rig."""
+        return SensorUse(of_modalities(rig, Modality.LIDAR))
 
     def update(self, frame: SensorFrame, cloud: Cloud, **others: object) -> OccupancyGrid:
         """The grid of one frame, in its base_frame; all cells are unknown without LiDAR points.
@@ -96,7 +105,12 @@ class RaycastMapper:
         c = self.config
         free, occupied = (layer.copy() for layer in self._caster.cast(cloud, self._cells))
         return OccupancyGrid(
-            frame.stamp_ns, frame.base_frame, c.resolution, (-c.extent, -c.extent), free, occupied
+            frame.stamp_ns,
+            frame.base_frame,
+            c.resolution,
+            (-c.half_extent, -c.half_extent),
+            free,
+            occupied,
         )
 
     def odom_grid(self, stamp_ns: int) -> OccupancyGrid | None:
@@ -118,7 +132,7 @@ class RayCaster:
         )
 
     def cast(
-        self, cloud: Cloud, cells: Cells, reliability: NDArray[np.floating] | None = None
+        self, cloud: Cloud, cells: GridGeometry, reliability: NDArray[np.floating] | None = None
     ) -> tuple[Layer, Layer]:
         """Free and occupied masses (size, size) float32; the next call overwrites them.
 
@@ -146,7 +160,12 @@ class RayCaster:
         return self._free, self._occupied
 
     def _add_free_mass(
-        self, cloud: Cloud, cells: Cells, index: int, origin: NDArray[np.float32], mass: float
+        self,
+        cloud: Cloud,
+        cells: GridGeometry,
+        index: int,
+        origin: NDArray[np.float32],
+        mass: float,
     ) -> None:
         c, slopes = self.config, self._slopes
         slopes.fill(NO_RAY)
@@ -266,7 +285,7 @@ def _fill_free(  # type: ignore[no-untyped-def]
 
     heights: (sectors, rings) of a GroundModel, m; bin_length: length of a ring, m.
     """
-    size, azimuths = cells.size, slopes.shape[0]
+    size, azimuths = cells.cells_per_side, slopes.shape[0]
     mass, over, height = np.float32(mass), np.float32(1.0 / clearance), np.float32(origin[2])
     # One row at a time. The polar coordinates are computed in loops that the compiler vectorises.
     bins, distance = np.empty(size, np.int32), np.empty(size, np.float32)
@@ -319,7 +338,7 @@ def _add_hits(  # type: ignore[no-untyped-def]
     for i in range(len(points)):
         if low < height[i] < high:
             row, column = cell_at(cells, points[i, 0], points[i, 1])
-            if 0 <= row < cells.size and 0 <= column < cells.size:
+            if 0 <= row < cells.cells_per_side and 0 <= column < cells.cells_per_side:
                 # Returns of one sweep are combined as independent evidence, limited to 0.99.
                 before = occupied[row, column]
                 gain = (np.float32(0.99) - before) * masses[source[i]]

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.angles import azimuth
-from multimodal_perception.geometry.stamps import NANOSECONDS
-from multimodal_perception.occupancy.cells import Cells, cell_centre
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.occupancy.cells import GridGeometry, cell_centre
+from multimodal_perception.ultrasonic_readings import unusable_reason
 
 Layer = NDArray[np.float32]
 Window = tuple[int, int, int, int]
@@ -36,8 +37,6 @@ COMPARED_DIRECTIONS = np.linspace(-0.8, 0.8, 9)
 CONTRADICTION_THRESHOLD, CONTRADICTION_TIME_S = 0.5, 1.0
 # Maximum angle of the sensor's axis to the ground plane. Steeper sensors do not measure the plane.
 MAX_TILT = math.radians(45)
-# Narrower fields of view are invalid, rad.
-MIN_FIELD_OF_VIEW = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,21 +44,21 @@ class UltrasonicConfig:
     """Inverse sensor model of ultrasonic sensors.
 
     Attributes:
-        occupied_mass: Occupied mass on the axis of the cone at the range of a confirmed echo. Increase
-            it if your sensors give few false echoes.
-        free_mass: Free mass on the axis close to the sensor if there is an echo. Decrease it if your
-            sensors miss obstacles in front of the reported one.
+        occupied_mass: Occupied mass on the axis of the cone at the range of a confirmed echo.
+            Increase it if your sensors give few false echoes.
+        free_mass: Free mass on the axis close to the sensor if there is an echo. Decrease it if
+            your sensors miss obstacles in front of the reported one.
         no_echo_free_mass: Free mass on the axis close to the sensor if there is no echo; soft and
             slanted surfaces give no echo. Decrease it for environments with such surfaces.
-        range_error: Half of the thickness of the occupied arc, at least three quarters of a cell. Set
-            it to the range accuracy of your sensors.
+        range_error: Half of the thickness of the occupied arc, at least three quarters of a cell.
+            Set it to the range accuracy of your sensors.
         range_tolerance: Maximum difference of two ranges that confirm each other. Increase it for
             sensors with noisy ranges.
         closing_speed: Additional difference of two ranges per second between them, for approaching
             obstacles. Increase it for vehicles that use ultrasonic sensors at higher speeds.
-        confirmation_time: Maximum age of an earlier echo of the same sensor that confirms a new echo.
-            Increase it for sensors with a low rate.
-        silence_timeout: Time without a valid reading after which a sensor is reported as silent.
+        confirmation_time_s: Maximum age of an earlier echo of the same sensor that confirms a new
+            echo. Increase it for sensors with a low rate.
+        silence_timeout_s: Time without a valid reading after which a sensor is reported as silent.
             Increase it for sensors with a low rate.
     """
 
@@ -69,8 +68,10 @@ class UltrasonicConfig:
     range_error: float = field(default=0.1, metadata={"min": 0.001, "max": 1.0, "unit": "m"})
     range_tolerance: float = field(default=0.2, metadata={"min": 0.01, "max": 5.0, "unit": "m"})
     closing_speed: float = field(default=5.0, metadata={"min": 0.0, "max": 50.0, "unit": "m/s"})
-    confirmation_time: float = field(default=0.5, metadata={"min": 0.01, "max": 10.0, "unit": "s"})
-    silence_timeout: float = field(default=1.0, metadata={"min": 0.05, "max": 60.0, "unit": "s"})
+    confirmation_time_s: float = field(
+        default=0.5, metadata={"min": 0.01, "max": 10.0, "unit": "s"}
+    )
+    silence_timeout_s: float = field(default=1.0, metadata={"min": 0.05, "max": 60.0, "unit": "s"})
 
 
 class Echo(NamedTuple):
@@ -118,11 +119,11 @@ class UltrasonicModel:
     @property
     def contradicted(self) -> frozenset[str]:
         """Sensors whose echoes have been contradicted for a second."""
-        limit = CONTRADICTION_TIME_S * NANOSECONDS
+        limit = CONTRADICTION_TIME_S * NANOSECONDS_PER_SECOND
         since = self._contradicted_ns
         return frozenset(n for n, at in since.items() if self._last_ns.get(n, at) - at >= limit)
 
-    def update_contradictions(self, free: Layer, cells: Cells) -> None:
+    def update_contradictions(self, free: Layer, cells: GridGeometry) -> None:
         """Compare the echoes of the last frame with the free mass (size, size) of all other sources."""
         self.contradictions = {
             echo.sensor: _arc_mean(
@@ -144,7 +145,10 @@ class UltrasonicModel:
         }
 
     def evidence(
-        self, frame: SensorFrame, cells: Cells, reliability: Callable[[str], float] = lambda _: 1.0
+        self,
+        frame: SensorFrame,
+        cells: GridGeometry,
+        reliability: Callable[[str], float] = lambda _: 1.0,
     ) -> tuple[Layer, Layer, Window] | None:
         """Free and occupied masses (size, size) float32 of all readings, and their window of cells.
 
@@ -156,7 +160,9 @@ class UltrasonicModel:
         self._confirmed_echoes = []
         if not echoes:
             return None
-        free, occupied = (np.zeros((cells.size, cells.size), np.float32) for _ in range(2))
+        free, occupied = (
+            np.zeros((cells.cells_per_side, cells.cells_per_side), np.float32) for _ in range(2)
+        )
         windows = []
         for echo, is_confirmed in zip(echoes, confirmed, strict=True):
             window, weight = self._window(echo, cells), reliability(echo.sensor)
@@ -179,7 +185,7 @@ class UltrasonicModel:
         return free, occupied, window
 
     def _echo(self, frame: SensorFrame, reading: UltrasonicReading) -> Echo | None:
-        reason = _rejection_reason(reading)
+        reason = unusable_reason(reading)
         if reason is None and reading.sensor not in frame.base_from_sensor:
             reason = "no_extrinsics"
         if reason is None:
@@ -214,9 +220,9 @@ class UltrasonicModel:
             return True
         c = self.config
         for stamp_ns, range_m in self._history.get(echo.sensor, ()):
-            seconds = (echo.stamp_ns - stamp_ns) / NANOSECONDS
+            seconds = (echo.stamp_ns - stamp_ns) / NANOSECONDS_PER_SECOND
             tolerance = c.range_tolerance + c.closing_speed * seconds
-            if 0 < seconds <= c.confirmation_time and abs(range_m - echo.range_m) <= tolerance:
+            if 0 < seconds <= c.confirmation_time_s and abs(range_m - echo.range_m) <= tolerance:
                 return True
         angles = echo.heading + COMPARED_DIRECTIONS * echo.half_angle
         x, y = echo.x + echo.range_m * np.cos(angles), echo.y + echo.range_m * np.sin(angles)
@@ -244,13 +250,13 @@ class UltrasonicModel:
             self._history.pop(oldest, None)
         # Stamps from before a jump back lie in the future; with them no sensor would become silent.
         self._last_ns = {name: min(at, now_ns) for name, at in self._last_ns.items()}
-        limit = now_ns - self.config.silence_timeout * NANOSECONDS
+        limit = now_ns - self.config.silence_timeout_s * NANOSECONDS_PER_SECOND
         self.silent = frozenset(name for name, at in self._last_ns.items() if at < limit)
 
-    def _thickness(self, cells: Cells) -> float:
+    def _thickness(self, cells: GridGeometry) -> float:
         return max(self.config.range_error, 0.75 * cells.resolution)
 
-    def _window(self, echo: Echo, cells: Cells) -> Window:
+    def _window(self, echo: Echo, cells: GridGeometry) -> Window:
         radius = echo.range_m + self._thickness(cells) if echo.has_range else echo.max_range
         if echo.range_m == 0:
             radius = max(echo.min_range, cells.resolution)
@@ -261,7 +267,7 @@ class UltrasonicModel:
         free: Layer,
         occupied: Layer,
         window: Window,
-        cells: Cells,
+        cells: GridGeometry,
         echo: Echo,
         is_confirmed: bool,
         weight: float,
@@ -280,25 +286,6 @@ class UltrasonicModel:
         _fill_cone(free, occupied, window, cells, pose, free_range, arc, thickness, masses)
 
 
-def _rejection_reason(reading: UltrasonicReading) -> str | None:
-    """Reason why a reading is invalid; None for a valid one."""
-    r = reading
-    limits = math.isfinite(r.min_range) and math.isfinite(r.max_range)
-    if not limits or not 0 <= r.min_range <= r.max_range or r.max_range == 0:
-        return "bad_limits"
-    # A sensor of a fixed distance only detects whether there is an object (REP 117).
-    if r.min_range == r.max_range and math.isfinite(r.range_m):
-        return "fixed_distance_range"
-    if not MIN_FIELD_OF_VIEW <= r.field_of_view <= math.pi:
-        return "bad_field_of_view"
-    if math.isnan(r.range_m):
-        return "no_range"
-    # sensor_msgs/Range: finite values outside the limits must be discarded.
-    if math.isfinite(r.range_m) and not r.min_range <= r.range_m <= r.max_range * 1.001:
-        return "outside_limits"
-    return None
-
-
 @numba.njit(cache=True, nogil=True)
 def _fill_cone(  # type: ignore[no-untyped-def]
     free, occupied, window, cells, pose, free_range, arc, thickness, masses
@@ -313,8 +300,10 @@ def _fill_cone(  # type: ignore[no-untyped-def]
             distance = np.sqrt(dx * dx + dy * dy)
             off = azimuth(c * dx + s * dy, c * dy - s * dx) / half
             angular = 1.0 - off * off
-            # In the cell that contains the sensor, the direction is undefined.
-            if distance < 0.5 * cells.resolution:
+            # In the cell that contains the sensor, the direction is undefined. An object that is
+            # too close to be measured is marked in at least one cell (the nearest centre is within
+            # 0.71 cells).
+            if distance < (0.75 if arc == 0.0 else 0.5) * cells.resolution:
                 angular = 1.0
             if angular <= 0.0:
                 continue

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from multimodal_perception.frame import LidarSweep
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.pointcloud.returns import find_returns
 
 Pose = NDArray[np.float64]
 # Time between the poses that the motion is interpolated between linearly. At 1 rad/s the error is 4
 # mm at a distance of 80 m.
 KNOT_INTERVAL_S = 0.02
 # Points whose time differs by more from the stamp have invalid times.
-MAX_OFFSET_S = 0.5
+MAX_OFFSET_S = 2.0
 # Sweeps with a shorter duration are not changed.
 MIN_DURATION_S = 1e-4
 
@@ -38,15 +39,15 @@ def deskew(
     times = sweep.time_offsets
     if times is None or not len(times):
         return sweep
-    first, last = _time_range(times, np.float32(MAX_OFFSET_S))
-    if last - first < MIN_DURATION_S:
+    if not has_duration(sweep):
         return sweep
+    first, last = _time_range(times, np.float32(MAX_OFFSET_S))
     count = max(2, int(np.ceil((last - first) / KNOT_INTERVAL_S)) + 1)
     knots = np.linspace(first, last, count)
     at_stamp = odom_from_base(sweep.stamp_ns)
     if at_stamp is None:
         return sweep
-    known = [odom_from_base(sweep.stamp_ns + round(t * NANOSECONDS)) for t in knots]
+    known = [odom_from_base(sweep.stamp_ns + round(t * NANOSECONDS_PER_SECOND)) for t in knots]
     trajectory = _extrapolate_repeated([pose for pose in known if pose is not None])
     if len(trajectory) < count:
         return sweep
@@ -61,11 +62,26 @@ def deskew(
     return replace(sweep, points=points, time_offsets=None)
 
 
+def has_duration(sweep: LidarSweep) -> bool:
+    """Return whether the points of a sweep have different times."""
+    if sweep.time_offsets is None or not len(sweep.time_offsets):
+        return False
+    first, last = _time_range(sweep.time_offsets, np.float32(MAX_OFFSET_S))
+    return bool(last - first >= MIN_DURATION_S)
+
+
 def compile_kernels() -> None:
-    """Compile the numba kernels, or load them from the cache, so that the first sweep is not late."""
-    points, times = np.zeros((2, 4), np.float32), np.array([0.0, 0.1], np.float32)
-    pose = np.eye(4)
-    deskew(LidarSweep("", 0, "", points, times), lambda _: pose, pose)
+    """Compile the numba kernels, or load them from the cache, so that the first sweep is not late.
+
+    Sweeps are views of messages: contiguous or not, read-only or not. Each is a type of its own.
+    """
+    times, pose = np.array([0.0, 0.1], np.float32), np.eye(4)
+    for view in (np.zeros((2, 4), np.float32), np.zeros((2, 5), np.float32)[:, :4]):
+        for writeable in (True, False):
+            points = view.view()
+            points.flags.writeable = writeable
+            deskew(LidarSweep("", 0, "", points, times), lambda _: pose, pose)
+            find_returns(points, 0.0, 1.0)
 
 
 def _extrapolate_repeated(known: list[Pose]) -> list[Pose]:

@@ -1,8 +1,9 @@
-"""Scaling of LiDAR intensities to reflectivities that networks can compare between sensors.
+"""Scaling of LiDAR intensities to normalised intensities that are comparable between sensors.
 
-Drivers publish intensities from 0 to 1, from 0 to 255, or as counts without a defined scale, and two
-models of LiDAR differ in how bright the same street is. The unit is detected first; then a gain makes
-the objects in each sweep as bright as in the simulator's streets, like a camera's exposure control.
+Drivers publish intensities from 0 to 1, from 0 to 255, or as counts without a defined scale, and
+two models of LiDAR measure different intensities in the same street. The unit is detected first;
+then a gain brings the intensities of objects in each sweep to the level of the simulator, like a
+camera's exposure control.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 UNIT_SAMPLES, UNIT_QUANTILE = 8192, 0.99
 # Largest quantile that means a unit of 0 to 1 (retroreflectors exceed 1), and full scale of bytes.
 MAX_FRACTION, BYTE_SCALE = 2.0, 255.0
-# The gain makes this quantile of the intensities of objects equal to TARGET_BRIGHTNESS, as on simulated
+# The gain makes this quantile of the intensities of objects equal to TARGET_INTENSITY, as on simulated
 # streets. It needs MIN_SAMPLES intensities and is limited to GAIN_LIMITS.
-TARGET_BRIGHTNESS, TARGET_QUANTILE, MIN_SAMPLES, GAIN_LIMITS = 0.62, 0.9, 200, (0.5, 6.0)
+TARGET_INTENSITY, TARGET_QUANTILE, MIN_SAMPLES, GAIN_LIMITS = 0.62, 0.9, 200, (0.5, 6.0)
 
 
 def full_scale(intensities: NDArray[np.floating]) -> float:
@@ -31,12 +32,12 @@ def full_scale(intensities: NDArray[np.floating]) -> float:
     return 1.0 if high <= MAX_FRACTION else max(high, BYTE_SCALE)
 
 
-def estimate_gain(reflectivities: NDArray[np.floating]) -> float:
-    """Gain for a sweep from the reflectivities (N,), 0 to 1, of its returns from objects."""
-    if len(reflectivities) < MIN_SAMPLES:
+def estimate_gain(intensities: NDArray[np.floating]) -> float:
+    """Gain for a sweep from the normalised intensities (N,), 0 to 1, of its returns from objects."""
+    if len(intensities) < MIN_SAMPLES:
         return 1.0
-    brightness = _quantile(reflectivities, TARGET_QUANTILE)
-    return float(np.clip(TARGET_BRIGHTNESS / brightness, *GAIN_LIMITS)) if brightness > 0 else 1.0
+    level = _quantile(intensities, TARGET_QUANTILE)
+    return float(np.clip(TARGET_INTENSITY / level, *GAIN_LIMITS)) if level > 0 else 1.0
 
 
 def _quantile(values: NDArray[np.floating], q: float) -> float:

@@ -1,7 +1,7 @@
 """Removal of LiDAR points that are no measurement.
 
 Drivers mark pulses without a return by NaN, by (0, 0, 0) or by a coordinate beyond any range. Kept as
-points, they would be an obstacle at the sensor; deskewing at speed would move it in front of the vehicle.
+points, they would be an obstacle at the sensor; deskewing at speed would move it before the vehicle.
 """
 
 from __future__ import annotations

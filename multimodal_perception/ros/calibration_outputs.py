@@ -16,7 +16,7 @@ from multimodal_perception.calibration_monitor.monitor import (
     Drift,
 )
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.perception import Level
 from multimodal_perception.ros import diagnostics
@@ -43,7 +43,7 @@ class CalibrationOutputs:
         self.agreement: Mapping[str, float] = {}
         self.skipped_frames = 0
         self._types = types
-        self._period_ns = round(config.period_s * NANOSECONDS)
+        self._period_ns = round(config.period_s * NANOSECONDS_PER_SECOND)
         self._last_ns: int | None = None
         self._stopping = threading.Event()
         self.monitor.cancelled = self._stopping.is_set

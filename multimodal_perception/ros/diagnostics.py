@@ -49,10 +49,12 @@ def sensor_status(
     clock: Mapping[str, float],
     image_quality: ImageQuality | None = None,
     warn_quality: float = 0.5,
+    details: Mapping[str, Any] | None = None,
 ) -> Any:
     """DiagnosticStatus of one sensor, with the dropped messages by reason and the clock statistics.
 
-    image_quality: of its last image, for image sensors; WARN below `warn_quality`.
+    image_quality: of its last image, for image sensors; WARN below `warn_quality`. details: further
+    values, such as the assumptions about its messages.
     """
     values: dict[str, Any] = {
         "rate_hz": health.rate_hz,
@@ -61,6 +63,7 @@ def sensor_status(
         "age_s": health.age_s,
         **{f"dropped.{reason}": count for reason, count in sorted(health.drops.items())},
         **{name: f"{value:.6g}" for name, value in clock.items()},
+        **(details or {}),
     }
     level, message = health.level, health.message
     if image_quality is not None:
@@ -82,6 +85,11 @@ def stage_status(types: MessageTypes, node: str, stage: StageStatus) -> Any:
     return status(types, name, stage.level, stage.message, stage.values)
 
 
+def sensor_use_status(types: MessageTypes, node: str, use: StageStatus) -> Any:
+    """DiagnosticStatus with the sensors that no stage uses, and the images that exceed a network."""
+    return status(types, f"{node}: sensor use", use.level, use.message, use.values)
+
+
 def pipeline_status(
     types: MessageTypes,
     node: str,
@@ -90,25 +98,46 @@ def pipeline_status(
     last_counts: Mapping[str, int],
     max_latency_s: float,
     warn_latency_s: float,
+    clock_problem: str = "",
+    details: Mapping[str, Any] | None = None,
 ) -> Any:
     """DiagnosticStatus of the pipeline.
 
-    ERROR if frames failed since the last status, WARN if frames were dropped or late. last_counts: the
-    counts in the last status. max_latency_s: maximum latency since then; WARN above warn_latency_s.
+    ERROR if frames failed or were withheld since the last status, or the time is invalid; WARN if frames
+    or messages of common topics were dropped, or frames were late. last_counts: the counts in the last
+    status. max_latency_s: maximum latency since then; WARN above warn_latency_s. clock_problem: why the
+    time is invalid. details: further values, such as the assumptions about the odometry.
     """
-    dropped, failed = (
-        counts[name] - last_counts.get(name, 0) for name in ("frames_dropped_busy", "frames_failed")
+    new = {name: count - last_counts.get(name, 0) for name, count in counts.items()}
+    dropped, failed = new["frames_dropped_busy"], new["frames_failed"]
+    withheld, degraded = (
+        new.get(name, 0) for name in ("frames_withheld", "frames_without_required")
     )
+    topics = ", ".join(f"{n[8:]} {c}" for n, c in new.items() if n.startswith("dropped.") and c > 0)
     level, message = Level.OK, "ok"
-    if failed:
+    if clock_problem:
+        level, message = Level.ERROR, clock_problem
+    elif failed:
         level, message = Level.ERROR, f"{failed} frames could not be processed"
+    elif withheld:
+        level, message = (
+            Level.ERROR,
+            f"no objects published for {withheld} frames: readings of required sensors were dropped",
+        )
+    elif degraded:
+        level, message = (
+            Level.WARN,
+            f"readings of required sensors were dropped from {degraded} frames",
+        )
+    elif topics:
+        level, message = Level.WARN, f"dropped: {topics}"
     elif dropped:
         level, message = Level.WARN, f"{dropped} frames dropped: inference is too slow"
     elif max_latency_s > warn_latency_s:
         level, message = Level.WARN, f"latency {max_latency_s:.3f} s"
     elif not counts["frames_synchronized"]:
         level, message = Level.WARN, "no frame received yet"
-    values = {"detector": detector, "max_latency_s": max_latency_s, **counts}
+    values = {"detector": detector, "max_latency_s": max_latency_s, **counts, **(details or {})}
     return status(types, f"{node}: pipeline", level, message, values)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from multimodal_perception.frame import Boxes3D
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.messages.encoders import boxes_to_message, make_header
 from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.visualization.palette import class_colour
@@ -27,7 +27,7 @@ class MarkerEncoder:
         self._lifetime = types.new(
             "builtin_interfaces/msg/Duration",
             sec=seconds,
-            nanosec=int((lifetime_s - seconds) * NANOSECONDS),
+            nanosec=int((lifetime_s - seconds) * NANOSECONDS_PER_SECOND),
         )
         self._drawn = 0
         self._arrows: set[int] = set()

@@ -10,14 +10,15 @@ from traceback import format_exc
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.messages import message_types
-from multimodal_perception.messages.intake import MOVING_TOPIC, STATIC_TOPIC, MessageIntake
 from multimodal_perception.perception import ImageQuality, Level, SensorHealth
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pipeline_builder import build_pipeline
@@ -25,11 +26,14 @@ from multimodal_perception.pointcloud.deskew import compile_kernels
 from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.ros import diagnostics, outputs, parameters
 from multimodal_perception.ros.calibration_outputs import CalibrationOutputs
+from multimodal_perception.ros.clock import NodeClock
 from multimodal_perception.ros.package_log import PackageLog
 from multimodal_perception.ros.publishers import OutputPublishers
 from multimodal_perception.ros.qos import LATCHED_QOS, MOTION_QOS, SENSOR_QOS
 from multimodal_perception.ros.spinning import spin
 from multimodal_perception.ros.worker import NewestFirstWorker
+from multimodal_perception.sensor_use import RigUse
+from multimodal_perception.synchronization.intake import MOVING_TOPIC, STATIC_TOPIC, MessageIntake
 from multimodal_perception.synchronization.sensor_health import clock_statistics, sensor_health
 
 # Period of the check whether an incomplete frame has reached its deadline, seconds.
@@ -56,9 +60,12 @@ class PerceptionNode(LifecycleNode):
         parameters.declare(self)
         self.add_on_set_parameters_callback(self._check_change)
         self._log = PackageLog(self.get_logger())
+        self._node_clock = NodeClock(self)
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self._types = message_types.RclpyTypes()
         self._config = parameters.NodeConfig()
         self._rig: Rig | None = None
+        self._rig_use = RigUse()
         self._pipeline: Pipeline | None = None
         self._intake: MessageIntake | None = None
         self._publishers_owned: OutputPublishers | None = None
@@ -73,6 +80,7 @@ class PerceptionNode(LifecycleNode):
         self._health: dict[str, SensorHealth] = {}
         self._image_quality: Mapping[str, ImageQuality] = {}
         self._frames_processed, self._max_latency_s = 0, 0.0
+        self._frames_withheld, self._frames_without_required = 0, 0
         self._last_counts: dict[str, int] = {}
 
     # Lifecycle transitions ----------------------------------------------------------------------
@@ -91,6 +99,9 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {error if expected else format_exc()}")
             self._release()
             return TransitionCallbackReturn.FAILURE
+        self._rig_use = self._pipeline.sensor_use(self._rig)
+        for line in self._rig_use.lines:
+            self.get_logger().warning(line)
         sensors = ", ".join(self._rig.sensors)
         self.get_logger().info(f"configured: rig {self._rig.name} with {sensors}")
         return TransitionCallbackReturn.SUCCESS
@@ -101,7 +112,9 @@ class PerceptionNode(LifecycleNode):
         result = super().on_activate(state)
         config = self._config
         rate_hz = config.frame_rate_hz or None
-        self._intake = MessageIntake(self._rig, config.deadline_s, config.policy, rate_hz)
+        self._intake = MessageIntake(
+            self._rig, config.deadline_s, config.synchronization_policy, rate_hz
+        )
         self._reported_drops = {name: {} for name in self._rig.sensors}
         self._last_counts = {}  # the new worker counts from 0
         self._worker = NewestFirstWorker(self._process, self._log_failure)
@@ -111,9 +124,16 @@ class PerceptionNode(LifecycleNode):
             )
         for topic, name in self._intake.topics.items():
             self._subscribe(topic, name)
+        # Publishers that are not latched do not match a latched subscription.
+        self._subscribe(STATIC_TOPIC, self._intake.topics[STATIC_TOPIC], MOTION_QOS, "volatile")
+        # Timers of simulated time would never fire without /clock.
+        periods = {
+            self._check_deadline: DEADLINE_CHECK_S,
+            self._publish_diagnostics: config.diagnostics_period_s,
+        }
         self._timers_owned = [
-            self.create_timer(DEADLINE_CHECK_S, self._check_deadline),
-            self.create_timer(config.diagnostics_period_s, self._publish_diagnostics),
+            self.create_timer(period_s, callback, clock=self._steady_clock)
+            for callback, period_s in periods.items()
         ]
         return result
 
@@ -159,10 +179,16 @@ class PerceptionNode(LifecycleNode):
 
     # Messages in (on the executor's thread) -------------------------------------------------------
 
-    def _subscribe(self, topic: str, name: str) -> None:
-        """Subscribe through message_filters if it is installed, otherwise directly."""
-        qos = {STATIC_TOPIC: LATCHED_QOS, MOVING_TOPIC: MOTION_QOS}.get(topic, SENSOR_QOS)
-        overriding = QoSOverridingOptions.with_default_policies()
+    def _subscribe(
+        self, topic: str, name: str, qos: QoSProfile | None = None, entity: str = ""
+    ) -> None:
+        """Subscribe through message_filters if it is installed, otherwise directly.
+
+        entity: name of a second subscription to the same topic in the QoS parameters.
+        """
+        if qos is None:
+            qos = {STATIC_TOPIC: LATCHED_QOS, MOVING_TOPIC: MOTION_QOS}.get(topic, SENSOR_QOS)
+        overriding = QoSOverridingOptions.with_default_policies(entity_id=entity or None)
         message_class = message_types.message_class(name)
 
         def receive(msg: Any) -> None:
@@ -184,6 +210,7 @@ class PerceptionNode(LifecycleNode):
     def _receive(self, topic: str, msg: Any) -> None:
         assert self._intake is not None
         arrival_s = time.perf_counter()
+        self._node_clock.on_message()
         self._submit(self._intake.receive(topic, msg, self._now_ns()), arrival_s)
 
     def _check_deadline(self) -> None:
@@ -199,7 +226,7 @@ class PerceptionNode(LifecycleNode):
                 self._worker.submit(_Job(frame, arrival_s))
 
     def _now_ns(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
+        return self._node_clock.now_ns()
 
     # Results out (on the inference thread) ------------------------------------------------------
 
@@ -225,7 +252,8 @@ class PerceptionNode(LifecycleNode):
         )
         self._image_quality = {**self._image_quality, **perception.image_quality}
         processed_s = time.perf_counter()
-        publishers.publish_objects(perception)
+        if self._has_result(job.frame, len(perception.boxes)):
+            publishers.publish_objects(perception)
         published_s = time.perf_counter()
         publishers.publish_others(perception, job.frame)
         times = {
@@ -239,6 +267,15 @@ class PerceptionNode(LifecycleNode):
         self._max_latency_s = max(self._max_latency_s, published_s - job.arrival_s)
         if monitor is not None:
             monitor.offer(job.frame)
+
+    def _has_result(self, frame: SensorFrame, boxes: int) -> bool:
+        """Return whether the boxes are a result: none without a required sensor is not "no objects"."""
+        assert self._rig is not None
+        if not any(self._rig.sensors[name].required for name in frame.dropped):
+            return True
+        self._frames_without_required += 1
+        self._frames_withheld += not boxes
+        return boxes > 0
 
     def _log_failure(self, error: Exception) -> None:
         self.get_logger().error(
@@ -254,6 +291,7 @@ class PerceptionNode(LifecycleNode):
         now_ns, name = self._now_ns(), self.get_fully_qualified_name()
         statuses = [self._pipeline_status(name, intake, pipeline)]
         statuses += [diagnostics.stage_status(self._types, name, s) for s in pipeline.status]
+        statuses.append(diagnostics.sensor_use_status(self._types, name, self._rig_use.status))
         statuses += self._sensor_statuses(name, intake, now_ns)
         if self._calibration_monitor is not None:
             statuses += self._calibration_monitor.statuses(name)
@@ -270,7 +308,10 @@ class PerceptionNode(LifecycleNode):
             drops = intake.drop_counts(sensor.name)
             statistics = intake.statistics()[sensor.name]
             last = self._reported_drops[sensor.name]
-            health = sensor_health(sensor, statistics, drops, last, now_ns, self._config.health)
+            streak = intake.assembler.unusable_streaks[sensor.name]
+            health = sensor_health(
+                sensor, statistics, drops, last, now_ns, self._config.health, streak
+            )
             self._reported_drops[sensor.name] = drops
             current[sensor.name] = health
             statuses.append(
@@ -281,6 +322,7 @@ class PerceptionNode(LifecycleNode):
                     clock_statistics(statistics),
                     self._image_quality.get(sensor.name),
                     self._config.pipeline.image_quality.warn_quality,
+                    intake.details(sensor.name),
                 )
             )
         # A new dictionary each time: the inference thread may be reading the last one.
@@ -301,10 +343,15 @@ class PerceptionNode(LifecycleNode):
             "frames_processed": self._frames_processed,
             "frames_dropped_busy": self._worker.dropped,
             "frames_failed": self._worker.failed,
+            "frames_withheld": self._frames_withheld,
+            "frames_without_required": self._frames_without_required,
             "clock_jumps": synchronizer.clock_jumps,
             **pipeline.counts,
             **other_drops,
         }
+        clock_problem = self._node_clock.problem
+        if clock_problem:
+            self.get_logger().error(clock_problem, throttle_duration_sec=5.0)
         last, self._last_counts = self._last_counts, counts
         latency_s, self._max_latency_s = self._max_latency_s, 0.0
         return diagnostics.pipeline_status(
@@ -315,6 +362,8 @@ class PerceptionNode(LifecycleNode):
             last,
             latency_s,
             self._config.warn_latency_s,
+            clock_problem,
+            {**intake.details("odometry"), **self._rig_use.details},
         )
 
     # Parameters -----------------------------------------------------------------------------------

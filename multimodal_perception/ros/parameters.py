@@ -34,25 +34,26 @@ class NodeConfig:
     """Parameters of perception_node.
 
     Attributes:
-        rig: Path of a rig file, or the name of one in the package's config/rigs. Set it to the file that
-            describes the sensors of your vehicle; the node does not start without it.
-        deadline_s: Maximum time that a frame waits for its last readings after the first one. Increase
-            it if /diagnostics reports many incomplete frames; a frame with a missing sensor is late by
-            this time.
-        policy: How readings become frames. `deadline` also gives incomplete frames; `approximate` and
-            `exact` behave like the synchronizers of message_filters and give complete frames only. Keep
-            `deadline` if the vehicle must continue to perceive when a sensor fails.
-        frame_rate_hz: Rate of frames with the policy `deadline`. The value 0 gives the rate of the first
-            available modality in the order LiDAR, camera, thermal camera, ultrasonic. Decrease it on
-            computers that cannot keep up with the sensors.
-        autostart: Configure and activate the node at start. Disable it if a lifecycle manager makes the
-            transitions of the node.
-        diagnostics_period_s: Interval between messages on /diagnostics. Increase it to reduce traffic;
-            counts and warnings appear later then.
-        marker_lifetime_s: Time after which RViz removes markers that were not updated. Increase it if
-            markers flicker at low frame rates; 0 keeps them until they are deleted.
-        warn_latency_s: Latency above which /diagnostics warns, from the arrival of the last reading of a
-            frame to the publication of its boxes. Set it to what your planner tolerates.
+        rig: Path of a rig file, or the name of one in the package's config/rigs. Set it to the file
+            that describes the sensors of your vehicle; the node does not start without it.
+        deadline_s: Maximum time that a frame waits for its last readings after the first one.
+            Increase it if /diagnostics reports many incomplete frames; a frame with a missing
+            sensor is late by this time.
+        synchronization_policy: How readings become frames. `deadline` also gives incomplete frames;
+            `approximate` and `exact` behave like the synchronizers of message_filters and give
+            complete frames only. Keep `deadline` if the vehicle must continue to perceive when a
+            sensor fails.
+        frame_rate_hz: Rate of frames with the synchronization policy `deadline`. The value 0 gives
+            the rate of the first available modality in the order LiDAR, camera, thermal camera,
+            ultrasonic. Decrease it on computers that cannot keep up with the sensors.
+        autostart: Configure and activate the node at start. Disable it if a lifecycle manager makes
+            the transitions of the node.
+        diagnostics_period_s: Interval between messages on /diagnostics. Increase it to reduce
+            traffic; counts and warnings appear later then.
+        marker_lifetime_s: Time after which RViz removes markers that were not updated. Increase it
+            if markers flicker at low frame rates; 0 keeps them until they are deleted.
+        warn_latency_s: Latency above which /diagnostics warns, from the arrival of the last reading
+            of a frame to the publication of its boxes. Set it to what your planner tolerates.
         health: Health monitoring of the sensors.
         occupancy: Publication of occupancy grids.
         calibration_monitor: Monitoring of the calibration between sensors.
@@ -61,7 +62,7 @@ class NodeConfig:
 
     rig: str = ""
     deadline_s: float = field(default=0.05, metadata={"min": 0.001, "max": 5.0, "unit": "s"})
-    policy: Policy = "deadline"
+    synchronization_policy: Policy = "deadline"
     frame_rate_hz: float = field(default=0.0, metadata={"min": 0.0, "max": 1000.0, "unit": "Hz"})
     autostart: bool = False
     diagnostics_period_s: float = field(
@@ -130,6 +131,19 @@ def entries(config: Any = None, prefix: str = "") -> Iterator[ParameterEntry]:
         )
 
 
+def section_summaries(config: Any = None, prefix: str = "") -> dict[str, str]:
+    """First sentence of the docstring of each nested configuration dataclass, by dotted name."""
+    config = NodeConfig() if config is None else config
+    summaries: dict[str, str] = {}
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            paragraph = " ".join((inspect.getdoc(type(value)) or "").partition("\n\n")[0].split())
+            summaries[name] = re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
+            summaries |= section_summaries(value, f"{name}.")
+    return summaries
+
+
 def declare(node: Node) -> None:
     """Declare every parameter on a node."""
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -179,36 +193,46 @@ def parameter_file() -> str:
         "/**:",
         "  ros__parameters:",
     ]
+    summaries = section_summaries()
     open_groups: list[str] = []
     for entry in entries():
         *groups, last = entry.name.split(".")
         pairs = zip(groups, open_groups, strict=False)
         common = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
         for depth in range(common, len(groups)):
-            lines.append(f"{'  ' * (depth + 2)}{groups[depth]}:")
+            indent = "  " * (depth + 2)
+            lines += _comment(summaries[".".join(groups[: depth + 1])], indent)
+            lines.append(f"{indent}{groups[depth]}:")
         open_groups = groups
         indent = "  " * (len(groups) + 2)
-        lines += textwrap.wrap(
-            entry.full_description(),
-            98,
-            initial_indent=f"{indent}# ",
-            subsequent_indent=f"{indent}# ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += _comment(entry.full_description(), indent)
         lines.append(f"{indent}{last}: {json.dumps(entry.default)}")
     return "\n".join(lines) + "\n"
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    """Lines of a YAML comment."""
+    return textwrap.wrap(
+        text,
+        98,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def parameter_table() -> str:
     """Markdown tables of all parameters, one per group."""
     head = "| Parameter | Type | Default | Range | Unit | Description |\n|---|---|---|---|---|---|"
     lines: list[str] = []
+    summaries = section_summaries()
     last_group = None
     for entry in entries():
         group = entry.name.rpartition(".")[0]
         if group != last_group:
-            lines += ["", f"## {group or 'Node'}", "", head]
+            summary = [summaries[group], ""] if group else []
+            lines += ["", f"## {group or 'Node'}", "", *summary, head]
             last_group = group
         if entry.choices or entry.builtin:
             allowed = ", ".join(f"`{c}`" for c in entry.choices or entry.builtin)

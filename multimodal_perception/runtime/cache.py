@@ -43,8 +43,8 @@ class EngineKey:
 class EngineCache:
     """A folder of engines, one file for each model, library, GPU and precision.
 
-    An engine for another ONNX, version or profile replaces the file, so that the folder does not grow
-    with each training.
+    An engine for another ONNX model, version or profile replaces the file, so that the folder does not
+    grow with each training run.
     """
 
     def __init__(self, folder: Path) -> None:

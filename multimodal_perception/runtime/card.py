@@ -67,8 +67,9 @@ class Training:
     """How the weights were trained.
 
     command: the command line. seed: its random seed. hours: duration. device: hardware used. data:
-    training data in words. recipe: name of the recipe file of `train recipe`. files: SHA-256 of the recipe
-    file and of the configuration files that it names. version: git commit or version of the package.
+    training data in words. recipe: name of the recipe file of `train recipe`. files: SHA-256 of the
+    recipe file and of the configuration files that it names. version: git commit or version of the
+    package.
     """
 
     command: str
@@ -85,13 +86,15 @@ class Training:
 class ModelCard:
     """A trained network.
 
-    name: the model's name. architecture: a key of runtime.architectures.ARCHITECTURES. settings: the
-    configuration that its build function takes. onnx, weights: the files; a card that is read has at
-    least one. inputs, outputs: in the order of the network's arguments and results. licence: SPDX
-    identifier. classes: names, in the order of the class outputs. normalisation: by input, mean and
-    standard deviation or whatever the architecture reads. range: x min, y min, z min, x max, y max,
-    z max in metres in base_link; empty if it does not apply. training: how the weights were trained.
-    figures: evaluation results and how they were measured. notes: free text. path: of the card.
+    name: the model's name. architecture: a key of runtime.architectures.ARCHITECTURES. settings:
+    the configuration that its build function takes. onnx, weights: the files; a card that is read
+    has at least one. inputs, outputs: in the order of the network's arguments and results. licence:
+    SPDX identifier. task: what the model does, one sentence. classes: names, in the order of the
+    class outputs. normalisation: by input, mean and standard deviation or whatever the architecture
+    reads. range: x min, y min, z min, x max, y max, z max in metres in base_link; empty if it does
+    not apply. training: how the weights were trained. figures: evaluation results and how they were
+    measured; `main`, if given, is the most important result as text for the model zoo. notes: free
+    text. path: of the card.
 
     onnx_names: name of a tensor in the ONNX file by its name in inputs or outputs, for those that
     differ. weight_prefixes: prefix of parameter names in the weights file by the prefix of the module's
@@ -104,6 +107,7 @@ class ModelCard:
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     licence: str
+    task: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     onnx: ModelFile | None = None
     weights: ModelFile | None = None
@@ -205,7 +209,7 @@ class ModelCard:
         if digest != entry.sha256:
             raise UserError(
                 f"{path}: its SHA-256 is {digest[:12]}…, but {kind}.sha256 in {self.source} is "
-                f"{entry.sha256[:12]}…: the file is damaged, modified or from another training"
+                f"{entry.sha256[:12]}…: the file is damaged, modified or from another training run"
             )
         return content
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ TOLERANCE = 1e-4
 
 
 def write_model(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
-    """Write the model folder and return its card. The ONNX has the card's static shapes.
+    """Write the model folder and return its card. The ONNX model has the card's static shapes.
 
     network: takes the card's inputs and returns its outputs, both in the card's order. Raises
     UserError if the folder cannot be written or the ONNX model's outputs differ from the network's.
@@ -67,9 +68,20 @@ def export_onnx(
     assert program is not None
     # Slices of weights become initializers, as engines and quantisation require.
     fold_constants(program.model, input_size_limit=FOLD_MAX_ELEMENTS)
+    _remove_metadata(program.model)
     partial = path.with_suffix(".partial")
     program.save(str(partial), external_data=False)
     os.replace(partial, path)
+
+
+def _remove_metadata(model: Any) -> None:
+    """Remove the exporter's stack traces, which contain file paths of this machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def random_inputs(card: ModelCard) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ DTYPES = {
 
 
 class OnnxRuntimeBackend:
-    """One session. Raises EngineError if the ONNX cannot be run or does not match the card."""
+    """One session. Raises EngineError if the ONNX model cannot be run or does not match the card."""
 
     name = "onnxruntime"
 
@@ -42,7 +42,7 @@ class OnnxRuntimeBackend:
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # its exceptions share no base class
-            raise EngineError(f"cannot load the ONNX of {card.source}: {error}") from error
+            raise EngineError(f"cannot load the ONNX model of {card.source}: {error}") from error
         used = self._session.get_providers()[0]
         self.device = "cpu" if used == "CPUExecutionProvider" else f"cuda:{config.gpu}"
         if config.device == "cuda" and self.device == "cpu":
@@ -91,14 +91,16 @@ def available_cores() -> int:
 
 
 def _check(source: str, kind: str, specs: dict[str, TensorSpec], nodes: Any) -> None:
-    """Compare inputs or outputs of the ONNX with the card. Raises EngineError if they differ."""
+    """Compare inputs or outputs of the ONNX model with the card. Raises EngineError if they differ."""
     names = [node.name for node in nodes]
     if sorted(names) != sorted(specs):
-        raise EngineError(f"{kind}s of the ONNX are {names}, those in {source} are {list(specs)}")
+        raise EngineError(
+            f"{kind}s of the ONNX model are {names}, those in {source} are {list(specs)}"
+        )
     for node in nodes:
         spec, dtype = specs[node.name], DTYPES.get(node.type, node.type)
         if tuple(node.shape) != spec.shape or np.dtype(spec.dtype).name != dtype:
             raise EngineError(
-                f"{kind} {node.name} of the ONNX is {list(node.shape)} {dtype}, "
+                f"{kind} {node.name} of the ONNX model is {list(node.shape)} {dtype}, "
                 f"in {source} it is {list(spec.shape)} {spec.dtype}"
             )

@@ -1,8 +1,8 @@
-"""A card's ONNX converted to the precision of a TensorRT engine.
+"""A card's ONNX model converted to the precision of a TensorRT engine.
 
-TensorRT builds strongly typed networks: the types in the ONNX are those of the engine. Therefore fp16
-needs an ONNX with float16 types, and int8 one with QuantizeLinear and DequantizeLinear nodes, which
-calibration makes.
+TensorRT builds strongly typed networks: the types in the ONNX model are those of the engine. Therefore
+fp16 needs an ONNX model with float16 types, and int8 one with QuantizeLinear and DequantizeLinear nodes,
+which calibration makes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ FOLLOWERS = frozenset(
 
 
 def model_at_precision(card: ModelCard, config: RuntimeConfig) -> bytes:
-    """Return the ONNX at config.precision. Raises UserError; EngineError if int8 is not calibrated."""
+    """Return the ONNX model at config.precision.
+
+    Raises UserError; EngineError if int8 is not calibrated.
+    """
     if config.precision == "int8":
         return calibrated_model(card, config)
     content = card.read_file("onnx")
@@ -45,22 +48,22 @@ def model_at_precision(card: ModelCard, config: RuntimeConfig) -> bytes:
 
 
 def source_digest(card: ModelCard, config: RuntimeConfig) -> str:
-    """Return the engine cache's key of the ONNX. Raises the errors of model_at_precision."""
+    """Return the engine cache's key of the ONNX model. Raises the errors of model_at_precision."""
     if config.precision == "int8":
         return hashlib.sha256(calibrated_model(card, config)).hexdigest()
     if card.onnx is None:
-        raise EngineError(f"{card.source} names no ONNX file")
+        raise EngineError(f"{card.source} has no ONNX file")
     suffix = f" {HALF_VERSION}" if config.precision == "fp16" else ""
     return card.onnx.sha256 + suffix
 
 
 def calibrated_path(card: ModelCard, config: RuntimeConfig) -> Path:
-    """Return the path of a card's calibrated ONNX, in the folder of the engines."""
+    """Return the path of a card's calibrated ONNX model, in the folder of the engines."""
     return config.cache_folder / f"{card.name}-int8.onnx"
 
 
 def calibrated_model(card: ModelCard, config: RuntimeConfig) -> bytes:
-    """Read the int8 ONNX made from the card's current ONNX.
+    """Read the int8 ONNX model made from the card's current ONNX model.
 
     Raises EngineError with the command that makes it, if it is missing, damaged or made from other
     weights.

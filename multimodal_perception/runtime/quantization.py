@@ -1,4 +1,4 @@
-"""Post-training int8 quantisation of a card's ONNX, with activation ranges from recorded frames."""
+"""Post-training int8 quantisation of a card's ONNX model; activation ranges from recorded frames."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from multimodal_perception.runtime.precision import SOURCE_KEY
 
 
 def quantize_int8(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
-    """Return the card's ONNX with its 2D convolutions in int8, calibrated on `frames`.
+    """Return the card's ONNX model with its 2D convolutions in int8, calibrated on `frames`.
 
     Quantisation is symmetric: weights per channel, activations per tensor by their minimum and maximum
     over the frames. Biases stay in float, as TensorRT requires. All other layers stay in float32.
 
-    frames: network inputs, keyed by the names in the ONNX file. Raises UserError if there are no
-    frames or no layer can be quantised.
+    frames: network inputs, keyed by the card's names. Raises UserError if there are no frames or no
+    layer can be quantised.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -34,7 +34,7 @@ def quantize_int8(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    iterator = iter(frames)
+    iterator = (card.to_onnx_names(arrays) for arrays in frames)
     first = next(iterator, None)
     if first is None:
         raise UserError("calibration: no frames")
@@ -88,10 +88,10 @@ def quantize_int8(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
 
 
 def output_differences(card: ModelCard, other: bytes, frames: Iterable[Arrays]) -> dict[str, float]:
-    """Compare another version of a card's ONNX with the original on the CPU, for each output.
+    """Compare another version of a card's ONNX model with the original on the CPU, for each output.
 
-    Returns the mean absolute difference relative to the mean magnitude; for integers, the fraction of
-    values that differ.
+    frames: network inputs, keyed by the card's names. Returns the mean absolute difference relative
+    to the mean magnitude; for integers, the fraction of values that differ.
     """
     import onnxruntime
 
@@ -104,7 +104,7 @@ def output_differences(card: ModelCard, other: bytes, frames: Iterable[Arrays]) 
     outputs = list(card.with_onnx_names().outputs)
     difference, magnitude = np.zeros(len(outputs)), np.zeros(len(outputs))
     for arrays in frames:
-        expected, actual = (s.run(outputs, dict(arrays)) for s in sessions)
+        expected, actual = (s.run(outputs, card.to_onnx_names(arrays)) for s in sessions)
         for k, (a, b) in enumerate(zip(expected, actual, strict=True)):
             if a.dtype.kind == "f":
                 difference[k] += np.abs(a.astype(np.float64) - b).sum()

@@ -1,4 +1,4 @@
-"""TensorRT backend: builds strongly typed engines from ONNX and runs them through a CUDA graph.
+"""TensorRT backend: builds strongly typed engines from ONNX models and runs them through a CUDA graph.
 
 This module serves both `tensorrt` (Jetson, data centre) and `tensorrt_rtx` (desktop GPUs), which have
 the same API. tensorrt_rtx builds without a GPU for any compute capability that it supports, and its
@@ -98,7 +98,7 @@ def plan_for(
     """Return the serialized engine of a card for a GPU from the cache; build and cache it if needed.
 
     Raises EngineError if it cannot be built, or if config.build forbids building; UserError if the
-    card's ONNX is missing or damaged.
+    card's ONNX file is missing or damaged.
     """
     card = card.with_onnx_names()
     key = engine_key(library, card, config, target)
@@ -140,13 +140,13 @@ def build_plan(
     trt = library.trt
     library.logger.take_error()
     builder = trt.Builder(library.logger)
-    # Strongly typed: the precisions are those of the ONNX. TensorRT 11 supports nothing else.
+    # Strongly typed: the precisions are those of the ONNX model. TensorRT 11 supports nothing else.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(model):
         faults = "; ".join(str(parser.get_error(k)) for k in range(parser.num_errors))
-        raise EngineError(f"{card.source}: the parser rejects the ONNX: {faults}")
+        raise EngineError(f"{card.source}: the parser rejects the ONNX model: {faults}")
     _check(card, "input", card.inputs, [network.get_input(k) for k in range(network.num_inputs)])
     outputs = [network.get_output(k) for k in range(network.num_outputs)]
     _check(card, "output", card.outputs, outputs)
@@ -199,7 +199,7 @@ def _check(card: ModelCard, kind: str, specs: Mapping[str, TensorSpec], tensors:
     for name in sorted(set(actual) | set(expected)):
         if actual.get(name) != expected.get(name):
             raise EngineError(
-                f"{kind} {name} of the ONNX is {_format(actual.get(name))}, "
+                f"{kind} {name} of the ONNX model is {_format(actual.get(name))}, "
                 f"in {card.source} it is {_format(expected.get(name))}"
             )
 

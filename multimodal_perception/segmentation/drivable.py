@@ -14,11 +14,13 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.images.resize import fit_image, fit_scale
 from multimodal_perception.perception import SegmentationMask, StageStatus
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_use import SensorUse, of_view
 
 CLASS_NAMES = ("other", "drivable", "lane")
 # Minimum range of the 8-bit values of an image. Below it the image is blank (a covered sensor).
@@ -74,6 +76,10 @@ class DrivableSegmenter:
     def status(self) -> tuple[StageStatus, ...]:
         """Status of the inference engine, for diagnostics."""
         return (engine_status(self._engine),)
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The cameras whose images are segmented."""
+        return of_view(rig, self.config.cameras, uses_thermal=False)
 
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
         """Masks by camera, each in the size of its image; none for missing or blank images."""

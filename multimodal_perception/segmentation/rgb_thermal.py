@@ -10,19 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.images.rgb_thermal_inputs import (
     INPUTS,
-    RgbThermalConfig,
     RgbThermalInputBuilder,
+    RgbThermalSegmenterConfig,
     check_second_input,
 )
 from multimodal_perception.perception import SegmentationMask, StageStatus
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_use import SensorUse, merged, of_modalities, of_view
 
 
 class RgbThermalSegmenter:
@@ -35,7 +37,7 @@ class RgbThermalSegmenter:
 
     def __init__(
         self,
-        config: RgbThermalConfig | None = None,
+        config: RgbThermalSegmenterConfig | None = None,
         runtime: RuntimeConfig | None = None,
         engine: Engine | None = None,
         card: ModelCard | None = None,
@@ -44,25 +46,34 @@ class RgbThermalSegmenter:
 
         Raises UserError for a card of another network, or if the configuration contradicts the card.
         """
-        self.config = config or RgbThermalConfig()
+        self.config = config or RgbThermalSegmenterConfig()
         card = load_card(self.config.model) if card is None else card
         if tuple(card.inputs) != INPUTS or list(card.outputs) != ["logits"] or not card.classes:
             raise UserError(
-                f"pipeline.rgb_thermal.model: {card.source} is not a segmentation network for visible "
-                f"and thermal images (inputs {', '.join(INPUTS)}; output logits; classes)"
+                f"pipeline.rgb_thermal_segmenter.model: {card.source} is not a segmentation "
+                f"network for visible and thermal images "
+                f"(inputs {', '.join(INPUTS)}; output logits; classes)"
             )
-        check_second_input(card, self.config.second_input, "pipeline.rgb_thermal.second_input")
+        check_second_input(
+            card, self.config.second_input, "pipeline.rgb_thermal_segmenter.second_input"
+        )
         self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
         self._inputs = RgbThermalInputBuilder(card, self.config, self.counts)
         # Compile the kernel (or load it from the cache) now, not at the first frame.
-        upsample_labels(np.zeros((1, 1, 1), np.float32), 1.0, np.zeros((1, 1), np.uint8))
+        argmax_of_upsampled_logits(np.zeros((1, 1, 1), np.float32), 1.0, np.zeros((1, 1), np.uint8))
 
     @property
     def status(self) -> tuple[StageStatus, ...]:
         """Status of the inference engine, for diagnostics."""
         return (engine_status(self.engine),)
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The cameras whose views are segmented, and the sensors of the second input."""
+        second = self.config.second_input
+        lidars = of_modalities(rig, Modality.LIDAR) if second == "lidar" else frozenset()
+        return merged(of_view(rig, self.config.cameras, second == "thermal"), SensorUse(lidars))
 
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
         """Masks by sensor, each in the size of its image; empty for a frame without usable images."""
@@ -92,13 +103,13 @@ class RgbThermalSegmenter:
         labels = np.empty((model.height, model.width), np.uint8)
         # The logits have half the size of the network's input.
         scale = self._inputs.scale(model) / 2.0
-        upsample_labels(np.ascontiguousarray(logits.transpose(1, 2, 0)), scale, labels)
+        argmax_of_upsampled_logits(np.ascontiguousarray(logits.transpose(1, 2, 0)), scale, labels)
         return labels
 
 
 @numba.njit(cache=True, nogil=True)
-def upsample_labels(logits, scale, labels):  # type: ignore[no-untyped-def]
-    """Fill labels (H, W) uint8 with the class of the largest logit after bilinear interpolation.
+def argmax_of_upsampled_logits(logits, scale, labels):  # type: ignore[no-untyped-def]
+    """Fill labels (H, W) uint8 with the argmax of the bilinearly upsampled logits.
 
     logits: (h, w, classes) float32. scale: factor from the size of the labels to that of the logits.
     """

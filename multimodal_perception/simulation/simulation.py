@@ -22,7 +22,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.pointcloud.deskew import deskew
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.simulation.sensors.camera import ImageTruth, SimulatedCamera
@@ -158,11 +158,13 @@ class Simulation:
 
     def stamp_ns(self, index: int) -> int:
         """The time of a frame, without the sensors' time offsets."""
-        return FIRST_STAMP_NS + round(index * NANOSECONDS / self.rate_hz)
+        return FIRST_STAMP_NS + round(index * NANOSECONDS_PER_SECOND / self.rate_hz)
 
     def odometry(self, stamp_ns: int) -> NDArray[np.float64]:
         """The exact pose odom_from_base (4, 4) at a time."""
-        return self.scenario.ego.odom_from_base((stamp_ns - FIRST_STAMP_NS) / NANOSECONDS)
+        return self.scenario.ego.odom_from_base(
+            (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS_PER_SECOND
+        )
 
     def observe(self, index: int) -> Observation:
         """Simulate one frame with its ground truth; the last one is cached. Raises IndexError."""
@@ -170,7 +172,7 @@ class Simulation:
         if self._cached is not None and self._cached[0] == index:
             return self._cached[1]
         stamp_ns = self.stamp_ns(index)
-        seconds = (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS
+        seconds = (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS_PER_SECOND
         start = perf_counter()
         scene = self._world.scene(seconds)
         record = _FrameRecord(index, seconds, stamp_ns, scene, self.odometry(stamp_ns))
@@ -353,7 +355,7 @@ class Simulation:
         """The stamp of a sensor's reading, with the rig's time offset and simulated time offsets."""
         offset = self.rig.sensors[sensor].time_offset_s
         offset += sum(f.value for f in self._active_faults("time_offset", sensor, record))
-        return record.stamp_ns + round(offset * NANOSECONDS)
+        return record.stamp_ns + round(offset * NANOSECONDS_PER_SECOND)
 
     def _true_extrinsics(self, sensor: str, record: _FrameRecord) -> NDArray[np.float64]:
         """base_from_sensor (4, 4) with simulated extrinsic errors; the published ones are without."""

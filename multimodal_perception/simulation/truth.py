@@ -31,19 +31,19 @@ class GridLayout:
     """Size of the ground-truth grids, which are squares centred on base_link.
 
     Attributes:
-        extent: Half the side length of the grid. Increase it to cover more distant obstacles; memory
-            and time grow with its square.
+        half_extent: Half the side length of the grid. Increase it to cover more distant obstacles;
+            memory and time grow with its square.
         resolution: Side length of a cell. Lower it for finer grids; memory and time grow with the
             inverse of its square.
     """
 
-    extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
+    half_extent: float = field(default=40.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
     resolution: float = field(default=0.25, metadata={"min": 0.05, "max": 5.0, "unit": "m"})
 
     @property
     def cells(self) -> int:
         """Number of cells along each side."""
-        return round(2 * self.extent / self.resolution)
+        return round(2 * self.half_extent / self.resolution)
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class FrameTruth:
 
     boxes: bounding boxes in base_link at the frame's stamp, with class, track id, velocity and number of
     LiDAR points. visibility: (N,) float32, fraction of each box's surface facing the first LiDAR (or
-    camera, without a LiDAR) that is not occluded. occupancy: grid in base_link whose free and occupied
-    values are 0 or 1, both 0 where neither LiDAR (or camera) has a line of sight. semantic_grid: (rows,
-    columns) uint8, index into SEMANTIC_NAMES of the highest object below 2.5 m in each cell, visible or
-    not. odom_from_base: pose (4, 4). views: by name of the camera or thermal camera. points: by name of
-    the LiDAR. ultrasonic_ranges: true range of each ultrasonic sensor's nearest echo in metres, inf
-    without one.
+    camera, without LiDARs) that is not occluded. occupancy: grid in base_link whose free and occupied
+    values are 0 or 1, both 0 where no LiDAR (without LiDARs: no camera) has a line of sight.
+    semantic_grid: (rows, columns) uint8, index into SEMANTIC_NAMES of the highest object below 2.5 m in
+    each cell, visible or not. odom_from_base: pose (4, 4). views: by name of the camera or thermal
+    camera. points: by name of the LiDAR. ultrasonic_ranges: true range of each ultrasonic sensor's
+    nearest echo in metres, inf without one.
     """
 
     stamp_ns: int
@@ -127,12 +127,12 @@ def _visibility(
 
     rows: (N,) indices into scene.objects.
     """
-    soup = scene.soup
-    start = np.searchsorted(soup.object_index, rows, "left")
-    stop = np.searchsorted(soup.object_index, rows, "right")
+    triangles = scene.triangles
+    start = np.searchsorted(triangles.object_index, rows, "left")
+    stop = np.searchsorted(triangles.object_index, rows, "right")
     steps = np.linspace(0.0, 1.0, VISIBILITY_SAMPLES, endpoint=False)
     sample = (start[:, None] + (stop - start)[:, None] * steps).astype(np.int64).ravel()
-    corner = soup.corners[sample].astype(np.float64)
+    corner = triangles.corners[sample].astype(np.float64)
     centre = corner.mean(axis=1)
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     direction = centre - viewpoint

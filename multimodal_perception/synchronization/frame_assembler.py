@@ -18,12 +18,17 @@ from multimodal_perception.frame import (
     UltrasonicReading,
 )
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.camera_calibration import CameraCalibration
+from multimodal_perception.geometry.camera_calibration import (
+    CameraCalibration,
+    implausible_intrinsics,
+)
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
 from multimodal_perception.notices import Notices
-from multimodal_perception.pointcloud.deskew import deskew
+from multimodal_perception.pointcloud.deskew import deskew, has_duration
 from multimodal_perception.rig import Rig
+from multimodal_perception.synchronization.odometry import Odometry
+from multimodal_perception.synchronization.sensor_frames import SensorFrames, to_sensor_frame
 from multimodal_perception.synchronization.synchronizer import ReadingSet
 
 FIELDS = {
@@ -43,10 +48,19 @@ class FrameAssembler:
 
     calibrations: calibration of each camera and thermal camera, from the rig file until a CameraInfo
     arrives. drops: number of readings left out by (sensor, reason): no_transform_..., no_camera_info,
-    image_size (another aspect ratio than the intrinsics). notices: assumptions, for the user.
+    image_size (another aspect ratio than the intrinsics), no_returns, and not_deskewed for sweeps that
+    are used without deskewing. unusable_streaks: number of readings of each sensor that were left out
+    since the last one that was used. notices: assumptions, for the user.
     """
 
-    def __init__(self, rig: Rig, transforms: TransformTree) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        transforms: TransformTree,
+        notices: Notices | None = None,
+        uses_odometry_topic: bool | None = None,
+    ) -> None:
+        """uses_odometry_topic: see Odometry. notices: to which the notices are added."""
         self._rig = rig
         self._transforms = transforms
         self.calibrations: dict[str, CameraCalibration] = {
@@ -55,7 +69,13 @@ class FrameAssembler:
             if sensor.intrinsics is not None
         }
         self.drops: Counter[tuple[str, str]] = Counter()
-        self.notices = Notices()
+        self.notices = Notices() if notices is None else notices
+        for name, calibration in self.calibrations.items():
+            for text in implausible_intrinsics(calibration.model):
+                self.notices.add(name, f"{text} (rig file)")
+        self.odometry_source = Odometry(rig, transforms, self.notices, uses_odometry_topic)
+        self._frames = SensorFrames(rig, transforms, self.odometry_source, self.notices)
+        self.unusable_streaks: Counter[str] = Counter()
 
     def assemble(self, readings: ReadingSet) -> SensorFrame:
         """Build the frame of one set. A reading without calibration is left out and counted."""
@@ -63,18 +83,24 @@ class FrameAssembler:
         extrinsics: dict[str, NDArray[np.float64]] = {}
         motions: dict[str, NDArray[np.float64]] = {}
         models: dict[str, CameraModel] = {}
+        rectifications: dict[str, NDArray[np.float64]] = {}
         odom_from_base = self.odometry(readings.stamp_ns)
         if odom_from_base is None:
             frames = f"{self._rig.odom_frame} to {self._rig.base_frame}"
             self.notices.add(
                 "odometry", f"no odometry ({frames}): the ego motion between readings is ignored"
             )
+        self.odometry_source.check_sources(readings.stamp_ns)
+        dropped: set[str] = set()
         for name, (stamp_ns, reading) in readings.readings.items():
+            dropped.add(name)
+            sensor = self._rig.sensors[name]
             try:
-                extrinsics[name] = self._extrinsics(name, reading.frame_id, stamp_ns)
+                source = self._frames.resolve(sensor, reading.frame_id, stamp_ns)
             except TransformError as error:
                 self.drops[name, f"no_transform_{error.reason}"] += 1
                 continue
+            extrinsics[name] = source.base_from_sensor
             if reading.stamp_ns != stamp_ns:  # corrected by the sensor's time_offset_s
                 reading = replace(reading, stamp_ns=stamp_ns)
             if isinstance(reading, (CameraImage, ThermalImage)):
@@ -82,13 +108,23 @@ class FrameAssembler:
                 if model is None:
                     continue
                 models[name] = model
-                extrinsics[name] = self.calibrations[name].base_from_camera(extrinsics[name])
-            if isinstance(reading, LidarSweep) and odom_from_base is not None:
-                reading = deskew(reading, self.odometry, extrinsics[name])
+                calibration = self.calibrations[name]
+                extrinsics[name] = calibration.base_from_camera(extrinsics[name])
+                if calibration.camera_from_optical is not None:
+                    rectifications[name] = calibration.camera_from_optical
+            if isinstance(reading, LidarSweep):
+                sweep = to_sensor_frame(reading, source, sensor.min_range)
+                if sweep is None:
+                    self.drops[name, "no_returns"] += 1
+                    continue
+                reading = self._deskewed(sweep, odom_from_base, extrinsics[name])
             motion = self._motion(odom_from_base, stamp_ns, readings.stamp_ns)
             if motion is not None:
                 motions[name] = motion
-            fields[FIELDS[self._rig.sensors[name].modality][0]][name] = reading
+            fields[FIELDS[sensor.modality][0]][name] = reading
+            dropped.remove(name)
+            self.unusable_streaks[name] = 0
+        self.unusable_streaks.update(dropped)
         return SensorFrame(
             readings.stamp_ns,
             self._rig.base_frame,
@@ -100,15 +136,27 @@ class FrameAssembler:
             vehicle_footprint=self._rig.vehicle_footprint,
             odom_frame=self._rig.odom_frame,
             ground_z=self._rig.ground_z,
+            camera_from_optical=rectifications,
+            dropped=frozenset(dropped),
             **fields,  # type: ignore[arg-type]
         )
 
-    def _extrinsics(self, name: str, frame_id: str, stamp_ns: int) -> NDArray[np.float64]:
-        pose = self._rig.sensors[name].base_from_sensor()
-        if pose is not None:
-            return pose
-        frame_id = frame_id or self._rig.sensors[name].frame_id
-        return self._transforms.lookup(self._rig.base_frame, frame_id, stamp_ns)
+    def _deskewed(
+        self,
+        sweep: LidarSweep,
+        odom_from_base: NDArray[np.float64] | None,
+        base_from_sensor: NDArray[np.float64],
+    ) -> LidarSweep:
+        """Return the deskewed sweep, or the same one if it has no times or the motion is unknown."""
+        if odom_from_base is None or sweep.time_offsets is None:
+            return sweep
+        result = deskew(sweep, self.odometry, base_from_sensor)
+        if result is sweep and has_duration(sweep):
+            self.drops[sweep.sensor, "not_deskewed"] += 1
+            self.notices.add(
+                sweep.sensor, "the odometry does not cover the duration of the sweep: not deskewed"
+            )
+        return result
 
     def _intrinsics(self, name: str, image: CameraImage | ThermalImage) -> CameraModel | None:
         calibration = self.calibrations.get(name)
@@ -119,16 +167,19 @@ class FrameAssembler:
         model, assumption = calibration.fitted(width, height)
         if assumption:
             self.notices.add(name, assumption)
+        if calibration.frame_id.lstrip("/") not in ("", image.frame_id.lstrip("/")):
+            self.notices.add(
+                name,
+                f"the CameraInfo has frame_id {calibration.frame_id!r}, the images have "
+                f"{image.frame_id!r}: the frame of the images is used",
+            )
         if model is None:
             self.drops[name, "image_size"] += 1
         return model
 
     def odometry(self, stamp_ns: int) -> NDArray[np.float64] | None:
         """Return odom_from_base (4, 4) at a stamp, or None if it is unknown."""
-        try:
-            return self._transforms.lookup(self._rig.odom_frame, self._rig.base_frame, stamp_ns)
-        except TransformError:
-            return None
+        return self.odometry_source.pose(stamp_ns)
 
     def _motion(
         self, odom_from_base: NDArray[np.float64] | None, stamp_ns: int, reference_ns: int

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Literal
 
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
 from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_timeout_s
 from multimodal_perception.synchronization.synchronizer import (
@@ -32,8 +32,8 @@ class _SensorBuffer:
     """The newest readings of one sensor, sorted by stamp."""
 
     def __init__(self, sensor: Sensor) -> None:
-        self.offset_ns = round(sensor.time_offset_s * NANOSECONDS)
-        silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS)
+        self.offset_ns = round(sensor.time_offset_s * NANOSECONDS_PER_SECOND)
+        silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS_PER_SECOND)
         self.statistics = SensorStatistics(silence_ns=silence_ns)
         self.stamps: list[int] = []
         self.items: dict[int, tuple[int, Any]] = {}  # by stamp: (order of arrival, reading)
@@ -159,7 +159,7 @@ class ApproximateMatcher(_MessageFiltersPolicy):
         super().__init__(sensors, queue_size)
         if not slop_s >= 0:
             raise ValueError("slop_s is below 0")
-        self._slop_ns = int(slop_s * NANOSECONDS)
+        self._slop_ns = int(slop_s * NANOSECONDS_PER_SECOND)
 
     def _match(self, sensor: str, stamp_ns: int) -> Sequence[int] | None:
         slop_ns = self._slop_ns
@@ -233,9 +233,9 @@ def make_synchronizer(
     deadline_s: float = 0.05,
     frame_rate_hz: float | None = None,
 ) -> AnySynchronizer:
-    """Create the synchroniser of a policy. The slop of "approximate" is the largest sensor tolerance.
+    """Create the synchronizer of a policy. The slop of "approximate" is the largest sensor tolerance.
 
-    Raises ValueError for an unknown policy and in the cases of the synchronisers.
+    Raises ValueError for an unknown policy and in the cases of the synchronizers.
     """
     sensors = list(sensors)
     if policy == "deadline":

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.perception import Level, SensorHealth
 from multimodal_perception.rig import Sensor
 from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_timeout_s
+
+# A sensor counts as unusable after MAX_UNUSABLE_STREAK readings in a row that could not be used.
+MAX_UNUSABLE_STREAK = 3
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class HealthConfig:
             Decrease it if a sensor's rate varies during normal operation.
         max_rate_ratio: Measured rate divided by the nominal rate above which a warning is given.
             Increase it if a sensor may publish faster than its nominal rate.
-        max_stamp_lead_s: Time by which stamps may be later than their arrival; a larger value means
-            that the sensor's clock is ahead. Increase it if the clocks are synchronised coarsely.
+        max_stamp_lead_s: Maximum time by which a header stamp may be ahead of its arrival; a larger
+            lead is reported as a sensor clock that runs ahead. Increase it if the clocks are
+            synchronised coarsely.
         max_clock_drift: Seconds per second by which a sensor's clock may drift from the receiver's
             clock before a warning is given. Increase it for sensors without clock synchronisation.
     """
@@ -39,14 +43,16 @@ def sensor_health(
     previous_drops: Mapping[str, int],
     now_ns: int,
     config: HealthConfig | None = None,
+    unusable_streak: int = 0,
 ) -> SensorHealth:
     """Return the health of one sensor.
 
     drops: counts of dropped readings by reason; previous_drops: the counts at the previous call.
+    unusable_streak: number of readings dropped since the last one that was part of a frame.
 
     STALE if the sensor has stopped publishing; ERROR (WARN for an optional sensor) if no usable reading
-    has ever arrived; WARN if the rate is too low or too high, the clock is wrong, or readings were
-    dropped since the previous call.
+    has ever arrived or the last MAX_UNUSABLE_STREAK readings could not be used; WARN if the rate is too
+    low or too high, the clock is wrong, or readings were dropped since the previous call.
     """
     # Superseded readings are normal: cameras are often faster than the frame rate.
     new_drops = {
@@ -56,10 +62,13 @@ def sensor_health(
     }
     rate = 1.0 / statistics.interval_s if statistics.interval_s > 0 else 0.0
     last_ns = statistics.last_arrival_ns
-    age = float("inf") if last_ns is None else (now_ns - last_ns) / NANOSECONDS
+    age = float("inf") if last_ns is None else (now_ns - last_ns) / NANOSECONDS_PER_SECOND
     if last_ns is None:
         level = Level.ERROR if sensor.required else Level.WARN
         problems = ["no usable reading" if drops else f"no message on {sensor.topic}"]
+    elif unusable_streak >= MAX_UNUSABLE_STREAK and new_drops:
+        level = Level.ERROR if sensor.required else Level.WARN
+        problems = [f"no usable reading: the last {unusable_streak} could not be used"]
     elif age > silence_timeout_s(sensor.rate_hz):
         level, problems = Level.STALE, [f"no reading for {age:.1f} s"]
     else:

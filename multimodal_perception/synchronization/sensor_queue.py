@@ -8,7 +8,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
 
 # A sensor that has not published for this many periods, and for at least this time, is not awaited.
@@ -17,7 +17,7 @@ SILENT_S = 0.5
 # Weight of the newest reading in the exponential averages.
 SMOOTHING = 0.1
 # Clock drift is the slope through the maximum offset in each of DRIFT_WINDOWS time windows.
-DRIFT_WINDOW_NS = 2 * NANOSECONDS
+DRIFT_WINDOW_NS = 2 * NANOSECONDS_PER_SECOND
 DRIFT_WINDOWS = 30
 MIN_WINDOWS = 5
 
@@ -51,7 +51,9 @@ class ClockDrift:
         if self._best_ns is None:
             self._best_ns, self._ends_ns = offset_ns, now_ns + DRIFT_WINDOW_NS
         elif now_ns >= self._ends_ns:
-            self._points.append((self._ends_ns / NANOSECONDS, self._best_ns / NANOSECONDS))
+            self._points.append(
+                (self._ends_ns / NANOSECONDS_PER_SECOND, self._best_ns / NANOSECONDS_PER_SECOND)
+            )
             self._best_ns, self._ends_ns = offset_ns, now_ns + DRIFT_WINDOW_NS
         elif offset_ns > self._best_ns:
             self._best_ns = offset_ns
@@ -94,7 +96,7 @@ class SensorStatistics:
     offset_s: float = 0.0
     interval_s: float = 0.0
     jitter_s: float = 0.0
-    silence_ns: int = NANOSECONDS
+    silence_ns: int = NANOSECONDS_PER_SECOND
     drift: ClockDrift = field(default_factory=ClockDrift)
 
     @property
@@ -109,17 +111,17 @@ class SensorStatistics:
         self.drift.observe(offset_ns, now_ns)
         self.last_arrival_ns = now_ns
         if last_ns is None:
-            self.offset_s = offset_ns / NANOSECONDS
+            self.offset_s = offset_ns / NANOSECONDS_PER_SECOND
             self.last_stamp_ns = stamp_ns
             return
-        self.offset_s += SMOOTHING * (offset_ns / NANOSECONDS - self.offset_s)
+        self.offset_s += SMOOTHING * (offset_ns / NANOSECONDS_PER_SECOND - self.offset_s)
         interval_ns = stamp_ns - last_ns
         if interval_ns <= 0:
             return
         self.last_stamp_ns = stamp_ns
         if interval_ns > self.silence_ns:
             return  # an outage is not part of the rate
-        interval = interval_ns / NANOSECONDS
+        interval = interval_ns / NANOSECONDS_PER_SECOND
         if self.interval_s == 0.0:
             self.interval_s = interval
         deviation = interval - self.interval_s
@@ -154,11 +156,11 @@ class ReadingQueue:
 
     def __init__(self, sensor: Sensor, frame_rate_hz: float) -> None:
         self.name = sensor.name
-        self.offset_ns = round(sensor.time_offset_s * NANOSECONDS)
-        self.tolerance_ns = round(sensor.tolerance_s * NANOSECONDS)
-        self.reuse_ns = round(sensor.reuse_s * NANOSECONDS)
-        self.half_period_ns = round(0.5 * NANOSECONDS / sensor.rate_hz)
-        self.silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS)
+        self.offset_ns = round(sensor.time_offset_s * NANOSECONDS_PER_SECOND)
+        self.tolerance_ns = round(sensor.tolerance_s * NANOSECONDS_PER_SECOND)
+        self.reuse_ns = round(sensor.reuse_s * NANOSECONDS_PER_SECOND)
+        self.half_period_ns = round(0.5 * NANOSECONDS_PER_SECOND / sensor.rate_hz)
+        self.silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS_PER_SECOND)
         self.max_size = min(max(8, math.ceil(3 * sensor.rate_hz / frame_rate_hz)), 1000)
         self.stamps: list[int] = []
         self.items: list[Any] = []

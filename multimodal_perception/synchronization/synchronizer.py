@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multimodal_perception.frame import Modality
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
 from multimodal_perception.synchronization.sensor_queue import ReadingQueue, SensorStatistics
 
@@ -23,10 +23,10 @@ EARLY_FRACTION = 0.3
 # A sensor slower than this fraction of the frame rate is a reference sensor only if no other is live.
 MIN_REFERENCE_RATE_FRACTION = 0.7
 # After the start, and after a pause of all sensors, every sensor is awaited for this long.
-STARTUP_WAIT_NS = NANOSECONDS
+STARTUP_WAIT_NS = NANOSECONDS_PER_SECOND
 # Stamps that differ from those of the other sensors by more than this are rejected, unless the
 # majority of the sensors agrees with them. A clock that goes back by more than this has been reset.
-MAX_SKEW_NS = NANOSECONDS
+MAX_SKEW_NS = NANOSECONDS_PER_SECOND
 MODALITY_PRIORITY = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL, Modality.ULTRASONIC)
 
 
@@ -50,7 +50,9 @@ class ReadingSet:
     @property
     def staleness_s(self) -> dict[str, float]:
         """Seconds by which each reading is older than the reference time; negative if newer."""
-        return {n: (self.stamp_ns - r[0]) / NANOSECONDS for n, r in self.readings.items()}
+        return {
+            n: (self.stamp_ns - r[0]) / NANOSECONDS_PER_SECOND for n, r in self.readings.items()
+        }
 
 
 class Synchronizer:
@@ -66,7 +68,7 @@ class Synchronizer:
         deadline_s: float = 0.05,
         frame_rate_hz: float | None = None,
     ) -> None:
-        """Create a synchroniser for the sensors of a rig.
+        """Create a synchronizer for the sensors of a rig.
 
         deadline_s: a set closes at the latest this long after its first reading arrived.
         frame_rate_hz: rate of the sets; defaults to the rate of the sensor with the highest priority.
@@ -79,8 +81,8 @@ class Synchronizer:
         rate = ordered[0].rate_hz if frame_rate_hz is None else frame_rate_hz
         if not (deadline_s > 0 and rate > 0):
             raise ValueError("deadline and frame rate must be positive")
-        self._deadline_ns = round(deadline_s * NANOSECONDS)
-        self._period_ns = round(NANOSECONDS / rate)
+        self._deadline_ns = round(deadline_s * NANOSECONDS_PER_SECOND)
+        self._period_ns = round(NANOSECONDS_PER_SECOND / rate)
         self._early_ns = round(EARLY_FRACTION * self._period_ns)
         self._queues = {s.name: ReadingQueue(s, rate) for s in ordered}
         self._queues_by_priority = list(self._queues.values())
@@ -287,7 +289,10 @@ class Synchronizer:
         """
         last_target_ns, self._target_ns = self._target_ns, reference_ns + self._period_ns
         for queue in self._queues_by_priority:
-            interval_ns = int(queue.statistics.interval_s * NANOSECONDS) or 2 * queue.half_period_ns
+            interval_ns = (
+                int(queue.statistics.interval_s * NANOSECONDS_PER_SECOND)
+                or 2 * queue.half_period_ns
+            )
             queue.slack_ns = min(interval_ns // 2, self._early_ns)
         if last_target_ns is not None and reference.slack_ns < self._early_ns:
             error_ns = reference_ns - last_target_ns
@@ -327,7 +332,7 @@ class Synchronizer:
             # The sensor publishes again: the last set would have had this reading if it had waited.
             queue.statistics.last_arrival_ns = now_ns
             self._reference_queue = None
-        seconds = lateness_ns / NANOSECONDS
+        seconds = lateness_ns / NANOSECONDS_PER_SECOND
         queue.statistics.max_lateness_s = max(queue.statistics.max_lateness_s, seconds)
         return "late"
 

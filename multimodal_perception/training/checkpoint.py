@@ -49,19 +49,19 @@ def resume(path: Path, parts: Mapping[str, Stateful], device: torch.device | str
     except Exception as error:  # the type depends on what is damaged
         reason = str(error).strip().splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: not a checkpoint of this training ({reason}); remove it to start again"
+            f"{path}: not a checkpoint of this training run ({reason}); remove it to start again"
         ) from error
     return True
 
 
 def read_hours(folder: Path) -> float:
-    """Hours that the training in a folder took, all its runs together. Raises UserError."""
+    """Hours that the training run in a folder took, with all resumed parts. Raises UserError."""
     path = folder / "checkpoint.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return float(state["progress"]["seconds"]) / 3600
     except Exception as error:  # the type depends on what is damaged
-        raise UserError(f"{path}: not a checkpoint of a training: {error}") from error
+        raise UserError(f"{path}: not a checkpoint of a training run: {error}") from error
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -33,14 +33,14 @@ from multimodal_perception.training.precision import Precision, mixed_precision
 Losses = dict[str, Tensor]
 # (network, batch, random generator of this step) -> losses.
 ComputeLosses = Callable[[nn.Module, Any, np.random.Generator], Losses]
-# Steps with a gradient that is not finite are skipped; after so many in a row training stops. More than
-# the 16 in which GradScaler halves its initial scale of 65536 to 1.
+# Steps with a gradient that is not finite are skipped; training stops after MAX_SKIPPED_STEPS of them in
+# a row. The limit is above the 16 steps in which GradScaler halves its initial scale of 65536 to 1.
 MAX_SKIPPED_STEPS = 25
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Length, speed and precision of a training.
+    """Length, speed and precision of a training run.
 
     Attributes:
         steps: Number of optimiser steps. Increase it for larger data sets; the learning rate is
@@ -51,13 +51,13 @@ class LoopConfig:
             loss diverges or when training starts from trained weights.
         warmup: Fraction of the steps in which the learning rate rises to its peak. Increase it when the
             first steps damage the weights that training starts from.
-        weight_decay: Weight decay of AdamW. Increase it when the validation figures fall while the
-            training loss still improves.
+        weight_decay: Weight decay of AdamW. Increase it when the validation metrics get worse
+            while the training loss still improves.
         max_gradient_norm: Gradients with a larger L2 norm are scaled down to it. Decrease it when the
             loss has spikes.
-        ema_decay: Decay of the exponential moving average of the weights, which is what a training
-            writes. It is smaller in the first steps. Increase it for long trainings, set 0 to write the
-            last weights.
+        ema_decay: Decay of the exponential moving average of the weights, which is what a run
+            writes. It is smaller in the first steps. Increase it for long training runs, set 0 to write
+            the last weights.
         precision: Arithmetic of the forward pass: fp32, or bf16 and fp16 by torch.autocast. CPUs
             without bfloat16 instructions use fp32. Use fp32 to compare results between machines.
         workers: Processes that prepare samples, 0 for none. Increase it when the device waits for data.
@@ -107,17 +107,19 @@ class EpochSampler(Sampler[int]):
         return iter(own[self.start :].tolist())
 
 
-# Settings that may differ when a training is resumed: they do not change its result.
-RESUMABLE_WITH = ("workers", "save_every")
+# Settings that may differ when a training run is resumed: they do not change its result.
+SETTINGS_ALLOWED_TO_CHANGE_ON_RESUME = ("workers", "save_every")
 
 
 class Progress:
-    """Steps done and seconds spent, over all runs of a training. A part of the checkpoint."""
+    """Steps done and seconds spent, including interrupted runs. A part of the checkpoint."""
 
     def __init__(self, config: LoopConfig) -> None:
         self.step = 0
         self._settings = {
-            n: v for n, v in dataclasses.asdict(config).items() if n not in RESUMABLE_WITH
+            n: v
+            for n, v in dataclasses.asdict(config).items()
+            if n not in SETTINGS_ALLOWED_TO_CHANGE_ON_RESUME
         }
         self._seconds_before = 0.0
         self._start = time.monotonic()
@@ -130,7 +132,7 @@ class Progress:
         return {"step": self.step, "seconds": self.seconds, "settings": self._settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError for the checkpoint of a training with other settings."""
+        """Raises ValueError for the checkpoint of a training run with other settings."""
         for name, value in self._settings.items():
             if state_dict["settings"][name] != value:
                 raise ValueError(f"{name} was {state_dict['settings'][name]}, is {value}")
@@ -169,7 +171,7 @@ class Loop:
         parameter_groups: Sequence[dict[str, Any]] | None = None,
         gradient_balancing: GradientBalancing | None = None,
     ) -> None:
-        """Prepare a training; run() starts or resumes it.
+        """Prepare a training run; run() starts or resumes it.
 
         data: map-style; its attribute `epoch` is set before each epoch, and its samples may depend on
         nothing but its own seed, the epoch and the index. parameter_groups: as torch.optim takes them,
@@ -219,7 +221,7 @@ class Loop:
 
     @property
     def hours(self) -> float:
-        """Hours spent on this training, those of interrupted runs included up to their checkpoint."""
+        """Hours spent on this training run, with interrupted parts up to their checkpoint."""
         return self.progress.seconds / 3600
 
     def run(
@@ -231,7 +233,7 @@ class Loop:
 
         validate: figures of the averaged network, computed by rank 0 at every checkpoint and written to
         TensorBoard. Returns the network with the averaged weights, in evaluation mode. Raises UserError
-        for a checkpoint of another training, and when the loss stays infinite or NaN.
+        for a checkpoint of another training run, and when the loss stays infinite or NaN.
         """
         checkpoint.resume(self.out / "checkpoint.pt", self._parts(), self.device)
         forward: nn.Module = _LossModule(self.network, compute_losses)
@@ -264,7 +266,8 @@ class Loop:
         """One optimiser step."""
         c = self.config
         self.network.train()
-        # Random numbers depend on the step and the rank only, so that a resumed run draws the same.
+        # Random numbers depend on the seed, the step and the rank only, so that a resumed run draws the
+        # same ones.
         torch.manual_seed(1_000_003 * c.seed + self.step * self.world_size + self.rank)
         rng = np.random.default_rng((c.seed, self.step, self.rank))
         with mixed_precision(self.device.type, c.precision):
@@ -280,7 +283,6 @@ class Loop:
             self._skipped = 0
         else:
             self._skipped += 1
-            losses["skipped"] = torch.ones(())
             if self._skipped >= MAX_SKIPPED_STEPS:
                 raise UserError(
                     f"step {self.step}: the loss or its gradient was not finite in "
@@ -324,6 +326,8 @@ class Loop:
             return
         for name, value in losses.items():
             writer.add_scalar(f"loss/{name}", float(value.detach()), self.step)
+        if self._skipped:
+            writer.add_scalar("skipped_steps_in_a_row", self._skipped, self.step)
         writer.add_scalar("learning_rate", self.schedule.get_last_lr()[-1], self.step)
         self._recent.append(float(losses["total"].detach()))
         bar.set_postfix(loss=f"{np.mean(self._recent):.3f}", refresh=False)

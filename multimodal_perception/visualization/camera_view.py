@@ -11,7 +11,7 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import EDGES, corners
 from multimodal_perception.images.thermal_normalization import auto_gain
 from multimodal_perception.visualization.canvas import write_text
-from multimodal_perception.visualization.palette import LABEL, Colour, class_colour
+from multimodal_perception.visualization.palette import GROUND_TRUTH, Colour, class_colour
 
 # Each box edge is drawn in segments, because lens distortion bends it and it may lie partly behind
 # the camera.
@@ -36,7 +36,7 @@ def draw_thermal(frame: SensorFrame, camera: str, boxes: Boxes3D) -> NDArray[np.
     Raises KeyError if the frame has no such thermal camera.
     """
     image = frame.thermals[camera]
-    grey = image.pixels
+    grey = image.filled_pixels()
     if grey.dtype != np.uint8:
         kelvin = 1.0 if image.counts_to_kelvin is None else image.counts_to_kelvin[0]
         grey = auto_gain(grey, 1.0 / kelvin)
@@ -59,7 +59,7 @@ def _draw_boxes_on(
     labels = visible_labels(frame)
     if labels is not None:
         for box in labels.boxes:
-            _draw_box(image, frame, camera, box, LABEL, 1)
+            _draw_box(image, frame, camera, box, GROUND_TRUTH, 1)
     for i in np.argsort(-boxes.boxes[:, 0], kind="stable"):  # draw the nearest box last
         name = boxes.class_names[boxes.labels[i]]
         colour = class_colour(name)

@@ -18,7 +18,7 @@ from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (
     BACKGROUND,
     FREE,
-    LABEL,
+    GROUND_TRUTH,
     MUTED,
     OCCUPIED,
     PANEL,
@@ -121,7 +121,7 @@ def _panel(
     canvas.draw_range_rings()
     if boxes is not None:
         for outline in corners(boxes.boxes)[:, :4, :2]:
-            canvas.draw_polygon(outline - centre, LABEL, 1)
+            canvas.draw_polygon(outline - centre, GROUND_TRUTH, 1)
     canvas.draw_ego()
     bar = np.full((TITLE, size, 3), BACKGROUND, np.uint8)
     write_text(bar, name, (4, 21), MUTED, 0.5)

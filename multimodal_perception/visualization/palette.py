@@ -15,9 +15,9 @@ CLASS_COLOURS: dict[str, Colour] = {
     "cone": (255, 120, 0),
     "barrier": (180, 150, 90),
 }
-LABEL: Colour = (80, 220, 100)
+GROUND_TRUTH: Colour = (80, 220, 100)
 EGO: Colour = (245, 245, 245)
-CONE: Colour = (120, 104, 60)
+ULTRASONIC_CONE: Colour = (120, 104, 60)
 ECHO: Colour = (255, 214, 90)
 BACKGROUND: Colour = (22, 24, 28)
 PANEL: Colour = (34, 37, 43)

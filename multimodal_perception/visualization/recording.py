@@ -11,7 +11,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.perception import Perception
-from multimodal_perception.visualization.palette import LABEL, Colour, class_colour
+from multimodal_perception.visualization.palette import GROUND_TRUTH, Colour, class_colour
 
 
 def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]]) -> int:
@@ -36,7 +36,7 @@ def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]
         _log_sensors(rr, stream, frame)
         _log_boxes(rr, stream, "base_link/objects", perception.boxes, None)
         if frame.labels is not None:
-            _log_boxes(rr, stream, "base_link/labels", frame.labels, LABEL)
+            _log_boxes(rr, stream, "base_link/labels", frame.labels, GROUND_TRUTH)
         if perception.occupancy is not None:
             percent = np.rint(100 * perception.occupancy.probability()).astype(np.uint8)
             # x (forward) points up and y (left) points left, as in the PNG images.

@@ -41,7 +41,7 @@ def _image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:
         return np.ascontiguousarray(frame.cameras[sensor].rgb())
     if sensor not in frame.thermals:
         return None
-    pixels = frame.thermals[sensor].pixels
+    pixels = frame.thermals[sensor].filled_pixels()
     low, high = np.percentile(pixels[::2, ::2], (1, 99))
     grey = np.clip((pixels.astype(np.float32) - low) * (255.0 / max(high - low, 1.0)), 0, 255)
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)

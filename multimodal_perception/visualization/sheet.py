@@ -17,7 +17,7 @@ from multimodal_perception.visualization.canvas import write_text
 from multimodal_perception.visualization.palette import (
     BACKGROUND,
     FREE,
-    LABEL,
+    GROUND_TRUTH,
     MUTED,
     OCCUPIED,
     TEXT,
@@ -89,7 +89,7 @@ def _heading(frame: SensorFrame, boxes: Boxes3D, title: str) -> NDArray[np.uint8
     named = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
     entries = [(n, class_colour(n)) for n in named]
     if frame.labels is not None:
-        entries.append(("label", LABEL))
+        entries.append(("label", GROUND_TRUTH))
     column = WIDTH - GAP - 118 * len(entries)
     for name, colour in entries:
         cv2.rectangle(bar, (column, 18), (column + 14, 32), colour, -1)

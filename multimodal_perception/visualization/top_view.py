@@ -12,11 +12,11 @@ from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.visualization.camera_view import visible_labels
 from multimodal_perception.visualization.canvas import Canvas, write_text
 from multimodal_perception.visualization.palette import (
-    CONE,
     ECHO,
     FREE,
-    LABEL,
+    GROUND_TRUTH,
     OCCUPIED,
+    ULTRASONIC_CONE,
     UNKNOWN_CELL,
     Colour,
     class_colour,
@@ -43,7 +43,7 @@ def draw_sweep(frame: SensorFrame, boxes: Boxes3D, extent: float, size: int) -> 
             _draw_cone(canvas, reading, frame.reference_from_sensor(name))
     labels = visible_labels(frame)
     if labels is not None:
-        _draw_boxes(canvas, labels, LABEL)
+        _draw_boxes(canvas, labels, GROUND_TRUTH)
     _draw_boxes(canvas, boxes, None)
     canvas.draw_ego()
     return canvas.image
@@ -94,7 +94,7 @@ def _draw_cone(
     arc = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
     corners_3d = np.concatenate([arc, np.zeros((1, 3))])
     flat = poses.transform_points(base_from_sensor, corners_3d)[:, :2]
-    canvas.draw_polygon(flat, CONE, 1)
+    canvas.draw_polygon(flat, ULTRASONIC_CONE, 1)
     if has_echo:
         canvas.draw_line(flat[:-1], ECHO, 2)
 

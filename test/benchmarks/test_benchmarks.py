@@ -1,4 +1,4 @@
-"""`bench` measures without peers, reports unusable peers as errors, and runs from an installed copy."""
+"""`bench` runs without other software and from an installed copy; unusable baselines are errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multimodal_perception.benchmarks import detector
+from multimodal_perception.benchmarks import detector, engine
 from multimodal_perception.cli.main import COMMANDS, main
+from multimodal_perception.runtime.card import shipped_cards
+from test.runtime import small_models
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,15 +35,15 @@ def test_occupancy_is_measured_without_octomap(
     result = json.loads(path.read_text())
     assert result["points"] == 120_000
     assert 0 < result["ours_ms"]["ground"]["p50"] < result["ours_ms"]["total"]["p50"]
-    assert set(result["met"]) >= {"total", "ultrasonic"}
-    assert main(["bench", "occupancy", "--peer", str(tmp_path / "python")]) == 2
-    assert "--peer" in capsys.readouterr().err
+    assert set(result["targets_met"]) >= {"total", "ultrasonic"}
+    assert main(["bench", "occupancy", "--reference-python", str(tmp_path / "python")]) == 2
+    assert "--reference-python" in capsys.readouterr().err
 
 
-def test_missing_peer_and_invalid_duration_are_errors(
+def test_missing_baseline_and_invalid_duration_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "sync", "--peer", str(tmp_path)]) == 2
+    assert main(["bench", "sync", "--baseline", str(tmp_path)]) == 2
     assert "no message_filters package" in capsys.readouterr().err
     assert main(["bench", "intake", "--seconds", "-1"]) == 2
 
@@ -58,15 +60,15 @@ def test_simulator_is_measured_per_sensor(tmp_path: Path) -> None:
     assert main(["bench", "simulate", "--frames", "0"]) == 2
 
 
-@pytest.mark.parametrize("peer", ["/no/python", sys.executable])
+@pytest.mark.parametrize("python", ["/no/python", sys.executable])
 def test_evaluators_need_an_interpreter_with_nuscenes_devkit(
-    peer: str, capsys: pytest.CaptureFixture[str]
+    python: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "evaluators", "--peer", peer]) == 2
-    assert ("/no/python" if peer == "/no/python" else "nuscenes") in capsys.readouterr().err
+    assert main(["bench", "evaluators", "--reference-python", python]) == 2
+    assert ("/no/python" if python == "/no/python" else "nuscenes") in capsys.readouterr().err
 
 
-PEER = """
+BASELINE = """
 import torch
 from pointpillars.ops import Voxelization, nms_cuda
 class PillarLayer(torch.nn.Module):
@@ -89,40 +91,75 @@ class PointPillars(torch.nn.Module):
 """
 
 
-def test_detector_is_measured_per_part_and_compared_with_its_peer(
+def test_detector_is_measured_per_part_and_compared_with_the_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(detector, "MIN_ROUNDS", 1)
     monkeypatch.setattr(detector, "FRAMES", 1)
-    peer = tmp_path / "peer" / "pointpillars"
+    baseline = tmp_path / "baseline" / "pointpillars"
     for name, text in {
         "model/__init__.py": "from .pointpillars import PointPillars",
-        "model/pointpillars.py": PEER,
+        "model/pointpillars.py": BASELINE,
         "utils/process.py": "def keep_bbox_from_lidar_range(result, limits): return result",
     }.items():
-        (peer / name).parent.mkdir(parents=True, exist_ok=True)
-        (peer / name).write_text(text)
+        (baseline / name).parent.mkdir(parents=True, exist_ok=True)
+        (baseline / name).write_text(text)
     path = tmp_path / "detector.json"
     arguments = ["bench", "detector", "--seconds", "0.1", "--threads", "1", "--json", str(path)]
-    assert main([*arguments, "--peer", str(tmp_path)]) == 2
+    assert main([*arguments, "--baseline", str(tmp_path)]) == 2
     assert "no checkout of PointPillars" in capsys.readouterr().err
     try:
-        assert main([*arguments, "--peer", str(peer.parent)]) == 0
+        assert main([*arguments, "--baseline", str(baseline.parent)]) == 0
     finally:
         for name in [n for n in sys.modules if n.startswith("pointpillars")]:
             del sys.modules[name]
     result = json.loads(path.read_text())
-    parts = ("before", "images", "proposals", "between", "refinement", "after")
-    for engine in ("onnxruntime", "torch"):
-        ms = result["ms"][engine]
+    parts = (
+        "preprocessing",
+        "images",
+        "proposals",
+        "proposal_postprocessing",
+        "refinement",
+        "refinement_postprocessing",
+    )
+    for name in ("onnxruntime", "torch"):
+        ms = result["ms"][name]
         assert all(ms[p]["p50"] > 0 for p in parts)
         assert sum(ms[p]["min"] for p in parts) <= ms["total"]["min"] * 1.01
     ratio = (
         result["ms"]["pointpillars"]["total"]["p50"] / result["ms"]["onnxruntime"]["total"]["p50"]
     )
     assert result["times_faster"] == pytest.approx(ratio)
-    assert result["met"]["times_faster"] == (ratio >= 3)
-    assert "random weights" in result["peer"]
+    assert result["targets_met"]["times_faster"] == (ratio >= 3)
+    assert "random weights" in result["baseline"]
+
+
+def test_engines_are_measured_for_one_model_or_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cards = [small_models.save(tmp_path / n, small_models.scatter_model()) for n in ("one", "two")]
+    monkeypatch.setattr(engine, "shipped_cards", lambda: [card.path for card in cards])
+    path = tmp_path / "engine.json"
+    arguments = ["bench", "engine", "--seconds", "0.1", "--threads", "1", "--json", str(path)]
+    assert main([*arguments, "--all"]) == 0
+    result = json.loads(path.read_text())
+    assert result["cpu"] and result["threads"] == 1 and set(result["models"]) == {"one", "two"}
+    for model in result["models"].values():
+        assert model["engines"]["onnxruntime"]["p50_ms"] > 0 and model["fastest"] == "onnxruntime"
+        assert model["inputs"] == "zeros" and model["engines"]["torch"]["not_used"]
+    assert main([*arguments, str(tmp_path / "two")]) == 0
+    result = json.loads(path.read_text())
+    assert result["model"] == "two" and result["engines"]["onnxruntime"]["runs"] >= engine.MIN_RUNS
+    for wrong in ([], ["two", "--all"], ["--all", "--inputs", "synthetic"]):
+        assert main([*arguments, *wrong]) == 2
+    assert "either the name of a model or --all is required" in capsys.readouterr().err
+
+
+def test_documentation_has_the_latency_of_every_shipped_model() -> None:
+    result = json.loads((ROOT / "docs/reference/engine_latency.json").read_text())
+    assert set(result["models"]) == {path.parent.name for path in shipped_cards()}
+    assert all(m["engines"]["onnxruntime"]["p50_ms"] > 0 for m in result["models"].values())
+    assert result["cpu"] and result["threads"] >= 1
 
 
 def test_voxels_are_filled_in_order_of_the_points() -> None:

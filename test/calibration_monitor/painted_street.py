@@ -11,7 +11,7 @@ from multimodal_perception.calibration_monitor.sensor_pairs import Pair, rotated
 from multimodal_perception.frame import CameraImage, LidarSweep, SensorFrame, ThermalImage
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 MODEL = CameraModel.pinhole(400, 260, 300.0)
 POSE = poses.from_xyz_rpy((0.0, 0.0, 1.5)) @ BODY_FROM_OPTICAL

@@ -8,10 +8,10 @@ from scipy.spatial.transform import Rotation
 
 from multimodal_perception.calibration_monitor.drift_estimation import (
     fit_motion,
+    rigid_candidates,
+    rigid_displacements,
     rotation_candidates,
     rotation_displacements,
-    similarity_candidates,
-    similarity_displacements,
 )
 from multimodal_perception.calibration_monitor.edge_matching import BlockScores
 from multimodal_perception.geometry.cameras import CameraModel
@@ -35,22 +35,22 @@ def centres() -> np.ndarray:
 
 @pytest.mark.parametrize("motion", [(0.0, 0.0, 0.0), (6.3, -4.2, 0.02), (-11.7, 8.4, -0.03)])
 def test_similarity_is_estimated_to_a_tenth_of_a_pixel(motion: tuple[float, ...]) -> None:
-    motion_model = similarity_displacements(centres(), CENTRE)
+    motion_model = rigid_displacements(centres(), CENTRE)
     truth = np.array(motion)
     fit = fit_motion(
         block_scores(motion_model(truth[None])[0], centres()),
         motion_model,
-        similarity_candidates(15.0, 220.0),
+        rigid_candidates(15.0, 220.0),
     )
     assert fit is not None
     assert fit.values == pytest.approx(truth, abs=0.1)
     assert fit.values[2] == pytest.approx(truth[2], abs=1e-3)
-    assert fit.support > 0.9 and fit.distinctness > 1.0
+    assert fit.inlier_fraction > 0.9 and fit.peak_margin > 1.0
 
 
 def test_one_third_of_outlier_blocks_does_not_bias_the_fit() -> None:
     rng = np.random.default_rng(0)
-    motion_model = similarity_displacements(centres(), CENTRE)
+    motion_model = rigid_displacements(centres(), CENTRE)
     truth = np.array([5.0, -3.0, 0.01])
     displacements = motion_model(truth[None])[0]
     wrong = rng.permutation(len(displacements))[: len(displacements) // 3]
@@ -58,20 +58,20 @@ def test_one_third_of_outlier_blocks_does_not_bias_the_fit() -> None:
     fit = fit_motion(
         block_scores(displacements, centres()),
         motion_model,
-        similarity_candidates(15, 220),
+        rigid_candidates(15, 220),
     )
     assert fit is not None
     assert fit.values == pytest.approx(truth, abs=0.3)
-    assert fit.support == pytest.approx(2 / 3, abs=0.12)
+    assert fit.inlier_fraction == pytest.approx(2 / 3, abs=0.12)
 
 
 def test_covariance_covers_the_noise_of_the_blocks() -> None:
-    motion_model = similarity_displacements(centres(), CENTRE)
+    motion_model = rigid_displacements(centres(), CENTRE)
     truth, inside = np.array([2.0, 3.0, 0.01]), 0
     for seed in range(20):
         noise = np.random.default_rng(seed).normal(0, 0.6, (len(centres()), 2))
         blocks = block_scores(motion_model(truth[None])[0] + noise, centres())
-        fit = fit_motion(blocks, motion_model, similarity_candidates(8.0, 220.0))
+        fit = fit_motion(blocks, motion_model, rigid_candidates(8.0, 220.0))
         assert fit is not None
         off = fit.values - truth
         inside += float(off @ np.linalg.solve(fit.covariance, off)) < 11.3
@@ -80,11 +80,11 @@ def test_covariance_covers_the_noise_of_the_blocks() -> None:
 
 def test_too_few_or_empty_blocks_give_no_fit() -> None:
     few = centres()[:5]
-    motion_model = similarity_displacements(few, CENTRE)
+    motion_model = rigid_displacements(few, CENTRE)
     assert fit_motion(block_scores(np.zeros((5, 2)), few), motion_model, np.zeros((1, 3))) is None
     empty = BlockScores(np.zeros((30, 41, 41), np.float32), centres()[:30])
-    motion_model = similarity_displacements(empty.centres, CENTRE)
-    assert fit_motion(empty, motion_model, similarity_candidates(5.0, 100.0)) is None
+    motion_model = rigid_displacements(empty.centres, CENTRE)
+    assert fit_motion(empty, motion_model, rigid_candidates(5.0, 100.0)) is None
 
 
 @pytest.mark.parametrize(

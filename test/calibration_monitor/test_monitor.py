@@ -13,19 +13,19 @@ from multimodal_perception.calibration_monitor.monitor import (
     CalibrationMonitorConfig,
     estimate_drift,
 )
-from multimodal_perception.calibration_monitor.sensor_pairs import OffsetMeasurement, Pair
+from multimodal_perception.calibration_monitor.sensor_pairs import Pair, RotationMeasurement
 from multimodal_perception.perception import Level
 from test.calibration_monitor.painted_street import CAMERA, THERMAL, street, wrong
 
 RADIANS_PER_PIXEL = np.array([1 / 300.0, 1 / 300.0, 1 / 120.0])
 
 
-def measurement(degrees: tuple[float, ...], sd: float = 0.05, **more: float) -> OffsetMeasurement:
+def measurement(degrees: tuple[float, ...], sd: float = 0.05, **more: float) -> RotationMeasurement:
     covariance = np.diag(np.full(3, np.radians(sd) ** 2))
     focal = np.array([600.0, 620.0])
-    values = {"support": 0.7, "distinctness": 2.0, **more}
+    values = {"inlier_fraction": 0.7, "peak_margin": 2.0, **more}
     pair = Pair("camera", "lidar", "camera-lidar")
-    return OffsetMeasurement(
+    return RotationMeasurement(
         pair, 0, np.radians(degrees), covariance, RADIANS_PER_PIXEL, focal, **values
     )
 
@@ -56,13 +56,16 @@ def test_large_but_uncertain_measurement_gives_no_warning() -> None:
 def test_measurements_with_low_support_or_distinctness_are_rejected() -> None:
     assert (
         estimate_drift(
-            [measurement((2.0, 0, 0), support=0.1), measurement((2.0, 0, 0), distinctness=0.0)]
+            [
+                measurement((2.0, 0, 0), inlier_fraction=0.1),
+                measurement((2.0, 0, 0), peak_margin=0.0),
+            ]
         )
         is None
     )
     assert estimate_drift([]) is None
-    config = CalibrationMonitorConfig(min_support=0.0)
-    assert estimate_drift([measurement((2.0, 0, 0), support=0.1)], config) is not None
+    config = CalibrationMonitorConfig(min_inlier_fraction=0.0)
+    assert estimate_drift([measurement((2.0, 0, 0), inlier_fraction=0.1)], config) is not None
 
 
 def test_two_false_matches_of_eight_do_not_bias_the_drift() -> None:
@@ -108,21 +111,21 @@ def test_frame_without_a_pair_gives_no_measurement() -> None:
 
 
 def agreement_after(
-    monkeypatch: pytest.MonkeyPatch, supports: list[float], thermal: list[float] = ()
+    monkeypatch: pytest.MonkeyPatch, inlier_fractions: list[float], thermal: list[float] = ()
 ) -> dict[str, float]:  # type: ignore[assignment]
-    """Agreement after measurements with the given supports of the camera and of the thermal camera."""
-    remaining = {CAMERA: list(supports), THERMAL: list(thermal)}
+    """Agreement after measurements with given inlier fractions of both image sensors."""
+    remaining = {CAMERA: list(inlier_fractions), THERMAL: list(thermal)}
     pairs = [p for p, shares in remaining.items() if shares]
     monkeypatch.setattr(monitor_module, "find_pairs", lambda _: iter(pairs))
     monkeypatch.setattr(
         monitor_module,
-        "measure_offset",
+        "measure_rotation_error",
         lambda frame, pair, _: replace(
-            measurement((0.0,) * 3, support=remaining[pair].pop(0)), pair=pair
+            measurement((0.0,) * 3, inlier_fraction=remaining[pair].pop(0)), pair=pair
         ),
     )
     monitor = CalibrationMonitor()
-    for k in range(len(supports) + len(thermal)):
+    for k in range(len(inlier_fractions) + len(thermal)):
         monitor.observe(replace(street(), stamp_ns=k))
     return monitor.agreement
 

@@ -69,6 +69,7 @@ def test_bag_contains_standard_messages_only(bag_path: Path) -> None:
     assert types == {
         "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
         "/camera/image_raw": "sensor_msgs/msg/Image",
+        "/ground_truth/num_points": "std_msgs/msg/Int32MultiArray",
         "/ground_truth/objects": "vision_msgs/msg/Detection3DArray",
         "/lidar/points": "sensor_msgs/msg/PointCloud2",
         "/tf_static": "tf2_msgs/msg/TFMessage",

@@ -9,7 +9,7 @@ import pytest
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.network_inputs import recorded_inputs
-from multimodal_perception.runtime.card import ModelCard
+from multimodal_perception.runtime.card import ModelCard, load_card
 from test.runtime import small_models as models
 
 FRAMES = [models.scatter_arrays(seed) for seed in range(6)]
@@ -53,6 +53,13 @@ def test_damaged_or_pickled_file_raises(card: ModelCard, folder: Path) -> None:
     np.savez(folder / "0.npz", image=np.array([{}], object))
     with pytest.raises(UserError, match=r"0\.npz: .*pickle"):
         list(recorded_inputs(folder, card, 3))
+
+
+def test_inputs_have_the_names_of_the_card_and_not_of_the_onnx_file() -> None:
+    card = load_card("image_detector")
+    assert card.onnx_names
+    (arrays,) = recorded_inputs(Path("synthetic"), card, 1)
+    assert set(arrays) == set(card.inputs)
 
 
 def test_unknown_architecture_raises(card: ModelCard) -> None:

@@ -20,7 +20,7 @@ from multimodal_perception.datasets.nuscenes_tables import NuScenesDataset
 from multimodal_perception.datasets.open_dataset import open_dataset
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 Tables = dict[str, list[dict[str, Any]]]
 STAMP_US = 1_532_402_927_647_951

@@ -20,6 +20,7 @@ from multimodal_perception.evaluation.detector_drives import (
     simulate_frames,
 )
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
+from multimodal_perception.pipeline_builder import PipelineConfig
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 from multimodal_perception.rig import Rig, dump_rig, load_rig, parse_rig, resolve_rig_path
 
@@ -167,6 +168,30 @@ def test_ablation_and_subsets_commands_write_their_results(
     assert main(["evaluate", "subsets", *common, "--detector", "geometric"]) == 0
     assert set(json.loads(out.read_text())["rows"]) == {"lidar+ultrasonic", "lidar"}
     capsys.readouterr()
+
+
+def test_geometric_check_can_be_left_out_of_the_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig, out = tmp_path / "rig.yaml", tmp_path / "r.json"
+    rig.write_text(dump_rig(small_rig()))
+    opened: list[bool] = []
+
+    def open_without_networks(name: str, config: PipelineConfig) -> LabelDetector:
+        opened.append(config.fusion.geometric_check)
+        return LabelDetector()
+
+    monkeypatch.setattr(
+        "multimodal_perception.pipeline_builder.open_detector", open_without_networks
+    )
+    common = ["--seeds", "10000", "--frames-per-seed", "1", "--rig", str(rig), "--json", str(out)]
+    subsets = ["subsets", "--lidar-only-detector", "detector_lidar", "--image-detector", "none"]
+    for command in (["ablation", "--row", "one=detector"], subsets):
+        for option, check in (([], True), (["--without-geometric-check"], False)):
+            assert main(["evaluate", *command, *common, *option]) == 0
+            assert set(opened) == {check}, command
+            assert json.loads(out.read_text())["geometric_check"] is check
+            opened.clear()
 
 
 def test_subsets_without_lidar_use_ground_projection_of_image_boxes(tmp_path: Path) -> None:

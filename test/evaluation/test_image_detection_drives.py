@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from multimodal_perception.cli.evaluate.image_detector import print_tables
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.image_detection_drives import (
     GroundProjectionScore,
@@ -87,3 +89,28 @@ def test_shipped_network_on_a_drive_and_rig_without_cameras() -> None:
     lidar_only = Rig(**{**vars(rig), "sensors": {"lidar": rig.sensors["lidar"]}})
     with pytest.raises(UserError, match="camera"):
         score_drives(load_card("image_detector"), lidar_only, [1], 1, no_progress)
+
+
+def test_ground_projection_is_printed_as_percentage_and_number_of_objects(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    projection = {
+        "all": {"labels": 86, "recall": 0.55},
+        "0-10 m": {"labels": 0, "recall": float("nan")},
+        "boxes": {"count": 40, "precision": 0.67, "mean_score": 0.372},
+    }
+    averages = {"vehicle": {"ap": 0.302, "ap50": 0.581}}
+    print_tables(
+        {
+            "frames": 10,
+            "rows": {"both": {"day": averages}},
+            "ground_projection": {"day": projection},
+        }
+    )
+    output = capsys.readouterr().out
+    cells = {
+        key.strip(): value.strip()
+        for key, value in re.findall(r"^│ ([^│]+)│ +([^│]+)│$", output, re.MULTILINE)
+    }
+    assert cells["all"] == "55 % of 86" and cells["0-10 m"] == "-"
+    assert cells["precision"] == "67 % of 40" and cells["mean score"] == "0.37"

@@ -13,7 +13,7 @@ from multimodal_perception.evaluation.kitti_metrics import image_overlap, kitti_
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 
 def test_projected_boxes_have_known_image_boxes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,9 @@ def test_all_subsets_are_evaluated_and_faults_increase_the_conflict() -> None:
     rig = replace(rig, sensors={"lidar": lidar, **{n: rig.sensors[n] for n in small}})
     scores = DriveScores()
     drive = simulate(10001, (), rig, 3, 10.0)
-    config = PipelineConfig(raycast=RaycastConfig(extent=12.0))
-    done = list(score_drive(scores, drive, "day", lambda: build_pipeline(config), True, 10.0))
+    config = PipelineConfig(raycast=RaycastConfig(half_extent=12.0))
+    factory = partial(build_pipeline, config)
+    done = list(score_drive(scores, drive, "day", factory, True, 10.0))
     assert len(done) == 3
     metrics = scores.metrics()
     assert set(metrics["by_subset"]) == {*SUBSETS, *FAULTS}

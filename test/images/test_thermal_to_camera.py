@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from multimodal_perception.frame import SensorFrame, ThermalImage
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.images.thermal_to_camera import ThermalViews, has_pose, has_swapped_bytes
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.images.byte_order import has_swapped_bytes
+from multimodal_perception.images.thermal_to_camera import ThermalViews, has_pose
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 
 def camera(width: int, height: int, focal: float) -> CameraModel:

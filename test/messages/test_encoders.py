@@ -26,7 +26,7 @@ from multimodal_perception.messages.camera_info import camera_model_from_message
 from multimodal_perception.messages.images import image_from_message
 from multimodal_perception.messages.pointcloud import sweep_from_message
 from multimodal_perception.messages.thermal import thermal_from_message
-from multimodal_perception.occupancy.layers import PercentConfig, occupancy_percent
+from multimodal_perception.occupancy.layers import OccupancyValuesConfig, occupancy_percent
 from multimodal_perception.perception import Boxes2D, OccupancyGrid
 
 TYPES = message_types.RclpyTypes()
@@ -192,7 +192,7 @@ def test_grid_cells_are_ordered_by_row_from_the_smallest_x_and_y():
     grid = OccupancyGrid(0, "map", 0.5, (-1.0, 2.0), 1 - occupied, occupied)
     msg = encoders.occupancy_to_message(TYPES, grid, occupancy_percent(grid))
     assert list(msg.data) == [0, 100, 0, 0, 0, 20]  # 0.5 between 0.45 and 0.7
-    plain = occupancy_percent(grid, PercentConfig(scale="plain"))
+    plain = occupancy_percent(grid, OccupancyValuesConfig(mode="linear"))
     assert list(encoders.occupancy_to_message(TYPES, grid, plain).data) == [0, 100, 0, 0, 0, 50]
     position = msg.info.origin.position
     assert (position.x, position.y, msg.info.origin.orientation.w) == (-1.0, 2.0, 1.0)

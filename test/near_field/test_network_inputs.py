@@ -18,7 +18,7 @@ from multimodal_perception.near_field.network_inputs import (
     NearFieldInputs,
     project_cells,
 )
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 LENS = np.array([0.02, -0.005, 0.0, 0.0])
 FISHEYE = CameraModel(
@@ -97,3 +97,13 @@ def test_missing_sensors_are_masked_and_other_cameras_ignored() -> None:
     assert inputs.counts["too_many_fisheyes"] == 1
     uncalibrated = replace(frame_of(3, front=FISHEYE), base_from_sensor={})
     assert inputs.select_fisheyes(uncalibrated) == [] and inputs.counts["no_extrinsics"] == 1
+
+
+def test_cameras_of_other_models_are_counted_once_and_uncalibrated_ones_in_every_frame() -> None:
+    pinhole = CameraModel(384, 224, FISHEYE.matrix, "pinhole", np.zeros(0))
+    inputs = NearFieldInputs()
+    for step in range(3):
+        frame = frame_of(step, front=FISHEYE, road=pinhole, side=FISHEYE)
+        frame = replace(frame, intrinsics={"front": FISHEYE, "road": pinhole})
+        assert inputs.select_fisheyes(frame) == ["front"]
+    assert inputs.counts == {"road.not_fisheye": 1, "no_intrinsics": 3}

@@ -9,7 +9,7 @@ from multimodal_perception.detection.fusion.pillars import PillarConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
 
 SMALL = DetectorConfig(
-    pillars=PillarConfig(extent=12.8, cell=0.4, max_pillars=600),
+    pillars=PillarConfig(half_extent=12.8, cell=0.4, max_pillars=600),
     cameras=2,
     thermal_cameras=1,
     camera_size=(64, 96),

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from multimodal_perception.configuration import ConfigurationError, build
-from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion.detector import FusionDetector
+from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.image_projection import (
     RAY_SAMPLES,
     ImageView,
@@ -20,23 +21,23 @@ from multimodal_perception.detection.fusion.network_config import DetectorConfig
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.networks.deep_interaction import (
-    CameraBevExchange,
+    BevToImageAttention,
     LocalAttention,
     RayAttention,
 )
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
-from multimodal_perception.rig import BODY_FROM_OPTICAL
 from multimodal_perception.runtime.card import Training
 from multimodal_perception.runtime.open_model import open_single_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 from multimodal_perception.training.detector.export import export_detector, proposal_examples
 from multimodal_perception.training.detector.train import train_proposals
 from test.networks.detectors import SMALL, with_images
 from test.training.detector.tiny_samples import configured, frame_of
 from test.training.detector.tiny_samples import samples as samples
 
-EXCHANGE = dataclasses.replace(SMALL, camera_bev_exchange=True)
+EXCHANGE = dataclasses.replace(SMALL, bev_to_image_attention=True)
 
 
 def set_uniform(attention: RayAttention | LocalAttention) -> None:
@@ -78,16 +79,16 @@ def test_local_attention_averages_the_neighbourhood() -> None:
 
 def test_exchange_keeps_images_separate_and_has_no_initial_effect() -> None:
     torch.manual_seed(0)
-    exchange = CameraBevExchange(8)
+    attention = BevToImageAttention(8)
     feature_map, bev = torch.randn(2, 8, 6, 5), torch.randn(2, 8, 16, 16)
     occupied, rays = torch.ones(2, 1, 16, 16), torch.rand(2, 30, 4, 2) * 2 - 1
-    assert torch.equal(exchange(feature_map, bev, occupied, rays, 2), feature_map)
-    torch.nn.init.normal_(exchange.outer[-1].weight)  # type: ignore[arg-type]
-    before = exchange(feature_map, bev, occupied, rays, 2)
+    assert torch.equal(attention(feature_map, bev, occupied, rays, 2), feature_map)
+    torch.nn.init.normal_(attention.outer[-1].weight)  # type: ignore[arg-type]
+    before = attention(feature_map, bev, occupied, rays, 2)
     assert before.shape == feature_map.shape and not torch.allclose(before, feature_map)
     lower = feature_map.clone()
     lower[:, :, 3:] += 1.0
-    after = exchange(lower, bev, occupied, rays, 2)
+    after = attention(lower, bev, occupied, rays, 2)
     torch.testing.assert_close(after[:, :, :3], before[:, :, :3])
     assert not torch.allclose(after[:, :, 3:] - 1.0, before[:, :, 3:])
 
@@ -123,14 +124,14 @@ def test_ray_positions_project_into_their_image_cell(model: str) -> None:
 
 
 def test_exchange_is_off_by_default_and_needs_global_fusion() -> None:
-    assert not DetectorConfig().camera_bev_exchange
+    assert not DetectorConfig().bev_to_image_attention
     names = ProposalNetwork(SMALL, pretrained=False).state_dict()
-    assert not [n for n in names if "exchange" in n]
+    assert not [n for n in names if "camera_attention" in n or "thermal_attention" in n]
     assert "camera_rays" not in proposal_examples(SMALL)
     added = set(ProposalNetwork(EXCHANGE, pretrained=False).state_dict()) - set(names)
-    assert added and all("_exchange." in n for n in added)
-    with pytest.raises(ConfigurationError, match="camera_bev_exchange needs global_fusion"):
-        build(DetectorConfig, {"camera_bev_exchange": True, "global_fusion": False}, "t.yaml")
+    assert added and all("_attention." in n for n in added)
+    with pytest.raises(ConfigurationError, match="bev_to_image_attention needs global_fusion"):
+        build(DetectorConfig, {"bev_to_image_attention": True, "global_fusion": False}, "t.yaml")
 
 
 def test_adding_the_exchange_keeps_the_outputs() -> None:
@@ -140,21 +141,21 @@ def test_adding_the_exchange_keeps_the_outputs() -> None:
     extended.load_state_dict(without.state_dict(), strict=False)
     inputs = proposal_examples(EXCHANGE)
     inputs["pillars"] = torch.randn(inputs["pillars"].shape)
-    inputs["camera_visible"][:] = 1.0
+    inputs["camera_valid"][:] = 1.0
     for modality in ("camera", "thermal"):
         inputs[f"{modality}_rays"] = torch.rand(inputs[f"{modality}_rays"].shape) - 0.5
     without_rays = [v for n, v in inputs.items() if "rays" not in n]
     with torch.inference_mode():
         for a, b in zip(without(*without_rays), extended(*inputs.values()), strict=True):
             assert torch.equal(a, b)
-        torch.nn.init.normal_(extended.camera_exchange.outer[-1].weight)  # type: ignore[arg-type]
+        torch.nn.init.normal_(extended.camera_attention.outer[-1].weight)  # type: ignore[arg-type]
         assert not torch.equal(extended(*inputs.values())[3], without(*without_rays)[3])
 
 
-def test_training_export_and_inference_with_exchange(samples: Path, tmp_path: Path) -> None:
+def test_training_export_and_inference_with_attention(samples: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(configured("proposals", 2), network=EXCHANGE)
     trained = train_proposals(config, samples, tmp_path / "p")
-    assert trained.camera_exchange.outer[-1].weight.any()  # changed by training
+    assert trained.camera_attention.outer[-1].weight.any()  # changed by training
     weights = tmp_path / "p" / "proposals.safetensors"
     training = Training("train detector", 0, 0.0, "test")
     card, *_ = export_detector(EXCHANGE, weights, None, tmp_path / "small", training)
@@ -171,10 +172,12 @@ def test_training_export_and_inference_with_exchange(samples: Path, tmp_path: Pa
         else rng.uniform(-1, 1, s.shape).astype(np.float32)
         for n, s in card.inputs.items()
     }
-    inputs["cells"] = rng.permutation(SMALL.pillars.size**2)[None, : SMALL.pillars.max_pillars]
+    inputs["pillar_cells"] = rng.permutation(SMALL.pillars.size**2)[
+        None, : SMALL.pillars.max_pillars
+    ]
     a = open_single_engine("onnxruntime", card, runtime).run(inputs)
     b = open_single_engine("torch", card, RuntimeConfig(device="cpu", threads=1)).run(inputs)
-    for name in ("scores", "boxes", "bev"):
+    for name in ("scores", "boxes", "bev_features"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
     pytest.importorskip("tensorrt_rtx")
     from multimodal_perception.runtime.tensorrt import ANY_GPU, Library, Target, build_plan

@@ -53,7 +53,7 @@ def random_inputs() -> dict[str, torch.Tensor]:
     inputs = proposal_examples(SMALL)
     count = SMALL.pillars.max_pillars
     inputs["pillars"] = torch.randn(inputs["pillars"].shape)
-    inputs["cells"] = torch.randperm(SMALL.pillars.size**2)[None, :count]
+    inputs["pillar_cells"] = torch.randperm(SMALL.pillars.size**2)[None, :count]
     for modality in ("camera", "thermal"):
         inputs[f"{modality}_feature_map"] = torch.randn(inputs[f"{modality}_feature_map"].shape)
         inputs[f"{modality}_uv"] = torch.rand(1, count, 2) * 2 - 1
@@ -103,7 +103,7 @@ def test_image_features_of_invisible_pillars_have_no_effect(network: ProposalNet
         second = network(*inputs.values())
         for a, b in zip(first, second, strict=True):
             assert torch.equal(a, b)
-        inputs["camera_visible"][:, :300] = 1.0
+        inputs["camera_valid"][:, :300] = 1.0
         visible = network(*inputs.values())
     assert not torch.equal(visible[3], second[3])
 
@@ -238,7 +238,7 @@ def test_untrained_refinement_keeps_the_proposals(local: bool, dynamic: bool) ->
     config = dataclasses.replace(SMALL, local_fusion=local, dynamic_aggregation=dynamic)
     network = RefinementNetwork(config).eval()
     inputs = refinement_examples(config)
-    inputs["bev"] = torch.randn(inputs["bev"].shape)
+    inputs["bev_features"] = torch.randn(inputs["bev_features"].shape)
     confidences, boxes = network(*inputs.values())
     assert confidences.shape == (1, 8, 6) and boxes.shape == (1, 8, 7)
     assert torch.isfinite(confidences).all()  # also for proposals without points
@@ -248,7 +248,7 @@ def test_untrained_refinement_keeps_the_proposals(local: bool, dynamic: bool) ->
 def test_added_refinement_modules_have_no_initial_effect() -> None:
     torch.manual_seed(0)
     inputs = refinement_examples(SMALL)
-    for name in ("bev", "proposal_features", "roi_grid", "roi_profile"):
+    for name in ("bev_features", "proposal_features", "roi_grid", "roi_profile"):
         inputs[name] = torch.randn(inputs[name].shape)
     local = RefinementNetwork(dataclasses.replace(SMALL, dynamic_aggregation=False)).eval()
     # As after training.
@@ -318,7 +318,7 @@ def test_network_without_global_fusion_has_no_image_inputs() -> None:
     network = build_proposals({"network": {"global_fusion": False}})
     assert not any("camera" in name for name, _ in network.named_parameters())
     lidar_only = ProposalNetwork(config).eval()
-    assert list(proposal_examples(config)) == ["pillars", "cells", "ultrasonic"]
+    assert list(proposal_examples(config)) == ["pillars", "pillar_cells", "ultrasonic_grid"]
     assert len(lidar_only(*proposal_examples(config).values())) == 4
 
 
@@ -327,12 +327,12 @@ def test_exported_parts_match_the_trained_network(modality: str, network: Propos
     first, images = split_image_networks(network)
     (pixels,) = image_examples(SMALL, modality).values()
     pixels = torch.randint(0, 255, pixels.shape, dtype=torch.uint8)
-    neck, trunk = getattr(network, f"{modality}_neck"), getattr(network, f"{modality}_trunk")
+    neck, backbone = getattr(network, f"{modality}_neck"), getattr(network, f"{modality}_trunk")
     with torch.inference_mode():
         features = images[modality](pixels)
-        assert torch.equal(features, neck(*trunk(pixels)))
+        assert torch.equal(features, neck(*backbone(pixels)))
         inputs = random_inputs()
-        inputs[f"{modality}_visible"][:] = 1.0
+        inputs[f"{modality}_valid"][:] = 1.0
         for a, b in zip(first(*inputs.values()), network(*inputs.values()), strict=True):
             assert torch.equal(a, b)
     assert features.shape[:2] == (1, SMALL.channels)

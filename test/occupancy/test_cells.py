@@ -1,4 +1,4 @@
-"""Cells over base_link: cell centres and cell indices."""
+"""Grid geometry: cell centres and cell indices."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimodal_perception.occupancy.cells import Cells, cell_at
+from multimodal_perception.occupancy.cells import GridGeometry, cell_at
 
 
 @settings(max_examples=80)
 @given(st.floats(-3.1, 3.1), st.floats(-50, 50), st.floats(-50, 50), st.integers(0, 19))
 def test_cell_centre_is_in_its_cell_and_window(yaw: float, x: float, y: float, row: int) -> None:
-    cells = Cells(20, 0.25, float(np.cos(yaw)), float(np.sin(yaw)), x, y)
+    cells = GridGeometry(20, 0.25, float(np.cos(yaw)), float(np.sin(yaw)), x, y)
     column = (7 * row) % 20
     at_x, at_y = (float(v) for v in cells.centres(np.array(row), np.array(column)))
     assert cell_at(cells, at_x, at_y) == (row, column)
@@ -25,5 +25,5 @@ def test_cell_centre_is_in_its_cell_and_window(yaw: float, x: float, y: float, r
 
 
 def test_window_outside_the_grid_is_empty() -> None:
-    top, bottom, left, right = Cells.around_base(10, 1.0).window(100.0, 0.0, 3.0)
+    top, bottom, left, right = GridGeometry.around_base(10, 1.0).window(100.0, 0.0, 3.0)
     assert (bottom - top) * (right - left) == 0

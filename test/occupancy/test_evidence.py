@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig, shift_layer
 
 SIZE = 8
@@ -35,7 +35,7 @@ def pose(x: float, y: float = 0.0, yaw: float = 0.0) -> np.ndarray:
 
 
 def seconds(value: float) -> int:
-    return round(value * NANOSECONDS)
+    return round(value * NANOSECONDS_PER_SECOND)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_only_the_window_is_combined() -> None:
 
 
 def test_evidence_halves_in_a_half_life_and_conflict_decays_faster() -> None:
-    grid = grid_of(half_life=2.0, moving_half_life=0.5)
+    grid = grid_of(half_life_s=2.0, moving_half_life_s=0.5)
     grid.advance(0, pose(0.0))
     grid.combine(*layers(0.8, 0.1))
     grid.advance(seconds(2.0), pose(0.0))
     np.testing.assert_allclose(masses(grid), (0.4, 0.05, 0, 0.55), atol=1e-6)
-    fresh = grid_of(half_life=2.0, moving_half_life=0.5)
+    fresh = grid_of(half_life_s=2.0, moving_half_life_s=0.5)
     fresh.advance(0, pose(0.0))
     fresh.combine(*layers(0.9, 0.0))
     fresh.combine(*layers(0.0, 0.9))
@@ -154,7 +154,7 @@ def test_shifting_keeps_cells_inside_the_grid(rows: int, columns: int) -> None:
 )
 @example([(-0.25, 0.0, 0.0)] * 3 + [(-0.375, 0.0, 0.0)] * 3 + [(0.25, 0.0, 0.0)])
 def test_static_object_stays_in_its_odom_cell(steps: list[tuple[float, float, float]]) -> None:
-    grid = grid_of(resolution=0.5, half_life=600.0)
+    grid = grid_of(resolution=0.5, half_life_s=600.0)
     position = np.array([1000.3, -20.2, 0.1])
     grid.advance(0, pose(*position))
     # The cell under the vehicle, in odom.
@@ -213,7 +213,7 @@ def test_without_odometry_no_evidence_is_kept() -> None:
         cells = grid.advance(seconds(0.1 * k), None)
         assert (grid.unknown() == 1).all()
         grid.combine(*layers(*FIRST))
-    assert (cells.x, cells.y) == (-SIZE / 2, -SIZE / 2)
+    assert (cells.origin_x, cells.origin_y) == (-SIZE / 2, -SIZE / 2)
     assert not grid.counts
 
 

@@ -11,17 +11,17 @@ from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.occupancy.evidence import GridConfig
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.raycast import RaycastConfig
 from multimodal_perception.perception import Level, OccupancyGrid, SegmentationMask, SensorHealth
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 HEIGHT = 1.7
-PERIOD = NANOSECONDS // 10
-SMALL = RaycastConfig(extent=20.0)
+PERIOD = NANOSECONDS_PER_SECOND // 10
+SMALL = RaycastConfig(half_extent=20.0)
 
 
 def scan(posts: list[tuple[float, float]] = (), walls: list[float] = ()) -> np.ndarray:  # type: ignore[assignment]
@@ -251,7 +251,7 @@ def test_restarted_bag_clears_the_grid() -> None:
 
 def test_too_many_cells_are_refused() -> None:
     with pytest.raises(ValueError, match=r"4000 x 4000 cells; allowed: 2000"):
-        RaycastConfig(extent=100.0, resolution=0.05)
+        RaycastConfig(half_extent=100.0, resolution=0.05)
     with pytest.raises(ConfigurationError, match=r"0\.05 to 2"):
         build(RaycastConfig, {"resolution": 0.001}, "test")
 

@@ -8,10 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.frame import Boxes3D
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.occupancy.footprints import FootprintConfig, FootprintModel
 
-CELLS = Cells.around_base(200, 0.1)
+CELLS = GridGeometry.around_base(200, 0.1)
 
 
 def boxes_of(*rows: tuple[float, ...], scores: tuple[float, ...] = (), **more: object) -> Boxes3D:

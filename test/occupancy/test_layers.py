@@ -11,7 +11,7 @@ from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.frame import Boxes3D
 from multimodal_perception.occupancy.layers import (
     SEMANTIC_LAYER,
-    PercentConfig,
+    OccupancyValuesConfig,
     coarsen,
     layer_percent,
     occupancy_percent,
@@ -28,13 +28,13 @@ def grid_of(free: list, occupied: list, conflict: list | None = None) -> Occupan
 
 def test_percent_is_plausibility_so_conflict_counts_as_occupied() -> None:
     grid = grid_of([[0.9, 0.1, 0.2, 0.0, 0.5]], [[0.0, 0.8, 0.0, 0.0, 0.2]], [[0, 0, 0.6, 0, 0]])
-    plain = PercentConfig(scale="plain")
+    plain = OccupancyValuesConfig(mode="linear")
     assert occupancy_percent(grid, plain).tolist() == [[10, 90, 80, -1, 50]]
     # Stretched: (1 - free - 0.45) / 0.25, within 0 to 100.
     assert occupancy_percent(grid).tolist() == [[0, 100, 100, -1, 20]]
-    trinary = PercentConfig(scale="trinary")
+    trinary = OccupancyValuesConfig(mode="trinary")
     assert occupancy_percent(grid, trinary).tolist() == [[0, 100, 100, -1, -1]]
-    careful = PercentConfig(scale="plain", unknown_threshold=0.15)
+    careful = OccupancyValuesConfig(mode="linear", unknown_threshold=0.15)
     assert occupancy_percent(grid, careful).tolist() == [[10, 90, -1, -1, -1]]
 
 
@@ -43,8 +43,8 @@ def test_percent_is_minus_one_or_0_to_100(masses: list[tuple[float, ...]]) -> No
     parts = np.array(masses, np.float32)
     parts /= np.maximum(parts.sum(axis=1, keepdims=True), 1)
     grid = grid_of(*parts.T[:, None].tolist())
-    for scale in ("stretched", "plain", "trinary"):
-        cells = occupancy_percent(grid, PercentConfig(scale=scale))
+    for mode in ("scale", "linear", "trinary"):
+        cells = occupancy_percent(grid, OccupancyValuesConfig(mode=mode))
         assert cells.min() >= -1 and cells.max() <= 100
     total = sum(layer_percent(grid, n).astype(int) for n in ("free", "occupied", "unknown"))
     total = total + layer_percent(grid, "conflict")
@@ -53,7 +53,7 @@ def test_percent_is_minus_one_or_0_to_100(masses: list[tuple[float, ...]]) -> No
 
 def test_thresholds_in_wrong_order_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="free_threshold must be below occupied_threshold"):
-        build(PercentConfig, {"free_threshold": 0.8, "occupied_threshold": 0.6}, "test")
+        build(OccupancyValuesConfig, {"free_threshold": 0.8, "occupied_threshold": 0.6}, "test")
 
 
 def test_classes_come_from_boxes_and_from_the_grid() -> None:

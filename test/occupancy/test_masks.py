@@ -8,13 +8,13 @@ import pytest
 from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.occupancy.masks import MaskConfig, MaskModel
 from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
-CELLS = Cells.around_base(200, 0.25)
+CELLS = GridGeometry.around_base(200, 0.25)
 PINHOLE = CameraModel.pinhole(640, 400, 400.0)
 FISHEYE = CameraModel(
     640,
@@ -71,7 +71,7 @@ def test_mass_decreases_with_distance_in_closed_form() -> None:
     (free, _, _), *_ = MaskModel(config).evidence(frame_of(PINHOLE), {"camera": mask}, CELLS)
     for x in (4.125, 8.125, 16.125):
         distance = np.hypot(x, 0.125)
-        error = (distance**2 + 1.5**2) / 1.5 * config.pitch_error
+        error = (distance**2 + 1.5**2) / 1.5 * np.radians(config.pitch_std_deg)
         expected = config.free_mass / (1 + (error / config.position_tolerance) ** 2)
         assert at(free, x, 0.125) == pytest.approx(expected, rel=1e-5)
     assert free[:, int((25 + config.max_range) / 0.25) + 1 :].max(initial=0) == 0

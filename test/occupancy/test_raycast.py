@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
-from multimodal_perception.occupancy.cells import Cells, cell_at
+from multimodal_perception.occupancy.cells import GridGeometry, cell_at
 from multimodal_perception.occupancy.raycast import RaycastConfig, RayCaster, RaycastMapper
 from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
@@ -115,7 +115,7 @@ def test_two_lidars_are_combined() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"obstacle_heights": (1.0, 0.5)}, {"extent": 200.0, "resolution": 0.05}]
+    "values", [{"obstacle_heights": (1.0, 0.5)}, {"half_extent": 200.0, "resolution": 0.05}]
 )
 def test_invalid_configuration_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError):
@@ -170,11 +170,11 @@ def test_bins_different_from_the_columns_leave_no_gaps(bins: int) -> None:
 def test_rotated_cells_give_the_same_result(yaw: float, x: float, y: float) -> None:
     points = np.concatenate([flat_ground(gap=(10.0, 0.3)), wall(10.0, 3.0)])
     frame = frame_of(points)
-    cloud, caster = segment_ground(frame), RayCaster(RaycastConfig(extent=16.0))
+    cloud, caster = segment_ground(frame), RayCaster(RaycastConfig(half_extent=16.0))
     size = caster.config.size
     c, s = float(np.cos(yaw)), float(np.sin(yaw))
     corner = np.array([[c, -s], [s, c]]) @ (-16.0, -16.0) + (x, y)
-    cells = Cells(size, 0.2, c, s, float(corner[0]), float(corner[1]))
+    cells = GridGeometry(size, 0.2, c, s, float(corner[0]), float(corner[1]))
     free, occupied = caster.cast(cloud, cells)
     for at_x, at_y, is_free, is_hit in ((8, 0, True, False), (10.02, 0, False, True)):
         row, column = cell_at(cells, float(at_x), float(at_y))
@@ -188,7 +188,7 @@ def test_rotated_cells_give_the_same_result(yaw: float, x: float, y: float) -> N
 def test_reliability_scales_the_masses_of_a_lidar() -> None:
     frame = frame_of(flat_ground())
     cloud, caster = segment_ground(frame), RayCaster(RaycastConfig())
-    cells = Cells.around_base(400, 0.2)
+    cells = GridGeometry.around_base(400, 0.2)
     full = caster.cast(cloud, cells)[0].copy()
     half = caster.cast(cloud, cells, np.array([0.5]))[0].copy()
     np.testing.assert_allclose(half, 0.5 * full, atol=1e-6)

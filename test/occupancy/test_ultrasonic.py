@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.stamps import NANOSECONDS
-from multimodal_perception.occupancy.cells import Cells
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.occupancy.cells import GridGeometry
 from multimodal_perception.occupancy.ultrasonic import UltrasonicConfig, UltrasonicModel
 
-CELLS = Cells.around_base(120, 0.1)
-PERIOD = NANOSECONDS // 10
+CELLS = GridGeometry.around_base(120, 0.1)
+PERIOD = NANOSECONDS_PER_SECOND // 10
 HALF = 0.5
 
 
@@ -172,7 +172,7 @@ def test_silent_sensor_is_reported_until_it_publishes_again() -> None:
     model = UltrasonicModel()
     model.evidence(frame_of(reading(2.0, "a"), reading(2.0, "b")), CELLS)
     assert model.silent == frozenset()
-    stamp = 2 * NANOSECONDS
+    stamp = 2 * NANOSECONDS_PER_SECOND
     invalid = reading(math.nan, "b", stamp)
     model.evidence(frame_of(reading(2.0, "a", stamp), invalid, stamp=stamp), CELLS)
     assert model.silent == {"b"}

@@ -14,7 +14,7 @@ from multimodal_perception.datasets.nuscenes import NuScenesSampleDataset
 from multimodal_perception.frame import LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
-from multimodal_perception.pointcloud.intensity import TARGET_BRIGHTNESS, estimate_gain, full_scale
+from multimodal_perception.pointcloud.intensity import TARGET_INTENSITY, estimate_gain, full_scale
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 STREET = np.random.default_rng(0).beta(1.2, 3.0, 20_000).astype(np.float32)
@@ -54,8 +54,8 @@ def test_retroreflectors_do_not_change_the_detected_unit() -> None:
 def test_same_street_has_the_same_reflectivities_for_every_lidar(factor: float) -> None:
     reference = segment_ground(frame_of(STREET)).points
     scaled = segment_ground(frame_of(STREET * np.float32(factor), STREET)).points
-    brightness = np.quantile(reference[1::2, 3], 0.9)
-    assert brightness == pytest.approx(TARGET_BRIGHTNESS, abs=0.01)
+    level = np.quantile(reference[1::2, 3], 0.9)
+    assert level == pytest.approx(TARGET_INTENSITY, abs=0.01)
     for points in scaled[: len(STREET)], scaled[len(STREET) :]:
         np.testing.assert_array_equal(points[:, :3], reference[:, :3])
         dark = reference[:, 3] < 0.7  # brighter values may be clipped
@@ -83,4 +83,4 @@ def test_recorded_sweep_in_bytes_is_scaled(shared_data: Path) -> None:
     assert frame.lidars["lidar_top"].points[:, 3].max() == 255.0
     cloud = segment_ground(frame)
     objects = cloud.points[~cloud.is_ground & (cloud.height < 3), 3]
-    assert np.quantile(objects, 0.9) == pytest.approx(TARGET_BRIGHTNESS, abs=0.1)
+    assert np.quantile(objects, 0.9) == pytest.approx(TARGET_INTENSITY, abs=0.1)

@@ -11,7 +11,7 @@ import pytest
 
 from multimodal_perception.calibration_monitor import monitor as monitor_module
 from multimodal_perception.calibration_monitor.monitor import CalibrationMonitorConfig
-from multimodal_perception.calibration_monitor.sensor_pairs import OffsetMeasurement, Pair
+from multimodal_perception.calibration_monitor.sensor_pairs import Pair, RotationMeasurement
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.messages.message_types import RclpyTypes
 from multimodal_perception.perception import Level
@@ -35,9 +35,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     stamps: list[int] = []
     radians_per_pixel, rotation = np.full(3, 1e-3), np.radians((0.0, 2.0, 0.0))
 
-    def measure_offset(frame: SensorFrame, pair: Pair, _: object) -> OffsetMeasurement:
+    def measure_rotation_error(frame: SensorFrame, pair: Pair, _: object) -> RotationMeasurement:
         stamps.append(frame.stamp_ns)
-        return OffsetMeasurement(
+        return RotationMeasurement(
             pair,
             frame.stamp_ns,
             rotation,
@@ -49,7 +49,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         )
 
     monkeypatch.setattr(monitor_module, "find_pairs", lambda _: iter([PAIR]))
-    monkeypatch.setattr(monitor_module, "measure_offset", measure_offset)
+    monkeypatch.setattr(monitor_module, "measure_rotation_error", measure_rotation_error)
     return stamps
 
 
@@ -96,7 +96,7 @@ def test_slow_measurement_does_not_block(
         started.set()
         release.wait(10.0)
 
-    monkeypatch.setattr(monitor_module, "measure_offset", slow)
+    monkeypatch.setattr(monitor_module, "measure_rotation_error", slow)
     outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(period_s=1.0), fail)
     assert outputs.offer(frame(0)) and started.wait(5.0)
     start = time.perf_counter()
@@ -118,7 +118,7 @@ def test_stop_cancels_a_running_measurement(
         while not cancelled():
             time.sleep(0.01)
 
-    monkeypatch.setattr(monitor_module, "measure_offset", endless)
+    monkeypatch.setattr(monitor_module, "measure_rotation_error", endless)
     outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(), fail)
     assert outputs.offer(frame(0)) and started.wait(5.0)
     assert outputs.stop()
@@ -135,11 +135,11 @@ def test_failed_measurement_is_reported_and_the_next_one_runs(
     def broken(frame: SensorFrame, pair: Pair, _: object) -> None:
         raise RuntimeError("no")
 
-    good = monitor_module.measure_offset
-    monkeypatch.setattr(monitor_module, "measure_offset", broken)
+    good = monitor_module.measure_rotation_error
+    monkeypatch.setattr(monitor_module, "measure_rotation_error", broken)
     outputs.offer(frame(0))
     wait_for(outputs)
-    monkeypatch.setattr(monitor_module, "measure_offset", good)
+    monkeypatch.setattr(monitor_module, "measure_rotation_error", good)
     assert outputs.offer(frame(2))
     wait_for(outputs)
     assert measured == [2 * SECOND]

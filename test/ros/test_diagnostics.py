@@ -16,21 +16,23 @@ def status(level: Level, image_quality: ImageQuality | None) -> tuple[int, str, 
 
 
 def test_good_image_quality_is_reported_and_does_not_change_the_level() -> None:
-    level, message, values = status(Level.OK, ImageQuality(0.9, {"sharpness": 0.9, "motion": 1.0}))
+    level, message, values = status(
+        Level.OK, ImageQuality(0.9, {"sharpness": 0.9, "not_frozen": 1.0})
+    )
     assert (level, message) == (Level.OK.value, "ok")
-    assert values["image_quality"] == "0.900" and values["image_quality.motion"] == "1.000"
+    assert values["image_quality"] == "0.900" and values["image_quality.not_frozen"] == "1.000"
 
 
 def test_low_image_quality_is_a_warning_that_names_the_cue() -> None:
-    level, message, _ = status(Level.OK, ImageQuality(0.0, {"sharpness": 1.0, "motion": 0.0}))
-    assert level == Level.WARN.value and message == "image quality 0.00: motion"
+    level, message, _ = status(Level.OK, ImageQuality(0.0, {"sharpness": 1.0, "not_frozen": 0.0}))
+    assert level == Level.WARN.value and message == "image quality 0.00: not_frozen"
     level, message, _ = status(Level.WARN, ImageQuality(0.1, {"sharpness": 0.1}))
     assert level == Level.WARN.value and message == "9.0 Hz; image quality 0.10: sharpness"
 
 
 @pytest.mark.parametrize("level", [Level.ERROR, Level.STALE])
 def test_low_image_quality_does_not_replace_an_error(level: Level) -> None:
-    result = status(level, ImageQuality(0.0, {"motion": 0.0}))
+    result = status(level, ImageQuality(0.0, {"not_frozen": 0.0}))
     assert result[0] == level.value and result[1] == "9.0 Hz"
 
 

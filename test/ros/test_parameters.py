@@ -136,8 +136,8 @@ def test_unchanged_parameters_give_the_defaults(node: Node) -> None:
         (None, (), ""),
         ("[front, rear]", ("front", "rear"), ""),
         ("[]", (), ""),
-        ("front", (), "pipeline.rgb_thermal.cameras"),
-        ("[1, 2]", (), "pipeline.rgb_thermal.cameras"),
+        ("front", (), "pipeline.rgb_thermal_segmenter.cameras"),
+        ("[1, 2]", (), "pipeline.rgb_thermal_segmenter.cameras"),
     ],
 )
 def test_a_node_reads_a_parameter_file_with_empty_lists(
@@ -147,7 +147,9 @@ def test_a_node_reads_a_parameter_file_with_empty_lists(
     path = share_path("config", "perception.yaml")
     if text is not None:
         path = tmp_path / "parameters.yaml"
-        path.write_text(f"/**: {{ros__parameters: {{pipeline.rgb_thermal.cameras: {text}}}}}\n")
+        path.write_text(
+            f"/**: {{ros__parameters: {{pipeline.rgb_thermal_segmenter.cameras: {text}}}}}\n"
+        )
     context = rclpy.Context()
     rclpy.init(context=context)
     arguments = ["--ros-args", "--params-file", str(path)]
@@ -159,7 +161,7 @@ def test_a_node_reads_a_parameter_file_with_empty_lists(
                 parameters.read(made)
         else:
             read = parameters.read(made)
-            assert read.pipeline.rgb_thermal.cameras == cameras
+            assert read.pipeline.rgb_thermal_segmenter.cameras == cameras
             assert text is not None or asdict(read) == asdict(parameters.NodeConfig())
     finally:
         made.destroy_node()

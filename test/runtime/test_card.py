@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def test_longest_matching_weight_prefix_is_replaced() -> None:
 @pytest.mark.parametrize("path", shipped_cards(), ids=lambda p: p.parent.name)
 def test_files_of_shipped_models_match_their_cards(path: Path) -> None:
     card = load_card(path.parent.name)
-    assert card.name == path.parent.name and card.training is not None and card.figures
+    assert card.name == path.parent.name and card.training is not None and card.figures["main"]
+    assert re.fullmatch(r"[A-Z].{20,}\.", card.task)
     named = {"card.yaml"}
     for kind in ("onnx", "weights"):
         if getattr(card, kind) is not None:

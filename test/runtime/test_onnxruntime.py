@@ -56,9 +56,9 @@ def test_results_match_torch(tmp_path: Path) -> None:
         ({"inputs": {**models.INPUTS, "image": TensorSpec((1, 3, 16, 32))}}, "input image of"),
         (
             {"inputs": {**models.INPUTS, "cells": TensorSpec((1, 4, 64), "int32")}},
-            "input cells of the ONNX is .* int64, .*card.yaml it is .* int32",
+            "input cells of the ONNX model is .* int64, .*card.yaml it is .* int32",
         ),
-        ({"outputs": {"scores": models.OUTPUTS["scores"]}}, "outputs of the ONNX are"),
+        ({"outputs": {"scores": models.OUTPUTS["scores"]}}, "outputs of the ONNX model are"),
     ],
 )
 def test_onnx_that_differs_from_its_card_raises(specs: dict, words: str, tmp_path: Path) -> None:

@@ -112,6 +112,14 @@ def test_int8_is_accurate_and_bound_to_the_weights(card: ModelCard, tmp_path: Pa
         calibrated_model(card, config)
 
 
+def test_calibration_data_has_the_names_of_the_card(card: ModelCard) -> None:
+    inputs = {"photo" if n == "image" else n: s for n, s in card.inputs.items()}
+    renamed = dataclasses.replace(card, inputs=inputs, onnx_names={"photo": "image"})
+    frames = [{"photo" if n == "image" else n: a for n, a in f.items()} for f in FRAMES]
+    content = quantize_int8(renamed, frames)
+    assert 0 < output_differences(renamed, content, frames)["scores"] < 0.05
+
+
 def test_each_precision_has_its_own_digest(card: ModelCard, tmp_path: Path) -> None:
     digests = set()
     for precision in ("fp32", "fp16", "int8"):
@@ -141,5 +149,5 @@ def test_nothing_to_quantise_raises(tmp_path: Path) -> None:
         quantize_int8(card, iter([{"x": np.ones(2, np.float32)}]))
     with pytest.raises(UserError, match="no frames"):
         quantize_int8(card, iter([]))
-    with pytest.raises(EngineError, match="names no ONNX"):
+    with pytest.raises(EngineError, match="has no ONNX"):
         source_digest(dataclasses.replace(card, onnx=None), RuntimeConfig())

@@ -70,19 +70,19 @@ def test_ctrl_c_aborts_a_build(library: Library, tmp_path: Path) -> None:
     [
         (
             {"inputs": {**models.INPUTS, "image": TensorSpec((1, 3, 16, 32))}},
-            r"input image of the ONNX is \[1, 3, 16, 24\] float32, .* it is \[1, 3, 16, 32\]",
+            r"input image of the ONNX model is \[1, 3, 16, 24\] float32, .* it is \[1, 3, 16, 32\]",
         ),
         (
             {"inputs": {**models.INPUTS, "cells": TensorSpec((1, 4, 64), "int32")}},
-            "input cells of the ONNX is .* int64, .* int32",
+            "input cells of the ONNX model is .* int64, .* int32",
         ),
         (
             {"outputs": {**models.OUTPUTS, "boxes": TensorSpec((1, 7))}},
-            "output boxes of the ONNX is absent",
+            "output boxes of the ONNX model is absent",
         ),
         (
             {"outputs": {"scores": models.OUTPUTS["scores"]}},
-            "output indices of the ONNX is .* it is absent",
+            "output indices of the ONNX model is .* it is absent",
         ),
     ],
 )

@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.segmentation import ConfusionMatrix
 from multimodal_perception.frame import SensorFrame
-from multimodal_perception.images.rgb_thermal_inputs import RgbThermalConfig, frame_inputs
+from multimodal_perception.images.rgb_thermal_inputs import RgbThermalSegmenterConfig, frame_inputs
 from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
-from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter, upsample_labels
+from multimodal_perception.segmentation.rgb_thermal import (
+    RgbThermalSegmenter,
+    argmax_of_upsampled_logits,
+)
 from multimodal_perception.simulation.simulation import Observation
 from test.image_pair import CAMERA, THERMAL, resized, with_camera, with_thermal
 
@@ -122,7 +125,7 @@ def test_images_without_calibration_are_not_segmented(
 def test_configured_sensors_are_segmented_and_unknown_ones_ignored(
     frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
-    config = RgbThermalConfig(cameras=(THERMAL, CAMERA, "none_such"))
+    config = RgbThermalSegmenterConfig(cameras=(THERMAL, CAMERA, "none_such"))
     masks = RgbThermalSegmenter(config, engine=segmenter.engine).segment(frame)
     assert list(masks) == [THERMAL, CAMERA]
 
@@ -160,18 +163,18 @@ def test_second_input_that_contradicts_the_card_is_refused(
 ) -> None:
     card = load_card("segmentation")
     card = dataclasses.replace(card, settings={**card.settings, "second_input": trained})
-    config = RgbThermalConfig(second_input=configured)  # type: ignore[arg-type]
+    config = RgbThermalSegmenterConfig(second_input=configured)  # type: ignore[arg-type]
     with pytest.raises(UserError) as error:
         RgbThermalSegmenter(config, engine=segmenter.engine, card=card)
     message = str(error.value)
-    assert message.startswith(f"pipeline.rgb_thermal.second_input: '{configured}'")
+    assert message.startswith(f"pipeline.rgb_thermal_segmenter.second_input: '{configured}'")
     assert card.source in message and message.endswith(f"allowed: {trained}, none")
 
 
 def test_second_input_none_uses_the_visible_image_only(
     frame: SensorFrame, segmenter: RgbThermalSegmenter
 ) -> None:
-    config = RgbThermalConfig(second_input="none")
+    config = RgbThermalSegmenterConfig(second_input="none")
     labels = RgbThermalSegmenter(config, engine=segmenter.engine).segment(frame)[CAMERA].labels
     expected = segmenter.segment(replace(frame, thermals={}))[CAMERA].labels
     np.testing.assert_array_equal(labels, expected)
@@ -182,7 +185,7 @@ def test_network_trained_with_lidar_gets_no_thermal_image(
 ) -> None:
     card = load_card("segmentation")
     card = dataclasses.replace(card, settings={**card.settings, "second_input": "lidar"})
-    config = RgbThermalConfig(second_input="lidar", cameras=(CAMERA, THERMAL))
+    config = RgbThermalSegmenterConfig(second_input="lidar", cameras=(CAMERA, THERMAL))
     with_lidar = RgbThermalSegmenter(config, engine=segmenter.engine, card=card)
     assert list(with_lidar.segment(frame)) == [CAMERA]
     assert not with_lidar.segment(replace(frame, cameras={}))
@@ -219,7 +222,7 @@ def test_upsampling_is_the_argmax_of_bilinear_logits(
 ) -> None:
     logits = np.random.default_rng(seed).standard_normal((rows, columns, 4)).astype(np.float32)
     labels = np.empty((rows * scale, columns * scale), np.uint8)
-    upsample_labels(logits, 1.0 / scale, labels)
+    argmax_of_upsampled_logits(logits, 1.0 / scale, labels)
     large = cv2.resize(logits, (columns * scale, rows * scale), interpolation=cv2.INTER_LINEAR)
     top = np.sort(large, axis=2)
     clear = top[..., -1] - top[..., -2] > 1e-3

@@ -1,4 +1,4 @@
-"""Scalars that a training wrote for TensorBoard."""
+"""Scalars that a training run wrote for TensorBoard."""
 
 from __future__ import annotations
 

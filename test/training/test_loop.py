@@ -148,6 +148,8 @@ def test_a_loss_that_stays_infinite_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not finite in 25 steps in a row; reduce learning_rate"):
         loop.run(infinite)
     assert torch.equal(network.weight, before)
+    skipped = read_scalars(tmp_path, "skipped_steps_in_a_row")
+    assert skipped == list(range(1, len(skipped) + 1)) and len(skipped) > 0
 
 
 def test_ranks_share_the_samples_of_an_epoch() -> None:

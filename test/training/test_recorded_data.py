@@ -26,7 +26,7 @@ from test.networks.detectors import SMALL
 from test.training.detector.tiny_samples import frame_of
 
 TINY = DetectorConfig(
-    pillars=PillarConfig(extent=25.6, cell=0.8, max_pillars=2000),
+    pillars=PillarConfig(half_extent=25.6, cell=0.8, max_pillars=2000),
     channels=16,
     widths=(16, 16, 16),
     depths=(0, 0, 0),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from multimodal_perception.calibration_monitor.monitor import estimate_drift
-from multimodal_perception.calibration_monitor.sensor_pairs import OffsetMeasurement, find_pairs
+from multimodal_perception.calibration_monitor.sensor_pairs import RotationMeasurement, find_pairs
 from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.visualization.calibration_view import EDGE_COLOUR, draw_drift
 from multimodal_perception.visualization.sheet import WIDTH
@@ -17,7 +17,7 @@ def test_edges_shift_when_the_drift_is_corrected() -> None:
     frame = SyntheticDataset()[3]
     pair = next(iter(find_pairs(frame)))
     rotation = np.radians((0.0, 2.0, 0.0))
-    measurement = OffsetMeasurement(
+    measurement = RotationMeasurement(
         pair, 0, rotation, 1e-8 * np.eye(3), np.full(3, 1e-3), np.full(2, 500.0), 1.0, 5.0
     )
     uncorrected = draw_drift(frame, pair, None)

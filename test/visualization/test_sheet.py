@@ -15,7 +15,12 @@ from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage, Ultr
 from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pipeline_builder import build_pipeline
 from multimodal_perception.visualization.camera_view import draw_camera, draw_thermal
-from multimodal_perception.visualization.palette import CONE, ECHO, OCCUPIED, class_colour
+from multimodal_perception.visualization.palette import (
+    ECHO,
+    OCCUPIED,
+    ULTRASONIC_CONE,
+    class_colour,
+)
 from multimodal_perception.visualization.sheet import draw_sheet, save_png
 from multimodal_perception.visualization.top_view import draw_occupancy, draw_sweep
 
@@ -79,7 +84,11 @@ def test_ultrasonic_cone_ends_at_its_echo() -> None:
         """Mask of the pixels near a colour; anti-aliased lines differ slightly from it."""
         return np.abs(picture.astype(int) - colour).max(axis=2) < 30
 
-    for range_m, colour, height in ((10.0, ECHO, 100), (np.inf, CONE, 200), (-np.inf, ECHO, 50)):
+    for range_m, colour, height in (
+        (10.0, ECHO, 100),
+        (np.inf, ULTRASONIC_CONE, 200),
+        (-np.inf, ECHO, 50),
+    ):
         reading = UltrasonicReading("u", 0, "u", range_m, 5.0, 20.0, 0.5)
         frame = SensorFrame(0, ultrasonics={"u": reading}, base_from_sensor={"u": np.eye(4)})
         picture = draw_sweep(frame, Boxes3D.empty(0, "base_link"), 40.0, 800)

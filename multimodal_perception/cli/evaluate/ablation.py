@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     rig = drive_options.load_requested_rig(args)
     setups = {
         name: DetectorSetup(
-            drive_options.open_low_threshold_detector(detector),
+            drive_options.open_low_threshold_detector(
+                detector, geometric_check=not args.without_geometric_check
+            ),
             (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality),
         )
         for name, detector in rows.items()

@@ -102,9 +102,9 @@ def _rotations(args: argparse.Namespace, frames: Iterator[tuple[str, Any]]) -> d
 
 
 def _recorded_frames(path: str) -> Iterator[tuple[str, Any]]:
-    from multimodal_perception.datasets.open_dataset import open_dataset
+    from multimodal_perception.cli.recordings import open_recording
 
-    dataset = open_dataset(path)
+    dataset = open_recording(path)
     return ((str(i), dataset[i]) for i in range(len(dataset)))
 
 

@@ -13,11 +13,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 from multimodal_perception.cli.drive_options import add_class_arguments, check_class_arguments
+from multimodal_perception.cli.recordings import open_recording, print_notes
 from multimodal_perception.configuration import UserError, load
 from multimodal_perception.datasets.dataset import Dataset
 from multimodal_perception.datasets.kitti import KittiDataset
 from multimodal_perception.datasets.nuscenes_tables import NuScenesDataset
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP, open_dataset
+from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.evaluation.breakdown import breakdown, observable_labels
 from multimodal_perception.evaluation.detections import (
     MAX_RANGE_M,
@@ -50,7 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector",
         help="geometric, shipped, or the name or folder of a model; by default as in --pipeline",
     )
-    parser.add_argument("--pipeline", type=Path, help="YAML file with the pipeline parameters")
+    parser.add_argument(
+        "--pipeline",
+        type=Path,
+        help="YAML file with the keys below `pipeline:` of config/perception.yaml",
+    )
     parser.add_argument(
         "--metrics",
         nargs="+",
@@ -66,14 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     check_class_arguments(args)
     config = PipelineConfig() if args.pipeline is None else load(PipelineConfig, args.pipeline)
-    dataset = open_dataset(args.root, args.dataset)
+    dataset = open_recording(args.root, args.dataset)
     if "kitti" in args.metrics and not isinstance(dataset, KittiDataset):
         raise UserError(
             "--metrics kitti: needs a dataset in KITTI's layout, because only its labels contain "
             "occlusion and truncation"
         )
-    replaced = {} if args.detector is None else {"detector": open_detector(args.detector, config)}
-    pipeline = build_pipeline(config, **replaced)
+    overrides = {} if args.detector is None else {"detector": open_detector(args.detector, config)}
+    pipeline = build_pipeline(config, **overrides)
     pipeline.process(dataset[0])  # compile the kernels of stages that only run on real frames
     scored: list[ScoredFrame] = []
     kitti: list[KittiFrame] = []
@@ -82,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     callback = _collect_results(dataset, args.metrics, scored, kitti, tracking)
     frames = tqdm(dataset, unit="frame")
     result = evaluate_detections(frames, pipeline.process, args.repeats, max_range, callback)
+    print_notes(dataset)
     result["detector"] = pipeline.detector.name
     if "nuscenes" in args.metrics:
         scored = missing_velocities_as_zero(scored)

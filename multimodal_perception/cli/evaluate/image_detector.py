@@ -14,6 +14,8 @@ from multimodal_perception.cli.drive_options import parse_seeds
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
 
+_NO_OBJECTS = {"labels": 0, "recall": 0.0}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -46,13 +48,14 @@ def run(args: argparse.Namespace) -> int:
         return tqdm(total=total, unit="frame")
 
     result = score_drives(load_card(args.model), rig, seeds, args.frames, progress)
-    _print(result)
+    print_tables(result)
     if args.json is not None:
         write_json(args.json, result)
     return 0
 
 
-def _print(result: dict[str, Any]) -> None:
+def print_tables(result: dict[str, Any]) -> None:
+    """Print the result of `score_drives`: AP, and recall and precision of the ground projection."""
     rows, projection = result["rows"], result["ground_projection"]
     conditions = list(projection)
     console = Console()
@@ -66,19 +69,19 @@ def _print(result: dict[str, Any]) -> None:
                 cells = (f"{100 * scores[c][name][metric]:.1f}" for c in conditions)
                 table.add_row(f"{row}, {name}", *cells)
         console.print(table)
-    table = Table(title="recall of the ground projection within 30 m (error below 2 m), percent")
+    table = Table(title="ground projection within 30 m: objects with a projected box within 2 m")
     table.add_column("")
     for name in conditions:
         table.add_column(name, justify="right")
     for row in (r for r in projection[conditions[0]] if r != "boxes"):
-        cells = (_cell(projection[c].get(row)) for c in conditions)
-        table.add_row(row, *cells)
-    precision = (f"{100 * projection[c]['boxes']['precision']:.0f}" for c in conditions)
-    table.add_row("precision", *precision)
-    scores = (f"{100 * projection[c]['boxes']['mean_score']:.0f}" for c in conditions)
-    table.add_row("mean score", *scores)
+        values = [projection[c].get(row, _NO_OBJECTS) for c in conditions]
+        table.add_row(row, *(_percent(v["recall"], v["labels"]) for v in values))
+    boxes = [projection[c]["boxes"] for c in conditions]
+    table.add_row("precision", *(_percent(b["precision"], b["count"]) for b in boxes))
+    table.add_row("mean score", *(f"{b['mean_score']:.2f}" if b["count"] else "-" for b in boxes))
     console.print(table)
 
 
-def _cell(value: dict[str, float] | None) -> str:
-    return "-" if value is None else f"{100 * value['recall']:.0f} of {value['labels']}"
+def _percent(fraction: float, count: int) -> str:
+    """A fraction of `count` objects or boxes, such as "55 % of 86"."""
+    return f"{100 * fraction:.0f} % of {count}" if count else "-"

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.runtime.card import load_card
-    from multimodal_perception.training.near_field.dataset import record_drives
+    from multimodal_perception.training.near_field.dataset import simulate_drives
     from multimodal_perception.training.near_field.export import load_near_field
     from multimodal_perception.training.near_field.samples import concatenate_samples, load_samples
     from multimodal_perception.training.near_field.scoring import score_by_modality
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     network = load_near_field(load_card(args.model))
     rig = load_rig(resolve_rig_path(args.rig))
     seeds = parse_seeds(args.seeds)
-    shards = record_drives(args.data, rig, seeds)
+    shards = simulate_drives(args.data, rig, seeds)
     samples = concatenate_samples(list(load_samples(shards, rig, network)))
     rows = score_by_modality(network, samples)
     for name, groups in rows.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-range", type=float, default=30.0, help="maximum distance of the cells, metres"
     )
     parser.add_argument("--root", help="labelled dataset (KITTI, nuScenes) to evaluate as well")
-    parser.add_argument("--pipeline", type=Path, help="YAML file with the pipeline parameters")
+    parser.add_argument(
+        "--pipeline",
+        type=Path,
+        help="YAML file with the keys below `pipeline:` of config/perception.yaml",
+    )
     parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
@@ -73,7 +78,7 @@ def _simulated(args: argparse.Namespace, config: Any) -> dict[str, Any]:
         for seed in seeds:
             for name, words in conditions.items():
                 drive = simulate(seed, words, rig, args.frames, args.max_range)
-                factory = _pipeline_factory(config)
+                factory = partial(build_pipeline, config)
                 for _ in score_drive(scores, drive, name, factory, true_masks, args.max_range):
                     bar.update()
     metrics = scores.metrics()
@@ -82,18 +87,12 @@ def _simulated(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     return metrics
 
 
-def _pipeline_factory(config: Any) -> Any:
-    from multimodal_perception.pipeline_builder import build_pipeline
-
-    return lambda: build_pipeline(config)
-
-
 def _real(root: str, config: Any) -> dict[str, Any]:
-    from multimodal_perception.datasets.open_dataset import open_dataset
+    from multimodal_perception.cli.recordings import open_recording
     from multimodal_perception.evaluation.occupancy import evaluate_occupancy
     from multimodal_perception.pipeline_builder import build_pipeline
 
-    dataset = open_dataset(root, None)
+    dataset = open_recording(root, None)
     pipeline = build_pipeline(config)
 
     def sources(frame: Any, cloud: Any) -> dict[str, Any]:

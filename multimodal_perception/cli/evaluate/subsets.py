@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-detector",
         default="image_detector",
         metavar="MODEL",
-        help="model for additional rows without LiDAR, in which its 2D boxes are projected onto the "
-        "ground; none: no such rows",
+        help="model for additional rows without LiDAR and ultrasonic sensors, in which its 2D boxes are "
+        "projected onto the ground; none: no such rows",
     )
 
 
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     subsets = modality_subsets(rig)
     if not subsets:
         raise UserError(f"rig {rig.name}: needs a LiDAR, a camera or a thermal camera")
-    detector = drive_options.open_low_threshold_detector(args.detector)
+    geometric_check = not args.without_geometric_check
+    detector = drive_options.open_low_threshold_detector(args.detector, geometric_check)
     setups = {name: DetectorSetup(detector, subset) for name, subset in subsets.items()}
     if args.image_detector != "none":
         image_detector = RgbThermalDetector(
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
             if not {Modality.LIDAR, Modality.ULTRASONIC} & set(subset)
         }
     if args.lidar_only_detector is not None:
-        lidar_only = drive_options.open_low_threshold_detector(args.lidar_only_detector)
+        lidar_only = drive_options.open_low_threshold_detector(
+            args.lidar_only_detector, geometric_check
+        )
         setups[LIDAR_ONLY_ROW] = DetectorSetup(lidar_only, (Modality.LIDAR,))
     result = drive_options.evaluate_setups(args, rig, setups)
     result["detector"] = args.detector

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache",
         default="",
-        help="cache folder of the engine; set the node's runtime.cache to the same folder",
+        help="cache folder of the engine; set pipeline.runtime.cache of the node to the same folder",
     )
     parser.add_argument(
         "--workspace", type=int, default=1024, metavar="MIB", help="GPU memory for building"
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _calibrate(card: ModelCard, config: RuntimeConfig, path: Path, frames: int) -> None:
-    """Write the card's int8 ONNX into the cache and print its differences to the original."""
+    """Write the card's int8 ONNX model into the cache and print its differences to the original."""
     from tqdm import tqdm
 
     from multimodal_perception.datasets.network_inputs import recorded_inputs

@@ -1,4 +1,4 @@
-"""`train detector`: one stage of the fusion detector."""
+"""`train detector`: trains one stage of the fusion detector."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from multimodal_perception.configuration import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="folder of `train samples`")
     parser.add_argument(
-        "--config", type=Path, required=True, help="YAML file of DetectorTraining, one stage"
+        "--data", type=Path, required=True, help="folder of samples that `train samples` wrote"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        required=True,
+        help="YAML file with the settings of one stage, such as "
+        "config/training/detector/stage1_lidar.yaml",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="output folder; an interrupted run in it is resumed"

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drives", type=int, default=114, help="number of drives, 10 frames each")
     add_workers_argument(parser)
-    add_training_arguments(parser, "ImageDetectorTraining")
+    add_training_arguments(parser, "image_detector")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="folders written by `simulate --rig camera_thermal --format dataset`",
     )
-    add_training_arguments(parser, "ImageFusionTraining")
+    add_training_arguments(parser, "image_fusion")
 
 
 def run(args: argparse.Namespace) -> int:

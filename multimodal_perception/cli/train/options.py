@@ -11,10 +11,14 @@ from multimodal_perception.configuration import UserError
 MAX_WORKERS = 64
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, configuration: str) -> None:
-    """Add --config, --out, --start and --threads. configuration: the dataclass of the YAML file."""
+def add_training_arguments(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """Add --config, --out, --start and --threads. recipe: name of the shipped recipe."""
     parser.add_argument(
-        "--config", type=Path, help=f"YAML file of {configuration}; default: its default values"
+        "--config",
+        type=Path,
+        help="YAML file with the settings of the training run, such as "
+        f"config/training/{recipe}/stage.yaml; without it, and for missing keys, the default values "
+        "are used",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="output folder; an interrupted run in it is resumed"

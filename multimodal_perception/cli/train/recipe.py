@@ -1,4 +1,4 @@
-"""`train recipe`: a complete training, from simulated data to a model card."""
+"""`train recipe`: a complete training run, from simulated data to a model card."""
 
 from __future__ import annotations
 

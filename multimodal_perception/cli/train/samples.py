@@ -28,13 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rig", default="simulation", help="rig file, or the name of a shipped rig"
     )
     parser.add_argument("--frames", type=int, default=20, help="samples in each drive")
-    parser.add_argument("--every", type=int, default=15, help="sweeps from one sample to the next")
+    parser.add_argument(
+        "--frame-interval", type=int, default=15, help="sweeps from one sample to the next"
+    )
     add_workers_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.frames < 1 or args.every < 1:
-        raise UserError("--frames and --every must be at least 1")
+    if args.frames < 1 or args.frame_interval < 1:
+        raise UserError("--frames and --frame-interval must be at least 1")
     check_workers(args)
     count = _recorded(args) if args.root else _simulated(args)
     print(f"{args.out}: {count} samples written")
@@ -44,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
 def _recorded(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from multimodal_perception.cli.recordings import open_recording, print_notes
     from multimodal_perception.datasets.kitti import KittiDataset
-    from multimodal_perception.datasets.open_dataset import open_dataset
     from multimodal_perception.training.detector.samples import build_sample, write_sample
 
-    dataset = open_dataset(args.root)
+    dataset = open_recording(args.root)
     in_view = args.labels_in_view or isinstance(dataset, KittiDataset)
     args.out.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -59,6 +61,7 @@ def _recorded(args: argparse.Namespace) -> int:
         sample = build_sample(frame, metadata, labels_in_view=in_view)
         write_sample(args.out / f"{index:06d}.npz", sample)
         count += 1
+    print_notes(dataset)
     if not count:
         raise UserError(f"{args.root}: no frame has labels")
     return count
@@ -70,4 +73,4 @@ def _simulated(args: argparse.Namespace) -> int:
 
     seeds = parse_seeds(args.seeds)
     rig = load_rig(resolve_rig_path(args.rig))
-    return render_samples(seeds, rig, args.frames, args.every, args.out, args.workers)
+    return render_samples(seeds, rig, args.frames, args.frame_interval, args.out, args.workers)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbones", type=Path, help="weights of a network with another fusion to start from"
     )
-    add_training_arguments(parser, "SegmentationTraining")
+    add_training_arguments(parser, "segmentation")
 
 
 def run(args: argparse.Namespace) -> int:

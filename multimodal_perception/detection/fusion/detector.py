@@ -18,13 +18,14 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.geometric_check import add_unexplained_vehicles
 from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.detection.fusion.model_cards import (
@@ -45,66 +46,39 @@ from multimodal_perception.detection.fusion.network_inputs import (
     refinement_inputs,
     ultrasonic_readings,
 )
+from multimodal_perception.detection.fusion.proposals import (
+    UNREFINED_SCORE_EXPONENT,
+    Detections,
+    add_proposals,
+    combine_scores,
+    shift_heights,
+)
 from multimodal_perception.detection.fusion.roi_features import PointIndex
 from multimodal_perception.detection.geometric.detector import GeometricDetector
-from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
-from multimodal_perception.geometry.stamps import NANOSECONDS
+from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.perception import Level, StageStatus
-from multimodal_perception.pointcloud.ground_segmentation import Cloud, GroundModel
+from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays, EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_use import (
+    SensorUse,
+    limited,
+    merged,
+    of_modalities,
+    training_rig_notes,
+)
 
 log = logging.getLogger(__name__)
 # Proposals whose BEV overlap (IoU) is larger are considered the same object before refinement.
 PROPOSAL_NMS_IOU = 0.3
-# Weight of the proposal score in the geometric mean of proposal score and refined confidence. It is
-# larger for people: they are as small as the localisation error, so the predicted overlap, which the
-# confidence is trained on, is less informative.
-PROPOSAL_SCORE_WEIGHT, PEDESTRIAN_PROPOSAL_SCORE_WEIGHT = 0.5, 0.8
-# Exponent of the scores of proposals that are not refined, so that they rank below refined ones.
-UNREFINED_SCORE_EXPONENT = 1.3
 # A failure is reported in `status` for this long after it, in frame time.
 FAILURE_REPORT_S = 5.0
-
-# Boxes (N, 7), scores (N,) and class indices (N,) of a network.
-Detections = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """Parameters of the fusion detector.
-
-    Attributes:
-        model: Name of a shipped model, or path of the model card of a proposal network. Set it to use
-            your own network, or detector_lidar for vehicles that only have a LiDAR.
-        min_score: Boxes with a lower score are not reported. Increase it to get fewer false detections,
-            decrease it to miss fewer objects.
-        overlap: Two boxes whose bird's-eye-view IoU is larger are considered the same object, and the
-            one with the lower score is dropped. Decrease it if objects are reported twice.
-        refinement: Second stage: the name or path of the model card of a refinement network, "card" for
-            the one that the model's card names, or "none". Set it to none to save time on slow
-            computers.
-        external_proposals: Whether boxes of the image detector, projected onto the ground, are refined
-            together with the network's own proposals. Enable it to find objects with few LiDAR points;
-            it needs an image detector and a refinement network.
-        geometric_check: Whether the geometric detector runs beside the networks, and vehicles that it
-            detects with high confidence and that the networks missed are reported. Disable it to save
-            about 15 ms of CPU time a frame where a missed vehicle is acceptable.
-        geometric_check_min_score: Minimum score of a geometric detection that the check adds. Decrease
-            it to add more vehicles; below about 0.85 false detections become frequent.
-    """
-
-    model: str = "detector"
-    min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0})
-    overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
-    refinement: str = "card"
-    external_proposals: bool = False
-    geometric_check: bool = True
-    geometric_check_min_score: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
 
 
 class Network(Protocol):
@@ -211,7 +185,7 @@ class FusionDetector:
         level, message = Level.OK, "ok"
         values: dict[str, object] = {"model": self.config.model, **self.counts}
         if self.last_failure is not None:
-            age_s = (self._stamp_ns - self.last_failure.stamp_ns) / NANOSECONDS
+            age_s = (self._stamp_ns - self.last_failure.stamp_ns) / NANOSECONDS_PER_SECOND
             values["last_failure"] = self.last_failure.reason
             values["last_failure_stamp_ns"] = self.last_failure.stamp_ns
             if 0.0 <= age_s <= FAILURE_REPORT_S:
@@ -220,6 +194,23 @@ class FusionDetector:
             StageStatus("fusion_detector", level, message, values),
             *(engine_status(network) for network in networks if network is not None),
         )
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """All LiDARs and ultrasonic sensors of a rig, and as many images as the networks take."""
+        network = self.network_config
+        limits = {
+            Modality.CAMERA: ("camera", network.cameras, "cameras"),
+            Modality.THERMAL: ("thermal", network.thermal_cameras, "thermal cameras"),
+        }
+        modalities = [Modality.LIDAR, Modality.ULTRASONIC]
+        uses = []
+        for modality, (key, limit, what) in limits.items():
+            if key in self.image_networks:
+                modalities.append(modality)
+                uses.append(limited(tuple(rig.sensors_of(modality)), limit, what))
+        points = SensorUse(of_modalities(rig, Modality.LIDAR, Modality.ULTRASONIC))
+        notes = tuple(training_rig_notes(load_card(self.config.model), rig, modalities))
+        return merged(points, *uses, SensorUse(notes=notes))
 
     def prepare(self, frame: SensorFrame) -> None:
         """Start scaling the frame's images on a thread; detect() of the same frame uses the result.
@@ -243,10 +234,12 @@ class FusionDetector:
             points,
             ultrasonics=ultrasonic_readings(frame),
             config=self.network_config.pillars,
-            ray_samples=self.network_config.camera_bev_exchange,
+            ray_samples=self.network_config.bev_to_image_attention,
         )
         pending = self._executor.submit(make_inputs, views=available)
-        index = self._executor.submit(PointIndex.build, points, self.network_config.pillars.extent)
+        index = self._executor.submit(
+            PointIndex.build, points, self.network_config.pillars.half_extent
+        )
         geometric = None
         if self.config.geometric_check and len(cloud.points):
             geometric = self._executor.submit(self._fallback.detect, frame, cloud)
@@ -260,11 +253,13 @@ class FusionDetector:
         self.counts["dropped_pillars"] += overflow
         inputs = {name: values[None] for name, values in arrays.items()} | feature_maps
         try:
-            found, bev = self._propose(inputs, has_lidar=len(points) > 0)
+            found, bev_features = self._propose(inputs, has_lidar=len(points) > 0)
             if self.refinement_network is not None:
                 if proposals is not None and self.config.external_proposals:
-                    found = self._add_external_proposals(found, proposals, cloud.ground)
-                found = self._refine(found, bev, index.result(), views, feature_maps)
+                    chosen = proposals.select(np.isin(proposals.labels, self._classes))
+                    self.counts["external_proposals"] += len(chosen)
+                    found = add_proposals(found, chosen, self._classes, cloud.ground)
+                found = self._refine(found, bev_features, index.result(), views, feature_maps)
         except EngineError as error:
             self.counts["fallback_geometric"] += 1
             self._report(frame.stamp_ns, f"{error}; the geometric detector is used instead")
@@ -272,11 +267,11 @@ class FusionDetector:
         boxes, scores, labels = found
         keep = scores >= self.config.min_score
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-        kept = non_maximum_suppression(boxes, scores, self.config.overlap)
+        kept = non_maximum_suppression(boxes, scores, self.config.nms_iou)
         result = Boxes3D(
             frame.stamp_ns,
             frame.base_frame,
-            _shift_heights(boxes[kept], cloud.ground, 1.0),
+            shift_heights(boxes[kept], cloud.ground, 1.0),
             scores[kept],
             self._classes[labels[kept]],
         )
@@ -346,27 +341,12 @@ class FusionDetector:
             network = self.proposal_network_without_lidar
         outputs = network.run({name: inputs[name] for name in network.inputs})
         found = outputs["boxes"][0], outputs["scores"][0], outputs["labels"][0]
-        return found, outputs["bev"]
-
-    def _add_external_proposals(
-        self, found: Detections, proposals: Boxes3D, ground: GroundModel
-    ) -> Detections:
-        """The network's proposals and the external ones of classes that the network has."""
-        boxes, scores, labels = found
-        chosen = proposals.select(np.isin(proposals.labels, self._classes))
-        self.counts["external_proposals"] += len(chosen)
-        order = np.argsort(self._classes)
-        own_labels = order[np.searchsorted(self._classes, chosen.labels, sorter=order)]
-        return (
-            np.concatenate([boxes, _shift_heights(chosen.boxes, ground, -1.0)]),
-            np.concatenate([scores, chosen.scores]),
-            np.concatenate([labels, own_labels]),
-        )
+        return found, outputs["bev_features"]
 
     def _refine(
         self,
         found: Detections,
-        bev: NDArray[np.float32],
+        bev_features: NDArray[np.float32],
         index: PointIndex,
         views: ImageViews,
         feature_maps: dict[str, NDArray[np.float32]],
@@ -386,31 +366,20 @@ class FusionDetector:
             len(self._classes),
             index,
             views,
-            n.pillars.extent,
+            n.pillars.half_extent,
         )
         inputs = {name: values[None] for name, values in arrays.items()} | feature_maps
-        inputs["bev"] = bev
+        inputs["bev_features"] = bev_features
         outputs = self.refinement_network.run(
             {k: inputs[k] for k in self.refinement_network.inputs}
         )
         confidences = outputs["confidences"][0, : len(chosen)]
         classes = confidences.argmax(axis=1)
-        # The score combines both stages (Yin et al. 2021, section 4.2), the class is the second one's.
         is_pedestrian = self._classes[classes] == CLASS_NAMES.index("pedestrian")
-        weight = np.where(is_pedestrian, PEDESTRIAN_PROPOSAL_SCORE_WEIGHT, PROPOSAL_SCORE_WEIGHT)
-        refined_scores = scores[chosen] ** weight * confidences.max(axis=1) ** (1.0 - weight)
+        refined_scores = combine_scores(scores[chosen], confidences.max(axis=1), is_pedestrian)
         rest_scores = scores[rest] ** UNREFINED_SCORE_EXPONENT
         return (
             np.concatenate([outputs["refined_boxes"][0, : len(chosen)], boxes[rest]]),
             np.concatenate([refined_scores, rest_scores]).astype(np.float32),
             np.concatenate([classes, labels[rest]]),
         )
-
-
-def _shift_heights(
-    boxes: NDArray[np.float32], ground: GroundModel, sign: float
-) -> NDArray[np.float32]:
-    """Boxes (N, 7) with z from above the ground to base_link (sign 1), or the reverse (sign -1)."""
-    shifted = boxes.copy()
-    shifted[:, 2] += np.float32(sign) * ground.at(boxes[:, 0], boxes[:, 1])
-    return shifted

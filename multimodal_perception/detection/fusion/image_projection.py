@@ -67,16 +67,17 @@ def project_rays_to_bev(
     views: Sequence[ImageView | None],
     size: tuple[int, int],
     stride: int,
-    extent: float,
+    half_extent: float,
     heights: tuple[float, float],
     grid_from_base: NDArray[np.float64] | None = None,
     ground: GroundModel | None = None,
 ) -> NDArray[np.float32]:
     """BEV positions along the ray of each feature map cell: (N * h * w, RAY_SAMPLES, 2) float32.
 
-    Positions are normalised, -1 to 1 from edge to edge of a square of half side `extent` metres, x then
-    y. Samples are set to 2 (outside the square) if they are not within `heights` (metres above the
-    ground), if the cell has no ray, or if the image is missing. Order: image after image, row after row.
+    Positions are normalised, -1 to 1 from edge to edge of a square of half side `half_extent`
+    metres, x then y. Samples are set to 2 (outside the square) if they are not within `heights`
+    (metres above the ground), if the cell has no ray, or if the image is missing. Order: image
+    after image, row after row.
 
     size: height and width of each image. stride: pixels per cell. grid_from_base: (4, 4), transform of
     the augmented BEV grid. ground: surface that heights are measured from; None for z = 0.
@@ -103,6 +104,6 @@ def project_rays_to_bev(
         positions: NDArray[np.floating] = points[valid]
         if grid_from_base is not None:
             positions = poses.transform_points(grid_from_base, positions)
-        samples[k][valid] = positions[:, :2] / extent
+        samples[k][valid] = positions[:, :2] / half_extent
     # Clipped because large values overflow to infinity in half precision.
     return np.clip(samples.reshape(-1, RAY_SAMPLES, 2), -2.0, 2.0)

@@ -50,7 +50,7 @@ class DetectorConfig:
             Disable it for an ablation.
         dynamic_aggregation: Whether the second stage has LoGoNet's Feature Dynamic Aggregation. Disable
             it to save time.
-        camera_bev_exchange: Whether image features attend to the BEV features along the rays of their
+        bev_to_image_attention: Whether image features attend to the BEV features along the rays of their
             pixels before Global Fusion (after DeepInteraction). Enable it only together with
             global_fusion; it costs time.
         segmentation_classes: Number of classes of the image networks' auxiliary segmentation task in
@@ -74,9 +74,9 @@ class DetectorConfig:
     global_fusion: bool = True
     local_fusion: bool = True
     dynamic_aggregation: bool = True
-    camera_bev_exchange: bool = False
+    bev_to_image_attention: bool = False
     segmentation_classes: int = 9
 
     def __post_init__(self) -> None:
-        if self.camera_bev_exchange and not self.global_fusion:
-            raise ValueError("camera_bev_exchange needs global_fusion")
+        if self.bev_to_image_attention and not self.global_fusion:
+            raise ValueError("bev_to_image_attention needs global_fusion")

@@ -1,7 +1,7 @@
 """Input tensors of the fusion detector for one frame; used for training and on the vehicle.
 
 Tensor names (see also networks.fusion_detector): `<modality>_uv` are normalised coordinates in the
-stacked feature map `<modality>_feature_map`; `<modality>_visible` is 1 where an image contains the
+stacked feature map `<modality>_feature_map`; `<modality>_valid` is 1 where an image contains the
 point; `<modality>_rays` are BEV positions along the image rays. The modality is camera or thermal. Names
 with the prefix `roi_` belong to the refinement network.
 """
@@ -62,7 +62,7 @@ class ImageViews:
 
     cameras, thermals: one entry per image of the stacked feature map, None for a missing image.
     camera_size, thermal_size: height and width of the scaled images. masked_boxes: (H, 7) boxes within
-    which points count as not visible: objects that training pasted into the point cloud are not in the
+    which points are marked invalid: objects that training pasted into the point cloud are not in the
     images. ground: surface that the heights of points and boxes are measured from; None for z = 0.
     """
 
@@ -87,22 +87,22 @@ class ImageViews:
         if self.ground is not None:
             in_base = points.copy()
             in_base[:, 2] += self.ground.at(points[:, 0], points[:, 1])
-        camera_uv, camera_visible = project_to_feature_map(in_base, self.cameras, self.camera_size)
-        thermal_uv, thermal_visible = project_to_feature_map(
+        camera_uv, camera_valid = project_to_feature_map(in_base, self.cameras, self.camera_size)
+        thermal_uv, thermal_valid = project_to_feature_map(
             in_base, self.thermals, self.thermal_size
         )
         for box in () if self.masked_boxes is None else self.masked_boxes:
             rows = points_in_box(points, box)
-            camera_visible[rows], thermal_visible[rows] = 0.0, 0.0
+            camera_valid[rows], thermal_valid[rows] = 0.0, 0.0
         return {
             f"{prefix}camera_uv": camera_uv,
-            f"{prefix}camera_visible": camera_visible,
+            f"{prefix}camera_valid": camera_valid,
             f"{prefix}thermal_uv": thermal_uv,
-            f"{prefix}thermal_visible": thermal_visible,
+            f"{prefix}thermal_valid": thermal_valid,
         }
 
     def project_rays(
-        self, extent: float, base_from_grid: NDArray[np.float64] | None = None
+        self, half_extent: float, base_from_grid: NDArray[np.float64] | None = None
     ) -> Arrays:
         """BEV positions along the rays of all cells of both feature maps, by tensor name."""
         grid_from_base = None
@@ -110,7 +110,13 @@ class ImageViews:
             grid_from_base = np.linalg.inv(base_from_grid).astype(np.float64)
         return {
             f"{modality}_rays": project_rays_to_bev(
-                views, size, FEATURE_STRIDE, extent, PILLAR_HEIGHTS, grid_from_base, self.ground
+                views,
+                size,
+                FEATURE_STRIDE,
+                half_extent,
+                PILLAR_HEIGHTS,
+                grid_from_base,
+                self.ground,
             )
             for modality, views, size in (
                 ("camera", self.cameras, self.camera_size),
@@ -132,7 +138,7 @@ def proposal_inputs(
     points: (N, 4) float32 in the grid's frame, z above the ground. ultrasonics: (U, 8) in the grid's
     frame, see rasterise_ultrasonic_ranges. base_from_grid: (4, 4), transform of the augmented grid (may
     mirror and scale); None for the identity. ray_samples: whether to add the inputs `<modality>_rays`,
-    which DetectorConfig.camera_bev_exchange needs.
+    which DetectorConfig.bev_to_image_attention needs.
     """
     pillars = build_pillars(points, config)
     if not len(pillars.cells) and views.count:
@@ -142,32 +148,37 @@ def proposal_inputs(
         positions = poses.transform_points(base_from_grid, positions)
     projected = views.project(positions)
     if len(pillars.cells) and not len(points):
-        visible = projected["camera_visible"] + projected["thermal_visible"]
-        keep = np.flatnonzero(visible > 0)
+        valid = projected["camera_valid"] + projected["thermal_valid"]
+        keep = np.flatnonzero(valid > 0)
         distance = np.hypot(*pillars.centroids[keep, :2].T)
         nearest = np.argsort(distance, kind="stable")[: config.max_pillars]
         keep = np.sort(keep[nearest])
-        pillars = Pillars(pillars.features[keep], pillars.cells[keep], pillars.centroids[keep])
+        overflow = max(0, len(distance) - config.max_pillars)
+        pillars = Pillars(
+            pillars.features[keep], pillars.cells[keep], pillars.centroids[keep], overflow
+        )
         projected = {name: values[keep] for name, values in projected.items()}
     size, count = config.max_pillars, len(pillars.cells)
     arrays: Arrays = {
         "pillars": np.zeros((size, PILLAR_CHANNELS), np.float32),
         # Unused rows point to a cell beyond the last one, which the network discards.
-        "cells": np.full(size, config.size**2, np.int64),
-        "ultrasonic": rasterise_ultrasonic_ranges(ultrasonics, config.extent, config.cell),
+        "pillar_cells": np.full(size, config.size**2, np.int64),
+        "ultrasonic_grid": rasterise_ultrasonic_ranges(
+            ultrasonics, config.half_extent, config.cell
+        ),
     }
     arrays["pillars"][:count] = pillars.features
-    arrays["cells"][:count] = pillars.cells
+    arrays["pillar_cells"][:count] = pillars.cells
     for name, values in projected.items():
         arrays[name] = np.zeros((size, *values.shape[1:]), np.float32)
         arrays[name][:count] = values
     if ray_samples:
-        arrays |= views.project_rays(config.extent, base_from_grid)
+        arrays |= views.project_rays(config.half_extent, base_from_grid)
     return arrays, pillars.overflow
 
 
 def _pillars_without_lidar(config: PillarConfig) -> Pillars:
-    centres = (np.arange(config.size) + 0.5) * config.cell - config.extent
+    centres = (np.arange(config.size) + 0.5) * config.cell - config.half_extent
     x, y = np.meshgrid(centres, centres)
     cells = np.flatnonzero(np.hypot(x, y).ravel() < WITHOUT_LIDAR_RANGE)
     heights = np.full(len(cells), WITHOUT_LIDAR_HEIGHT)
@@ -182,7 +193,7 @@ def refinement_inputs(
     classes: int,
     index: PointIndex,
     views: ImageViews,
-    extent: float,
+    half_extent: float,
     base_from_grid: NDArray[np.float64] | None = None,
 ) -> Arrays:
     """Inputs of the refinement network for R proposals, except the feature maps and the BEV map.
@@ -191,7 +202,7 @@ def refinement_inputs(
     the frame, z above the ground. base_from_grid: see proposal_inputs.
 
     `proposal_features` (R, classes + 11): score in the column of the class, log of length, width and
-    height, distance as a fraction of extent, z of the centre, and the extent features of
+    height, distance as a fraction of half_extent, z of the centre, and the extent features of
     compute_roi_features. `roi_bev` (R, 36, 2): normalised BEV positions of the grid columns.
     """
     grid, positions, extents, profile = compute_roi_features(boxes, index)
@@ -203,19 +214,19 @@ def refinement_inputs(
     features = np.zeros((count, classes + 5 + EXTENT_FEATURES), np.float32)
     features[np.arange(count), labels] = scores
     features[:, classes : classes + 3] = np.log(np.maximum(boxes[:, 3:6], MIN_SIZE))
-    features[:, classes + 3] = np.hypot(boxes[:, 0], boxes[:, 1]) / extent
+    features[:, classes + 3] = np.hypot(boxes[:, 0], boxes[:, 1]) / half_extent
     features[:, classes + 4] = boxes[:, 2]
     features[:, classes + 5 :] = extents
     return {
         "boxes": boxes.astype(np.float32),
         "proposal_features": features,
         # All grid points of a column have the same x and y; the height index is the innermost one.
-        "roi_bev": (positions[:, ::GRID, :2] / np.float32(extent)).astype(np.float32),
+        "roi_bev": (positions[:, ::GRID, :2] / np.float32(half_extent)).astype(np.float32),
         "roi_grid": grid,
         "roi_camera_uv": projected["roi_camera_uv"].reshape(count, -1, 2),
-        "roi_camera_visible": projected["roi_camera_visible"].reshape(count, -1),
+        "roi_camera_valid": projected["roi_camera_valid"].reshape(count, -1),
         "roi_thermal_uv": projected["roi_thermal_uv"].reshape(count, -1, 2),
-        "roi_thermal_visible": projected["roi_thermal_visible"].reshape(count, -1),
+        "roi_thermal_valid": projected["roi_thermal_valid"].reshape(count, -1),
         "roi_profile": profile,
     }
 
@@ -252,7 +263,7 @@ class ImagePreprocessor:
             _calibrated(frame, frame.thermals, self.thermal_cameras)
         ):
             normaliser = self._normalisers.setdefault(name, ThermalNormaliser())
-            normalised = normaliser.normalise(thermal.pixels, thermal.stamp_ns)
+            normalised = normaliser.normalise(thermal.filled_pixels(), thermal.stamp_ns)
             pixels["thermals"][k] = fit_image(
                 np.rint(255 * normalised).astype(np.uint8), self.thermal_size
             )

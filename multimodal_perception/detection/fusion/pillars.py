@@ -2,7 +2,7 @@
 
 PointPillars limits the number of points per pillar and learns a feature for each point. Here a compiled
 kernel accumulates moments and a height histogram over all points of each pillar, and the network learns
-from those. No point within the grid is dropped.
+from those. No point of a kept pillar is dropped.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ class PillarConfig:
     """Bird's-eye-view grid of the pillars, a square centred on the vehicle.
 
     Attributes:
-        extent: Half the side length of the grid. Increase it to detect more distant objects; memory and
-            time grow with its square, and the network must be trained with it.
+        half_extent: Half the side length of the grid. Increase it to detect more distant objects;
+            memory and time grow with its square, and the network must be trained with it.
         cell: Side length of a pillar. Decrease it to separate small objects better; memory and time
             grow, and the network must be trained with it.
-        max_pillars: Maximum number of pillars per frame. Increase it for LiDARs with very many points;
-            pillars beyond the limit are dropped, the most distant first, and counted in diagnostics.
+        max_pillars: Maximum number of pillars per frame. Increase it for LiDARs with very many
+            points; pillars beyond the limit are dropped, the most distant first, and counted in
+            diagnostics.
     """
 
-    extent: float = field(default=51.2, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
+    half_extent: float = field(default=51.2, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
     cell: float = field(default=0.4, metadata={"min": 0.1, "max": 2.0, "unit": "m"})
     max_pillars: int = field(default=12000, metadata={"min": 100, "max": 200000})
 
     def __post_init__(self) -> None:
         if self.size % 8:
-            raise ValueError("2 extent / cell must be a multiple of 8")
+            raise ValueError("2 half_extent / cell must be a multiple of 8")
 
     @property
     def size(self) -> int:
         """Number of cells along each side of the grid."""
-        return round(2 * self.extent / self.cell)
+        return round(2 * self.half_extent / self.cell)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Pillars:
     """The M non-empty pillars of a frame.
 
     features: (M, PILLAR_CHANNELS) float32; 14 moment channels and the height histogram:
-        log count, mean offset from the cell's centre (x, y, in cells), mean z, standard deviations of x
-        and y (in cells), covariance of x and y, standard deviation of z, minimum z, maximum z, distance
-        from the vehicle (as a fraction of extent), maximum and mean intensity, 1 (there are points).
+        log count, mean offset from the cell's centre (x, y, in cells), mean z, standard deviations
+        of x and y (in cells), covariance of x and y, standard deviation of z, minimum z, maximum z,
+        distance from the vehicle (as a fraction of half_extent), maximum and mean intensity, 1
+        (there are points).
     cells: (M,) int32, row * size + column; rows run along y, columns along x.
     centroids: (M, 3) float32, mean of the points in metres.
     overflow: number of pillars dropped because of max_pillars.
@@ -77,15 +79,15 @@ def build_pillars(points: NDArray[np.float32], config: PillarConfig) -> Pillars:
     size = config.size
     slot_of_cell = np.full(size * size, -1, np.int32)
     cell_of_point = np.empty(len(points), np.int32)
-    extent, cells_per_m = np.float32(config.extent), np.float32(1 / config.cell)
-    count = _assign(points, slot_of_cell, cell_of_point, extent, cells_per_m, size)
+    half_extent, cells_per_m = np.float32(config.half_extent), np.float32(1 / config.cell)
+    count = _assign(points, slot_of_cell, cell_of_point, half_extent, cells_per_m, size)
     sums = np.zeros((count, 12 + HEIGHT_BINS), np.float32)
     sums[:, 8], sums[:, 9], sums[:, 10] = 1e9, -1e9, 0.0
     cells = np.empty(count, np.int32)
-    _accumulate(points, cell_of_point, slot_of_cell, sums, cells, extent, cells_per_m, size)
+    _accumulate(points, cell_of_point, slot_of_cell, sums, cells, half_extent, cells_per_m, size)
     features = np.empty((count, PILLAR_CHANNELS), np.float32)
     centroids = np.empty((count, 3), np.float32)
-    _compute_features(sums, cells, features, centroids, config.extent, config.cell, size)
+    _compute_features(sums, cells, features, centroids, config.half_extent, config.cell, size)
     limit = config.max_pillars
     if count <= limit:
         return Pillars(features, cells, centroids)
@@ -100,14 +102,14 @@ def empty_pillars(
     """Pillars without points at positions (M, 3); their features come from images only."""
     features = np.zeros((len(cells), PILLAR_CHANNELS), np.float32)
     distance = np.hypot(positions[:, 0], positions[:, 1])
-    features[:, RANGE_CHANNEL] = distance / np.float32(config.extent)
+    features[:, RANGE_CHANNEL] = distance / np.float32(config.half_extent)
     return Pillars(features, cells, positions)
 
 
 @numba.njit(cache=True, nogil=True)
-def _cell_of(x, y, extent, cells_per_m, size):  # type: ignore[no-untyped-def]
-    column, row = int((x + extent) * cells_per_m), int((y + extent) * cells_per_m)
-    if x < -extent or y < -extent or column >= size or row >= size:
+def _cell_of(x, y, half_extent, cells_per_m, size):  # type: ignore[no-untyped-def]
+    column, row = int((x + half_extent) * cells_per_m), int((y + half_extent) * cells_per_m)
+    if x < -half_extent or y < -half_extent or column >= size or row >= size:
         return -1
     return row * size + column
 
@@ -118,13 +120,13 @@ def _in_height(z):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _assign(points, slot_of_cell, cell_of_point, extent, cells_per_m, size):  # type: ignore[no-untyped-def]
+def _assign(points, slot_of_cell, cell_of_point, half_extent, cells_per_m, size):  # type: ignore[no-untyped-def]
     """Number the cells that contain points; fill the cell of each point (N,), -1 outside the grid."""
     count = 0
     for i in range(len(points)):
         cell = -1
         if _in_height(points[i, 2]):
-            cell = _cell_of(points[i, 0], points[i, 1], extent, cells_per_m, size)
+            cell = _cell_of(points[i, 0], points[i, 1], half_extent, cells_per_m, size)
         cell_of_point[i] = cell
         if cell >= 0 and slot_of_cell[cell] < 0:
             slot_of_cell[cell] = count
@@ -134,7 +136,7 @@ def _assign(points, slot_of_cell, cell_of_point, extent, cells_per_m, size):  # 
 
 @numba.njit(cache=True, nogil=True)
 def _accumulate(  # type: ignore[no-untyped-def]
-    points, cell_of_point, slot_of_cell, sums, cells, extent, cells_per_m, size
+    points, cell_of_point, slot_of_cell, sums, cells, half_extent, cells_per_m, size
 ):
     """Sum moments and histograms over the points of each pillar; fill the cell of each pillar."""
     cell_m = np.float32(1.0) / cells_per_m
@@ -145,8 +147,8 @@ def _accumulate(  # type: ignore[no-untyped-def]
         cells[slot_of_cell[cell]] = cell
         s = sums[slot_of_cell[cell]]
         # Offsets from the cell's centre: squares of large coordinates would lose precision in float32.
-        x = points[i, 0] + extent - (cell % size + np.float32(0.5)) * cell_m
-        y = points[i, 1] + extent - (cell // size + np.float32(0.5)) * cell_m
+        x = points[i, 0] + half_extent - (cell % size + np.float32(0.5)) * cell_m
+        y = points[i, 1] + half_extent - (cell // size + np.float32(0.5)) * cell_m
         s[0] += 1
         s[1] += x
         s[2] += y
@@ -163,14 +165,14 @@ def _accumulate(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _compute_features(sums, cells, features, centroids, extent, cell, size):  # type: ignore[no-untyped-def]
+def _compute_features(sums, cells, features, centroids, half_extent, cell, size):  # type: ignore[no-untyped-def]
     """Fill the features and centroids of each pillar from its sums; see Pillars."""
     for i in range(len(sums)):
         s, f = sums[i], features[i]
         n = s[0]
         x, y, z = s[1] / n, s[2] / n, s[3] / n
-        centre_x = (cells[i] % size + 0.5) * cell - extent
-        centre_y = (cells[i] // size + 0.5) * cell - extent
+        centre_x = (cells[i] % size + 0.5) * cell - half_extent
+        centre_y = (cells[i] // size + 0.5) * cell - half_extent
         f[0] = LOG_COUNTS[min(int(n), len(LOG_COUNTS) - 1)] / 4.0
         f[1], f[2], f[3] = x / cell, y / cell, z
         f[4] = np.sqrt(max(s[4] / n - x * x, 0.0)) / cell * 3.0
@@ -179,7 +181,7 @@ def _compute_features(sums, cells, features, centroids, extent, cell, size):  # 
         f[7] = np.sqrt(max(s[7] / n - z * z, 0.0))
         f[8], f[9] = s[8], s[9]
         centroids[i, 0], centroids[i, 1], centroids[i, 2] = centre_x + x, centre_y + y, z
-        f[10] = np.sqrt(centroids[i, 0] ** 2 + centroids[i, 1] ** 2) / extent
+        f[10] = np.sqrt(centroids[i, 0] ** 2 + centroids[i, 1] ** 2) / half_extent
         f[11], f[12] = s[10], s[11] / n
         f[13] = 1.0
         for k in range(HEIGHT_BINS):

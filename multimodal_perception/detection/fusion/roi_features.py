@@ -47,22 +47,22 @@ class PointIndex:
     """Points sorted into square cells of the ground plane for fast spatial queries.
 
     points: (N, 4) float32, sorted by cell. starts: (size * size + 1,) int32, first point of each cell.
-    extent: half side of the square, metres. size: number of cells per side.
+    half_extent: half side of the square, metres. size: number of cells per side.
     """
 
     points: NDArray[np.float32]
     starts: NDArray[np.int32]
-    extent: float
+    half_extent: float
     size: int
 
     @classmethod
-    def build(cls, points: NDArray[np.float32], extent: float) -> PointIndex:
+    def build(cls, points: NDArray[np.float32], half_extent: float) -> PointIndex:
         """Index points (N, 4); those outside the square are dropped."""
-        size = int(np.ceil(2 * extent / INDEX_CELL))
+        size = int(np.ceil(2 * half_extent / INDEX_CELL))
         starts = np.zeros(size * size + 1, np.int32)
         ordered = np.empty_like(points)
-        count = _sort(points, np.float32(extent), size, starts, ordered)
-        return cls(ordered[:count], starts, extent, size)
+        count = _sort(points, np.float32(half_extent), size, starts, ordered)
+        return cls(ordered[:count], starts, half_extent, size)
 
 
 def compute_roi_features(
@@ -95,19 +95,27 @@ def compute_roi_features(
     positions = np.empty((len(boxes), GRID**3, 3), np.float32)
     extents = np.zeros((len(boxes), EXTENT_FEATURES), np.float32)
     profile = np.zeros((len(boxes), PROFILE_FEATURES), np.float32)
-    extent = np.float32(index.extent)
+    half_extent = np.float32(index.half_extent)
     _compute(
-        boxes, index.points, index.starts, extent, index.size, grid, positions, extents, profile
+        boxes,
+        index.points,
+        index.starts,
+        half_extent,
+        index.size,
+        grid,
+        positions,
+        extents,
+        profile,
     )
     return grid, positions, extents, profile
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort(points, extent, size, starts, ordered):  # type: ignore[no-untyped-def]
+def _sort(points, half_extent, size, starts, ordered):  # type: ignore[no-untyped-def]
     cells = np.empty(len(points), np.int32)
     for i in range(len(points)):
-        column = int(np.floor((points[i, 0] + extent) / INDEX_CELL))
-        row = int(np.floor((points[i, 1] + extent) / INDEX_CELL))
+        column = int(np.floor((points[i, 0] + half_extent) / INDEX_CELL))
+        row = int(np.floor((points[i, 1] + half_extent) / INDEX_CELL))
         inside = 0 <= column < size and 0 <= row < size
         cells[i] = row * size + column if inside else -1
         if inside:
@@ -124,7 +132,7 @@ def _sort(points, extent, size, starts, ordered):  # type: ignore[no-untyped-def
 
 @numba.njit(cache=True, nogil=True)
 def _compute(  # type: ignore[no-untyped-def]
-    boxes, points, starts, extent, size, grid, positions, extents, profile
+    boxes, points, starts, half_extent, size, grid, positions, extents, profile
 ):
     """Fill the four arrays, see compute_roi_features."""
     stack = np.empty((256, 3), np.float32)  # returns that the face is searched in
@@ -144,10 +152,10 @@ def _compute(  # type: ignore[no-untyped-def]
         query_y = abs(s) * half + 0.5 * abs(c) * side[1]
         # Sign of the direction along the box that points to the sensor.
         towards, kept = np.float32(1.0 if line[0] >= 0.0 else -1.0), 0
-        first_row = max(int(np.floor((b[1] - query_y + extent) / INDEX_CELL)), 0)
-        last_row = min(int(np.floor((b[1] + query_y + extent) / INDEX_CELL)), size - 1)
-        first = max(int(np.floor((b[0] - query_x + extent) / INDEX_CELL)), 0)
-        last = min(int(np.floor((b[0] + query_x + extent) / INDEX_CELL)), size - 1)
+        first_row = max(int(np.floor((b[1] - query_y + half_extent) / INDEX_CELL)), 0)
+        last_row = min(int(np.floor((b[1] + query_y + half_extent) / INDEX_CELL)), size - 1)
+        first = max(int(np.floor((b[0] - query_x + half_extent) / INDEX_CELL)), 0)
+        last = min(int(np.floor((b[0] + query_x + half_extent) / INDEX_CELL)), size - 1)
         for row in range(first_row, last_row + 1):
             if last < first:
                 break

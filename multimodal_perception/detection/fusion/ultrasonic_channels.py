@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def rasterise_ultrasonic_ranges(
-    readings: NDArray[np.float32], extent: float, cell: float
+    readings: NDArray[np.float32], half_extent: float, cell: float
 ) -> NDArray[np.float32]:
     """Two BEV channels (2, S, S) float32: obstacle arcs and free space.
 
@@ -19,7 +19,7 @@ def rasterise_ultrasonic_ranges(
     cells of the cone up to the measured range. A range of +inf, or of the maximum range and more, means
     free space up to the maximum range; NaN and -inf are ignored.
     """
-    size = round(2 * extent / cell)
+    size = round(2 * half_extent / cell)
     channels = np.zeros((2, size, size), np.float32)
     for row in np.asarray(readings, np.float64).reshape(-1, 8):
         x, y, _, yaw, distance, _, max_range, angle = row
@@ -29,23 +29,23 @@ def rasterise_ultrasonic_ranges(
             continue
         is_obstacle = distance < max_range
         _rasterise(
-            channels, x, y, yaw, min(distance, max_range), angle / 2, is_obstacle, extent, cell
+            channels, x, y, yaw, min(distance, max_range), angle / 2, is_obstacle, half_extent, cell
         )
     return channels
 
 
 @numba.njit(cache=True, nogil=True)
-def _rasterise(channels, x, y, yaw, distance, half_angle, is_obstacle, extent, cell):  # type: ignore[no-untyped-def]
+def _rasterise(channels, x, y, yaw, distance, half_angle, is_obstacle, half_extent, cell):  # type: ignore[no-untyped-def]
     """Add one reading. The first pass counts the cells of the arc, the second one fills them."""
     size = channels.shape[1]
     arc_half_width = 0.7 * cell
     radius = int(np.ceil((distance + 2 * arc_half_width) / cell)) + 1
-    column, row = int((x + extent) / cell), int((y + extent) / cell)
+    column, row = int((x + half_extent) / cell), int((y + half_extent) / cell)
     arc_cells = 0
     for second_pass in range(2):
         for i in range(max(row - radius, 0), min(row + radius + 1, size)):
             for j in range(max(column - radius, 0), min(column + radius + 1, size)):
-                dx, dy = (j + 0.5) * cell - extent - x, (i + 0.5) * cell - extent - y
+                dx, dy = (j + 0.5) * cell - half_extent - x, (i + 0.5) * cell - half_extent - y
                 cell_distance = np.sqrt(dx * dx + dy * dy)
                 bearing = np.arctan2(dy, dx) - yaw
                 bearing = abs((bearing + np.pi) % (2 * np.pi) - np.pi)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from multimodal_perception.detection.geometric.box_fit import (
     ANGLE,
-    DEPTH,
     GROUND,
     MAX_POINTS,
-    SHOULDER,
+    MEAN_EDGE_DISTANCE,
+    MIN_END_HEIGHT,
     TOP,
+    end_height_and_edge_distance,
     set_angle,
-    shoulder_and_depth,
     subsample,
 )
 from multimodal_perception.detection.geometric.clustering import Clusters
@@ -45,6 +45,9 @@ MAX_HITS = 200.0
 # If the cost is higher than RETRY_COST, ANGLE_STEPS angles are tried for objects wider than
 # RETRY_MIN_WIDTH metres.
 RETRY_COST, ANGLE_STEPS, RETRY_MIN_WIDTH = 0.12, 12, 1.2
+# Modes of _extend: at which end the visible interval is extended. A search tries the first ones.
+FAR_END, NEAR_END, BOTH_ENDS, NOT_EXTENDED = range(4)
+ALL_MODES, FAR_END_ONLY = 4, 1
 # Maximum numbers of rays evaluated for each hypothesis, and for the chosen one.
 SEARCH_RAYS, FINAL_RAYS = 250, 4000
 
@@ -87,21 +90,23 @@ def _complete(row, points, own, size, box, ends, owner, starts, origins):  # typ
     A rounded bumper can be fitted with the corner of a rectangle instead of its edge. If the rays
     contradict the fitted angle, other angles are tried.
     """
-    best = _search(row, own, size, MAX_COST, 4, box, ends, owner, starts, origins)
+    best = _search(row, own, size, MAX_COST, ALL_MODES, box, ends, owner, starts, origins)
     if best > RETRY_COST and size[1] > RETRY_MIN_WIDTH:
         few = subsample(points, 150)
         other = row.copy()
         lowest, angle = best - ROTATED_COST, -1.0
         for step in range(1, ANGLE_STEPS):
             set_angle(other, few, (row[ANGLE] + 0.5 * np.pi * step / ANGLE_STEPS) % (0.5 * np.pi))
-            cost = _search(other, own, size, lowest, 1, box, ends, owner, starts, origins)
+            cost = _search(
+                other, own, size, lowest, FAR_END_ONLY, box, ends, owner, starts, origins
+            )
             if cost < lowest:
                 lowest, angle = cost, other[ANGLE]
         if angle >= 0.0:
             many = subsample(points, MAX_POINTS)
             set_angle(row, many, angle)
-            row[SHOULDER], row[DEPTH] = shoulder_and_depth(many, row)
-            best = _search(row, own, size, MAX_COST, 4, box, ends, owner, starts, origins)
+            row[MIN_END_HEIGHT], row[MEAN_EDGE_DISTANCE] = end_height_and_edge_distance(many, row)
+            best = _search(row, own, size, MAX_COST, ALL_MODES, box, ends, owner, starts, origins)
     return best < MAX_COST
 
 
@@ -109,8 +114,8 @@ def _complete(row, points, own, size, box, ends, owner, starts, origins):  # typ
 def _search(row, own, size, best, modes, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """Write the footprint of least cost at one angle into box if its cost is below best.
 
-    Returns the lower one of best and that cost. modes: number of modes of _extend that are tried along
-    each axis.
+    Returns the lower one of best and that cost. modes: number of modes of _extend, starting with
+    FAR_END, that are tried along each axis.
     """
     for rotated in range(2):
         for mode_u in range(modes):
@@ -118,7 +123,7 @@ def _search(row, own, size, best, modes, box, ends, owner, starts, origins):  # 
                 tried, cost = _hypothesis(row, size, rotated, mode_u, mode_v, origins[0])
                 if cost >= best:
                     continue
-                through, hits, foreign, _, _, _ = evaluate_box(
+                rays_through, hits, foreign_returns, _, _, _ = evaluate_box(
                     tried,
                     row[GROUND],
                     row[TOP],
@@ -130,9 +135,8 @@ def _search(row, own, size, best, modes, box, ends, owner, starts, origins):  # 
                     starts,
                     origins,
                 )
-                cost += through / (min(hits, MAX_HITS) + 3.0) + FOREIGN_COST * foreign / (
-                    hits + 3.0
-                )
+                crossing = rays_through / (min(hits, MAX_HITS) + 3.0)
+                cost += crossing + FOREIGN_COST * foreign_returns / (hits + 3.0)
                 if cost < best:
                     best = cost
                     box[:] = tried
@@ -178,30 +182,29 @@ def _hypothesis(row, size, rotated, mode_u, mode_v, origin):  # type: ignore[no-
 def _extend(low, high, full, origin, mode):  # type: ignore[no-untyped-def]
     """An interval extended to the length `full`, and the cost.
 
-    mode: 0 at the far end, 1 at the near end, 2 at both ends, 3 not at all. origin: position of the
-    LiDAR.
+    mode: FAR_END, NEAR_END, BOTH_ENDS or NOT_EXTENDED. origin: position of the LiDAR.
     """
     missing = full - (high - low)
     if missing <= 0:
-        return low, high, (0.0 if mode == 0 else np.inf)
+        return low, high, (0.0 if mode == FAR_END else np.inf)
     facing = low < origin < high
     towards_high = origin < (low + high) / 2
-    if mode == 3:
+    if mode == NOT_EXTENDED:
         return (
             low,
             high,
             (NOT_EXTENDED_COST * missing if high - low > MIN_VISIBLE_FRACTION * full else np.inf),
         )
-    if mode == 2:
+    if mode == BOTH_ENDS:
         return (
             low - missing / 2,
             high + missing / 2,
             (0.0 if facing else EXTEND_BOTH_COST * missing),
         )
-    if mode == 1:
+    if mode == NEAR_END:
         towards_high = not towards_high
     cost = EXTEND_BOTH_COST * missing if facing else 0.0
-    if mode == 1 and not facing:
+    if mode == NEAR_END and not facing:
         cost = EXTEND_TOWARDS_COST * missing
     if towards_high:
         return low, high + missing, cost

@@ -112,20 +112,32 @@ def rectangle(points, angle):  # type: ignore[no-untyped-def]
 
 
 # Columns of the rows of fit_rectangles.
-ANGLE, LOW_U, HIGH_U, LOW_V, HIGH_V, GROUND, BOTTOM, TOP, POINTS, COLUMN, SHOULDER, DEPTH = range(
-    12
-)
+(
+    ANGLE,
+    LOW_U,
+    HIGH_U,
+    LOW_V,
+    HIGH_V,
+    GROUND,
+    BOTTOM,
+    TOP,
+    NUM_POINTS,
+    HEIGHT_ABOVE_CLUSTER,
+    MIN_END_HEIGHT,
+    MEAN_EDGE_DISTANCE,
+) = range(12)
 
 
 @numba.njit(cache=True, nogil=True)
 def fit_rectangles(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
     """Rectangle and shape of each of C clusters: rows (C, 12) float64 with the columns above.
 
-    ANGLE, LOW_U .. HIGH_V: the rectangle. GROUND: z of the ground. BOTTOM, TOP: heights above the ground
-    of the lowest and the highest return of the cluster. POINTS: number of points. COLUMN: height of the
-    highest return above the cluster. SHOULDER: the lower of the heights at the two ends of the longer
-    side. DEPTH: mean distance of the returns below 1 m from the closer of the two visible edges.
-    Clusters longer than MAX_LENGTH have an axis-aligned rectangle and heights 0.
+    ANGLE, LOW_U .. HIGH_V: the rectangle. GROUND: z of the ground. BOTTOM, TOP: heights above the
+    ground of the lowest and the highest return of the cluster. NUM_POINTS: number of points.
+    HEIGHT_ABOVE_CLUSTER: height of the highest return above the cluster. MIN_END_HEIGHT: the lower
+    of the heights at the two ends of the longer side. MEAN_EDGE_DISTANCE: mean distance of the
+    returns below 1 m from the closer of the two visible edges. Clusters longer than MAX_LENGTH have
+    an axis-aligned rectangle and heights 0.
 
     points: (M, 4) float32, x y z and height above the ground, sorted by cluster. starts: (C + 1,), first
     point of each cluster. column_top: (C,) metres. origin: (3,), position of the LiDAR.
@@ -134,7 +146,7 @@ def fit_rectangles(points, starts, column_top, origin):  # type: ignore[no-untyp
     for k in range(len(starts) - 1):
         row = rows[k]
         run = points[starts[k] : starts[k + 1]]
-        row[POINTS] = len(run)
+        row[NUM_POINTS] = len(run)
         low_x, high_x = run[:, 0].min(), run[:, 0].max()
         low_y, high_y = run[:, 1].min(), run[:, 1].max()
         if np.hypot(high_x - low_x, high_y - low_y) > MAX_LENGTH:
@@ -145,9 +157,9 @@ def fit_rectangles(points, starts, column_top, origin):  # type: ignore[no-untyp
         row[GROUND] = np.median(run[:, 2] - run[:, 3])
         heights = np.sort(run[:, 3])
         row[BOTTOM], row[TOP] = heights[0], heights[-1 - len(run) // 100]
-        row[COLUMN] = column_top[k]
+        row[HEIGHT_ABOVE_CLUSTER] = column_top[k]
         set_angle(row, run, angle)
-        row[SHOULDER], row[DEPTH] = shoulder_and_depth(run, row)
+        row[MIN_END_HEIGHT], row[MEAN_EDGE_DISTANCE] = end_height_and_edge_distance(run, row)
     return rows
 
 
@@ -165,8 +177,11 @@ def set_angle(row, points, angle):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def shoulder_and_depth(points, row):  # type: ignore[no-untyped-def]
-    """SHOULDER and DEPTH of points (N, 4) whose rectangle is in row; see fit_rectangles."""
+def end_height_and_edge_distance(points, row):  # type: ignore[no-untyped-def]
+    """MIN_END_HEIGHT and MEAN_EDGE_DISTANCE of points (N, 4); see fit_rectangles.
+
+    row: (12,) with the rectangle of the points.
+    """
     c, s = np.cos(row[ANGLE]), np.sin(row[ANGLE])
     long_u = row[HIGH_U] - row[LOW_U] >= row[HIGH_V] - row[LOW_V]
     ends = np.zeros(2)
@@ -189,12 +204,12 @@ def shoulder_and_depth(points, row):  # type: ignore[no-untyped-def]
             edge_sums[3] += abs(row[HIGH_V] - v)
     if below == 0:
         return ends.min(), 0.0
-    depth = 0.0
+    distance = 0.0
     for i in range(len(points)):
         if points[i, 3] < 1.0:
             u = c * points[i, 0] + s * points[i, 1]
             v = c * points[i, 1] - s * points[i, 0]
             du = u - row[LOW_U] if edge_sums[0] < edge_sums[1] else row[HIGH_U] - u
             dv = v - row[LOW_V] if edge_sums[2] < edge_sums[3] else row[HIGH_V] - v
-            depth += max(min(du, dv), 0.0)
-    return ends.min(), depth / below
+            distance += max(min(du, dv), 0.0)
+    return ends.min(), distance / below

@@ -28,18 +28,19 @@ class Clusters:
 def cluster(
     points: NDArray[np.float32],
     cell: float,
-    extent: float,
+    half_extent: float,
     max_gap: float,
     max_gap_growth: float,
     min_points: int,
 ) -> Clusters:
     """Group points (N, 4), x y z height, whose grid cells are close to each other.
 
-    The maximum distance between cells is max_gap + max_gap_growth times the distance from the vehicle,
-    because the spacing of a LiDAR's points grows with the distance. Points beyond extent metres in x or
-    y, and clusters with fewer than min_points, are dropped. cell: size of the grid cells, metres.
+    The maximum distance between cells is max_gap + max_gap_growth times the distance from the
+    vehicle, because the spacing of a LiDAR's points grows with the distance. Points beyond
+    half_extent metres in x or y, and clusters with fewer than min_points, are dropped. cell: size
+    of the grid cells, metres.
     """
-    size = int(2 * extent / cell)
+    size = int(2 * half_extent / cell)
     order, starts = _components(points, cell, size, max_gap, max_gap_growth, min_points)
     return Clusters(points[order], starts, order)
 

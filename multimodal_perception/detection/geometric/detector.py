@@ -34,9 +34,11 @@ from multimodal_perception.detection.geometric.shape_scores import (
     score_hypotheses,
     size_fit,
 )
-from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry.boxes import iou_bev
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.rig import Rig
+from multimodal_perception.sensor_use import SensorUse, of_modalities
 
 # Returns higher than this above the ground do not belong to objects below them (bridges, trees), metres.
 MAX_COLUMN_HEIGHT = 6.0
@@ -52,33 +54,34 @@ class GeometricConfig:
     """Parameters of the geometric detector.
 
     Attributes:
-        extent: Half the side length of the square around the vehicle in which objects are detected.
-            Increase it for long-range LiDARs; larger values cost time.
-        cell: Cell size of the clustering grid. Decrease it to separate objects that are close to each
-            other; smaller values cost time.
-        height_range: Minimum and maximum height above the ground of the points that are clustered. Raise
-            the minimum if grass or kerbs become objects; lower the maximum if trees join objects.
+        half_extent: Half the side length of the square around the vehicle in which objects are
+            detected. Increase it for long-range LiDARs; larger values cost time.
+        cluster_resolution: Cell size of the clustering grid. Decrease it to separate objects that
+            are close to each other; smaller values cost time.
+        height_range: Minimum and maximum height above the ground of the points that are clustered.
+            Raise the minimum if grass or kerbs become objects; lower the maximum if trees join
+            objects.
         max_gap: Maximum gap between points of one object, at distance 0. Increase it if objects are
             split into several clusters; decrease it if neighbouring objects are joined.
         max_gap_growth: Increase of max_gap per metre of distance, because the spacing of a LiDAR's
             points grows with the distance. Increase it for LiDARs with a low resolution.
-        min_points: Minimum number of points of a cluster. Decrease it to detect distant objects; smaller
-            values give more false detections.
-        min_score: Boxes with a lower score are not reported. Increase it to get fewer false detections,
-            decrease it to miss fewer objects.
-        overlap: Maximum overlap of two boxes, as a fraction of the smaller footprint; of boxes that
-            overlap more, the one with the lower score is dropped. Increase it if objects that touch each
-            other are missed.
+        min_points: Minimum number of points of a cluster. Decrease it to detect distant objects;
+            smaller values give more false detections.
+        min_score: Boxes with a lower score are not reported. Increase it to get fewer false
+            detections, decrease it to miss fewer objects.
+        nms_overlap_of_smaller: Maximum overlap of two boxes, as a fraction of the smaller
+            footprint; of boxes that overlap more, the one with the lower score is dropped. Increase
+            it if objects that touch each other are missed.
     """
 
-    extent: float = field(default=64.0, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
-    cell: float = field(default=0.15, metadata={"min": 0.05, "max": 1.0, "unit": "m"})
+    half_extent: float = field(default=64.0, metadata={"min": 5.0, "max": 200.0, "unit": "m"})
+    cluster_resolution: float = field(default=0.15, metadata={"min": 0.05, "max": 1.0, "unit": "m"})
     height_range: tuple[float, float] = field(default=(0.25, 2.3), metadata={"unit": "m"})
     max_gap: float = field(default=0.3, metadata={"min": 0.1, "max": 2.0, "unit": "m"})
     max_gap_growth: float = field(default=0.012, metadata={"min": 0.0, "max": 0.1, "unit": "m/m"})
     min_points: int = field(default=5, metadata={"min": 1, "max": 1000})
     min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    overlap: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    nms_overlap_of_smaller: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
 
     def __post_init__(self) -> None:
         if not 0 < self.height_range[0] < self.height_range[1]:
@@ -94,6 +97,10 @@ class GeometricDetector:
     def __init__(self, config: GeometricConfig | None = None) -> None:
         self.config = config or GeometricConfig()
         self.counts: Counter[str] = Counter()
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The LiDARs of a rig."""
+        return SensorUse(of_modalities(rig, Modality.LIDAR))
 
     def prepare(self, frame: SensorFrame) -> None:
         """Does nothing: this detector uses the point cloud only."""
@@ -111,7 +118,7 @@ class GeometricDetector:
             clusters.starts,
             cloud.points,
             cloud.height,
-            self.config.cell,
+            self.config.cluster_resolution,
             self.config.height_range[1],
         )
         rows = fit_rectangles(clusters.points, clusters.starts, tops, cloud.origins[0])
@@ -132,7 +139,9 @@ class GeometricDetector:
         scores[footprints[:, 2] == 0] = 0.0  # completion failed
         boxes = add_heights(shapes, evidence, footprints, labels)
         likely = np.flatnonzero(scores >= self.config.min_score)
-        kept = likely[suppress_overlaps(boxes[likely], scores[likely], self.config.overlap)]
+        kept = likely[
+            suppress_overlaps(boxes[likely], scores[likely], self.config.nms_overlap_of_smaller)
+        ]
         return Boxes3D(
             frame.stamp_ns,
             frame.base_frame,
@@ -156,7 +165,9 @@ class GeometricDetector:
         points = np.empty((len(in_range), 4), np.float32)
         points[:, :3] = cloud.points[in_range, :3]
         points[:, 3] = cloud.height[in_range]
-        clusters = cluster(points, c.cell, c.extent, c.max_gap, c.max_gap_growth, c.min_points)
+        clusters = cluster(
+            points, c.cluster_resolution, c.half_extent, c.max_gap, c.max_gap_growth, c.min_points
+        )
         owner = np.where(cloud.height < low, GROUND_RETURN, HIGH_RETURN).astype(np.int32)
         owner[in_range] = UNCLUSTERED
         sizes = np.diff(clusters.starts)
@@ -169,7 +180,7 @@ def add_heights(
 ) -> Array:
     """Boxes (K, 7) from footprints (K, 5): as high as visible, or typical if the top is not visible."""
     typical = np.array([TYPICAL_SIZES[k][2] for k in labels], np.float64)
-    top = np.maximum(np.maximum(shapes.top, shapes.column), evidence.top)
+    top = np.maximum(np.maximum(shapes.top, shapes.height_above_cluster), evidence.top)
     top_hidden = top > shapes.ceiling - 0.2
     top = np.where(top_hidden, np.maximum(top, typical), top)
     yaw = np.arctan2(np.sin(footprints[:, 4]), np.cos(footprints[:, 4]))

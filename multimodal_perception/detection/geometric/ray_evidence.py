@@ -170,19 +170,21 @@ def _length_between(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-d
 def evaluate_box(  # type: ignore[no-untyped-def]
     box, ground, visible_top, own, margin, max_rays, ends, owner, starts, origins
 ):
-    """Evidence of the rays on an upright solid box: (through, hits, foreign, around, top, over).
+    """Evidence of the rays on an upright solid box.
+
+    Returns (rays_through, hits, foreign_returns, around, top, over).
 
     box: (5,) x y length width yaw. ground: z of its bottom. visible_top: height above the ground of the
     highest of its own returns. own: its cluster. margin: metres around it that count as surroundings.
     max_rays: if there are more rays, only every n-th one is evaluated, and counts n times.
 
-    through: rays with a path longer than MIN_PATH inside the body at SOLID_HEIGHTS that did not end in
-    its cluster. hits: returns of its cluster inside. foreign: returns of other clusters inside. around:
-    other returns above the ground in the margin. top: height above the ground of the highest return
-    inside that does not belong to another cluster. over: height of the lowest ray above visible_top that
-    passes over the box, infinite without one.
+    rays_through: rays with a path longer than MIN_PATH inside the body at SOLID_HEIGHTS that did
+    not end in its cluster. hits: returns of its cluster inside. foreign_returns: returns of other
+    clusters inside. around: other returns above the ground in the margin. top: height above the
+    ground of the highest return inside that does not belong to another cluster. over: height of the
+    lowest ray above visible_top that passes over the box, infinite without one.
     """
-    through = hits = foreign = around = top = 0.0
+    rays_through = hits = foreign_returns = around = top = 0.0
     c, s = np.cos(box[4]), np.sin(box[4])
     half_l, half_w = box[2] / 2, box[3] / 2
     in_l = max(half_l - SHRINK_MARGIN, 0.05)
@@ -220,7 +222,7 @@ def evaluate_box(  # type: ignore[no-untyped-def]
                 if x <= half_l + margin and y <= half_w + margin and owner[i] != GROUND_RETURN:
                     if x <= half_l and y <= half_w:
                         if owner[i] >= 0 and owner[i] != own:
-                            foreign += stride
+                            foreign_returns += stride
                         elif owner[i] != HIGH_RETURN:
                             top = max(top, ends[i, 3])
                         if owner[i] == own:
@@ -236,7 +238,7 @@ def evaluate_box(  # type: ignore[no-untyped-def]
                 h_in, h_out = oz + t_in * dz - ground, oz + end * dz - ground
                 path = _length_between(t_in, end, h_in, h_out, SOLID_HEIGHTS[0], SOLID_HEIGHTS[1])
                 if path * np.sqrt(dx * dx + dy * dy) > MIN_PATH:
-                    through += stride
+                    rays_through += stride
                 elif t_out < 1.0 and max(h_in, h_out) > visible_top:
                     over = min(over, max(h_in, h_out))
-    return through, hits, foreign, around, top, over
+    return rays_through, hits, foreign_returns, around, top, over

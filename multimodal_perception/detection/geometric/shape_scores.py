@@ -50,10 +50,10 @@ class Shapes:
     ground: Array
     bottom: Array
     top: Array
-    points: Array
-    column: Array
-    shoulder: Array
-    depth: Array
+    num_points: Array
+    height_above_cluster: Array
+    min_end_height: Array
+    mean_edge_distance: Array
     distance: Array
     ceiling: Array
     across: Array
@@ -94,9 +94,9 @@ class Shapes:
 class Evidence:
     """Ray evidence on K boxes, all (K,) float64; see ray_evidence.evaluate_box."""
 
-    through: Array
+    rays_through: Array
     hits: Array
-    foreign: Array
+    foreign_returns: Array
     around: Array
     top: Array
     over: Array
@@ -142,9 +142,9 @@ def score_hypotheses(
     beam_step, density: see ray_evidence.Rays.spacing.
     """
     scores = np.zeros(len(labels))
-    crossed = e.through / (e.through + e.hits + 2.0)
-    crowd = (e.around + e.foreign) / (e.hits + 3.0)
-    top = np.maximum(np.maximum(s.top, s.column), e.top)
+    crossed = e.rays_through / (e.rays_through + e.hits + 2.0)
+    crowd = (e.around + e.foreign_returns) / (e.hits + 3.0)
+    top = np.maximum(np.maximum(s.top, s.height_above_cluster), e.top)
     top_hidden = top > s.ceiling - 0.2
     # The true top is between the highest return and the lowest ray above it.
     limit = np.where(top_hidden, np.inf, top + beam_step * s.distance)
@@ -152,7 +152,7 @@ def score_hypotheses(
     # A solid face returns all the rays that the LiDAR sends towards it.
     height = np.maximum(s.top - s.bottom, 0.1)
     expected = density * s.across * height / np.maximum(s.distance, 1.0) ** 2
-    solid = np.interp(s.points / np.maximum(expected, 1.0), [0.1, 0.35], [0.2, 1.0])
+    solid = np.interp(s.num_points / np.maximum(expected, 1.0), [0.1, 0.35], [0.2, 1.0])
     for label in SCORED_CLASSES:
         score = size_fit(s, label) * solid * e.hits / (e.hits + HALF_SCORE_HITS[label])
         if label in (PEDESTRIAN, CYCLIST):
@@ -174,7 +174,7 @@ def _score_person(s: Shapes, label: int, crowd: Array, top: Array, over: Array) 
     score = height * isolated * _plausible(top - s.bottom, 0.5, 0.8, 3.0, 4.0)
     if label == CYCLIST:
         # The rider is in the centre, so both ends (the wheels) are low, unlike the corners of a car.
-        score *= np.interp(s.shoulder, [1.15, 1.4], [1.0, 0.4])
+        score *= np.interp(s.min_end_height, [1.15, 1.4], [1.0, 0.4])
     return score
 
 
@@ -189,7 +189,7 @@ def _score_vehicle(
     solid = np.interp(crossed, [0.1, 0.35], [1.0, 0.0])
     # Bodies of vehicles reflect at their surface, plants throughout their depth.
     smooth = np.interp(
-        s.depth / np.maximum(s.shorter_side, 0.8), [0.18, 0.25, 0.35], [1.0, 0.5, 0.0]
+        s.mean_edge_distance / np.maximum(s.shorter_side, 0.8), [0.18, 0.25, 0.35], [1.0, 0.5, 0.0]
     )
     isolated = np.interp(crowd, [0.1, 0.5, 1.5], [1.0, 0.6, 0.1])
     # A single thin face longer than a vehicle's rear may be a fence or a wall.

@@ -77,7 +77,7 @@ class GroundProjectionConfig:
             the position error grows with the square of the distance.
         ground_std: Standard deviation of the ground's height below an object, kerbs included. Increase
             it for uneven terrain; positions are then reported as less certain.
-        pitch_std: Standard deviation of the camera's pitch relative to the ground, including slopes.
+        pitch_std_deg: Standard deviation of the camera's pitch relative to the ground, including slopes.
             Increase it for vehicles with soft suspension or hilly roads.
         edge_std: Standard deviation of the edges of a 2D box, in addition to 3 % of its height. Increase
             it if the image detector's boxes are imprecise.
@@ -85,7 +85,7 @@ class GroundProjectionConfig:
 
     max_range: float = field(default=50.0, metadata={"min": 1.0, "max": 200.0, "unit": "m"})
     ground_std: float = field(default=0.07, metadata={"min": 0.0, "max": 5.0, "unit": "m"})
-    pitch_std: float = field(default=0.25, metadata={"min": 0.0, "max": 10.0, "unit": "deg"})
+    pitch_std_deg: float = field(default=0.25, metadata={"min": 0.0, "max": 10.0, "unit": "deg"})
     edge_std: float = field(default=1.0, metadata={"min": 0.0, "max": 50.0, "unit": "px"})
 
 
@@ -219,7 +219,7 @@ def _project_box(
     if distance > config.max_range:
         return None
     # d = h / tan(a): an angle error is amplified by (d^2 + h^2) / h.
-    angle_std = np.hypot(np.radians(config.pitch_std), edge_angle)
+    angle_std = np.hypot(np.radians(config.pitch_std_deg), edge_angle)
     radial_std = angle_std * (distance**2 + camera_height**2) / camera_height
     radial_std = np.hypot(radial_std, distance * config.ground_std / camera_height)
     radial_std = radial_std * (OCCLUSION_STD_FACTOR if occluded else 1.0)

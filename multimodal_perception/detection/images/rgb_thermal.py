@@ -14,18 +14,21 @@ from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.image_boxes import non_maximum_suppression
 from multimodal_perception.images.rgb_thermal_inputs import (
     INPUTS,
-    RgbThermalConfig,
     RgbThermalInputBuilder,
+    RgbThermalSegmenterConfig,
 )
 from multimodal_perception.perception import Boxes2D, StageStatus
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard, load_card
 from multimodal_perception.runtime.engine import Engine, EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.sensor_use import SensorUse, of_view
 
 OUTPUTS = ("scores", "boxes")
-# Non-maximum suppression gets the boxes with the highest scores, and keeps at most so many.
+# Non-maximum suppression gets the MAX_CANDIDATES boxes with the highest scores and keeps at most
+# MAX_DETECTIONS.
 MAX_CANDIDATES, MAX_DETECTIONS = 400, 100
 
 
@@ -40,14 +43,14 @@ class RgbThermalDetectorConfig:
             each one costs a run of the network.
         min_score: Boxes with a lower score are not reported. Increase it to get fewer false detections,
             decrease it to miss fewer objects.
-        overlap: Two boxes of one class whose IoU is larger are considered the same object, and the one
+        nms_iou: Two boxes of one class whose IoU is larger are considered the same object, and the one
             with the lower score is dropped. Increase it for crowds, where objects overlap in the image.
     """
 
     model: str = "image_detector"
     cameras: tuple[str, ...] = ()
     min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    overlap: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    nms_iou: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
 
 
 class RgbThermalDetector:
@@ -73,13 +76,17 @@ class RgbThermalDetector:
         self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
-        images = RgbThermalConfig(cameras=self.config.cameras)
+        images = RgbThermalSegmenterConfig(cameras=self.config.cameras)
         self._inputs = RgbThermalInputBuilder(card, images, self.counts)
 
     @property
     def status(self) -> tuple[StageStatus, ...]:
         """State of the inference engine."""
         return (engine_status(self.engine),)
+
+    def sensor_use(self, rig: Rig) -> SensorUse:
+        """The cameras whose views are processed, and the thermal cameras."""
+        return of_view(rig, self.config.cameras)
 
     def detect(self, frame: SensorFrame) -> Mapping[str, Boxes2D]:
         """Boxes by sensor, highest score first; empty for a frame without usable images."""
@@ -131,7 +138,7 @@ class RgbThermalDetector:
         # within each class and a cyclist is not suppressed by a car.
         offset = (labels[chosen] * 1e5)[:, None]
         kept = non_maximum_suppression(
-            boxes[chosen] + offset, best[chosen], self.config.overlap, MAX_DETECTIONS
+            boxes[chosen] + offset, best[chosen], self.config.nms_iou, MAX_DETECTIONS
         )
         chosen = chosen[kept]
         return boxes[chosen], best[chosen], labels[chosen].astype(np.int64)

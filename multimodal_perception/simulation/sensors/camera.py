@@ -41,7 +41,7 @@ class CameraSimulationConfig:
             optics.
         exposure_compensation: Exposure relative to the automatic one, in stops. Increase it for brighter
             images, lower it for darker ones.
-        shutter_time: Exposure time by day, which causes motion blur; it is four times as long at night
+        shutter_time_s: Exposure time by day, which causes motion blur; it is four times as long at night
             and indoors. Increase it for more motion blur; 0 disables motion blur.
         noise: Whether shot noise and read noise are added. Disable it for noise-free reference images.
     """
@@ -53,7 +53,7 @@ class CameraSimulationConfig:
     exposure_compensation: float = field(
         default=0.0, metadata={"min": -6.0, "max": 6.0, "unit": "EV"}
     )
-    shutter_time: float = field(default=0.002, metadata={"min": 0.0, "max": 0.1, "unit": "s"})
+    shutter_time_s: float = field(default=0.002, metadata={"min": 0.0, "max": 0.1, "unit": "s"})
     noise: bool = True
 
 
@@ -98,39 +98,47 @@ class SimulatedCamera:
         """Render an image (H, W, 3) uint8 RGB and its ground truth.
 
         pose: the camera's pose (4, 4) in the scene's frame. ego: pose (4, 4) of base_link, which the
-        head lamps are attached to. pose_after: the camera's pose at a time in seconds from the centre
+        headlights are attached to. pose_after: the camera's pose at a time in seconds from the centre
         of the exposure; without it there is no motion blur.
         """
         rays = rays_from_pose(pose, self.directions)
         hits = scene.cast_rays(rays)
-        sun = np.array(conditions.sun, np.float32)
+        sun_direction = np.array(conditions.sun_direction, np.float32)
         sunlight, zenith, horizon = daylight(conditions, indoor)
         lit = np.ones(len(rays), np.bool_)
         if indoor:
-            sun = np.array([0.25, 0.1, 0.963], np.float32)
+            sun_direction = np.array([0.25, 0.1, 0.963], np.float32)
         elif sunlight.max() > 0.01:
             to_sun = np.empty_like(rays)
-            soup = scene.soup
+            triangles = scene.triangles
             count, index = shadow_rays(
-                rays, hits.distance, hits.triangle, soup.corners, sun, SHADOW_RANGE, to_sun
+                rays,
+                hits.distance,
+                hits.triangle,
+                triangles.corners,
+                sun_direction,
+                SHADOW_RANGE,
+                to_sun,
             )
             lit[index] = ~scene.is_occluded(to_sun[:count])
         light = np.empty((len(rays), 3), np.float32)
-        soup = scene.soup
+        triangles = scene.triangles
         shade(
-            rays, hits.distance, hits.triangle, hits.uv, soup.corners, soup.normals, soup.materials,
-            soup.object_index, scene.objects, MATERIAL_TABLE, lit, sun, sunlight, zenith, horizon,
-            scene.lamps, _head_lamps(ego, conditions, indoor), float(scene.origin[0]),
-            conditions.extinction * (0.0 if indoor else 1.0), scene.box_index, scene.boxes,
-            conditions.adversarial_patch, light,
+            rays, hits.distance, hits.triangle, hits.uv, triangles.corners, triangles.normals,
+            triangles.materials, triangles.object_index, scene.objects, MATERIAL_TABLE, lit,
+            sun_direction, sunlight, zenith, horizon, scene.lamps, _headlights(ego, conditions, indoor),
+            float(scene.origin[0]), conditions.extinction * (0.0 if indoor else 1.0),
+            scene.box_index, scene.boxes, conditions.adversarial_patch, light,
         )  # fmt: skip
         light[~self.inside] = 0.0
         shape = self.model.height, self.model.width
         radiance = light.reshape(*shape, 3)
-        shutter_time = self.config.shutter_time * (4.0 if conditions.night or indoor else 1.0)
-        if pose_after is not None and shutter_time > 0.0:
-            ends = pose_after(-shutter_time / 2), pose_after(shutter_time / 2)
-            flow = pixel_motion(self.model, scene, hits, self.directions, pose, ends, shutter_time)
+        shutter_time_s = self.config.shutter_time_s * (4.0 if conditions.night or indoor else 1.0)
+        if pose_after is not None and shutter_time_s > 0.0:
+            ends = pose_after(-shutter_time_s / 2), pose_after(shutter_time_s / 2)
+            flow = pixel_motion(
+                self.model, scene, hits, self.directions, pose, ends, shutter_time_s
+            )
             radiance = apply_motion_blur(radiance, flow)
         pixels = self._expose_image(radiance, conditions, indoor, rng)
         return pixels, image_truth(
@@ -221,7 +229,7 @@ def image_truth(
     distance, triangle, directions, inside: of each pixel (H * W, ...), see RayHits and pixel_rays.
     shape: (H, W).
     """
-    object_index = scene.soup.object_index[np.maximum(triangle, 0)]
+    object_index = scene.triangles.object_index[np.maximum(triangle, 0)]
     is_hit = (triangle >= 0) & inside
     semantics = np.where(is_hit, scene.semantics[object_index], np.uint8(SKY_CLASS))
     semantics[~inside] = 0
@@ -273,10 +281,10 @@ def auto_exposure_gain(light: NDArray[np.float32]) -> float:
     return float(np.clip(0.19 / max(mean, 1e-4), 0.3, 14.0))
 
 
-def _head_lamps(
+def _headlights(
     ego: NDArray[np.float64], conditions: Conditions, indoor: bool
 ) -> NDArray[np.float32]:
-    """Head lamps (8,) float32 for shading.shade: position, direction, strength, lamp brightness."""
+    """Headlights (8,) float32 for shading.shade: position, direction, strength, lamp brightness."""
     position = ego[:3, 3] + ego[:3, :3] @ (1.8, 0.0, 0.68)
     dark = conditions.night and not indoor
     strength = (14.0, 2.0 * conditions.lamp_brightness) if dark else (0.0, 0.0)

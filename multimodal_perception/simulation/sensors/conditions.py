@@ -23,15 +23,15 @@ class Conditions:
         sun_azimuth: Azimuth of the sun in the odom frame, from x (forward) towards the left. Set it to
             about 0 to make the sun shine into the front cameras.
         lamp_brightness: Brightness of street lamps, hall lamps and windows as a fraction of normal; the
-            vehicle's head lamps are not affected. Set it to 0 for unlit roads and halls.
+            vehicle's headlights are not affected. Set it to 0 for unlit roads and halls.
         air_temperature: Temperature of the air, which thermal images depend on. Raise it to reduce the
             thermal contrast of people.
         fog_visibility: Meteorological visibility in fog, or 0 without fog. Lower it (to 5 m at least)
             for denser fog.
         rain: Rain rate. Increase it for more attenuation of light and LiDAR pulses, and for more drops
             on the camera lenses.
-        lens_dirt: Fraction of each camera's lens that is covered by dirt. Increase it to test the image
-            quality checks.
+        lens_dirt: Fraction of each camera's lens that is covered by dirt. Increase it to test
+            detection with a dirty lens.
         adversarial_patch: Side length of a printed pattern on all objects with a bounding box, visible
             only to cameras, in the manner of physical attacks on detectors (Thys et al. 2019); 0 means
             no patch. Set it to test robustness; the pattern is random and not optimised against any
@@ -59,11 +59,11 @@ class Conditions:
 
     @property
     def night(self) -> bool:
-        """Whether head lamps and street lamps are the only light."""
+        """Whether headlights and street lamps are the only light."""
         return self.sun_elevation < -1.0
 
     @property
-    def sun(self) -> tuple[float, float, float]:
+    def sun_direction(self) -> tuple[float, float, float]:
         """Unit vector towards the sun in the odom frame (x forward, y left, z up)."""
         e, a = math.radians(self.sun_elevation), math.radians(self.sun_azimuth)
         return math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)

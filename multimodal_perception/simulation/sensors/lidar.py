@@ -139,10 +139,11 @@ class SimulatedLidar:
         if conditions.foliage_penetration > 0:
             _penetrate_foliage(scene, rays, hits, conditions.foliage_penetration, rng)
         power, intensity = np.empty(len(rays), np.float32), np.empty(len(rays), np.float32)
-        soup = scene.soup
+        triangles = scene.triangles
         _received_power(
-            rays, hits.distance, hits.triangle, soup.corners, soup.materials, soup.object_index,
-            scene.objects, MATERIAL_TABLE, conditions.extinction, c.detection_range, power, intensity,
+            rays, hits.distance, hits.triangle, triangles.corners, triangles.materials,
+            triangles.object_index, scene.objects, MATERIAL_TABLE, conditions.extinction,
+            c.detection_range, power, intensity,
         )  # fmt: skip
         distance = hits.distance.copy()
         scattered = np.zeros(len(rays), np.bool_)
@@ -170,7 +171,7 @@ class SimulatedLidar:
         sweep = LidarSweep(
             self.name, stamp_ns, self.frame_id, points, times[kept].astype(np.float32), rings[kept]
         )
-        object_index = soup.object_index[np.maximum(hits.triangle[kept], 0)]
+        object_index = triangles.object_index[np.maximum(hits.triangle[kept], 0)]
         is_airborne = scattered[kept] | (hits.triangle[kept] < 0)
         semantics = np.where(is_airborne, np.uint8(0), scene.semantics[object_index])
         instances = np.where(is_airborne, np.int32(0), scene.tracks[object_index])
@@ -258,7 +259,7 @@ def _penetrate_foliage(
     """
     triangle = hits.triangle
     leaves = np.flatnonzero(
-        (triangle >= 0) & (scene.soup.materials[np.maximum(triangle, 0)] == Material.LEAVES)
+        (triangle >= 0) & (scene.triangles.materials[np.maximum(triangle, 0)] == Material.LEAVES)
     )
     path_length = rng.exponential(depth, len(leaves)).astype(np.float32)
     inner_rays = rays[leaves]  # a copy

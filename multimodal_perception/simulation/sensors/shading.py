@@ -132,7 +132,7 @@ def texture_factor(texture, x, y, z, along, distance):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def sky_light(dx, dy, dz, sun, zenith, horizon, glare, light):  # type: ignore[no-untyped-def]
+def sky_light(dx, dy, dz, sun_direction, zenith, horizon, glare, light):  # type: ignore[no-untyped-def]
     """Light of the sky in a direction, with clouds, sun disc and halo, written to light (3,)."""
     up = max(dz, 0.0) ** 0.5
     for k in range(3):
@@ -142,7 +142,7 @@ def sky_light(dx, dy, dz, sun, zenith, horizon, glare, light):  # type: ignore[n
     fraction = min(max((cloud - 0.75) * 1.4, 0.0), 0.7) * min(max(dz * 5.0, 0.0), 1.0)
     for k in range(3):
         light[k] += fraction * (0.95 * (horizon[0] + horizon[1] + horizon[2]) / 3.0 - light[k])
-    cosine = dx * sun[0] + dy * sun[1] + dz * sun[2]
+    cosine = dx * sun_direction[0] + dy * sun_direction[1] + dz * sun_direction[2]
     if glare > 0.0 and cosine > 0.0:
         halo = glare * (0.25 * cosine**40 + 1.5 * cosine**600 + (30.0 if cosine > 0.99995 else 0))
         light[0] += halo
@@ -189,7 +189,7 @@ def face_normal(corner, face):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def shadow_rays(rays, distance, triangle, corners, sun, max_distance, result):  # type: ignore[no-untyped-def]
+def shadow_rays(rays, distance, triangle, corners, sun_direction, max_distance, result):  # type: ignore[no-untyped-def]
     """Shadow rays from hits on faces towards the sun.
 
     Writes M rays (M, 6) to result (N, 6); returns M and the index (M,) of the hit of each ray. Hits on
@@ -202,14 +202,16 @@ def shadow_rays(rays, distance, triangle, corners, sun, max_distance, result):  
         if triangle[i] < 0 or distance[i] > max_distance:
             continue
         face_normal(corners[triangle[i]], face)
-        facing = face[0] * sun[0] + face[1] * sun[1] + face[2] * sun[2]
+        facing = (
+            face[0] * sun_direction[0] + face[1] * sun_direction[1] + face[2] * sun_direction[2]
+        )
         cosine = face[0] * rays[i, 3] + face[1] * rays[i, 4] + face[2] * rays[i, 5]
         if facing * cosine >= 0.0:  # the visible side faces away from the sun
             continue
         for k in range(3):
             step = 0.02 if cosine < 0 else -0.02
             result[count, k] = rays[i, k] + distance[i] * rays[i, 3 + k] + step * face[k]
-            result[count, 3 + k] = sun[k]
+            result[count, 3 + k] = sun_direction[k]
         index[count] = i
         count += 1
     return count, index[:count]
@@ -239,25 +241,25 @@ def apply_printed_patch(box, patch_size, x, y, z, face, colour):  # type: ignore
 @numba.njit(cache=True, nogil=True)
 def shade(  # type: ignore[no-untyped-def]
     rays, distance, triangle, uv, corners, normals, materials, object_index, objects, table,
-    lit, sun, sunlight, zenith, horizon, lamps, head_lamps, origin_x, extinction, box_index, boxes,
-    patch_size, light,
+    lit, sun_direction, sunlight, zenith, horizon, lamps, headlights, origin_x, extinction,
+    box_index, boxes, patch_size, light,
 ):  # fmt: skip
     """Light along each ray, written to light (N, 3) float32.
 
-    lit: (N,) whether the sun illuminates the hit. sun: unit vector to the sun. sunlight, zenith,
-    horizon: (3,) light of the sun and of the sky. lamps: (L, 3) positions. head_lamps: (8,) position
-    x y z and direction x y z of the head lamps, their strength, brightness of the street lamps.
+    lit: (N,) whether the sun illuminates the hit. sun_direction: unit vector to the sun. sunlight,
+    zenith, horizon: (3,) light of the sun and of the sky. lamps: (L, 3) positions. headlights: (8,)
+    position x y z and direction x y z of the headlights, their strength, brightness of the street lamps.
     origin_x: x of the scene's origin in odom. extinction: of the air, 1/m. patch_size: side length of
     the printed patch on objects with a bounding box, metres, 0 for none.
     """
-    night = head_lamps[6] > 0.0
+    night = headlights[6] > 0.0
     colour, reflected, face = np.zeros(3), np.zeros(3), np.zeros(3)
     glare = sunlight[1]
     for i in range(len(rays)):
         dx, dy, dz = rays[i, 3], rays[i, 4], rays[i, 5]
         j = triangle[i]
         if j < 0:
-            sky_light(dx, dy, dz, sun, zenith, horizon, glare, reflected)
+            sky_light(dx, dy, dz, sun_direction, zenith, horizon, glare, reflected)
             haze = 1.0 - np.exp(-extinction * 800.0 / (1.0 + 40.0 * max(dz, 0.0)))
             for k in range(3):
                 light[i, k] = reflected[k] + haze * (horizon[k] - reflected[k])
@@ -272,26 +274,26 @@ def shade(  # type: ignore[no-untyped-def]
             apply_printed_patch(
                 boxes[box_index[object_index[j]]], patch_size, x, y, z, face, colour
             )
-        facing = nx * sun[0] + ny * sun[1] + nz * sun[2]
+        facing = nx * sun_direction[0] + ny * sun_direction[1] + nz * sun_direction[2]
         direct = facing if lit[i] and facing > 0.0 else 0.0
         lamp_light = 0.0
         if night:
-            lamp_light = lamp_irradiance(x, y, z, nx, ny, nz, lamps, head_lamps)
+            lamp_light = lamp_irradiance(x, y, z, nx, ny, nz, lamps, headlights)
         diffuse_light(
             z, nz, face[2], direct, lamp_light, sunlight, zenith, horizon, colour, light[i]
         )
         specular = 0.10 if pane else row[SPECULAR]
         cosine = -(dx * nx + dy * ny + dz * nz)
         if specular > 0.0 and cosine > 0.0:
-            add_reflection(dx, dy, dz, nx, ny, nz, cosine, specular, sun, zenith, horizon, light[i],
-                           reflected, glare if lit[i] else 0.0)  # fmt: skip
+            add_reflection(dx, dy, dz, nx, ny, nz, cosine, specular, sun_direction, zenith, horizon,
+                           light[i], reflected, glare if lit[i] else 0.0)  # fmt: skip
         if row[EMISSION] > 0.0 and night:
-            on = head_lamps[7] > 0.0 if materials[j] == LAMP else object_colours[6] > 0.0
+            on = headlights[7] > 0.0 if materials[j] == LAMP else object_colours[6] > 0.0
             for k in range(3):
                 light[i, k] += row[EMISSION] * row[k] * (1.0 if on else 0.02) * 0.35
         elif (
             pane
-            and head_lamps[7] > 0.0
+            and headlights[7] > 0.0
             and hash_noise(np.floor((x + origin_x + y) / 2.4), np.floor(z / 3.0), 6.0) < 0.3
         ):
             light[i, 0] += 0.30
@@ -324,7 +326,20 @@ def diffuse_light(z, nz, face_z, direct, lamp_light, sunlight, zenith, horizon, 
 
 @numba.njit(cache=True, nogil=True)
 def add_reflection(  # type: ignore[no-untyped-def]
-    dx, dy, dz, nx, ny, nz, cosine, specular, sun, zenith, horizon, light, reflected, glare
+    dx,
+    dy,
+    dz,
+    nx,
+    ny,
+    nz,
+    cosine,
+    specular,
+    sun_direction,
+    zenith,
+    horizon,
+    light,
+    reflected,
+    glare,
 ):
     """Add the specular reflection of sky or ground to light (3,), with Schlick's Fresnel term (1994).
 
@@ -334,7 +349,7 @@ def add_reflection(  # type: ignore[no-untyped-def]
     fraction = specular + (1 - specular) * (1 - min(cosine, 1.0)) ** 5 * 0.6
     rx, ry, rz = dx + 2 * cosine * nx, dy + 2 * cosine * ny, dz + 2 * cosine * nz
     if rz > 0.0:
-        sky_light(rx, ry, rz, sun, zenith, horizon, 0.15 * glare, reflected)
+        sky_light(rx, ry, rz, sun_direction, zenith, horizon, 0.15 * glare, reflected)
         # Buildings and trees occlude the sky near the horizon.
         sky_visibility = min(1.0, rz * 3.0 + 0.15)
     else:
@@ -346,19 +361,19 @@ def add_reflection(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def lamp_irradiance(x, y, z, nx, ny, nz, lamps, head_lamps):  # type: ignore[no-untyped-def]
-    """Irradiance of a surface point by the head lamps and the lamps within 40 m, without shadows."""
+def lamp_irradiance(x, y, z, nx, ny, nz, lamps, headlights):  # type: ignore[no-untyped-def]
+    """Irradiance of a surface point by the headlights and the lamps within 40 m, without shadows."""
     total = 0.0
-    vx, vy, vz = x - head_lamps[0], y - head_lamps[1], z - head_lamps[2]
+    vx, vy, vz = x - headlights[0], y - headlights[1], z - headlights[2]
     square = max(vx * vx + vy * vy + vz * vz, 1.0)
     r = np.sqrt(square)
-    ahead = (vx * head_lamps[3] + vy * head_lamps[4] + vz * head_lamps[5]) / r
+    ahead = (vx * headlights[3] + vy * headlights[4] + vz * headlights[5]) / r
     if ahead > 0.7:
         facing = max(-(vx * nx + vy * ny + vz * nz) / r, 0.0)
         # Dipped beam: wide to the sides, with a cut-off just above the lamp's height (ECE R112).
         rise = vz / r
         beam = ahead**12 * (1.0 if rise < 0.0 else np.exp(-rise / 0.03))
-        total += head_lamps[6] * beam * (0.25 * facing + 0.75 * facing**0.5) / square
+        total += headlights[6] * beam * (0.25 * facing + 0.75 * facing**0.5) / square
     for k in range(len(lamps)):
         vx, vy, vz = lamps[k, 0] - x, lamps[k, 1] - y, lamps[k, 2] - z
         square = vx * vx + vy * vy + vz * vz
@@ -366,5 +381,5 @@ def lamp_irradiance(x, y, z, nx, ny, nz, lamps, head_lamps):  # type: ignore[no-
             r = np.sqrt(max(square, 0.25))
             facing = max((vx * nx + vy * ny + vz * nz) / r, 0.0)
             down = max(vz / r, 0.0)
-            total += head_lamps[7] * facing * (0.3 + 0.7 * down) / max(square, 0.25)
+            total += headlights[7] * facing * (0.3 + 0.7 * down) / max(square, 0.25)
     return total

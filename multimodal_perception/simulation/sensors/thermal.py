@@ -95,15 +95,16 @@ class SimulatedThermal:
         hits = scene.cast_rays(rays)
         shape = self.model.height, self.model.width
         kelvin = np.empty(len(rays), np.float32)
-        soup = scene.soup
+        triangles = scene.triangles
         solar_heating = 0.0 if indoor else solar_heating_factor(conditions)
         clear_sky = 0.0 if indoor else clear_sky_fraction(conditions)
         # The extinction of fog at 10 um is about half of that of visible light (Beier and Gemperlein
         # 2004).
         extinction = 0.0 if indoor else 0.5 * conditions.extinction
         _apparent_temperature(
-            rays, hits.distance, hits.triangle, soup.corners, soup.materials, soup.object_index,
-            scene.objects, MATERIAL_TABLE, np.array(conditions.sun), solar_heating, clear_sky,
+            rays, hits.distance, hits.triangle, triangles.corners, triangles.materials,
+            triangles.object_index, scene.objects, MATERIAL_TABLE,
+            np.array(conditions.sun_direction), solar_heating, clear_sky,
             conditions.air_temperature, extinction, float(scene.origin[0]), kelvin,
         )  # fmt: skip
         kelvin[~self.inside] = conditions.air_temperature
@@ -156,14 +157,14 @@ def _sky_kelvin(up, air_temperature, clear_sky):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _apparent_temperature(  # type: ignore[no-untyped-def]
-    rays, distance, triangle, corners, materials, object_index, objects, table, sun, solar_heating,
-    clear_sky, air_temperature, extinction, origin_x, kelvin,
+    rays, distance, triangle, corners, materials, object_index, objects, table, sun_direction,
+    solar_heating, clear_sky, air_temperature, extinction, origin_x, kelvin,
 ):  # fmt: skip
     """Apparent temperature of each ray in kelvin, written to kelvin (N,).
 
-    It follows from the emitted and the reflected radiance (Stefan-Boltzmann law); attenuation by the air
-    moves it towards the air temperature. sun: unit vector to the sun. extinction: of the air at 10 um,
-    1/m. origin_x: x of the scene's origin in odom.
+    It follows from the emitted and the reflected radiance (Stefan-Boltzmann law); attenuation by
+    the air moves it towards the air temperature. sun_direction: unit vector to the sun. extinction:
+    of the air at 10 um, 1/m. origin_x: x of the scene's origin in odom.
     """
     normal = np.zeros(3)
     for i in range(len(rays)):
@@ -177,7 +178,11 @@ def _apparent_temperature(  # type: ignore[no-untyped-def]
         face_normal(corners[j], normal)
         signed_cosine = normal[0] * rays[i, 3] + normal[1] * rays[i, 4] + normal[2] * rays[i, 5]
         sign = -1.0 if signed_cosine > 0 else 1.0
-        facing = sign * (normal[0] * sun[0] + normal[1] * sun[1] + normal[2] * sun[2])
+        facing = sign * (
+            normal[0] * sun_direction[0]
+            + normal[1] * sun_direction[1]
+            + normal[2] * sun_direction[2]
+        )
         row = table[materials[j]]
         texture = int(row[TEXTURE])
         # Stone and asphalt store heat, so the sides in shade are warm too.

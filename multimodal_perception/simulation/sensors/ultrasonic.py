@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import build
 from multimodal_perception.frame import UltrasonicReading
-from multimodal_perception.rig import RangeLimits, Sensor
+from multimodal_perception.rig import Sensor
+from multimodal_perception.sensor_calibration import RangeLimits
 from multimodal_perception.simulation.sensors.shading import face_normal
 from multimodal_perception.simulation.world.materials import MATERIAL_TABLE, MaterialProperty
 from multimodal_perception.simulation.world.scene import Scene, rays_from_pose
@@ -136,15 +137,15 @@ def nearest_echo_ranges(
         return {}
     rays = np.concatenate([rays_from_pose(poses[s.name], s.directions) for s in sensors])
     hits = scene.cast_rays(rays)
-    soup = scene.soup
+    triangles = scene.triangles
     ranges, start = {}, 0
     for sensor in sensors:
         part = slice(start, start + len(sensor.directions))
         start = part.stop
         ranges[sensor.name] = float(
             _nearest_echo(
-                rays[part], hits.distance[part], hits.triangle[part], sensor.beam, soup.corners,
-                soup.materials, MATERIAL_TABLE, sensor.config.echo_threshold,
+                rays[part], hits.distance[part], hits.triangle[part], sensor.beam, triangles.corners,
+                triangles.materials, MATERIAL_TABLE, sensor.config.echo_threshold,
             )
         )  # fmt: skip
     return ranges

@@ -29,7 +29,7 @@ from multimodal_perception.simulation.world.street_blocks import (
 )
 from multimodal_perception.simulation.world.warehouse_block import build_warehouse
 
-# In the environment "intersection", one of so many blocks is an intersection.
+# In the environment "intersection", every INTERSECTION_PERIOD-th block is an intersection.
 INTERSECTION_PERIOD = 3
 
 

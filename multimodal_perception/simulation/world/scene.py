@@ -69,13 +69,13 @@ class TriangleSoup:
         return cls(mesh.corners, mesh.normals, mesh.materials, owner)
 
     @classmethod
-    def concatenate(cls, soups: Sequence[TriangleSoup]) -> TriangleSoup:
-        """All triangles of several soups; the object indices stay as they are."""
+    def concatenate(cls, parts: Sequence[TriangleSoup]) -> TriangleSoup:
+        """All triangles of several parts; the object indices stay as they are."""
         return cls(
-            np.concatenate([s.corners for s in soups]),
-            np.concatenate([s.normals for s in soups]),
-            np.concatenate([s.materials for s in soups]),
-            np.concatenate([s.object_index for s in soups]),
+            np.concatenate([p.corners for p in parts]),
+            np.concatenate([p.normals for p in parts]),
+            np.concatenate([p.materials for p in parts]),
+            np.concatenate([p.object_index for p in parts]),
         )
 
     def shifted(self, x: float, first_object: int) -> TriangleSoup:
@@ -90,7 +90,7 @@ class TriangleSoup:
 class _Block:
     """The objects of one generated block, in the block's frame. lamps: (L, 3) positions."""
 
-    soup: TriangleSoup
+    triangles: TriangleSoup
     objects: tuple[SceneObject, ...]  # with empty meshes
     lamps: NDArray[np.float64]
 
@@ -106,7 +106,7 @@ class _StaticBlocks:
     low: float
     high: float
     origin_x: float
-    soup: TriangleSoup
+    triangles: TriangleSoup
     objects: tuple[SceneObject, ...]  # with boxes in the scene's frame
     lamps: NDArray[np.float32]
     raycaster: Any
@@ -147,23 +147,29 @@ class World:
     def _build_static_blocks(self, centre: int) -> _StaticBlocks:
         """Combine the blocks around that with the number `centre` and the ground beyond them."""
         first, last = centre - BLOCKS_BEHIND, centre + BLOCKS_AHEAD
-        soups: list[TriangleSoup] = []
+        parts: list[TriangleSoup] = []
         objects: list[SceneObject] = []
         lamps = []
         for index in range(first, last + 1):
             block, shift = self._block(index), (index - centre) * BLOCK_LENGTH
-            soups.append(block.soup.shifted(shift, len(objects)))
+            parts.append(block.triangles.shifted(shift, len(objects)))
             objects += [_shifted(t, shift) for t in block.objects]
             lamps.append(block.lamps + vec3(shift, 0.0, 0.0))
         low, high = (first - centre) * BLOCK_LENGTH, (last + 1 - centre) * BLOCK_LENGTH
         ground = _ground_beyond(self.scenario, low, high)
-        soups.append(TriangleSoup.from_objects(ground).shifted(0.0, len(objects)))
+        parts.append(TriangleSoup.from_objects(ground).shifted(0.0, len(objects)))
         objects += [replace(t, mesh=merge([])) for t in ground]
-        soup = TriangleSoup.concatenate(soups)
+        triangles = TriangleSoup.concatenate(parts)
         lamp_positions = np.concatenate(lamps).astype(np.float32)
         origin_x = centre * BLOCK_LENGTH
         return _StaticBlocks(
-            low, high, origin_x, soup, tuple(objects), lamp_positions, _build_raycaster(soup)
+            low,
+            high,
+            origin_x,
+            triangles,
+            tuple(objects),
+            lamp_positions,
+            _build_raycaster(triangles),
         )
 
 
@@ -173,11 +179,11 @@ class Scene:
     The scene's frame is the odom frame translated by `origin` (3,), so that coordinates stay small
     enough for float32.
 
-    soup: all triangles. objects: (O, 7) float32, of each object the paint RGB, clothing RGB and engine
-    heat. semantics: (O,) uint8, index into SEMANTIC_NAMES. tracks: (O,) int32 track ids, 0 for scenery.
-    labelled: (N,) indices of the objects with a bounding box. boxes: (N, 7) float64. velocities: (N, 2)
-    m/s. box_index: (O,) int32, row of each object's box, -1 for scenery. lamps: (L, 3) float32,
-    positions of street and ceiling lamps.
+    triangles: all triangles. objects: (O, 7) float32, of each object the paint RGB, clothing RGB
+    and engine heat. semantics: (O,) uint8, index into SEMANTIC_NAMES. tracks: (O,) int32 track ids,
+    0 for scenery. labelled: (N,) indices of the objects with a bounding box. boxes: (N, 7) float64.
+    velocities: (N, 2) m/s. box_index: (O,) int32, row of each object's box, -1 for scenery. lamps:
+    (L, 3) float32, positions of street and ceiling lamps.
     """
 
     def __init__(self, static_blocks: _StaticBlocks, moving: Sequence[SceneObject]) -> None:
@@ -185,10 +191,10 @@ class Scene:
         self.lamps = static_blocks.lamps
         moving_soup = TriangleSoup.from_objects(moving)
         self._static = static_blocks.raycaster
-        self._static_triangles = len(static_blocks.soup.materials)
+        self._static_triangles = len(static_blocks.triangles.materials)
         self._dynamic = _build_raycaster(moving_soup) if len(moving_soup.materials) else None
-        self.soup = TriangleSoup.concatenate(
-            [static_blocks.soup, moving_soup.shifted(0.0, len(static_blocks.objects))]
+        self.triangles = TriangleSoup.concatenate(
+            [static_blocks.triangles, moving_soup.shifted(0.0, len(static_blocks.objects))]
         )
         objects = (*static_blocks.objects, *moving)
         colours = [[*t.paint_colour, *t.clothing_colour, t.engine_heat] for t in objects]
@@ -206,10 +212,10 @@ class Scene:
     @classmethod
     def from_objects(cls, objects: Sequence[SceneObject]) -> Scene:
         """A scene of only these objects, with the origin at zero."""
-        soup = TriangleSoup.from_objects(objects)
+        triangles = TriangleSoup.from_objects(objects)
         lamps = np.zeros((0, 3), np.float32)
-        raycaster = _build_raycaster(soup)
-        return cls(_StaticBlocks(0.0, 0.0, 0.0, soup, tuple(objects), lamps, raycaster), ())
+        raycaster = _build_raycaster(triangles)
+        return cls(_StaticBlocks(0.0, 0.0, 0.0, triangles, tuple(objects), lamps, raycaster), ())
 
     def cast_rays(self, rays: NDArray[np.float32]) -> RayHits:
         """First hit of each ray (N, 6): origin x y z and unit direction, in the scene's frame."""
@@ -239,7 +245,7 @@ class Scene:
 
     def hit_objects(self, hits: RayHits) -> NDArray[np.int32]:
         """Index (N,) into `objects` of the object that each ray hit, -1 without a hit."""
-        index = self.soup.object_index[np.maximum(hits.triangle, 0)]
+        index = self.triangles.object_index[np.maximum(hits.triangle, 0)]
         return np.where(hits.triangle >= 0, index, np.int32(-1))
 
     def sensor_pose(
@@ -270,14 +276,14 @@ def _transform_rays(pose, directions, rays):  # type: ignore[no-untyped-def]
             rays[i, 3 + k] = pose[k, 0] * x + pose[k, 1] * y + pose[k, 2] * z
 
 
-def _build_raycaster(soup: TriangleSoup) -> Any:
+def _build_raycaster(triangles: TriangleSoup) -> Any:
     """An Open3D RaycastingScene of the triangles."""
     import open3d as o3d
 
     # Built by one thread, so that the acceleration structure is the same every time.
     raycaster = o3d.t.geometry.RaycastingScene(nthreads=1)
-    corners = o3d.core.Tensor.from_numpy(np.ascontiguousarray(soup.corners.reshape(-1, 3)))
-    index = np.arange(len(soup.materials) * 3, dtype=np.uint32).reshape(-1, 3)
+    corners = o3d.core.Tensor.from_numpy(np.ascontiguousarray(triangles.corners.reshape(-1, 3)))
+    index = np.arange(len(triangles.materials) * 3, dtype=np.uint32).reshape(-1, 3)
     raycaster.add_triangles(corners, o3d.core.Tensor.from_numpy(index))
     return raycaster
 

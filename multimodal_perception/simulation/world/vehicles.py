@@ -213,7 +213,7 @@ def _cell_materials(
 
 
 def _lamps(shape: VehicleShape) -> list[Mesh]:
-    """Head lamps, tail lamps, number plates and grille, a few millimetres outside the body."""
+    """Headlights, tail lamps, number plates and grille, a few millimetres outside the body."""
     length, width, height = shape.size
     x0, x1, z = -length / 2 - 0.004, length / 2 + 0.004, min(0.43 * height, 0.85)
     parts = []

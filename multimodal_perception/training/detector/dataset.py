@@ -31,7 +31,7 @@ from multimodal_perception.networks.image_encoder import (
     CHANNELS_4,
     CHANNELS_8,
     CHANNELS_16,
-    ImageTrunk,
+    ImageBackbone,
 )
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel, estimate_ground
 from multimodal_perception.training.detector.augmentation import (
@@ -58,7 +58,7 @@ from multimodal_perception.training.detector.samples import (
 )
 from multimodal_perception.training.detector.targets_and_losses import UNLABELLED, centre_targets
 
-# Feature maps of an image trunk at strides 4, 8 and 16.
+# Feature maps of an image backbone at strides 4, 8 and 16.
 SCALES = ("finest", "fine", "coarse")
 # Class of the detector for each index into frame.CLASS_NAMES, -1 for classes that it does not have.
 DETECTOR_LABELS = np.array(
@@ -161,7 +161,7 @@ class DetectorDataset(Dataset[TrainingFrame]):
             transform_ultrasonics(ultrasonic, grid_from_base),
             self.config.pillars,
             base_from_grid,
-            self.config.camera_bev_exchange,
+            self.config.bev_to_image_attention,
         )
         boxes = transform_boxes(boxes, grid_from_base)
         targets, labelled_cells = self._targets(sample, boxes, labels, base_from_grid)
@@ -213,7 +213,7 @@ class DetectorDataset(Dataset[TrainingFrame]):
         """Targets of the proposal network by name, and TrainingFrame.labelled_cells."""
         pillars = self.config.pillars
         heat, cells, codes, weights = centre_targets(
-            boxes, labels, len(CLASSES), pillars.size // 2, 2 * pillars.cell, pillars.extent
+            boxes, labels, len(CLASSES), pillars.size // 2, 2 * pillars.cell, pillars.half_extent
         )
         labelled_cells = None
         if "labels_in_view" in sample and image_views(sample, "camera"):
@@ -232,7 +232,7 @@ class DetectorDataset(Dataset[TrainingFrame]):
     ) -> NDArray[np.bool_]:
         """Cells of the heatmaps in the field of view of a camera, also of cameras that are dropped."""
         pillars = self.config.pillars
-        centres = (np.arange(pillars.size // 2) + 0.5) * 2 * pillars.cell - pillars.extent
+        centres = (np.arange(pillars.size // 2) + 0.5) * 2 * pillars.cell - pillars.half_extent
         x, y = np.meshgrid(centres, centres)
         points = np.column_stack([x.ravel(), y.ravel(), np.full(x.size, WITHOUT_LIDAR_HEIGHT)])
         cameras = image_views(sample, "camera")
@@ -262,7 +262,7 @@ class DetectorDataset(Dataset[TrainingFrame]):
             observable |= sample["num_points"] > 0
         if views.count and len(boxes):
             projected = views.project(boxes[:, :3].astype(np.float64))
-            visible = (projected["camera_visible"] + projected["thermal_visible"] > 0) & (
+            visible = (projected["camera_valid"] + projected["thermal_valid"] > 0) & (
                 sample["visibility"] > MIN_VISIBILITY
             )
             if not sensors.lidar:
@@ -347,10 +347,10 @@ def feature_path(sample: Path) -> Path:
     return sample.with_suffix(".scales")
 
 
-def store_features(paths: Sequence[Path], camera: ImageTrunk, thermal: ImageTrunk) -> int:
-    """Compute the features of all images with frozen trunks and store them beside the samples.
+def store_features(paths: Sequence[Path], camera: ImageBackbone, thermal: ImageBackbone) -> int:
+    """Compute the features of all images with frozen backbones and store them beside the samples.
 
-    Files with features of the same trunks are kept. Returns the number of files written.
+    Files with features of the same backbones are kept. Returns the number of files written.
     """
     count = 0
     camera.eval()
@@ -358,12 +358,12 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, thermal: ImageTrun
     key = np.array(_digest(camera, thermal))
     for path in tqdm([p for p in paths if not _is_stored(p, key)], "image features"):
         sample = read_sample(path)
-        arrays: dict[str, NDArray[Any]] = {"trunks": key}
-        for modality, trunk in (("camera", camera), ("thermal", thermal)):
+        arrays: dict[str, NDArray[Any]] = {"backbones": key}
+        for modality, backbone in (("camera", camera), ("thermal", thermal)):
             for k in range(len(image_views(sample, modality))):
                 pixels = torch.from_numpy(sample[f"{modality}{k}.pixels"][None])
                 with torch.inference_mode():
-                    features = zip(SCALES, trunk(pixels), strict=True)
+                    features = zip(SCALES, backbone(pixels), strict=True)
                 arrays |= {f"{modality}{k}.{s}": values[0].half().numpy() for s, values in features}
         partial = feature_path(path).with_suffix(".partial")
         with open(partial, "wb") as file:
@@ -373,11 +373,11 @@ def store_features(paths: Sequence[Path], camera: ImageTrunk, thermal: ImageTrun
     return count
 
 
-def _digest(*trunks: ImageTrunk) -> str:
-    """SHA-256 of the weights of trunks."""
+def _digest(*backbones: ImageBackbone) -> str:
+    """SHA-256 of the weights of backbones."""
     digest = hashlib.sha256()
-    for trunk in trunks:
-        for tensor in trunk.state_dict().values():
+    for backbone in backbones:
+        for tensor in backbone.state_dict().values():
             digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -386,6 +386,6 @@ def _is_stored(path: Path, key: NDArray[np.str_]) -> bool:
     if not feature_path(path).exists():
         return False
     try:
-        return bool(read_sample(feature_path(path), ("trunks",))["trunks"] == key)
-    except UserError:  # damaged, or without the digest of the trunks
+        return bool(read_sample(feature_path(path), ("backbones",))["backbones"] == key)
+    except UserError:  # damaged, or without the digest of the backbones
         return False

@@ -50,8 +50,8 @@ MIXED_TRAFFIC = {"car": 0.34, "van": 0.16, "truck": 0.22, "bus": 0.22, "cyclist"
 CYCLIST_SEEDS = range(700, 800)
 CYCLIST_TRAFFIC = {"car": 0.2, "van": 0.1, "truck": 0.12, "bus": 0.13, "cyclist": 0.45}
 # Drives with these seeds all have mixed traffic with many trucks and buses.
-HEAVY_TRAFFIC_SEEDS = range(1100, 1400)
-HEAVY_TRAFFIC = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
+LARGE_VEHICLE_TRAFFIC_SEEDS = range(1100, 1400)
+LARGE_VEHICLE_TRAFFIC = {"car": 0.16, "van": 0.08, "truck": 0.28, "bus": 0.44, "cyclist": 0.04}
 # In drives with these seeds pedestrians also walk on the carriageway and cyclists also ride on the
 # pavement, so that a network cannot distinguish the two by their location.
 SHARED_ROAD_SEEDS = range(1400, 2000)
@@ -70,7 +70,7 @@ CLUTTER_SEEDS = range(1600, 2000)
 
 
 @dataclass(frozen=True)
-class Drive:
+class DetectorTrainingDrive:
     """A simulated drive: name of the scenario, conditions in addition to its own, and traffic."""
 
     seed: int
@@ -86,7 +86,9 @@ class Drive:
         if not self.mixed_traffic:
             return scenario
         class_frequencies = CYCLIST_TRAFFIC if self.seed in CYCLIST_SEEDS else MIXED_TRAFFIC
-        class_frequencies = HEAVY_TRAFFIC if self.seed in HEAVY_TRAFFIC_SEEDS else class_frequencies
+        class_frequencies = (
+            LARGE_VEHICLE_TRAFFIC if self.seed in LARGE_VEHICLE_TRAFFIC_SEEDS else class_frequencies
+        )
         lanes = [
             replace(v, class_frequencies=class_frequencies) if "car" in v.class_frequencies else v
             for v in scenario.lanes
@@ -119,32 +121,33 @@ def _with_shared_road(scenario: Scenario, seed: int) -> Scenario:
     )
 
 
-def drive_for_seed(seed: int) -> Drive:
+def drive_for_seed(seed: int) -> DetectorTrainingDrive:
     """The drive of a seed."""
     rng = np.random.default_rng((7, seed))
     scenario = rng.choice(len(SCENARIO_PROBABILITIES), p=[p for _, p in SCENARIO_PROBABILITIES])
     conditions = rng.choice(len(CONDITION_PROBABILITIES), p=[p for _, p in CONDITION_PROBABILITIES])
-    mixed = bool(rng.random() < MIXED_TRAFFIC_PROBABILITY) or seed in HEAVY_TRAFFIC_SEEDS
+    mixed = bool(rng.random() < MIXED_TRAFFIC_PROBABILITY) or seed in LARGE_VEHICLE_TRAFFIC_SEEDS
     name = SCENARIO_PROBABILITIES[scenario][0]
-    return Drive(seed, name, CONDITION_PROBABILITIES[conditions][0], mixed)
+    return DetectorTrainingDrive(seed, name, CONDITION_PROBABILITIES[conditions][0], mixed)
 
 
 def render_samples(
-    seeds: Sequence[int], rig: Rig, frames: int, every: int, folder: Path, workers: int = 1
+    seeds: Sequence[int], rig: Rig, frames: int, frame_interval: int, folder: Path, workers: int = 1
 ) -> int:
     """Write the samples of the drives of several seeds; existing samples are kept.
 
-    frames: samples in each drive, `every` sweeps apart. workers: processes, each of which simulates a
-    drive. Returns the number of samples written.
+    frames: samples in each drive, `frame_interval` sweeps apart. workers: processes, each of which
+    simulates a drive. Returns the number of samples written.
     """
     if workers == 1:
         bar = tqdm(seeds, "drives", unit="drive")
-        return sum(write_drive(drive_for_seed(s), rig, frames, every, folder) for s in bar)
+        return sum(write_drive(drive_for_seed(s), rig, frames, frame_interval, folder) for s in bar)
     # Embree's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _initialise_worker, (workers,)) as pool:
         tasks = [
-            pool.submit(write_drive, drive_for_seed(s), rig, frames, every, folder) for s in seeds
+            pool.submit(write_drive, drive_for_seed(s), rig, frames, frame_interval, folder)
+            for s in seeds
         ]
         try:
             bar = tqdm(as_completed(tasks), "drives", total=len(tasks), unit="drive")
@@ -160,22 +163,26 @@ def _initialise_worker(workers: int) -> None:
 
 
 def write_drive(
-    drive: Drive,
+    drive: DetectorTrainingDrive,
     rig: Rig,
     frames: int,
-    every: int,
+    frame_interval: int,
     folder: Path,
     workers: int = 1,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> int:
-    """Write `frames` samples of a drive, `every` sweeps apart; existing samples are kept.
+    """Write `frames` samples of a drive, `frame_interval` sweeps apart; existing samples are kept.
 
     workers: processes that simulate. Returns the number of samples written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    indices = [k * every for k in range(frames) if not _path(folder, drive, k * every).exists()]
+    indices = [
+        k * frame_interval
+        for k in range(frames)
+        if not _path(folder, drive, k * frame_interval).exists()
+    ]
     plan = SimulationPlan(
-        drive.scenario_with_traffic(), rig, drive.seed, frames * every, drive.conditions
+        drive.scenario_with_traffic(), rig, drive.seed, frames * frame_interval, drive.conditions
     )
     for index, arrays in zip(
         progress(indices), generate_frames(plan, simulated_sample, indices, workers), strict=True
@@ -184,7 +191,7 @@ def write_drive(
     return len(indices)
 
 
-def _path(folder: Path, drive: Drive, index: int) -> Path:
+def _path(folder: Path, drive: DetectorTrainingDrive, index: int) -> Path:
     return folder / f"{drive.seed:06d}_{index:05d}.npz"
 
 

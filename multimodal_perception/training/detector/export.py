@@ -38,7 +38,21 @@ from multimodal_perception.runtime.onnx_export import export_onnx
 from multimodal_perception.training.checkpoint import load_weights, save_weights
 
 LICENCE = "Apache-2.0"
-PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev")
+PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev_features")
+PROPOSAL_TASK = (
+    "Proposes 3D boxes from LiDAR, camera, thermal and ultrasonic data (first stage of the fusion "
+    "detector)."
+)
+LIDAR_ONLY_TASK = "Proposes 3D boxes from LiDAR data only, as a baseline of the fusion detector."
+# Tasks of the other parts of a detector, by the ending of the folder's name.
+PART_TASKS = {
+    "camera": "Computes the feature map of a camera image for the fusion detector.",
+    "thermal": "Computes the feature map of a thermal image for the fusion detector.",
+    "without_lidar": "Proposes 3D boxes in frames without LiDAR data (first stage of the fusion "
+    "detector).",
+    "refinement": "Refines the boxes and class confidences of the fusion detector's proposals (second "
+    "stage).",
+}
 
 
 def export_detector(
@@ -72,47 +86,77 @@ def export_detector(
     card = _proposal_card(config, out.name, settings, training, figures)
     examples = proposal_examples(config)
     cards = [write_model(out, card, proposal_network, examples, PROPOSAL_OUTPUTS)]
-
-    def write_part(
-        name: str,
-        part: nn.Module,
-        inputs: dict[str, Tensor],
-        outputs: tuple[str, ...],
-        **values: Any,
-    ) -> None:
-        values = {"settings": {"network": _plain(config)}, "inputs": _specs(inputs), **values}
-        part_card = dataclasses.replace(card, name=folders[name].name, figures={}, **values)
-        cards.append(write_model(folders[name], part_card, part, inputs, outputs))
-
     if without_lidar is not None:
-        network = ProposalNetwork(config, pretrained=False)
-        load_weights(network, without_lidar)
-        second, its_image_networks = split_image_networks(network)
-        if not all(same_weights(its_image_networks[n], part) for n, part in image_networks.items()):
-            raise UserError(f"{without_lidar}: has other image networks than {proposals}")
-        write_part("without_lidar", second, examples, PROPOSAL_OUTPUTS)
-    for name, part in image_networks.items():
-        write_part(
-            name,
-            part,
-            image_examples(config, name),
-            ("features",),
-            architecture="detector_image",
-            settings={"network": _plain(config), "image": name},
-            range=(),
-            classes=(),
+        second = _load_second_network(config, without_lidar, proposals, image_networks)
+        cards.append(
+            _write_part(
+                "without_lidar", folders["without_lidar"], card, second, examples, PROPOSAL_OUTPUTS
+            )
         )
+    for name, part in image_networks.items():
+        values = {
+            "architecture": "detector_image",
+            "settings": {"network": _plain(config), "image": name},
+            "range": (),
+            "classes": (),
+        }
+        inputs = image_examples(config, name)
+        cards.append(_write_part(name, folders[name], card, part, inputs, ("features",), **values))
     if refinement is not None:
         refinement_network = RefinementNetwork(config).eval()
         load_weights(refinement_network, refinement)
-        write_part(
-            "refinement",
-            refinement_network,
-            refinement_examples(config),
-            ("confidences", "refined_boxes"),
-            architecture="detector_refinement",
+        cards.append(
+            _write_part(
+                "refinement",
+                folders["refinement"],
+                card,
+                refinement_network,
+                refinement_examples(config),
+                ("confidences", "refined_boxes"),
+                architecture="detector_refinement",
+            )
         )
     return cards
+
+
+def _load_second_network(
+    config: DetectorConfig,
+    weights: Path,
+    proposals: Path,
+    image_networks: Mapping[str, ImageNetwork],
+) -> ProposalNetwork:
+    """The proposal network for frames without LiDAR. Raises UserError for other image networks."""
+    network = ProposalNetwork(config, pretrained=False)
+    load_weights(network, weights)
+    second, others = split_image_networks(network)
+    if not all(same_weights(others[name], part) for name, part in image_networks.items()):
+        raise UserError(f"{weights}: has other image networks than {proposals}")
+    return second
+
+
+def _write_part(
+    name: str,
+    folder: Path,
+    card: ModelCard,
+    part: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: tuple[str, ...],
+    **values: Any,
+) -> ModelCard:
+    """Write another network of the detector.
+
+    name: key of PART_TASKS. values: fields of its card that differ from `card`.
+    """
+    settings = {"network": card.settings["network"]}
+    values = {
+        "task": PART_TASKS[name],
+        "settings": settings,
+        "inputs": _specs(inputs),
+        "figures": {},
+        **values,
+    }
+    part_card = dataclasses.replace(card, name=folder.name, **values)
+    return write_model(folder, part_card, part, inputs, outputs)
 
 
 def _proposal_card(
@@ -122,16 +166,24 @@ def _proposal_card(
     training: Training | None,
     figures: Mapping[str, Any] | None,
 ) -> ModelCard:
-    extent = config.pillars.extent
+    half_extent = config.pillars.half_extent
     return ModelCard(
         name,
         "detector_proposals",
         _specs(proposal_examples(config)),
         {"scores": TensorSpec((1, config.proposals))},  # write_model replaces the outputs
         LICENCE,
+        PROPOSAL_TASK if config.global_fusion else LIDAR_ONLY_TASK,
         settings,
         classes=CLASSES,
-        range=(-extent, -extent, MIN_HEIGHT, extent, extent, MIN_HEIGHT + HEIGHT_BIN * HEIGHT_BINS),
+        range=(
+            -half_extent,
+            -half_extent,
+            MIN_HEIGHT,
+            half_extent,
+            half_extent,
+            MIN_HEIGHT + HEIGHT_BIN * HEIGHT_BINS,
+        ),
         training=training,
         figures=dict(figures or {}),
     )
@@ -140,9 +192,9 @@ def _proposal_card(
 def split_image_networks(
     network: ProposalNetwork,
 ) -> tuple[ProposalNetwork, dict[str, ImageNetwork]]:
-    """Split a trained network into the networks that are exported: the proposal network without trunks
-    and necks, and the image networks by modality."""
-    without_images = ProposalNetwork(network.config, trunks=False, necks=False)
+    """Split a trained network into the networks that are exported: the proposal network without image
+    backbones and necks, and the image networks by modality."""
+    without_images = ProposalNetwork(network.config, image_backbones=False, necks=False)
     own = without_images.state_dict()
     without_images.load_state_dict({k: v for k, v in network.state_dict().items() if k in own})
     images = {}
@@ -185,16 +237,16 @@ def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
     examples = {
         "pillars": torch.zeros(1, count, PILLAR_CHANNELS),
         # Every pillar has another cell; unused rows have the cell index size**2.
-        "cells": torch.arange(count)[None].clamp(max=c.pillars.size**2),
-        "ultrasonic": torch.zeros(1, 2, c.pillars.size, c.pillars.size),
+        "pillar_cells": torch.arange(count)[None].clamp(max=c.pillars.size**2),
+        "ultrasonic_grid": torch.zeros(1, 2, c.pillars.size, c.pillars.size),
     }
     if not c.global_fusion:
         return examples
     for modality, maps in _empty_feature_maps(config).items():
         examples[f"{modality}_feature_map"] = maps
         examples[f"{modality}_uv"] = torch.zeros(1, count, 2)
-        examples[f"{modality}_visible"] = torch.zeros(1, count)
-    if c.camera_bev_exchange:
+        examples[f"{modality}_valid"] = torch.zeros(1, count)
+    if c.bev_to_image_attention:
         for modality, images, (height, width) in (
             ("camera", c.cameras, c.camera_size),
             ("thermal", c.thermal_cameras, c.thermal_size),
@@ -227,7 +279,7 @@ def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
     c, rois = config, config.refined_proposals
     half = c.pillars.size // 2
     return {
-        "bev": torch.zeros(1, c.neck_channels, half, half),
+        "bev_features": torch.zeros(1, c.neck_channels, half, half),
         **{
             f"{modality}_feature_map": maps
             for modality, maps in _empty_feature_maps(config).items()
@@ -237,9 +289,9 @@ def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
         "roi_bev": torch.zeros(1, rois, GRID**2, 2),
         "roi_grid": torch.zeros(1, rois, GRID_POINTS, GRID_POINT_FEATURES),
         "roi_camera_uv": torch.zeros(1, rois, GRID_POINTS, 2),
-        "roi_camera_visible": torch.zeros(1, rois, GRID_POINTS),
+        "roi_camera_valid": torch.zeros(1, rois, GRID_POINTS),
         "roi_thermal_uv": torch.zeros(1, rois, GRID_POINTS, 2),
-        "roi_thermal_visible": torch.zeros(1, rois, GRID_POINTS),
+        "roi_thermal_valid": torch.zeros(1, rois, GRID_POINTS),
         "roi_profile": torch.zeros(1, rois, PROFILE_FEATURES),
     }
 

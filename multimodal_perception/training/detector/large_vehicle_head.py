@@ -62,8 +62,8 @@ def train_large_vehicle_head(
     Raises UserError.
     """
     torch.manual_seed(config.loop.seed)
-    proposal_network, trunks = load_proposal_network(config, proposals)
-    frames = build_dataset(config, data, trunks)
+    proposal_network, backbones = load_proposal_network(config, proposals)
+    frames = build_dataset(config, data, backbones)
     network = RefinementNetwork(config.network)
     load_initial_weights(network, config, start)
     network.requires_grad_(False)

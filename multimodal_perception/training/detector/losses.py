@@ -65,7 +65,7 @@ def loss_with_modalities(network: nn.Module, batch: Batch, modalities: frozenset
         empty[..., RANGE_CHANNEL] = tensors["pillars"][..., RANGE_CHANNEL]
         tensors["pillars"] = empty
     if "images" not in modalities:
-        for name in ("camera_visible", "thermal_visible"):
+        for name in ("camera_valid", "thermal_valid"):
             tensors[name] = torch.zeros_like(tensors[name])
     # These passes must not change the statistics of batch normalisation.
     network.eval()
@@ -107,10 +107,10 @@ def bev_inputs(
     tensors: dict[str, Tensor], feature_maps: tuple[Tensor, Tensor] | None
 ) -> dict[str, Any]:
     """The arguments of ProposalNetwork.bev_outputs for a batch."""
-    inputs: dict[str, Any] = {n: tensors[n] for n in ("pillars", "cells", "ultrasonic")}
+    inputs: dict[str, Any] = {n: tensors[n] for n in ("pillars", "pillar_cells", "ultrasonic_grid")}
     for modality, maps in zip(IMAGE_MODALITIES, feature_maps or (), strict=bool(feature_maps)):
-        uv, visible = tensors[f"{modality}_uv"], tensors[f"{modality}_visible"]
-        inputs[modality] = ImageFeatures(maps, uv, visible, tensors.get(f"{modality}_rays"))
+        uv, valid = tensors[f"{modality}_uv"], tensors[f"{modality}_valid"]
+        inputs[modality] = ImageFeatures(maps, uv, valid, tensors.get(f"{modality}_rays"))
     return inputs
 
 
@@ -125,7 +125,7 @@ def image_feature_maps(
     if not network.config.global_fusion:
         return None, None
     stacked, loss = [], tensors["pillars"].new_zeros(())
-    for modality, neck, trunk in (
+    for modality, neck, backbone in (
         ("camera", network.camera_neck, network.camera_trunk),
         ("thermal", network.thermal_neck, network.thermal_trunk),
     ):
@@ -134,10 +134,10 @@ def image_feature_maps(
         segments = tensors[f"{modality}_segments"]
         assert neck is not None
         if bool(present.any()):
-            if trunk is None:
+            if backbone is None:
                 scales = [tensors[f"{modality}_{s}"][present].float() for s in SCALES]
             else:
-                scales = trunk(tensors[f"{modality}_pixels"][present])
+                scales = backbone(tensors[f"{modality}_pixels"][present])
             features = neck(*scales)
             loss = loss + segmentation_loss(neck.segment(features), segments[present])
             maps = features.new_zeros(batch, count, *features.shape[1:])
@@ -196,7 +196,7 @@ def build_roi_batch(
         )
     if feature_maps is None:
         feature_maps = _empty_feature_maps(network.config, bev)
-    extent = network.config.pillars.extent
+    half_extent = network.config.pillars.half_extent
     inputs, targets = [], []
     for k, frame in enumerate(frames):
         candidates: Detections = boxes[k], scores[k], labels[k].astype(np.int64)
@@ -208,7 +208,7 @@ def build_roi_batch(
             candidates[0], candidates[1], frame.boxes, frame.labels, rng, sampling
         )
         roi_boxes, roi_scores, roi_labels = (values[selected] for values in candidates)
-        index = PointIndex.build(frame.points, extent)
+        index = PointIndex.build(frame.points, half_extent)
         inputs.append(
             refinement_inputs(
                 roi_boxes,
@@ -217,13 +217,13 @@ def build_roi_batch(
                 len(CLASSES),
                 index,
                 frame.views,
-                extent,
+                half_extent,
                 frame.base_from_grid,
             )
         )
         target = refinement_targets(roi_boxes, frame.boxes, frame.labels)
         target["supervised_mask"] = supervised_mask(
-            roi_boxes, target["positive_mask"], frame.labelled_cells, extent
+            roi_boxes, target["positive_mask"], frame.labelled_cells, half_extent
         )
         targets.append(target)
     stacked_inputs = {n: _stack([i[n] for i in inputs], bev) for n in inputs[0]}

@@ -127,7 +127,7 @@ def supervised_mask(
     proposals: np.ndarray,
     positive_mask: np.ndarray,
     labelled_cells: np.ndarray | None,
-    extent: float,
+    half_extent: float,
 ) -> np.ndarray:
     """1 for proposals (R, 7) whose score is supervised: positive ones, and those in a labelled area.
 
@@ -135,6 +135,6 @@ def supervised_mask(
     """
     if labelled_cells is None:
         return np.ones(len(proposals), np.float32)
-    cells = (proposals[:, :2] + extent) / (2 * extent) * len(labelled_cells)
+    cells = (proposals[:, :2] + half_extent) / (2 * half_extent) * len(labelled_cells)
     column, row = cells.astype(np.int64).clip(0, len(labelled_cells) - 1).T
     return np.maximum(positive_mask, labelled_cells[row, column]).astype(np.float32)

@@ -92,7 +92,7 @@ def build_sample(
     for k, (name, camera) in enumerate(frame.cameras.items()):
         arrays |= _image(frame, f"camera{k}", name, camera.rgb(), CAMERA_SIZE, semantics)
     for k, (name, image) in enumerate(frame.thermals.items()):
-        normalised = ThermalNormaliser().normalise(image.pixels, image.stamp_ns)
+        normalised = ThermalNormaliser().normalise(image.filled_pixels(), image.stamp_ns)
         pixels = np.rint(255 * normalised).astype(np.uint8)
         arrays |= _image(frame, f"thermal{k}", name, pixels, THERMAL_SIZE, semantics)
     return arrays

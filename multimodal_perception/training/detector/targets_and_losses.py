@@ -35,7 +35,7 @@ def centre_targets(
     classes: int,
     size: int,
     cell_size: float,
-    extent: float,
+    half_extent: float,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
     """Heatmaps (classes, size, size), and for M = MAX_CENTRES boxes the cells (M,), codes (M, 10) and
     weights (M,), 0 for unused rows.
@@ -49,7 +49,7 @@ def centre_targets(
         np.zeros((MAX_CENTRES, BOX_CODE_SIZE), np.float32),
     )
     weights = np.zeros(MAX_CENTRES, np.float32)
-    position = (boxes[:, :2] + extent) / cell_size
+    position = (boxes[:, :2] + half_extent) / cell_size
     inside = ((position >= 0) & (position < size)).all(axis=1)
     for k, i in enumerate(np.flatnonzero(inside)[:MAX_CENTRES]):
         column, row = int(position[i, 0]), int(position[i, 1])

@@ -20,7 +20,7 @@ from multimodal_perception.networks.fusion_detector import (
     ProposalNetwork,
     RefinementNetwork,
 )
-from multimodal_perception.networks.image_encoder import ImageTrunk
+from multimodal_perception.networks.image_encoder import ImageBackbone
 from multimodal_perception.training.checkpoint import (
     load_matching_weights,
     load_stream,
@@ -62,19 +62,20 @@ class DetectorTraining:
         network: Architecture of the detector. Use the same values in all stages of one detector.
         augmentation: Random changes of training frames. Increase them when the detector fails on other
             sensors than it was trained on.
-        dropout: Fractions of training frames with missing sensors. Increase them for robustness against
-            failing sensors.
+        modality_dropout: Fractions of training frames with missing sensors. Increase them for robustness
+            against failing sensors.
         loop: Length, speed and precision of the training. Set the number of steps here.
         segmentation_weight: Weight of the auxiliary segmentation task of the images in the stage
             proposals. Set it to 0 when the image necks are frozen.
-        image_trunks: Weights of the image trunks in the stage proposals: imagenet, or the name or card
-            of a segmentation model or detector. Change it to start from trunks of your own images.
-        freeze_image_trunks: Keep the image trunks as they are and store their features beside the
-            samples. Disable it to train the trunks as well; training is then much slower.
+        image_backbones: Weights of the image backbones in the stage proposals: imagenet, or the name or
+            card of a segmentation model or detector. Change it to start from backbones of your own
+            images.
+        freeze_image_backbones: Keep the image backbones as they are and store their features beside the
+            samples. Disable it to train the backbones as well; training is then much slower.
         repeat_threshold: Frames with a class that occurs in a smaller fraction of the frames than this
             are repeated (repeat factor sampling, Gupta et al. 2019). Increase it when rare classes are
             missed, set 0 for no repetition.
-        pasted_objects: Number of objects by class that are pasted into each frame with a LiDAR
+        gt_sampling: Number of objects by class that are pasted into each frame with a LiDAR
             (ground-truth sampling, Yan et al. 2018). Increase it for classes that are rare in the data.
         frozen_modules: Modules of the network that keep their initial weights and batch statistics. Use
             it to train new parts on a trained network.
@@ -87,13 +88,13 @@ class DetectorTraining:
     stage: Literal["proposals", "refinement", "large_vehicle_head"] = "proposals"
     network: DetectorConfig = field(default_factory=DetectorConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    modality_dropout: DropoutConfig = field(default_factory=DropoutConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     segmentation_weight: float = field(default=0.5, metadata={"min": 0.0, "max": 100.0})
-    image_trunks: str = "imagenet"
-    freeze_image_trunks: bool = True
+    image_backbones: str = "imagenet"
+    freeze_image_backbones: bool = True
     repeat_threshold: float = field(default=0.0, metadata={"min": 0.0, "max": 100.0})
-    pasted_objects: dict[str, int] = field(default_factory=dict)
+    gt_sampling: dict[str, int] = field(default_factory=dict)
     frozen_modules: tuple[str, ...] = ()
     views_per_frame: int = field(default=1, metadata={"min": 1, "max": 1000})
     gradient_balancing: GradientBalancingConfig = field(default_factory=GradientBalancingConfig)
@@ -104,11 +105,11 @@ class DetectorTraining:
             raise ValueError("gradient_balancing: only available in the stage proposals")
         if (balancing.modalities or balancing.agm) and not self.network.global_fusion:
             raise ValueError("gradient_balancing: modalities and agm require network.global_fusion")
-        for name, count in self.pasted_objects.items():
+        for name, count in self.gt_sampling.items():
             if name not in CLASSES:
-                raise ValueError(f"pasted_objects: allowed: {', '.join(CLASSES)}; got {name!r}")
+                raise ValueError(f"gt_sampling: allowed: {', '.join(CLASSES)}; got {name!r}")
             if not 0 <= count <= MAX_PASTED:
-                raise ValueError(f"pasted_objects.{name}: allowed: 0 to {MAX_PASTED}; got {count}")
+                raise ValueError(f"gt_sampling.{name}: allowed: 0 to {MAX_PASTED}; got {count}")
 
 
 def train_proposals(
@@ -120,15 +121,17 @@ def train_proposals(
     tensors in several files the last one counts. Writes out/proposals.safetensors. Raises UserError.
     """
     torch.manual_seed(config.loop.seed)
-    network = ProposalNetwork(config.network, trunks=False)
-    trunks = load_trunks(config.image_trunks) if config.network.global_fusion else None
-    if trunks is not None and not config.freeze_image_trunks:
-        network.camera_trunk, network.thermal_trunk = trunks
+    network = ProposalNetwork(config.network, image_backbones=False)
+    backbones = (
+        load_image_backbones(config.image_backbones) if config.network.global_fusion else None
+    )
+    if backbones is not None and not config.freeze_image_backbones:
+        network.camera_trunk, network.thermal_trunk = backbones
     frozen = load_initial_weights(network, config, start)
     balancer = None
     if config.gradient_balancing.any:
         balancer = GradientBalancer(config.gradient_balancing, modality_branches(network))
-    frames = build_dataset(config, data, trunks)
+    frames = build_dataset(config, data, backbones)
     loop = Loop(network, frames, collate, config.loop, out, gradient_balancing=balancer)
 
     def compute_losses(module: nn.Module, batch: Batch, rng: np.random.Generator) -> Losses:
@@ -138,8 +141,8 @@ def train_proposals(
         return proposal_losses(module, batch, config.segmentation_weight, balancer)
 
     loop.run(compute_losses)
-    if trunks is not None and config.freeze_image_trunks:
-        network.camera_trunk, network.thermal_trunk = trunks
+    if backbones is not None and config.freeze_image_backbones:
+        network.camera_trunk, network.thermal_trunk = backbones
         network.to(loop.device)
     if loop.rank == 0:
         save_weights(network, out / "proposals.safetensors")
@@ -155,8 +158,8 @@ def train_refinement(
     train_proposals. Writes out/refinement.safetensors. Raises UserError.
     """
     torch.manual_seed(config.loop.seed)
-    proposal_network, trunks = load_proposal_network(config, proposals)
-    frames = build_dataset(config, data, trunks)
+    proposal_network, backbones = load_proposal_network(config, proposals)
+    frames = build_dataset(config, data, backbones)
     network = RefinementNetwork(config.network)
     frozen = load_initial_weights(network, config, start)
     loop = Loop(network, frames, collate, config.loop, out)
@@ -174,10 +177,11 @@ def train_refinement(
 
 def load_proposal_network(
     config: DetectorTraining, weights: Path
-) -> tuple[ProposalNetwork, tuple[ImageTrunk, ImageTrunk] | None]:
-    """A trained proposal network without gradients, and its image trunks if it has images.
+) -> tuple[ProposalNetwork, tuple[ImageBackbone, ImageBackbone] | None]:
+    """A trained proposal network without gradients, and its image backbones if it has images.
 
-    With freeze_image_trunks the trunks are removed from the network, which then takes stored features.
+    With freeze_image_backbones the backbones are removed from the network, which then takes stored
+    features.
     """
     network = ProposalNetwork(config.network)
     load_weights(network, weights)
@@ -185,10 +189,10 @@ def load_proposal_network(
     if not config.network.global_fusion:
         return network, None
     assert network.camera_trunk is not None and network.thermal_trunk is not None
-    trunks = network.camera_trunk, network.thermal_trunk
-    if config.freeze_image_trunks:
+    backbones = network.camera_trunk, network.thermal_trunk
+    if config.freeze_image_backbones:
         network.camera_trunk = network.thermal_trunk = None
-    return network, trunks
+    return network, backbones
 
 
 def load_initial_weights(
@@ -209,25 +213,25 @@ def load_initial_weights(
 
 
 def build_dataset(
-    config: DetectorTraining, data: Path, trunks: tuple[ImageTrunk, ImageTrunk] | None
+    config: DetectorTraining, data: Path, backbones: tuple[ImageBackbone, ImageBackbone] | None
 ) -> DetectorDataset:
     """The training frames of a folder of samples.
 
-    Features of frozen trunks are computed and stored beside the samples; each rank computes a part.
+    Features of frozen backbones are computed and stored beside the samples; each rank computes a part.
     """
-    stored_features = trunks is not None and config.freeze_image_trunks
+    stored_features = backbones is not None and config.freeze_image_backbones
     paths = sample_paths(data)
-    if trunks is not None and config.freeze_image_trunks:
+    if backbones is not None and config.freeze_image_backbones:
         rank, world_size = join_process_group()
-        store_features(paths[rank::world_size], *trunks)
+        store_features(paths[rank::world_size], *backbones)
         wait_for_all_ranks()
-    sampling = open_object_sampling(paths, data, config.pasted_objects)
+    sampling = open_object_sampling(paths, data, config.gt_sampling)
     if config.repeat_threshold:
         paths = repeat_rare_classes(paths, config.repeat_threshold, config.loop.seed)
-    dropout = config.dropout
-    if trunks is None:
+    dropout = config.modality_dropout
+    if backbones is None:
         # A network without images: no images in any frame, and a LiDAR in all.
-        dropout = DropoutConfig(1.0, 0.0, 0.0, 0.0, config.dropout.ultrasonics)
+        dropout = DropoutConfig(1.0, 0.0, 0.0, 0.0, config.modality_dropout.ultrasonics)
     return DetectorDataset(
         paths,
         config.network,
@@ -239,21 +243,21 @@ def build_dataset(
     )
 
 
-def load_trunks(source: str) -> tuple[ImageTrunk, ImageTrunk]:
-    """The camera and the thermal image trunk.
+def load_image_backbones(source: str) -> tuple[ImageBackbone, ImageBackbone]:
+    """The camera and the thermal image backbone.
 
     source: imagenet, or the name or card of a segmentation model or detector. Raises UserError for a
     model without two image backbones.
     """
-    trunks = ImageTrunk(3, source == "imagenet"), ImageTrunk(1, source == "imagenet")
+    backbones = ImageBackbone(3, source == "imagenet"), ImageBackbone(1, source == "imagenet")
     if source != "imagenet":
-        for stream, trunk in zip(read_streams(source), trunks, strict=True):
-            load_stream(trunk, stream, source)
-    return trunks
+        for stream, backbone in zip(read_streams(source), backbones, strict=True):
+            load_stream(backbone, stream, source)
+    return backbones
 
 
 def modality_branches(network: ProposalNetwork) -> dict[str, list[nn.Module]]:
     """The modules that only one modality passes through, before the features are fused."""
-    parts = ("trunk", "neck", "fusion", "exchange")
+    parts = ("trunk", "neck", "fusion", "attention")
     modules = [getattr(network, f"{k}_{n}", None) for k in ("camera", "thermal") for n in parts]
     return {"lidar": [network.encoder], "images": [m for m in modules if m is not None]}

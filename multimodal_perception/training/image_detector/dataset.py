@@ -123,7 +123,7 @@ def read_views(path: Path) -> tuple[list[NumberedView], list[NumberedView]]:
         for i in range(len(shard["labels"])):
             numbers, classes = _number_objects(shard["instances"][i], shard["labels"][i])
             factor = INPUT_WIDTH / numbers.shape[1]
-            thermal, mask = shard["thermal"][i], shard["thermal_visible"][i]
+            thermal, mask = shard["thermal"][i], shard["thermal_valid"][i]
             view = resize_view(shard["visible"][i], thermal, mask, numbers, factor)
             views.append(NumberedView(view, classes))
             numbers, classes = _number_objects(shard["own_instances"][i], shard["own_labels"][i])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.images.rgb_thermal import OUTPUTS
 from multimodal_perception.images.rgb_thermal_inputs import INPUTS
-from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_SCALE
+from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
 from multimodal_perception.networks.rgb_thermal_detection import (
     CLASSES,
     STRIDES,
@@ -56,10 +56,11 @@ def export_image_detector(
         inputs={name: TensorSpec(shape) for name, shape in shapes.items()},
         outputs={name: TensorSpec(size) for name, size in zip(OUTPUTS, sizes, strict=True)},
         licence="Apache-2.0",
+        task="Detects vehicles, people and cyclists as 2D boxes in a visible and a thermal image.",
         settings={"classes": len(CLASSES)},
         classes=CLASSES,
         normalisation={
-            "visible": {"mean": PIXEL_MEAN, "std": PIXEL_SCALE, "order": "RGB"},
+            "visible": {"mean": PIXEL_MEAN, "std": PIXEL_STD, "order": "RGB"},
             "thermal": "thermal: percentiles 1 and 99 to 0 and 1",
         },
         training=training,

@@ -34,6 +34,7 @@ def export_model(
         inputs={"visible": image, "thermal": image},
         outputs={"fused": image},
         licence="Apache-2.0",
+        task="Fuses a visible and a thermal image of the same view into one grey image.",
         settings={"channels": network.channels},
         normalisation={
             "visible": "luma over 255",

@@ -24,7 +24,7 @@ MAX_GAIN = 1.5
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """Weights of the parts of the image-fusion loss.
+    """Weights and gradient gain of the image-fusion loss.
 
     The edge and brightness losses are those of MoE-Fusion (Cao et al. 2023), with edges at three
     scales and brightness in coarse images. The SSIM and VIF losses are additions that preserve
@@ -60,6 +60,9 @@ def fusion_loss(
     weights: FusionWeights | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one batch, and its parts before weighting.
+
+    The loss also contains two terms that are not in the parts: 10 times the mean square of the excess of
+    fused values outside [0, 1], and the load-balancing loss of the experts (Fusion.balance).
 
     foreground: (B, 1, H, W) in [0, 1], where the fused image should have the brighter source.
     """

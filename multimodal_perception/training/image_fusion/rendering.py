@@ -23,22 +23,22 @@ STORED = ("camera.pixels", "thermal.pixels", "truth.camera.semantics")
 
 
 def render_pairs(
-    folder: Path, rig: Rig, seeds: Sequence[int], frames: int, every: int, workers: int = 1
+    folder: Path, rig: Rig, seeds: Sequence[int], frames: int, frame_interval: int, workers: int = 1
 ) -> list[Path]:
     """Write the image pairs of simulated drives, one folder for each seed; existing files are kept.
 
-    rig: with the sensors camera and thermal. frames: pairs in each drive, `every` frames apart. Returns
-    the folders. Raises UserError when they cannot be written.
+    rig: with the sensors camera and thermal. frames: pairs in each drive, `frame_interval` frames
+    apart. Returns the folders. Raises UserError when they cannot be written.
     """
     folders = [folder / f"{seed:06d}" for seed in seeds]
     try:
         for seed, out in zip(tqdm(seeds, "drives", unit="drive"), folders, strict=True):
             out.mkdir(parents=True, exist_ok=True)
-            indices = [k * every for k in range(frames)]
+            indices = [k * frame_interval for k in range(frames)]
             missing = [k for k in indices if not shard_path(out, k).exists()]
             drive = drive_for_seed(seed)
             scenario = drive.scenario_with_traffic()
-            plan = SimulationPlan(scenario, rig, seed, frames * every, drive.conditions)
+            plan = SimulationPlan(scenario, rig, seed, frames * frame_interval, drive.conditions)
             arrays = generate_frames(plan, shard_arrays, missing, min(workers, len(missing)))
             for index, values in zip(missing, arrays, strict=True):
                 partial = out / f".{index:06d}.npz"

@@ -60,7 +60,7 @@ DRIVE_MIX: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 @dataclass(frozen=True)
-class Drive:
+class NearFieldDrive:
     """One simulated drive: scenario, conditions, seed, and index of its first frame."""
 
     scenario: str
@@ -74,10 +74,10 @@ class Drive:
         return "-".join((self.scenario, *self.conditions, f"{self.seed:05d}"))
 
 
-def plan_drives(seeds: Sequence[int]) -> list[Drive]:
+def plan_drives(seeds: Sequence[int]) -> list[NearFieldDrive]:
     """One drive per seed, with the scenarios and conditions of DRIVE_MIX."""
     return [
-        Drive(
+        NearFieldDrive(
             *DRIVE_MIX[seed % len(DRIVE_MIX)],
             seed,
             int(np.random.default_rng(seed).integers(20, 400)),
@@ -86,8 +86,8 @@ def plan_drives(seeds: Sequence[int]) -> list[Drive]:
     ]
 
 
-def record_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int = 1) -> list[Path]:
-    """Record the drives of the seeds; existing shards are kept. Returns the paths of all shards.
+def simulate_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int = 1) -> list[Path]:
+    """Simulate the drives of the seeds; existing shards are kept. Returns the paths of all shards.
 
     workers: number of processes. Raises UserError if the folder cannot be written.
     """
@@ -99,12 +99,12 @@ def record_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int = 1
         with tqdm(total=len(paths), initial=len(paths) - len(missing), unit="drive") as bar:
             if workers <= 1:
                 for drive, path in missing:
-                    record_drive(drive, rig, path)
+                    simulate_drive(drive, rig, path)
                     bar.update()
                 return paths
             # Embree's threads do not survive a fork.
             with ProcessPoolExecutor(workers, get_context("spawn"), initialise_worker) as pool:
-                tasks = [pool.submit(record_drive, drive, rig, path) for drive, path in missing]
+                tasks = [pool.submit(simulate_drive, drive, rig, path) for drive, path in missing]
                 for task in as_completed(tasks):
                     task.result()
                     bar.update()
@@ -113,7 +113,7 @@ def record_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int = 1
     return paths
 
 
-def record_drive(drive: Drive, rig: Rig, path: Path) -> None:
+def simulate_drive(drive: NearFieldDrive, rig: Rig, path: Path) -> None:
     """Simulate one drive and write its shard. An existing shard is kept."""
     if path.exists():
         return

@@ -10,7 +10,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.near_field.network_inputs import (
     CELLS,
     PIXEL_MEAN,
-    PIXEL_SCALE,
+    PIXEL_STD,
     RESOLUTION,
 )
 from multimodal_perception.networks.near_field import (
@@ -49,9 +49,11 @@ def export_near_field(
         inputs=INPUTS,
         outputs=OUTPUTS,
         licence="Apache-2.0",
+        task="Estimates free space and obstacles within 7 m from fisheye cameras and ultrasonic "
+        "sensors.",
         settings=dataclasses.asdict(network.settings),
         classes=CLASSES,
-        normalisation={"images": {"mean": PIXEL_MEAN, "std": PIXEL_SCALE}},
+        normalisation={"images": {"mean": PIXEL_MEAN, "std": PIXEL_STD}},
         range=(-half, -half, 0.0, half, half, 2.5),
         training=training,
         figures=figures,

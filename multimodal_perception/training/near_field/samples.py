@@ -1,4 +1,4 @@
-"""Frames of recorded near-field drives in memory: image features, ultrasonic grids and labels."""
+"""Frames of simulated near-field drives in memory: image features, ultrasonic grids and labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import CameraImage, Modality, SensorFrame, UltrasonicReading
+from multimodal_perception.frame import (
+    CameraImage,
+    Modality,
+    SensorFrame,
+    UltrasonicReading,
+    VehicleFootprint,
+)
 from multimodal_perception.near_field.network_inputs import NearFieldInputs
 from multimodal_perception.networks.near_field import NearField
 from multimodal_perception.rig import Rig
@@ -28,8 +34,7 @@ class Samples:
     fine: (N, 4, 24, 28, 48) and coarse: (N, 4, 40, 14, 24) float16, image features of 4 cameras.
     sample_uv: (4, 2, 72, 72, 2), image positions of the cells at 2 heights. ultrasonic_grid: (N, 5,
     72, 72) float16. labels: (N, 72, 72) uint8. hard: (N, 72, 72) bool, cells of HARD_CLASSES.
-    night: (N,) bool.
-    scenario: N names.
+    night: (N,) bool. scenario: N names. vehicle_footprint: of the rig, None if it has none.
     """
 
     fine: Tensor
@@ -40,6 +45,7 @@ class Samples:
     hard: Tensor
     night: NDArray[np.bool_]
     scenario: list[str]
+    vehicle_footprint: VehicleFootprint | None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,13 +79,20 @@ def load_samples(shards: Sequence[Path], rig: Rig, network: NearField) -> Iterat
         night = np.full(len(labels), bool(content["night"]))
         scenario = [str(content["scenario"])] * len(labels)
         stacked = (torch.stack(fine), torch.stack(coarse), sample_uv, torch.stack(ultrasonic_grid))
-        yield Samples(*stacked, torch.from_numpy(labels), torch.from_numpy(hard), night, scenario)
+        yield Samples(
+            *stacked,
+            torch.from_numpy(labels),
+            torch.from_numpy(hard),
+            night,
+            scenario,
+            rig.vehicle_footprint,
+        )
 
 
 def concatenate_samples(parts: Sequence[Samples]) -> Samples:
     """Concatenate samples of the same rig. Raises UserError if there are none."""
     if not parts:
-        raise UserError("no near-field shards: record some first")
+        raise UserError("no near-field shards: simulate some first")
     tensors = {
         n: torch.cat([getattr(p, n) for p in parts]) for n in ("fine", "coarse", "ultrasonic_grid")
     }
@@ -92,6 +105,7 @@ def concatenate_samples(parts: Sequence[Samples]) -> Samples:
         torch.cat([p.hard for p in parts]),
         np.concatenate([p.night for p in parts]),
         [name for p in parts for name in p.scenario],
+        parts[0].vehicle_footprint,
     )
 
 

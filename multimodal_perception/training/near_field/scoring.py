@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multimodal_perception.frame import VehicleFootprint
 from multimodal_perception.networks.near_field import NearField
 from multimodal_perception.training.near_field.dataset import CLASSES, RESOLUTION
 from multimodal_perception.training.near_field.samples import Samples
@@ -40,7 +41,8 @@ def calibrate_evidence(
     errors = {}
     for factor in EVIDENCE_FACTORS:
         free, occupied = masses(factor * evidence).numpy().transpose(1, 0, 2, 3)
-        errors[factor] = cell_metrics(free, occupied, labels, hard)["ece"]
+        metrics = cell_metrics(free, occupied, labels, hard, samples.vehicle_footprint)
+        errors[factor] = metrics["ece"]
     sufficient = [
         factor for factor in EVIDENCE_FACTORS if errors[factor] <= TARGET_CALIBRATION_ERROR
     ]
@@ -64,7 +66,9 @@ def score(
     labels, hard = samples.labels.numpy(), samples.hard.numpy()
     groups = {"all": np.ones(len(labels), bool), "night": samples.night, "day": ~samples.night}
     return {
-        name: cell_metrics(free[rows], occupied[rows], labels[rows], hard[rows])
+        name: cell_metrics(
+            free[rows], occupied[rows], labels[rows], hard[rows], samples.vehicle_footprint
+        )
         for name, rows in groups.items()
         if rows.any()
     }
@@ -119,13 +123,15 @@ def cell_metrics(
     occupied: NDArray[np.floating],
     labels: NDArray[np.uint8],
     hard: NDArray[np.bool_],
+    vehicle_footprint: VehicleFootprint | None,
 ) -> dict[str, float]:
     """Metrics of labelled cells (N, H, W). A cell is predicted occupied if occupied mass exceeds
     free mass.
 
-    false_free: fraction of the occupied cells that are predicted free. ece: expected calibration error.
-    unknown: mean unknown mass. iou_hard, recall_hard: of the cells with HARD_CLASSES and the free
-    cells within 1 m of them, up to 5 m from the vehicle. recall_X: recall of a class.
+    vehicle_footprint: for distances from the vehicle, see near_cells. false_free: fraction of the
+    occupied cells that are predicted free. ece: expected calibration error. unknown: mean unknown
+    mass. iou_hard, recall_hard: of the cells with HARD_CLASSES and the free cells within 1 m of them,
+    up to 5 m from the vehicle. recall_X: recall of a class.
     """
     known = labels < len(CLASSES)
     truth, predicted = labels[known] > 0, (occupied > free)[known]
@@ -141,7 +147,8 @@ def cell_metrics(
         "ece": float(sum(gaps) / max(known.sum(), 1)),
         "unknown": float((1 - free - occupied)[known].mean()) if known.any() else math.nan,
     }
-    result |= _hard_obstacle_metrics(occupied > free, labels, hard)
+    near = near_cells(labels.shape[1:], vehicle_footprint)
+    result |= _hard_obstacle_metrics(occupied > free, labels, hard & near, near)
     for number, name in enumerate(CLASSES[1:], 1):
         cells = labels == number
         result[f"recall_{name}"] = (
@@ -151,10 +158,13 @@ def cell_metrics(
 
 
 def _hard_obstacle_metrics(
-    predicted: NDArray[np.bool_], labels: NDArray[np.uint8], hard: NDArray[np.bool_]
+    predicted: NDArray[np.bool_],
+    labels: NDArray[np.uint8],
+    hard: NDArray[np.bool_],
+    near: NDArray[np.bool_],
 ) -> dict[str, float]:
-    near = near_cells(labels.shape[1:])
-    obstacles = hard & (labels > 0) & (labels < len(CLASSES)) & near
+    """Metrics (see cell_metrics) of the cells of `hard` and the free cells of `near` (H, W)."""
+    obstacles = hard & (labels > 0) & (labels < len(CLASSES))
     radius = round(SURROUNDINGS_DISTANCE / RESOLUTION)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     dilated = np.stack([cv2.dilate(mask.astype(np.uint8), kernel) > 0 for mask in obstacles])
@@ -167,11 +177,14 @@ def _hard_obstacle_metrics(
 
 
 def near_cells(
-    shape: tuple[int, ...], footprint: tuple[float, float] = (4.5, 1.8)
+    shape: tuple[int, ...], vehicle_footprint: VehicleFootprint | None
 ) -> NDArray[np.bool_]:
-    """Mask (rows, columns) of the cells whose centre is within 5 m of a footprint (length, width)
-    at the origin."""
+    """Mask (rows, columns) of the cells whose centre is within 5 m of the vehicle's footprint.
+
+    Without a footprint, distances are measured from the origin of base_link.
+    """
+    rear, front, right, left = vehicle_footprint or (0.0, 0.0, 0.0, 0.0)
     y, x = ((np.arange(n) + 0.5 - n / 2) * RESOLUTION for n in shape)
-    distance_x = np.maximum(np.abs(x) - footprint[0] / 2, 0.0)
-    distance_y = np.maximum(np.abs(y) - footprint[1] / 2, 0.0)
+    distance_x = np.maximum(np.maximum(rear - x, x - front), 0.0)
+    distance_y = np.maximum(np.maximum(right - y, y - left), 0.0)
     return np.hypot(distance_x[None], distance_y[:, None]) <= NEAR_DISTANCE

@@ -1,4 +1,4 @@
-"""Training of the near-field network on recorded drives."""
+"""Training of the near-field network on simulated drives."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def train_near_field(
     out: Path,
     start: Path | None = None,
 ) -> NearField:
-    """Train on recorded drives (see record_drives) of a rig, or resume the training in `out`.
+    """Train on simulated drives (see simulate_drives) of a rig, or resume the training in `out`.
 
     One of CALIBRATION_INTERVAL drives is left out of the training and used to calibrate the evidence.
     start: initial weights (.safetensors or a model). Writes out/near_field.safetensors. Returns the

@@ -1,4 +1,4 @@
-"""Model cards of a recipe: exported cards with the description of the training and the figures."""
+"""Model cards of a recipe: exported cards with the description of the training run and the figures."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ def write_model_cards(
     """Copy exported model folders to `out` and complete their cards.
 
     evaluations: JSON files of the figures by name. stages: output folders of all stages. parts: stage of
-    each exported part. `out` is replaced atomically. Raises UserError.
+    each exported part. `out` is replaced when the new folder is complete. If a crash between the two
+    renames leaves no `out`, the next call first restores the previous folder. Raises UserError.
     """
+    previous = out.with_name(f".{out.name}.previous")
+    if previous.exists() and not out.exists():
+        os.replace(previous, out)
     recipe = file.recipe
     training = Training(
         command=f"train recipe {file.path.name}",
@@ -58,8 +62,11 @@ def write_model_cards(
             notes = " ".join(text for text in (card.notes, recipe.notes.strip()) if text)
             values |= {"figures": {**card.figures, **figures}, "notes": notes}
         _write(folder, dataclasses.replace(card, **values))
-    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
+    if out.exists():
+        os.replace(out, previous)
     os.replace(unfinished, out)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def describe_data(file: RecipeFile) -> str:
@@ -77,7 +84,7 @@ def describe_data(file: RecipeFile) -> str:
 
 
 def package_version() -> str:
-    """The git commit of a source checkout, otherwise the version of the package."""
+    """The version of the package, followed by " (COMMIT)" in a git checkout."""
     folder = Path(__file__).resolve().parents[3]
     if not (folder / ".git").exists():
         return __version__

@@ -1,4 +1,4 @@
-"""The recipe file: data, stages, export and evaluation of a training."""
+"""The recipe file: data, stages, export and evaluation of a trained network."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class DataConfig:
             your sensors; segmentation and image_detector vary the rig themselves and ignore it.
         frames: Frames of each drive that are stored; ignored by near_field. Increase it for more data,
             although frames of the same drive resemble each other.
-        every: Sweeps from one stored frame to the next, for detector and image_fusion. Increase it for
-            frames that resemble each other less; simulation time grows with it only a little.
+        frame_interval: Sweeps from one stored frame to the next, for detector and image_fusion.
+            Increase it for frames that resemble each other less; simulation time grows with it only a
+            little.
         pairs: Folder of real visible and thermal images for image_fusion, relative to the recipe. Set
             it when you have such images, otherwise leave it empty.
     """
@@ -41,7 +42,7 @@ class DataConfig:
     seeds: tuple[str, ...] = ("0..9",)
     rig: str = "simulation"
     frames: int = field(default=18, metadata={"min": 1, "max": 10_000})
-    every: int = field(default=15, metadata={"min": 1, "max": 10_000})
+    frame_interval: int = field(default=15, metadata={"min": 1, "max": 10_000})
     pairs: str = ""
 
     def __post_init__(self) -> None:
@@ -74,16 +75,16 @@ class StageConfig:
         config: Configuration file of the training, relative to the recipe. Use one file for each stage.
         data: Name of the data that the stage is trained on. Choose data that the earlier stages were
             not trained on when the stage must learn to correct their errors.
-        start: Earlier stages whose weights are the initial weights; later ones override earlier ones.
-            Set it to continue a training or to add a part to a trained network.
-        proposals: Earlier stage with the proposal network, for the detector's stages refinement and
-            large_vehicle_head. Set it in these stages, leave it empty in all others.
+        initial_weights: Earlier stages whose weights are the initial weights; later ones override
+            earlier ones. Set it to continue a training run or to add a part to a trained network.
+        proposals_from_stage: Earlier stage with the proposal network, for the detector's stages
+            refinement and large_vehicle_head. Set it in these stages, leave it empty in all others.
     """
 
     config: str
     data: str
-    start: tuple[str, ...] = ()
-    proposals: str = ""
+    initial_weights: tuple[str, ...] = ()
+    proposals_from_stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class Recipe:
             if stage.data not in self.data:
                 raise ValueError(f"stages.{name}.data: {_allowed(self.data, stage.data)}")
             for key, other in [
-                *(("start", s) for s in stage.start),
-                *([("proposals", stage.proposals)] if stage.proposals else []),
+                *(("initial_weights", s) for s in stage.initial_weights),
+                *(("proposals_from_stage", s) for s in [stage.proposals_from_stage] if s),
             ]:
                 if other not in earlier:
                     raise ValueError(f"stages.{name}.{key}: {_allowed(earlier, other)}")

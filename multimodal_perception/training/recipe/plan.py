@@ -28,7 +28,7 @@ from multimodal_perception.training.recipe.workflows import (
 # Runs the arguments of an evaluation command, which writes its figures to a JSON file.
 Evaluate = Callable[[Sequence[str]], None]
 # Configuration keys that name a model; its card is an input of the stage.
-MODEL_KEYS = ("image_trunks", "backbones")
+MODEL_KEYS = ("image_backbones", "backbones")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ class Plan:
 
         return dataclasses.replace(
             self._data_inputs(stage.data),
-            start=[weights(other) for other in stage.start],
-            proposals=weights(stage.proposals) if stage.proposals else None,
+            start=[weights(other) for other in stage.initial_weights],
+            proposals=weights(stage.proposals_from_stage) if stage.proposals_from_stage else None,
         )
 
     def _data_inputs(self, name: str) -> StageInputs:
@@ -126,8 +126,8 @@ class Plan:
     def _train_step(self, name: str) -> Step:
         recipe = self.file.recipe
         stage, config = recipe.stages[name], self.file.configs[name]
-        needs = [f"render/{stage.data}", *(f"train/{s}" for s in stage.start)]
-        needs += [f"train/{stage.proposals}"] if stage.proposals else []
+        needs = [f"render/{stage.data}", *(f"train/{s}" for s in stage.initial_weights)]
+        needs += [f"train/{stage.proposals_from_stage}"] if stage.proposals_from_stage else []
         values = dataclasses.asdict(config)
         for key in ("workers", "save_every"):  # do not change the result
             values["loop"].pop(key)

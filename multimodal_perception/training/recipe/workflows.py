@@ -93,17 +93,30 @@ class DetectorWorkflow:
         _check_parts(recipe, self.parts)
         for name, stage in recipe.stages.items():
             detector_stage = configs[name].stage
-            if (detector_stage == "proposals") == bool(stage.proposals):
-                text = "must be empty" if stage.proposals else "is required"
-                raise ValueError(f"stages.{name}.proposals: {text} in the stage {detector_stage}")
-            if stage.proposals and configs[stage.proposals].stage != "proposals":
+            if (detector_stage == "proposals") == bool(stage.proposals_from_stage):
+                text = "must be empty" if stage.proposals_from_stage else "is required"
                 raise ValueError(
-                    f"stages.{name}.proposals: {stage.proposals} is not a stage proposals"
+                    f"stages.{name}.proposals_from_stage: {text} in the stage {detector_stage}"
                 )
-            if detector_stage == "large_vehicle_head" and not stage.start:
-                raise ValueError(f"stages.{name}.start: is required in the stage {detector_stage}")
-            if stage.proposals and configs[stage.proposals].network != configs[name].network:
-                raise ValueError(f"stages.{name}: network differs from that of {stage.proposals}")
+            if (
+                stage.proposals_from_stage
+                and configs[stage.proposals_from_stage].stage != "proposals"
+            ):
+                raise ValueError(
+                    f"stages.{name}.proposals_from_stage: {stage.proposals_from_stage} is not a stage "
+                    "proposals"
+                )
+            if detector_stage == "large_vehicle_head" and not stage.initial_weights:
+                raise ValueError(
+                    f"stages.{name}.initial_weights: is required in the stage {detector_stage}"
+                )
+            if (
+                stage.proposals_from_stage
+                and configs[stage.proposals_from_stage].network != configs[name].network
+            ):
+                raise ValueError(
+                    f"stages.{name}: network differs from that of {stage.proposals_from_stage}"
+                )
         if "proposals" not in recipe.export:
             raise ValueError("export.proposals: missing")
         networks = {part: configs[name].network for part, name in recipe.export.items()}
@@ -118,7 +131,7 @@ class DetectorWorkflow:
         from multimodal_perception.training.detector.drives import render_samples
 
         d, rig = inputs.data, inputs.load_rig()
-        render_samples(d.seed_list(), rig, d.frames, d.every, inputs.folder, workers)
+        render_samples(d.seed_list(), rig, d.frames, d.frame_interval, inputs.folder, workers)
 
     def render_cost(self, data: DataConfig) -> Cost:
         frames = data.frames * len(data.seed_list())
@@ -253,9 +266,9 @@ class NearFieldWorkflow:
         _check_single_network(recipe, self.parts)
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
-        from multimodal_perception.training.near_field.dataset import record_drives
+        from multimodal_perception.training.near_field.dataset import simulate_drives
 
-        record_drives(inputs.folder, inputs.load_rig(), inputs.data.seed_list(), workers)
+        simulate_drives(inputs.folder, inputs.load_rig(), inputs.data.seed_list(), workers)
 
     def render_cost(self, data: DataConfig) -> Cost:
         drives = len(data.seed_list())
@@ -308,7 +321,7 @@ class ImageFusionWorkflow:
         from multimodal_perception.training.image_fusion.rendering import render_pairs
 
         d, rig = inputs.data, inputs.load_rig()
-        render_pairs(inputs.folder, rig, d.seed_list(), d.frames, d.every, workers)
+        render_pairs(inputs.folder, rig, d.seed_list(), d.frames, d.frame_interval, workers)
 
     def render_cost(self, data: DataConfig) -> Cost:
         frames = data.frames * len(data.seed_list())
@@ -375,8 +388,10 @@ def _check_parts(recipe: Recipe, parts: tuple[str, ...]) -> None:
 def _check_single_network(recipe: Recipe, parts: tuple[str, ...]) -> None:
     _check_parts(recipe, parts)
     for name, stage in recipe.stages.items():
-        if stage.proposals:
-            raise ValueError(f"stages.{name}.proposals: must be empty for {recipe.network}")
+        if stage.proposals_from_stage:
+            raise ValueError(
+                f"stages.{name}.proposals_from_stage: must be empty for {recipe.network}"
+            )
 
 
 def _render_image_drives(inputs: StageInputs, lidar: bool, workers: int) -> None:

@@ -107,7 +107,7 @@ def read_drives(
             for i in range(len(shard["labels"])):
                 width = shard["labels"].shape[2]
                 factor = STORED_WIDTH / width
-                x, thermal_mask = shard[second_input][i], shard[f"{second_input}_visible"][i]
+                x, thermal_mask = shard[second_input][i], shard[f"{second_input}_valid"][i]
                 if second_input == "thermal":
                     thermal = shard["own_thermal"][i].astype(np.float32)
                     power = quartile_gamma(thermal, THERMAL_QUARTILE)

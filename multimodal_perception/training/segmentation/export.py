@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from multimodal_perception.images.rgb_thermal_inputs import INPUTS
-from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_SCALE
+from multimodal_perception.networks.efficientnet_lite import PIXEL_MEAN, PIXEL_STD
 from multimodal_perception.networks.rgb_thermal_segmentation import RgbThermalSegmentation
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
 from multimodal_perception.runtime.onnx_export import export_onnx
@@ -59,10 +59,12 @@ def export_model(
         inputs={name: TensorSpec(shape) for name, shape in shapes.items()},
         outputs={"logits": TensorSpec(logits)},
         licence="Apache-2.0",
+        task="Predicts the class of every pixel from a visible image and a "
+        + ("thermal image." if second_input == "thermal" else "LiDAR depth image."),
         settings=settings,
         classes=SEGMENTATION_CLASSES,
         normalisation={
-            "visible": {"mean": PIXEL_MEAN, "std": PIXEL_SCALE, "order": "RGB"},
+            "visible": {"mean": PIXEL_MEAN, "std": PIXEL_STD, "order": "RGB"},
             "thermal": "thermal: percentiles 1 and 99 to 0 and 1, then a power that brings the upper "
             "quartile to settings.thermal_quartile; lidar: 2 m over the depth",
         },

@@ -20,8 +20,9 @@ from multimodal_perception.frame import SensorFrame, ThermalImage
 from multimodal_perception.images.thermal_normalization import ThermalNormaliser
 from multimodal_perception.images.view_warp import render_inverse_depth, warp_between
 from multimodal_perception.processes import initialise_worker
-from multimodal_perception.rig import Extrinsics, Intrinsics, Rig, load_rig, resolve_rig_path
+from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.segmentation.classes import labels_from_semantics
+from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics
 from multimodal_perception.simulation.sensors.camera import ImageTruth
 from multimodal_perception.simulation.world.scenarios import Lane, Scenario, load_scenario
 
@@ -135,8 +136,8 @@ def shard_arrays(frame: SensorFrame, camera: ImageTruth, thermal: ImageTruth) ->
     """Training arrays of one frame, in the view of the camera and in the view of the thermal camera.
 
     In the view of the camera: visible (H, W, 3) uint8; thermal (H, W) float16 in [0, 1], warped, valid
-    where thermal_visible (H, W) bool; labels (H, W) uint8; instances (H, W) int32, track ids, 0 for
-    scenery; with a LiDAR also lidar (H, W) float16, inverse depth, and lidar_visible (H, W) bool.
+    where thermal_valid (H, W) bool; labels (H, W) uint8; instances (H, W) int32, track ids, 0 for
+    scenery; with a LiDAR also lidar (H, W) float16, inverse depth, and lidar_valid (H, W) bool.
     In the view of the thermal camera: own_thermal (h, w) float16, own_labels and own_instances (h, w).
     """
     image = frame.thermals[THERMAL]
@@ -146,7 +147,7 @@ def shard_arrays(frame: SensorFrame, camera: ImageTruth, thermal: ImageTruth) ->
     arrays: Shard = {
         "visible": frame.cameras[CAMERA].rgb(),
         "thermal": warp.apply(normalised).astype(np.float16),
-        "thermal_visible": warp.valid,
+        "thermal_valid": warp.valid,
         "labels": labels_from_semantics(camera.semantics),
         "instances": camera.instances,
         "own_thermal": normalised.astype(np.float16),
@@ -155,7 +156,7 @@ def shard_arrays(frame: SensorFrame, camera: ImageTruth, thermal: ImageTruth) ->
     }
     if frame.lidars:
         inverse_depth, visible = render_inverse_depth(frame, model, pose)
-        arrays["lidar"], arrays["lidar_visible"] = inverse_depth.astype(np.float16), visible
+        arrays["lidar"], arrays["lidar_valid"] = inverse_depth.astype(np.float16), visible
     return arrays
 
 

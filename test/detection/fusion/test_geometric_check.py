@@ -46,7 +46,9 @@ def entries(result: Boxes3D) -> list[tuple[str, float]]:
 
 def test_missed_confident_vehicle_is_added_in_order_of_score() -> None:
     result = add_unexplained_vehicles(
-        boxes(("car", 0.97, 20.0, 0.0), ("car", 0.5, 30.0, 0.0)), boxes(("car", 0.95, 7.0, 0.0)), 0.9
+        boxes(("car", 0.97, 20.0, 0.0), ("car", 0.5, 30.0, 0.0)),
+        boxes(("car", 0.95, 7.0, 0.0)),
+        0.9,
     )
     assert (result.added, result.removed) == (1, 0)
     assert entries(result.boxes) == [("car", 0.97), ("car", 0.95), ("car", 0.5)]
@@ -67,7 +69,7 @@ def test_other_geometric_boxes_are_not_added(geometric: tuple[str, float, float,
     assert (result.added, len(result.boxes)) == (0, 0)
 
 
-@pytest.mark.parametrize(("x", "score"), [(7.9, 0.1), (9.0, 0.5)])
+@pytest.mark.parametrize(("x", "score"), [(7.9, 0.1), (9.0, 0.51)])
 def test_vehicle_that_the_networks_report_is_not_added_again(x: float, score: float) -> None:
     """Within 1 m at any score, or overlapping with a score above the limit of weak boxes."""
     networks = boxes(("van", score, x, 0.0))
@@ -85,6 +87,15 @@ def test_people_inside_an_added_vehicle_and_weak_overlapping_boxes_are_removed()
     result = add_unexplained_vehicles(networks, boxes(("car", 0.99, 7.0, 0.0)), 0.9)
     assert (result.added, result.removed) == (1, 2)
     assert entries(result.boxes) == [("car", 0.99), ("pedestrian", 0.7)]
+
+
+@pytest.mark.parametrize(("certainty", "added"), [(0.97, 0), (0.99, 1)])
+def test_nearly_certain_vehicle_replaces_a_stronger_overlapping_box(
+    certainty: float, added: int
+) -> None:
+    networks = boxes(("bus", 0.45, 9.0, 0.0))
+    result = add_unexplained_vehicles(networks, boxes(("car", certainty, 7.0, 0.0)), 0.9)
+    assert (result.added, result.removed) == (added, added)
 
 
 positions = st.floats(-50.0, 50.0, width=32)

@@ -10,7 +10,7 @@ from multimodal_perception.detection.fusion.image_projection import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 
 def view(yaw: float) -> ImageView:

@@ -19,7 +19,7 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.perception import Boxes2D
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 
 CLASSES = tuple(CLASS_PRIORS)
 PINHOLE = CameraModel.pinhole(640, 360, 420.0)

@@ -44,7 +44,7 @@ def test_night_darkens_camera_images_and_does_not_affect_other_sensors(clear: Ob
         assert np.array_equal(actual, expected)
 
 
-def test_unlit_switches_off_all_lamps_except_the_head_lamps() -> None:
+def test_unlit_switches_off_all_lamps_except_the_headlights() -> None:
     def render(scenario: str, modifier: str) -> np.ndarray:
         drive = Simulation(scenario, small_rig(noise=False), 3, 5, (modifier,))
         return picture(drive.observe(1))
@@ -53,7 +53,7 @@ def test_unlit_switches_off_all_lamps_except_the_head_lamps() -> None:
     assert render("warehouse", "unlit").mean() < 0.5 * hall.mean()
     lit, unlit = render("urban_street", "night"), render("urban_street", "unlit")
     assert unlit.mean() < lit.mean()
-    # The road in the light of the head lamps stays as bright.
+    # The road in the light of the headlights stays as bright.
     height, width = unlit.shape[:2]
     ahead = (slice(int(0.75 * height), None), slice(width // 3, 2 * width // 3))
     assert unlit[ahead].mean() > 0.8 * lit[ahead].mean()

@@ -11,7 +11,7 @@ from test.simulation.rigs import scene_at, small_rig, street
 
 def distance_to_triangle(scene, points, triangles):
     """Distance (N,) of points (N, 3) from the planes of their triangles in metres, in float64."""
-    a, b, c = scene.soup.corners[triangles].astype(np.float64).transpose(1, 0, 2)
+    a, b, c = scene.triangles.corners[triangles].astype(np.float64).transpose(1, 0, 2)
     normal = np.cross(b - a, c - a)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     return np.abs(np.einsum("ij,ij->i", points - a, normal))

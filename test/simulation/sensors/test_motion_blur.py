@@ -5,7 +5,7 @@ import pytest
 
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 from multimodal_perception.simulation.sensors.camera import pixel_rays
 from multimodal_perception.simulation.sensors.motion_blur import apply_motion_blur, pixel_motion
 from multimodal_perception.simulation.simulation import Simulation
@@ -77,8 +77,8 @@ def test_a_longer_exposure_gives_less_sharp_images():
     for shutter_time in (0.0, 0.002, 0.03):
         rig = small_rig(
             noise=False,
-            camera={"shutter_time": shutter_time},
-            fisheye={"shutter_time": shutter_time},
+            camera={"shutter_time_s": shutter_time},
+            fisheye={"shutter_time_s": shutter_time},
         )
         frame = Simulation(street(), rig, 3, 5)[0]
         bottom = frame.cameras["fisheye"].pixels[80:].astype(float).mean(axis=2)

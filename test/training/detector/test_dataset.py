@@ -33,16 +33,18 @@ from multimodal_perception.training.detector.samples import (
     write_sample,
 )
 from multimodal_perception.training.detector.train import (
-    load_trunks,
+    load_image_backbones,
 )
 from test.networks.detectors import SMALL
 from test.training.detector.tiny_samples import samples as samples
 
 
-def test_features_of_other_trunks_are_computed_again(samples: Path, tmp_path: Path) -> None:
+def test_features_of_other_image_backbones_are_computed_again(
+    samples: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "0.npz"
     path.write_bytes((samples / "0.npz").read_bytes())
-    imagenet, segmenting = load_trunks("imagenet"), load_trunks("segmentation")
+    imagenet, segmenting = load_image_backbones("imagenet"), load_image_backbones("segmentation")
     assert store_features([path], *imagenet) == 1 and store_features([path], *imagenet) == 0
     before = read_sample(feature_path(path))
     assert store_features([path], *segmenting) == 1

@@ -6,10 +6,10 @@ from multimodal_perception.simulation.world.scenarios import load_scenario, movi
 from multimodal_perception.training.detector.drives import (
     CLUTTER_SEEDS,
     CYCLIST_SEEDS,
-    HEAVY_TRAFFIC_SEEDS,
+    LARGE_VEHICLE_TRAFFIC_SEEDS,
     MIXED_TRAFFIC,
     SHARED_ROAD_SEEDS,
-    Drive,
+    DetectorTrainingDrive,
     drive_for_seed,
 )
 from multimodal_perception.training.detector.samples import SEGMENT_NAMES, segment_lookup_table
@@ -25,8 +25,13 @@ def test_a_seed_always_gives_the_same_drive_and_many_have_mixed_traffic() -> Non
 
 
 def test_mixed_traffic_has_more_trucks_and_buses_and_the_same_pedestrians() -> None:
-    plain, mixed = (Drive(3, "urban_street", (), m).scenario_with_traffic() for m in (False, True))
-    cycling = Drive(CYCLIST_SEEDS[0], "urban_street", (), True).scenario_with_traffic()
+    plain, mixed = (
+        DetectorTrainingDrive(3, "urban_street", (), m).scenario_with_traffic()
+        for m in (False, True)
+    )
+    cycling = DetectorTrainingDrive(
+        CYCLIST_SEEDS[0], "urban_street", (), True
+    ).scenario_with_traffic()
     assert plain == load_scenario("urban_street")
 
     def classes(scenario: object) -> list[str]:
@@ -40,13 +45,19 @@ def test_mixed_traffic_has_more_trucks_and_buses_and_the_same_pedestrians() -> N
         assert 0.15 < fraction < 0.3
     assert after.count("pedestrian") == before.count("pedestrian")
     assert classes(cycling).count("cyclist") > 2 * after.count("cyclist")
-    assert all(drive_for_seed(seed).mixed_traffic for seed in HEAVY_TRAFFIC_SEEDS)
-    heavy = classes(Drive(HEAVY_TRAFFIC_SEEDS[0], "urban_street", (), True).scenario_with_traffic())
-    assert heavy.count("bus") > 1.5 * after.count("bus")
+    assert all(drive_for_seed(seed).mixed_traffic for seed in LARGE_VEHICLE_TRAFFIC_SEEDS)
+    large_vehicles = classes(
+        DetectorTrainingDrive(
+            LARGE_VEHICLE_TRAFFIC_SEEDS[0], "urban_street", (), True
+        ).scenario_with_traffic()
+    )
+    assert large_vehicles.count("bus") > 1.5 * after.count("bus")
 
 
 def test_pedestrians_and_cyclists_use_road_and_pavement_in_shared_road_drives() -> None:
-    shared = Drive(SHARED_ROAD_SEEDS[0], "urban_street", (), False).scenario_with_traffic()
+    shared = DetectorTrainingDrive(
+        SHARED_ROAD_SEEDS[0], "urban_street", (), False
+    ).scenario_with_traffic()
     objects = [
         (m.object_class, abs(m.y)) for _, _, m, _ in moving_objects(shared, 3, 0.0, -2000.0, 2000.0)
     ]
@@ -65,7 +76,7 @@ def test_pedestrians_and_cyclists_use_road_and_pavement_in_shared_road_drives() 
 
 def test_clutter_drives_vary_clutter_gardens_and_foliage() -> None:
     scenarios = [
-        Drive(seed, "urban_street", (), False).scenario_with_traffic()
+        DetectorTrainingDrive(seed, "urban_street", (), False).scenario_with_traffic()
         for seed in CLUTTER_SEEDS[:40]
     ]
     assert all(
@@ -75,7 +86,9 @@ def test_clutter_drives_vary_clutter_gardens_and_foliage() -> None:
         max(p.garden_ratio for p in scenarios) > 0.7 > 0.3 > min(p.garden_ratio for p in scenarios)
     )
     assert {"pedestrian", "cyclist"} < set(scenarios[0].lanes[0].class_frequencies)
-    shared = Drive(SHARED_ROAD_SEEDS[0], "urban_street", (), False).scenario_with_traffic()
+    shared = DetectorTrainingDrive(
+        SHARED_ROAD_SEEDS[0], "urban_street", (), False
+    ).scenario_with_traffic()
     assert shared.clutter_density == 0.0 == shared.conditions.foliage_penetration
 
 

@@ -1,4 +1,4 @@
-"""Gradient balancing: closed forms, no effect where it is off, a training with each method."""
+"""Gradient balancing: closed forms, no effect where it is off, a training run with each method."""
 
 from __future__ import annotations
 

@@ -15,10 +15,9 @@ from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry.boxes import count_points_in_boxes, iou_bev, points_in_box
 from multimodal_perception.training.detector.augmentation import AugmentationConfig, DropoutConfig
 from multimodal_perception.training.detector.dataset import DetectorDataset
+from multimodal_perception.training.detector.object_bank import ObjectBank, build_bank
 from multimodal_perception.training.detector.object_sampling import (
-    ObjectBank,
     ObjectSampling,
-    build_bank,
     open_object_sampling,
 )
 from multimodal_perception.training.detector.samples import (
@@ -215,8 +214,7 @@ def test_frames_contain_pasted_objects_and_their_image_features_are_masked(
         for box in frame.views.masked_boxes:
             within |= points_in_box(points, box)
         assert (
-            not masked["camera_visible"][within].any()
-            and not masked["thermal_visible"][within].any()
+            not masked["camera_valid"][within].any() and not masked["thermal_valid"][within].any()
         )
         for name in masked:
             np.testing.assert_array_equal(masked[name][~within], unmasked[name][~within])
@@ -228,7 +226,7 @@ def test_nothing_is_pasted_without_classes(samples: Path, tmp_path: Path) -> Non
     assert open_object_sampling(paths, samples, {}) is None
     assert open_object_sampling(paths, samples, {"bus": 0}) is None
     assert not (samples / "objects.bank").exists()
-    assert DetectorTraining().pasted_objects == {}
+    assert DetectorTraining().gt_sampling == {}
 
 
 def test_the_bank_is_stored_and_built_again_for_other_samples(
@@ -251,7 +249,7 @@ def test_the_bank_is_stored_and_built_again_for_other_samples(
     rebuilt = open_object_sampling(paths, folder, {"car": 1})
     assert rebuilt is not None and len(rebuilt.bank) == len(paths)
     assert sample_paths(folder) == paths  # the bank is not a sample
-    with pytest.raises(UserError, match=r"pasted_objects: no labelled object of class bus"):
+    with pytest.raises(UserError, match=r"gt_sampling: no labelled object of class bus"):
         open_object_sampling(paths, folder, {"bus": 1, "car": 1})
     assert len(build_bank(paths, ["bus"])) == 0
 
@@ -266,20 +264,20 @@ def test_training_with_pasted_objects(samples: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     flat_samples(folder, samples)
-    config = dataclasses.replace(configured("proposals", 2), pasted_objects={"car": 3})
+    config = dataclasses.replace(configured("proposals", 2), gt_sampling={"car": 3})
     network = train_proposals(config, folder, tmp_path / "out")
     assert all(bool(p.isfinite().all()) for p in network.parameters())
 
 
 @pytest.mark.parametrize(
-    ("pasted_objects", "message"),
+    ("gt_sampling", "message"),
     [
-        ({"tram": 1}, "pasted_objects: allowed: car, van"),
-        ({"bus": -1}, "pasted_objects.bus: allowed: 0 to 50"),
-        ({"bus": 1.5}, "pasted_objects.bus: expected int"),
-        ([1], "pasted_objects: expected a mapping"),
+        ({"tram": 1}, "gt_sampling: allowed: car, van"),
+        ({"bus": -1}, "gt_sampling.bus: allowed: 0 to 50"),
+        ({"bus": 1.5}, "gt_sampling.bus: expected int"),
+        ([1], "gt_sampling: expected a mapping"),
     ],
 )
-def test_errors_name_the_wrong_setting(pasted_objects: object, message: str) -> None:
+def test_errors_name_the_wrong_setting(gt_sampling: object, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message.replace(".", r"\.")):
-        build(DetectorTraining, {"pasted_objects": pasted_objects}, "t.yaml")
+        build(DetectorTraining, {"gt_sampling": gt_sampling}, "t.yaml")

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.detector import FusionConfig, FusionDetector
+from multimodal_perception.detection.fusion.detector import FusionDetector
+from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.pipeline_builder import PipelineConfig, open_detector
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.card import Training, load_card
@@ -26,7 +27,7 @@ from multimodal_perception.training.detector.samples import (
     sample_paths,
 )
 from multimodal_perception.training.detector.train import (
-    load_trunks,
+    load_image_backbones,
     train_proposals,
     train_refinement,
 )
@@ -51,6 +52,7 @@ def test_trained_networks_run_in_the_detector(samples: Path, tmp_path: Path) -> 
     )
     names = ["small", "small_camera", "small_thermal", "small_refinement"]
     assert [c.name for c in cards] == names
+    assert len({c.task for c in cards}) == 4  # each part has a description of its own
     # For frames without LiDAR there can be another proposal network with the same image networks.
     other = read_weights(weights)
     other["head.heatmap.bias"] = other["head.heatmap.bias"] + 2.0
@@ -112,11 +114,13 @@ def test_trained_networks_run_in_the_detector(samples: Path, tmp_path: Path) -> 
         else rng.uniform(-1, 1, s.shape).astype(np.float32)
         for n, s in card.inputs.items()
     }
-    inputs["cells"] = rng.permutation(SMALL.pillars.size**2)[None, : SMALL.pillars.max_pillars]
-    inputs["camera_visible"][:], inputs["thermal_visible"][:] = 1.0, 1.0
+    inputs["pillar_cells"] = rng.permutation(SMALL.pillars.size**2)[
+        None, : SMALL.pillars.max_pillars
+    ]
+    inputs["camera_valid"][:], inputs["thermal_valid"][:] = 1.0, 1.0
     a = open_single_engine("onnxruntime", card, RuntimeConfig()).run(inputs)
     b = open_single_engine("torch", card, RuntimeConfig(device="cpu")).run(inputs)
-    for name in ("scores", "boxes", "bev"):
+    for name in ("scores", "boxes", "bev_features"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-4)
     assert isinstance(first, torch.nn.Module)
 
@@ -149,10 +153,10 @@ def test_an_unknown_frozen_module_is_refused(samples: Path, tmp_path: Path) -> N
         train_proposals(config, samples, tmp_path / "p")
 
 
-def test_trunks_of_a_segmentation_network_are_exported_with_the_detector(
+def test_image_backbones_of_a_segmentation_network_are_exported_with_the_detector(
     samples: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(configured("proposals", 1), image_trunks="segmentation")
+    config = dataclasses.replace(configured("proposals", 1), image_backbones="segmentation")
     train_proposals(config, samples, tmp_path / "p")
     weights = tmp_path / "p" / "proposals.safetensors"
     trained, streams = read_weights(weights), read_streams("segmentation")
@@ -163,19 +167,19 @@ def test_trunks_of_a_segmentation_network_are_exported_with_the_detector(
             torch.testing.assert_close(
                 trained[name], stream[name.removeprefix(f"{modality}_trunk.")]
             )
-    # The refinement computes the features of these trunks again where others are stored.
-    store_features(sample_paths(samples), *load_trunks("imagenet"))
+    # The refinement computes the features of these backbones again where others are stored.
+    store_features(sample_paths(samples), *load_image_backbones("imagenet"))
     train_refinement(configured("refinement", 1), samples, tmp_path / "r", weights)
-    assert store_features(sample_paths(samples), *load_trunks("segmentation")) == 0
+    assert store_features(sample_paths(samples), *load_image_backbones("segmentation")) == 0
     training = Training("train detector", 0, 0.0, "test")
     card, *_ = export_detector(SMALL, weights, None, tmp_path / "small", training)
     assert torch.equal(
         read_weights(card.path)["camera_trunk.stem.0.weight"], trained["camera_trunk.stem.0.weight"]
     )
-    # Another detector can have the same trunks.
-    assert store_features(sample_paths(samples), *load_trunks(str(card.path))) == 0
+    # Another detector can have the same image backbones.
+    assert store_features(sample_paths(samples), *load_image_backbones(str(card.path))) == 0
     with pytest.raises(UserError, match="does not contain two EfficientNet-Lite0 backbones"):
-        load_trunks("image_fusion")
+        load_image_backbones("image_fusion")
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(

@@ -17,7 +17,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
-from multimodal_perception.rig import BODY_FROM_OPTICAL
+from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
 from multimodal_perception.training.detector.samples import (
     build_sample,
     write_sample,

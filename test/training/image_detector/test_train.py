@@ -48,7 +48,7 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path,
         visible=visible.astype(np.uint8),
         thermal=thermal,
-        thermal_visible=visible_mask,
+        thermal_valid=visible_mask,
         labels=labels,
         instances=instances,
         own_thermal=np.repeat(thermal[:, 20:140:1, :150], 1, axis=1),

@@ -21,7 +21,7 @@ from multimodal_perception.training.near_field.dataset import (
     cell_labels,
     hard_cells,
     plan_drives,
-    record_drive,
+    simulate_drive,
 )
 
 
@@ -57,7 +57,7 @@ def test_drive_is_recorded_completely_and_only_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(near_field_data, "DRIVE_STEPS", 4)  # type: ignore[attr-defined]
     drive, path = plan_drives([2])[0], tmp_path / "shard.npz"
     rig = load_rig(resolve_rig_path("near_field"))
-    record_drive(drive, rig, path)
+    simulate_drive(drive, rig, path)
     with np.load(path) as shard:
         assert shard["images"].shape == (1, 4, 112, 192, 3)
         assert shard["ranges"].shape == (4, 12) and shard["odom_from_base"].shape == (4, 4, 4)
@@ -65,7 +65,7 @@ def test_drive_is_recorded_completely_and_only_once(tmp_path: Path, monkeypatch:
         assert shard["frames"].tolist() == [3]
     assert {CLASSES[k] for k in np.unique(labels) if k != UNLABELLED} >= {"free", "wall"}
     written = path.stat().st_mtime_ns
-    record_drive(drive, rig, path)
+    simulate_drive(drive, rig, path)
     assert path.stat().st_mtime_ns == written
     assert list(tmp_path.iterdir()) == [path]
 

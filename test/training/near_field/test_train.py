@@ -12,6 +12,7 @@ import torch
 
 from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
+from multimodal_perception.frame import VehicleFootprint
 from multimodal_perception.rig import load_rig, resolve_rig_path
 from multimodal_perception.runtime.card import Training, load_card
 from multimodal_perception.runtime.open_model import open_single_engine
@@ -40,6 +41,9 @@ from multimodal_perception.training.near_field.train import (
     train,
 )
 
+# Of the rig near_field.
+FOOTPRINT = VehicleFootprint(-2.25, 2.25, -0.9, 0.9)
+
 
 def config(**loop: Any) -> NearFieldTraining:
     return NearFieldTraining(
@@ -64,6 +68,7 @@ def samples(count: int = 4) -> Samples:
         labels == 2,
         np.arange(count) % 2 == 0,
         ["parking_lot"] * count,
+        FOOTPRINT,
     )
 
 
@@ -138,7 +143,7 @@ def test_masses_and_metrics_match_values_computed_by_hand() -> None:
     assert (free, occupied) == pytest.approx((6 / 14, 2 / 14))
     labels = np.array([[[0, 0, 2, 3, 255]]], np.uint8)
     free = np.array([[[0.9, 0.1, 0.1, 0.8, 0.1]]])
-    figures = cell_metrics(free, 0.9 - free, labels, labels == 3)
+    figures = cell_metrics(free, 0.9 - free, labels, labels == 3, FOOTPRINT)
     assert figures["iou_occupied"] == pytest.approx(1 / 3)
     assert (
         figures["false_free"] == 0.5 and figures["recall_wall"] == 1 and figures["recall_pole"] == 0
@@ -152,11 +157,29 @@ def test_hard_obstacles_are_scored_near_the_vehicle_with_surrounding_free_cells(
     labels[0, 60, 36] = 4  # a car's cell
     labels[0, 0, 0] = 3  # a post in the corner, further than 5 m away
     occupied[0, 30, 60] = occupied[0, 30, 62] = occupied[0, 60, 50] = occupied[0, 0, 0] = 0.9
-    figures = cell_metrics(0.5 - 0.5 * occupied, occupied, labels, labels == 3)
+    figures = cell_metrics(0.5 - 0.5 * occupied, occupied, labels, labels == 3, FOOTPRINT)
     # One of two cells is detected, and one free cell within 1 m is predicted occupied.
     assert figures["recall_hard"] == 0.5 and figures["iou_hard"] == pytest.approx(1 / 3)
-    near = near_cells((72, 72))
+    near = near_cells((72, 72), FOOTPRINT)
     assert near[36, 70] and not near[0, 0] and near[36 + 29, 36] and not near[36 + 30, 36]
+
+
+def test_distance_from_the_vehicle_is_measured_from_its_displaced_footprint() -> None:
+    small = VehicleFootprint(-0.2, 1.0, -0.3, 0.3)  # base_link at the rear axle
+    near = near_cells((72, 72), small)
+    x = (np.arange(72) + 0.5 - 36) * 0.2
+    expected = (x >= -5.2) & (x <= 6.0)
+    assert np.array_equal(near[36], expected) and not np.array_equal(near[36], near[36, ::-1])
+    # Without a footprint, the distance is that from base_link.
+    centre = np.hypot(x[None], x[:, None]) <= 5.0
+    assert np.array_equal(near_cells((72, 72), None), centre)
+    # A post 5.5 m in front of base_link is near a vehicle whose front is at 1 m.
+    labels = np.zeros((1, 72, 72), np.uint8)
+    labels[0, 36, 63] = 3
+    occupied = np.where(labels == 3, 0.9, 0.0)
+    for footprint, recall in ((small, 1.0), (None, np.nan)):
+        figures = cell_metrics(0.5 - 0.5 * occupied, occupied, labels, labels == 3, footprint)
+        assert figures["recall_hard"] == pytest.approx(recall, nan_ok=True)
 
 
 def test_exported_model_computes_the_same_evidence_as_the_network(tmp_path: Path) -> None:
@@ -164,6 +187,7 @@ def test_exported_model_computes_the_same_evidence_as_the_network(tmp_path: Path
     written = export_near_field(build_network(), tmp_path, training, {"night": 0.5})
     card = load_card(tmp_path)
     assert card == written and card.training == training and card.figures == {"night": 0.5}
+    assert b".py" not in (tmp_path / "model.onnx").read_bytes()  # no paths of the exporting machine
     example = {n: np.full(t.shape, 0.5, np.float32) for n, t in card.inputs.items()}
     evidence = [
         open_single_engine(engine, card, RuntimeConfig(threads=1)).run(example)["evidence"]

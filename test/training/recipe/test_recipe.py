@@ -17,6 +17,7 @@ import yaml
 from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import load_card
+from multimodal_perception.training.recipe.card import write_model_cards
 from multimodal_perception.training.recipe.configuration import load_recipe
 from multimodal_perception.training.recipe.plan import Plan
 from multimodal_perception.training.recipe.steps import StepRunner, locked
@@ -214,8 +215,8 @@ def test_other_folders_and_folders_in_use_are_refused(tmp_path: Path) -> None:
             r"stages\.a\.data: allowed: drives; got 'none'",
         ),
         (
-            {"stages": {"a": {"config": "lidar.yaml", "data": "drives", "start": ["b"]}}},
-            r"stages\.a\.start: allowed: nothing; got 'b'",
+            {"stages": {"a": {"config": "lidar.yaml", "data": "drives", "initial_weights": ["b"]}}},
+            r"stages\.a\.initial_weights: allowed: nothing; got 'b'",
         ),
         (
             {"stages": {"a": {"config": "missing.yaml", "data": "drives"}}, "export": {}},
@@ -223,7 +224,7 @@ def test_other_folders_and_folders_in_use_are_refused(tmp_path: Path) -> None:
         ),
         (
             {"stages": {"a": {"config": "refinement.yaml", "data": "drives"}}, "export": {}},
-            r"stages\.a\.proposals: is required in the stage refinement",
+            r"stages\.a\.proposals_from_stage: is required in the stage refinement",
         ),
         ({"export": {"proposals": "nothing"}}, r"export\.proposals: allowed: lidar, fusion"),
         ({"export": {"refinement": "refinement"}}, r"export\.proposals: missing"),
@@ -250,7 +251,7 @@ def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
         match=r"recipe\.yaml: stages\.fusion\.config: .*fusion\.yaml: loop\.steps: allowed",
     ):
         load_recipe(recipe)
-    config = {**DETECTOR_STAGES["fusion"], "image_trunks": "magic"}
+    config = {**DETECTOR_STAGES["fusion"], "image_backbones": "magic"}
     (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match="magic"):
         Plan(load_recipe(recipe), tmp_path / "out", evaluate).steps()
@@ -269,7 +270,7 @@ def test_shipped_recipes_are_valid(network: str, tmp_path: Path) -> None:
     assert file.recipe.network == network and steps[-1].name == "card"
 
 
-FRAMES = {"seeds": ["0"], "frames": 2, "every": 10}
+FRAMES = {"seeds": ["0"], "frames": 2, "frame_interval": 10}
 SMALL_LOOP = {**LOOP, "steps": 2, "batch_size": 1}
 
 
@@ -319,3 +320,14 @@ def test_a_stage_is_trained_by_several_processes(
     step = next(s for s in plan.steps() if s.name == "train/network")
     with pytest.raises(UserError, match="train/network: torchrun ended with exit code 1"):
         StepRunner(tmp_path / "out", plan.steps()).run(step)
+
+
+def test_models_are_restored_after_a_crash_between_the_renames(tmp_path: Path) -> None:
+    file = load_recipe(write_detector_recipe(tmp_path))
+    (tmp_path / ".models.previous" / "tiny").mkdir(parents=True)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        write_model_cards(
+            file, tmp_path / "export", tmp_path / "models", {}, [tmp_path], {"proposals": "lidar"}
+        )
+    assert (tmp_path / "models" / "tiny").is_dir()
+    assert not (tmp_path / ".models.previous").exists()

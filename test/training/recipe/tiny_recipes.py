@@ -24,14 +24,14 @@ def write_detector_recipe(folder: Path, **changes: Any) -> Path:
     recipe: dict[str, Any] = {
         "name": "tiny",
         "network": "detector",
-        "data": {"drives": {"seeds": ["3"], "frames": 2, "every": 5}},
+        "data": {"drives": {"seeds": ["3"], "frames": 2, "frame_interval": 5}},
         "stages": {
             "lidar": {"config": "lidar.yaml", "data": "drives"},
-            "fusion": {"config": "fusion.yaml", "data": "drives", "start": ["lidar"]},
+            "fusion": {"config": "fusion.yaml", "data": "drives", "initial_weights": ["lidar"]},
             "refinement": {
                 "config": "refinement.yaml",
                 "data": "drives",
-                "proposals": "fusion",
+                "proposals_from_stage": "fusion",
             },
         },
         "export": {"proposals": "fusion", "refinement": "refinement"},

@@ -60,7 +60,7 @@ def drives(folder: Path, count: int = 3) -> list[Path]:
             path,
             visible=np.stack([v.visible for v in views]),
             thermal=np.stack([v.thermal for v in views]),
-            thermal_visible=np.ones((2, 96, 160), np.bool_),
+            thermal_valid=np.ones((2, 96, 160), np.bool_),
             labels=np.stack([v.labels for v in views]),
             own_thermal=np.stack([v.thermal for v in views]),
             own_labels=np.stack([v.labels for v in views]),

@@ -22,8 +22,9 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.geometry import poses
 from multimodal_perception.messages import encoders
-from multimodal_perception.messages.intake import STATIC_TOPIC, MessageIntake
-from multimodal_perception.rig import Extrinsics, Intrinsics, Rig, Sensor
+from multimodal_perception.rig import Rig, Sensor
+from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics
+from multimodal_perception.synchronization.intake import STATIC_TOPIC, MessageIntake
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -1,7 +1,7 @@
 """Runs public evaluators. Started by evaluators.py with a Python interpreter that has them
 installed, so it must not import this package.
 
-Usage: evaluator_peers.py nuscenes|kitti REQUEST.json RESULT.json [EVAL.PY]
+Usage: reference_evaluators.py nuscenes|kitti REQUEST.json RESULT.json [EVAL.PY]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-PEER_NAMES = {"cone": "traffic_cone"}
+REFERENCE_NAMES = {"cone": "traffic_cone"}
 ERRORS = {"trans_err": "ate", "scale_err": "ase", "orient_err": "aoe", "vel_err": "ave"}
 ERRORS["attr_err"] = "aae"
 CLASSES = {"Car": 0, "Pedestrian": 1, "Cyclist": 2}
@@ -41,7 +41,7 @@ def run_nuscenes(request: dict[str, Any]) -> dict[str, float]:
             velocity=tuple(row["velocity"]),
             ego_translation=(x, y, z),
             num_pts=1,
-            detection_name=PEER_NAMES.get(row["name"], row["name"]),
+            detection_name=REFERENCE_NAMES.get(row["name"], row["name"]),
             detection_score=row["score"],
             attribute_name="" if row["attribute"] < 0 else ATTRIBUTE_NAMES[row["attribute"]],
         )
@@ -58,7 +58,7 @@ def run_nuscenes(request: dict[str, Any]) -> dict[str, float]:
     metrics = DetectionMetrics(config)
     result: dict[str, float] = {}
     for ours in request["ranges"]:
-        name = PEER_NAMES.get(ours, ours)
+        name = REFERENCE_NAMES.get(ours, ours)
         for distance in config.dist_ths:
             data = accumulate(
                 sides["labels"], sides["detections"], name, config.dist_fcn_callable, distance
@@ -119,15 +119,15 @@ def kitti_annotations(objects: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def load_kitti(path: Path) -> Any:
     """Import the evaluator with its GPU overlap of rotated rectangles replaced by shapely."""
-    package = types.ModuleType("peer")
+    package = types.ModuleType("reference")
     package.__path__ = []
-    overlap = types.ModuleType("peer.rotate_iou")
+    overlap = types.ModuleType("reference.rotate_iou")
     overlap.rotate_iou_gpu_eval = rotated_overlap  # type: ignore[attr-defined]
-    sys.modules |= {"peer": package, "peer.rotate_iou": overlap}
-    spec = importlib.util.spec_from_file_location("peer.eval", path)
+    sys.modules |= {"reference": package, "reference.rotate_iou": overlap}
+    spec = importlib.util.spec_from_file_location("reference.eval", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["peer.eval"] = module
+    sys.modules["reference.eval"] = module
     spec.loader.exec_module(module)
     return module
 

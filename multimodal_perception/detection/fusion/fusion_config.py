@@ -1,0 +1,38 @@
+"""Parameters of the fusion detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Parameters of the fusion detector.
+
+    Attributes:
+        model: Name of a shipped model, or path of the model card of a proposal network. Set it to
+            use your own network, or detector_lidar for vehicles that only have a LiDAR.
+        min_score: Boxes with a lower score are not reported. Increase it to get fewer false
+            detections, decrease it to miss fewer objects.
+        nms_iou: Boxes whose bird's-eye-view IoU is larger are considered the same object, and the
+            one with the lower score is dropped. Decrease it if objects are reported twice.
+        refinement: Second stage: the name or path of the model card of a refinement network, "card"
+            for the one that the model's card names, or "none". Set it to none to save time on slow
+            computers.
+        external_proposals: Whether boxes of the image detector, projected onto the ground, are
+            refined together with the network's own proposals. Enable it to find objects with few
+            LiDAR points; it needs an image detector and a refinement network.
+        geometric_check: Whether the geometric detector runs beside the networks. Vehicles that it
+            detects with high confidence and that the networks missed are then reported as well.
+            Disable it to save about 15 ms of CPU time a frame where a missed vehicle is acceptable.
+        geometric_check_min_score: Minimum score of a geometric detection that the check adds.
+            Decrease it to add more vehicles; below about 0.85 false detections become frequent.
+    """
+
+    model: str = "detector"
+    min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0})
+    nms_iou: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    refinement: str = "card"
+    external_proposals: bool = False
+    geometric_check: bool = True
+    geometric_check_min_score: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})

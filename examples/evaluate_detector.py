@@ -1,6 +1,6 @@
 """Compare the boxes of a detector with labels: recall, precision and nuScenes metrics.
 
-    python examples/evaluate_detector.py ~/nuscenes --detector shipped
+    python examples/evaluate_detector.py ~/nuscenes --detector fusion
 
 Any labelled dataset works (KITTI, nuScenes, shards, a simulated drive). Without a path, five frames
 of the synthetic street are used. The command `multimodal-perception evaluate detections` does the

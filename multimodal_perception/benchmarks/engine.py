@@ -48,7 +48,10 @@ COLUMNS: tuple[tuple[EngineName, Precision], ...] = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "model", nargs="?", help="name of a shipped model, or a model folder with its card"
+        "model",
+        nargs="?",
+        help="name of a shipped model, or a model folder with its card; either this or --all is "
+        "required",
     )
     parser.add_argument(
         "--all", action="store_true", help="measure all shipped models, one after the other"

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extent",
         type=float,
-        help="distance from base_link to each edge of the image in metres (default: 6 or 15)",
+        help="distance from base_link to each edge of the image in metres (default: 6 without a "
+        "footprint or with one shorter than 2 m, otherwise 15)",
     )
 
 

@@ -8,7 +8,7 @@ from multimodal_perception.simulation.sensors.conditions import parse_fault
 from multimodal_perception.simulation.simulation import Simulation
 
 PREFIX = "simulated"
-SYNTAX = "simulated:SCENARIO[,seed=N][,frames=K][,rig=RIG][,fault=FAULT][,CONDITION[=VALUE]]"
+SYNTAX = "simulated:SCENARIO[,seed=N][,frames=K][,rig=RIG][,fault=FAULT]...[,CONDITION[=VALUE]]..."
 DEFAULT_SCENARIO, DEFAULT_RIG, DEFAULT_FRAMES = "urban_street", "simulation", 20
 
 

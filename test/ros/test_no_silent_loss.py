@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import Log
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import PointCloud2, Range
 from tf2_msgs.msg import TFMessage
@@ -31,6 +32,8 @@ from test.messages.clouds import MOUNTING, lidar, rig, stamped
 from test.messages.test_pointcloud import make_cloud
 from test.ros.conftest import wait_for
 
+# Severity of a log message.
+ERROR = 40
 TYPES = message_types.RclpyTypes()
 SETTINGS = {
     "pipeline.detector": "geometric",
@@ -57,11 +60,16 @@ class Client:
         for status in msg.status:
             self.statuses[status.name.rsplit(": ", 1)[-1]] = status
 
+    def advertise(self, types: Mapping[str, Any], qos: Any = OUTPUT_QOS) -> None:
+        """Create the publishers of topics, by message type, and wait for the node."""
+        for topic, message_type in types.items():
+            self.publishers[topic] = self.node.create_publisher(message_type, topic, qos)
+        wait_for(lambda: all(map(self.node.count_subscribers, types)), 60.0, ", ".join(types))
+        time.sleep(0.5)
+
     def publish(self, topic: str, msg: Any, qos: Any = OUTPUT_QOS) -> None:
         if topic not in self.publishers:
-            self.publishers[topic] = self.node.create_publisher(type(msg), topic, qos)
-            wait_for(lambda: self.node.count_subscribers(topic), 60.0, topic)
-            time.sleep(0.5)
+            self.advertise({topic: type(msg)}, qos)
         self.publishers[topic].publish(msg)
 
     def now_ns(self) -> int:
@@ -84,29 +92,37 @@ class Client:
         return "\n".join(f"{v.key}: {v.value}" for v in self.statuses[name].values)
 
 
-@pytest.fixture
-def connect() -> Iterator[Callable[..., Client]]:
-    """Starts a node with a rig and parameters."""
-    stack = ExitStack()
+@contextmanager
+def started_client() -> Iterator[Callable[..., Client]]:
+    """Yields a function that starts a node with a rig and parameters."""
+    with ExitStack() as stack:
 
-    def start(vehicle: Rig, **settings: str) -> Client:
-        stack.enter_context(perception_process(vehicle, settings={**SETTINGS, **settings}))
-        rclpy.init()
-        stack.callback(rclpy.shutdown)
-        node = rclpy.create_node("vehicle")
-        stack.callback(node.destroy_node)
-        client = Client(node)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        stack.callback(executor.shutdown)
-        threading.Thread(target=executor.spin, daemon=True).start()
-        return client
+        def start(vehicle: Rig, **settings: str) -> Client:
+            stack.enter_context(perception_process(vehicle, settings={**SETTINGS, **settings}))
+            rclpy.init()
+            stack.callback(rclpy.shutdown)
+            node = rclpy.create_node("vehicle")
+            stack.callback(node.destroy_node)
+            client = Client(node)
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            stack.callback(executor.shutdown)
+            threading.Thread(target=executor.spin, daemon=True).start()
+            return client
 
-    with stack:
         yield start
 
 
-def scene(stamp_ns: int, frame_id: str = "lidar_top", **fields: Any) -> PointCloud2:
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Client]]:
+    """Starts a node with a rig and parameters."""
+    with started_client() as start:
+        yield start
+
+
+def scene(
+    stamp_ns: int, frame_id: str = "lidar_top", has_box: bool = True, **fields: Any
+) -> PointCloud2:
     """Flat ground and a box of 4 x 1.8 x 1.5 m at x = 12 m, in the LiDAR's frame."""
     rng = np.random.default_rng(0)
     ground = np.column_stack([rng.uniform(-25, 25, (3000, 2)), np.zeros(3000)])
@@ -114,7 +130,7 @@ def scene(stamp_ns: int, frame_id: str = "lidar_top", **fields: Any) -> PointClo
         [np.full(400, 12.0), rng.uniform(-0.9, 0.9, 400), rng.uniform(0, 1.5, 400)]
     )
     top = np.column_stack([rng.uniform(12, 16, 400), np.full(400, 0.9), rng.uniform(0, 1.5, 400)])
-    xyz = np.vstack([ground, side, top]) - np.array(MOUNTING)
+    xyz = np.vstack([ground, side, top] if has_box else [ground]) - np.array(MOUNTING)
     columns = {axis: ("f4", xyz[:, i]) for i, axis in enumerate("xyz")}
     columns |= {name: (code, make(len(xyz))) for name, (code, make) in fields.items()}
     return stamped(make_cloud(columns), stamp_ns, frame_id)
@@ -152,11 +168,16 @@ def test_use_sim_time_without_clock_is_an_error_and_frames_are_processed(
         "silent", Modality.LIDAR, "/silent", "silent", Extrinsics((0, 0, 1)), required=False
     )
     client = connect(rig(lidar(), second), use_sim_time="true")
+    errors: list[str] = []
+    client.node.create_subscription(
+        Log, "/rosout", lambda msg: errors.append(msg.msg) if msg.level >= ERROR else None, 100
+    )
     # The frames are closed by their deadline, because the second sensor is silent.
     client.send_until(
         lambda stamp_ns: client.publish("/points", scene(stamp_ns)),
         lambda: client.objects and client.is_level("pipeline", Level.ERROR, "no /clock"),
     )
+    wait_for(lambda: any("no /clock" in text for text in errors), 15.0, "log of the missing clock")
 
 
 def sonar(name: str, **keys: Any) -> Sensor:
@@ -229,3 +250,31 @@ def test_levels_and_assumptions_of_each_kind(connect: Callable[..., Client]) -> 
     assert "microseconds" in client.values("micro")
     assert "metres_per_unit" in client.values("milli")
     assert "dropped./odom.bad_transform" in client.values("pipeline")
+
+
+def test_frame_without_a_required_sensor_is_not_a_frame_without_objects(
+    connect: Callable[..., Client],
+) -> None:
+    other = Sensor("other", Modality.LIDAR, "/other", "other", Extrinsics(MOUNTING), required=False)
+    client = connect(rig(lidar(), other))
+
+    def send(stamp_ns: int, message: Any) -> None:
+        unusable = make_cloud({n: ("f4", np.full(50, math.nan)) for n in "xyz"})
+        client.publish("/points", stamped(unusable, stamp_ns, "lidar_top"))
+        client.publish("/other", message)
+
+    def send_ground(stamp_ns: int) -> None:
+        send(stamp_ns, scene(stamp_ns, "other", has_box=False))
+
+    client.send_until(send_ground, lambda: client.is_level("lidar", Level.ERROR, "all_nan"))
+    client.send_until(
+        send_ground, lambda: client.is_level("pipeline", Level.ERROR, "no objects published")
+    )
+    client.send_until(send_ground, lambda: client.is_level("other", Level.OK))
+    assert not client.objects
+    # Objects that the other LiDAR found are published, with a warning.
+    client.send_until(
+        lambda stamp_ns: send(stamp_ns, scene(stamp_ns, "other")),
+        lambda: client.objects and client.is_level("pipeline", Level.WARN, "required sensors"),
+    )
+    assert all(message.detections for message in client.objects)

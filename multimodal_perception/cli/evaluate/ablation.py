@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=DETECTOR",
         help="row of the table, instead of the four default rows; may be repeated. DETECTOR is "
-        'geometric, the name of a shipped model or its folder, with +REFINEMENT ("none" for no '
-        f'refinement) to replace the refinement model. A row named "{LIDAR_ONLY}" only receives '
-        "LiDAR sweeps",
+        "auto, geometric, fusion, a plug-in, or the name or folder of a model; +REFINEMENT after it "
+        "selects another model of the second stage, +none no second stage. A row named "
+        f'"{LIDAR_ONLY}" only receives LiDAR sweeps',
     )
 
 

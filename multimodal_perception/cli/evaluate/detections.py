@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default="synthetic", help=PATH_HELP)
     parser.add_argument(
         "--detector",
-        help="geometric, shipped, or the name or folder of a model; by default as in --pipeline",
+        help="auto, geometric, fusion, a plug-in, or the name or folder of a model; +REFINEMENT after "
+        "it selects another model of the second stage, +none no second stage "
+        "(default: as in --pipeline)",
     )
     parser.add_argument(
         "--pipeline",

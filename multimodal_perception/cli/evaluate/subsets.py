@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector",
         default="detector",
-        help="geometric, or the name or folder of a model",
+        help="auto, geometric, fusion, a plug-in, or the name or folder of a model; +REFINEMENT after "
+        "it selects another model of the second stage, +none no second stage (default: detector)",
     )
     parser.add_argument(
         "--lidar-only-detector",

@@ -181,7 +181,9 @@ class Fault:
 
 FAULT_HELP = (
     "TYPE:SENSOR[:START:STOP[:VALUE]] or extrinsic_error:SENSOR:START:STOP:X:Y:Z:ROLL:PITCH:YAW, "
-    f"TYPE one of {', '.join(get_args(FaultType))}"
+    f"TYPE one of {', '.join(get_args(FaultType))}; START and STOP in seconds from the start of the "
+    "drive, VALUE in seconds (time_offset), as a fraction of the rings (ring_loss) or in metres "
+    "(ultrasonic_spoofing), X Y Z in metres, ROLL PITCH YAW in radians"
 )
 
 

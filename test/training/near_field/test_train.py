@@ -76,7 +76,7 @@ def test_training_learns_walls_from_echoes(tmp_path: Path) -> None:
     network, data = build_network(), samples(2)
     before = {n: p.clone() for n, p in network.backbone.named_parameters()}
     first = score(network, data)
-    train(network, data, config(steps=36, learning_rate=0.02), tmp_path)
+    train(network, data, config(steps=80, learning_rate=0.005), tmp_path)
     figures = score(network, data)
     assert figures["all"]["iou_hard"] > first["all"]["iou_hard"] + 0.1
     assert set(figures) == {"all", "day", "night"} and 0 <= figures["all"]["ece"] <= 1

@@ -62,12 +62,13 @@ def run(args: argparse.Namespace) -> int:
         results, summary = replayed.results, replay.summarise(replayed)
         shutil.rmtree(args.out, ignore_errors=True)
         table = Table(title=f"{len(results)} frames through DDS and perception_node")
-        for column in ("frame", "points", "boxes", "latency ms", "image"):
+        for column in ("frame", "points", "boxes", "missing sensors", "latency ms", "image"):
             table.add_column(column, justify="right")
-        # Show the result with the lowest latency of each frame: others may lack a late reading.
+        # Show the complete result with the lowest latency of each frame; without a complete one, the
+        # incomplete result with the lowest latency, and the table names its missing sensors.
         by_latency = sorted(
             (r for r in results if r.received_s is not None),
-            key=lambda r: r.published_s - (r.received_s or 0.0),
+            key=lambda r: (not r.missing, r.published_s - (r.received_s or 0.0)),
         )
         for index, shown in sorted({r.index: r for r in by_latency}.items()):
             frame, boxes = bag[index], shown.boxes()
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             save_png(image, sheet)
             latency = 1e3 * ((shown.received_s or 0.0) - shown.published_s)
             points = sum(len(s.points) for s in frame.lidars.values())
-            row = index, f"{points:,}", len(boxes), f"{latency:.1f}", image
+            row = index, f"{points:,}", len(boxes), shown.missing, f"{latency:.1f}", image
             table.add_row(*map(str, row))
     console.print(table)
     latency_ms = summary["latency_ms"]

@@ -55,7 +55,9 @@ def _camera_infos(
     """CameraInfo by topic; raw and rectified images of one camera may have the same topic."""
     infos: dict[str, tuple[bool, Any]] = {}
     for name, model in frame.intrinsics.items():
-        image = frame.cameras.get(name) or frame.thermals[name]
+        image = frame.cameras.get(name) or frame.thermals.get(name)
+        if image is None:  # the camera has no image in this frame
+            continue
         sensor = rig.sensors[name]
         topic, rectified = sensor.camera_info_topic, sensor.images_are_rectified is True
         if topic is None:

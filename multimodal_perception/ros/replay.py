@@ -48,7 +48,10 @@ COUNTS_TIMEOUT_S = 3.0
 
 @dataclass
 class FrameResult:
-    """Results of the node for one published frame. Times of one monotonic clock, in seconds."""
+    """Results of the node for one published frame. Times of one monotonic clock, in seconds.
+
+    missing: sensors without a reading in the frame that the node processed, "" if it was complete.
+    """
 
     index: int
     published_s: float
@@ -56,6 +59,7 @@ class FrameResult:
     objects: Any = None
     occupancy: Any = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    missing: str = ""
 
     def complete(self) -> bool:
         """Whether boxes, times and, if the node computes one, the grid were received."""
@@ -235,7 +239,9 @@ class ReplayNode(Node):
                 if result is None:
                     return
                 if attribute == "timing":
-                    result.stage_ms = {v.key: float(v.value) for v in msg.status[0].values}
+                    stages, readings = msg.status
+                    result.stage_ms = {v.key: float(v.value) for v in stages.values}
+                    _, _, result.missing = readings.message.partition("missing: ")
                     return
                 setattr(result, attribute, msg)
                 if attribute == "objects":

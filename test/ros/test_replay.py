@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag import BagDataset
 from multimodal_perception.datasets.bag_writer import write_bag
 from multimodal_perception.datasets.synthetic import SyntheticDataset
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.pipeline_builder import build_pipeline
 from multimodal_perception.ros import node_process, replay
 
@@ -79,3 +81,18 @@ def test_a_dds_profile_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_cyclonedds_cpp")
     node_process.prepare_environment()
     assert "FASTDDS_DEFAULT_PROFILES_FILE" not in os.environ
+
+
+class _WithoutCamera(SyntheticDataset):
+    """The same street and rig, but the camera never publishes."""
+
+    def __getitem__(self, index: int) -> SensorFrame:
+        return replace(super().__getitem__(index), cameras={})
+
+
+def test_result_names_the_sensors_that_are_missing_in_its_frame() -> None:
+    street = _WithoutCamera(frames=2, rings=32, columns=900)
+    with node_process.perception_process(street.rig) as process:
+        replayed = replay.play(street, rate_hz=5.0, loops=2, process=process)
+    received = [r for r in replayed.results if r.received_s is not None and r.stage_ms]
+    assert received and {r.missing for r in received} == {"camera"}

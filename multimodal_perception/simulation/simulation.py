@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import (
+    Boxes3D,
     CameraImage,
     LidarSweep,
     Modality,
@@ -25,6 +26,9 @@ from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.pointcloud.deskew import deskew
 from multimodal_perception.rig import Rig, Sensor
+from multimodal_perception.simulation.image_truth import ImageObjects, image_objects
+from multimodal_perception.simulation.profile import Profile, check_profile
+from multimodal_perception.simulation.sensors.appearance import draw_look, varied_materials
 from multimodal_perception.simulation.sensors.camera import ImageTruth, SimulatedCamera
 from multimodal_perception.simulation.sensors.conditions import (
     Conditions,
@@ -41,9 +45,12 @@ from multimodal_perception.simulation.sensors.ultrasonic import (
 from multimodal_perception.simulation.truth import (
     FrameTruth,
     GridLayout,
+    box_directions,
     ground_truth_boxes,
     ground_truth_grid,
 )
+from multimodal_perception.simulation.world.materials import MATERIAL_TABLE
+from multimodal_perception.simulation.world.realistic import realistic_scenario
 from multimodal_perception.simulation.world.scenarios import Scenario, load_scenario
 from multimodal_perception.simulation.world.scene import Scene, World
 
@@ -98,12 +105,14 @@ class Simulation:
         conditions: Sequence[str] = (),
         faults: Sequence[Fault] = (),
         grid: GridLayout | None = None,
+        profile: Profile = "basic",
     ) -> None:
         """Prepare a drive.
 
         scenario: a scenario, the name of an installed one or a file. frames: length of the drive.
         conditions: modifiers such as "night" or "fog=80", applied to the scenario's conditions. faults:
-        sensor faults in addition to the scenario's. grid: size of the ground-truth grids.
+        sensor faults in addition to the scenario's. grid: size of the ground-truth grids. profile: see
+        simulation.profile.
 
         Raises SimulationError for a rig, seed or number of frames that cannot be simulated,
         ScenarioError for an unknown scenario, UserError for an unknown condition.
@@ -112,7 +121,10 @@ class Simulation:
         self.name = f"simulated {self.scenario.name}"
         self.rig = rig
         self.seed = seed
+        self.profile = check_profile(profile)
         self.grid = GridLayout() if grid is None else grid
+        if self.profile == "realistic":
+            self.scenario = realistic_scenario(self.scenario, seed)
         self.conditions: Conditions = apply_conditions(self.scenario.conditions, conditions)
         self.faults = (*self.scenario.faults, *faults)
         self._frames = frames
@@ -123,9 +135,14 @@ class Simulation:
         check_faults(self.faults, {n: s.modality.value for n, s in rig.sensors.items()})
         self._extrinsics = _extrinsics(rig)
         lidars = rig.sensors_of(Modality.LIDAR)
-        self._lidars = [SimulatedLidar(s) for s in lidars.values()]
+        self._lidars = [SimulatedLidar(s, self.profile) for s in lidars.values()]
+        realistic = self.profile == "realistic"
+        materials = varied_materials(seed) if realistic else MATERIAL_TABLE
         self._cameras = [
-            SimulatedCamera(s, _camera_model(s)) for s in rig.sensors_of(Modality.CAMERA).values()
+            SimulatedCamera(
+                s, _camera_model(s), materials, draw_look(seed, s.name) if realistic else None
+            )
+            for s in rig.sensors_of(Modality.CAMERA).values()
         ]
         self._thermals = [
             SimulatedThermal(s, _camera_model(s)) for s in rig.sensors_of(Modality.THERMAL).values()
@@ -152,6 +169,20 @@ class Simulation:
         }
         return replace(frame, lidars=lidars)
 
+    def sweeps(self, index: int) -> SensorFrame:
+        """One frame with only its LiDARs, deskewed, without labels and ground truth. Raises IndexError.
+
+        The sweeps are those of simulation[index]. This takes much less time, for example for the past
+        sweeps of a frame.
+        """
+        record = self._record(range(self._frames)[index])
+        self._scan_lidars(record)
+        lidars = {
+            name: deskew(sweep, self.odometry, self._extrinsics[name])
+            for name, sweep in record.lidars.items()
+        }
+        return replace(self._frame(record, None), lidars=lidars)
+
     def truth(self, index: int) -> FrameTruth:
         """The ground truth of one frame. Raises IndexError."""
         return self.observe(index).truth
@@ -162,21 +193,14 @@ class Simulation:
 
     def odometry(self, stamp_ns: int) -> NDArray[np.float64]:
         """The exact pose odom_from_base (4, 4) at a time."""
-        return self.scenario.ego.odom_from_base(
-            (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS_PER_SECOND
-        )
+        return self._world.ego_pose((stamp_ns - FIRST_STAMP_NS) / NANOSECONDS_PER_SECOND)
 
     def observe(self, index: int) -> Observation:
         """Simulate one frame with its ground truth; the last one is cached. Raises IndexError."""
         index = range(self._frames)[index]
         if self._cached is not None and self._cached[0] == index:
             return self._cached[1]
-        stamp_ns = self.stamp_ns(index)
-        seconds = (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS_PER_SECOND
-        start = perf_counter()
-        scene = self._world.scene(seconds)
-        record = _FrameRecord(index, seconds, stamp_ns, scene, self.odometry(stamp_ns))
-        record.elapsed_ms["scene"] = 1e3 * (perf_counter() - start)
+        record = self._record(index)
         self._scan_lidars(record)
         self._render_cameras(record)
         self._render_thermal(record)
@@ -188,9 +212,18 @@ class Simulation:
         self._cached = index, observation
         return observation
 
+    def _record(self, index: int) -> _FrameRecord:
+        """The scene of a frame, without readings."""
+        stamp_ns = self.stamp_ns(index)
+        seconds = (stamp_ns - FIRST_STAMP_NS) / NANOSECONDS_PER_SECOND
+        start = perf_counter()
+        scene = self._world.scene(seconds)
+        record = _FrameRecord(index, seconds, stamp_ns, scene, self.odometry(stamp_ns))
+        record.elapsed_ms["scene"] = 1e3 * (perf_counter() - start)
+        return record
+
     def _scan_lidars(self, record: _FrameRecord) -> None:
         """Add the sweeps of all LiDARs without an outage to the record."""
-        ego = self.scenario.ego
         for lidar in self._lidars:
             if self._has_outage(lidar.name, record):
                 continue
@@ -198,7 +231,7 @@ class Simulation:
             record.lidars[lidar.name], record.points[lidar.name] = lidar.sweep(
                 record.scene,
                 self._true_extrinsics(lidar.name, record),
-                lambda offset: ego.odom_from_base(record.seconds + offset),
+                lambda offset: self._world.ego_pose(record.seconds + offset),
                 self._reported_stamp(lidar.name, record),
                 self._lidar_conditions(),
                 self._random_generator(lidar.name, record),
@@ -235,7 +268,7 @@ class Simulation:
         self, record: _FrameRecord, base_from_sensor: NDArray[np.float64], seconds: float
     ) -> NDArray[np.float64]:
         """A sensor's pose (4, 4) in the scene's frame, at a time relative to the frame's."""
-        odom_from_base = self.scenario.ego.odom_from_base(record.seconds + seconds)
+        odom_from_base = self._world.ego_pose(record.seconds + seconds)
         return record.scene.sensor_pose(odom_from_base, base_from_sensor)
 
     def _render_thermal(self, record: _FrameRecord) -> None:
@@ -315,9 +348,30 @@ class Simulation:
             record.views,
             record.points,
             record.ultrasonic_ranges,
+            self._objects_in_images(record),
+            self._box_pitch(record, boxes),
         )
 
-    def _frame(self, record: _FrameRecord, truth: FrameTruth) -> SensorFrame:
+    def _objects_in_images(self, record: _FrameRecord) -> dict[str, ImageObjects]:
+        """The objects in each image, as the cameras see them with their true extrinsics."""
+        models = {s.name: s.model for s in self._cameras}
+        models |= {s.name: s.model for s in self._thermals}
+        return {
+            name: image_objects(record.scene, view, models[name], self._true_pose(name, record))
+            for name, view in record.views.items()
+        }
+
+    def _box_pitch(self, record: _FrameRecord, boxes: Boxes3D) -> NDArray[np.float32]:
+        """Pitch (N,) of the labelled objects relative to base_link, radians."""
+        assert boxes.track_ids is not None
+        forward = box_directions(record.scene, record.odom_from_base)
+        pitch = np.arcsin(np.clip(forward[:, 2], -1.0, 1.0))
+        tracks = record.scene.tracks[record.scene.labelled]
+        order = np.argsort(tracks, kind="stable")
+        index = order[np.searchsorted(tracks[order], boxes.track_ids)]
+        return np.asarray(pitch[index], np.float32)
+
+    def _frame(self, record: _FrameRecord, truth: FrameTruth | None) -> SensorFrame:
         models = {s.name: s.model for s in self._cameras if s.name in record.cameras}
         models |= {s.name: s.model for s in self._thermals if s.name in record.thermals}
         present = (*record.lidars, *record.cameras, *record.thermals, *record.ultrasonics)
@@ -332,7 +386,7 @@ class Simulation:
             models,
             odom_from_base=record.odom_from_base,
             expected=frozenset(self.rig.sensors),
-            labels=truth.boxes,
+            labels=None if truth is None else truth.boxes,
             vehicle_footprint=self.rig.vehicle_footprint,
             odom_frame=self.rig.odom_frame,
             ground_z=self.rig.ground_z,

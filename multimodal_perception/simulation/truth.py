@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 from multimodal_perception.geometry import poses
 from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.simulation.image_truth import ImageObjects
 from multimodal_perception.simulation.sensors.camera import ImageTruth
 from multimodal_perception.simulation.sensors.lidar import SweepTruth
-from multimodal_perception.simulation.world.materials import DRIVABLE_CLASS_NAMES, SEMANTIC_NAMES
+from multimodal_perception.simulation.world.materials import (
+    CLASS_OF_SEMANTIC,
+    DRIVABLE_CLASS_NAMES,
+    SEMANTIC_NAMES,
+)
 from multimodal_perception.simulation.world.scene import Scene
 
 BOX_RANGE = 100.0  # maximum distance of objects with a bounding box from the ego vehicle, metres
@@ -57,7 +62,9 @@ class FrameTruth:
     semantic_grid: (rows, columns) uint8, index into SEMANTIC_NAMES of the highest object below 2.5 m in
     each cell, visible or not. odom_from_base: pose (4, 4). views: by name of the camera or thermal
     camera. points: by name of the LiDAR. ultrasonic_ranges: true range of each ultrasonic sensor's
-    nearest echo in metres, inf without one.
+    nearest echo in metres, inf without one. objects_in_images: by name of the camera or thermal camera,
+    empty for stored frames. box_pitch: (N,) pitch of each object relative to base_link, radians,
+    positive upwards; the boxes are without pitch.
     """
 
     stamp_ns: int
@@ -69,6 +76,8 @@ class FrameTruth:
     views: Mapping[str, ImageTruth] = field(default_factory=dict)
     points: Mapping[str, SweepTruth] = field(default_factory=dict)
     ultrasonic_ranges: Mapping[str, float] = field(default_factory=dict)
+    objects_in_images: Mapping[str, ImageObjects] = field(default_factory=dict)
+    box_pitch: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 def ground_truth_boxes(
@@ -91,7 +100,11 @@ def ground_truth_boxes(
     base_from_scene = poses.inverse(base)
     boxes = scene.boxes[nearby].copy()
     boxes[:, :3] = poses.transform_points(base_from_scene, boxes[:, :3])
-    boxes[:, 6] = poses.wrap_angle(boxes[:, 6] + poses.to_yaw(base_from_scene))
+    if scene.road is None:
+        boxes[:, 6] = poses.wrap_angle(boxes[:, 6] + poses.to_yaw(base_from_scene))
+    else:
+        forward = box_directions(scene, odom_from_base)[nearby]
+        boxes[:, 6] = np.arctan2(forward[:, 1], forward[:, 0])
     velocities = scene.velocities[nearby] @ base_from_scene[:2, :2].T
     tracks = scene.tracks[rows].astype(np.int64)
     visibility = _visibility(scene, rows, viewpoint)
@@ -100,7 +113,7 @@ def ground_truth_boxes(
         base_frame,
         boxes.astype(np.float32),
         np.ones(len(nearby), np.float32),
-        scene.semantics[rows].astype(np.int64),
+        CLASS_OF_SEMANTIC[scene.semantics[rows]],
         CLASS_NAMES,
         velocities.astype(np.float32),
         tracks,
@@ -108,6 +121,25 @@ def ground_truth_boxes(
         visibility,
     )
     return result, visibility
+
+
+def box_directions(scene: Scene, odom_from_base: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vectors (N, 3) along the length of all objects with a bounding box, in base_link."""
+    base_from_scene = poses.inverse(scene.sensor_pose(odom_from_base, np.eye(4)))
+    yaw, pitch = scene.boxes[:, 6], scene.pitch
+    forward = np.column_stack(
+        [np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)]
+    )
+    return np.asarray(forward @ base_from_scene[:3, :3].T)
+
+
+def _ground_height(scene: Scene, xy: NDArray[np.floating]) -> NDArray[np.float32]:
+    """z (N,) of the road's surface at points (N, 2) of the scene's frame; 0 on level roads."""
+    if scene.road is None:
+        return np.zeros(len(xy), np.float32)
+    strip = scene.road.to_strip(xy.astype(np.float64) + scene.origin[:2])
+    height = scene.road.height(strip[:, 0], strip[:, 1]) - scene.origin[2]
+    return np.asarray(height, np.float32)
 
 
 def _count_points(tracks: NDArray[np.int64], sweeps: Sequence[SweepTruth]) -> NDArray[np.int64]:
@@ -171,7 +203,8 @@ def ground_truth_grid(
     target[:, 1] = (base[1, 0] * x + base[1, 1] * y + base[1, 3]).ravel()
     rays = np.zeros((n * n, 6), np.float32)
     rays[:, :2] = target[:, :2]
-    rays[:, 2] = CLEARANCE_HEIGHT
+    ground = _ground_height(scene, target[:, :2])
+    rays[:, 2] = CLEARANCE_HEIGHT + ground
     rays[:, 5] = -1.0
     hits = scene.cast_rays(rays)
     hit_object = scene.hit_objects(hits)
@@ -179,7 +212,7 @@ def ground_truth_grid(
     drivable = DRIVABLE_CLASSES[semantic].reshape(n, n)
     visible = np.zeros(n * n, np.bool_)
     depth = np.where(np.isfinite(hits.distance), hits.distance, CLEARANCE_HEIGHT)
-    target[:, 2] = CLEARANCE_HEIGHT - depth + 0.08
+    target[:, 2] = CLEARANCE_HEIGHT - depth + 0.08 + ground
     for viewpoint in viewpoints:
         rays[:, :3] = viewpoint
         rays[:, 3:] = target - rays[:, :3]
@@ -222,11 +255,12 @@ def _are_faces_visible(
     cell is not drivable ground and lies within the size of a cell.
     """
     visible = np.zeros(len(cell_centres), np.bool_)
+    ground = _ground_height(scene, cell_centres)
     rays = np.empty((len(cell_centres), 6), np.float32)
     for viewpoint in viewpoints:
         rays[:, :3] = viewpoint
         for height in FACE_HEIGHTS:
-            target = np.column_stack([cell_centres, np.full(len(cell_centres), height)])
+            target = np.column_stack([cell_centres, height + ground.astype(np.float64)])
             direction = target - viewpoint
             length = np.maximum(np.linalg.norm(direction, axis=1), 1e-6)
             rays[:, 3:] = direction / length[:, None]

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import build
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.kernels import njit
 from multimodal_perception.rig import Sensor
+from multimodal_perception.simulation.sensors.appearance import CameraLook
 from multimodal_perception.simulation.sensors.conditions import Conditions
 from multimodal_perception.simulation.sensors.motion_blur import apply_motion_blur, pixel_motion
 from multimodal_perception.simulation.sensors.shading import shade, shadow_rays
@@ -62,20 +63,30 @@ class ImageTruth:
     """Ground truth of each pixel of a camera or thermal camera.
 
     depth: (H, W) float32, metres along z of the optical frame, inf for sky and outside of a fisheye's
-    image circle. semantics: (H, W) uint8, index into SEMANTIC_NAMES. instances: (H, W) int32, track
-    ids, 0 for scenery.
+    image circle; negative where a fisheye looks backwards. semantics: (H, W) uint8, index into
+    SEMANTIC_NAMES. instances: (H, W) int32, track ids, 0 for scenery. ranges: (H, W) float32, Euclidean
+    distance from the optical centre in metres, inf where depth is; None if it was not stored.
     """
 
     depth: NDArray[np.float32]
     semantics: NDArray[np.uint8]
     instances: NDArray[np.int32]
+    ranges: NDArray[np.float32] | None = None
 
 
 class SimulatedCamera:
     """One camera of a rig."""
 
-    def __init__(self, sensor: Sensor, model: CameraModel) -> None:
+    def __init__(
+        self,
+        sensor: Sensor,
+        model: CameraModel,
+        materials: NDArray[np.float32] = MATERIAL_TABLE,
+        look: CameraLook | None = None,
+    ) -> None:
+        """materials: table like MATERIAL_TABLE. look: image processing after the exposure."""
         self.name = sensor.name
+        self._materials, self._look = materials, look
         self.model = model
         self.config = build(
             CameraSimulationConfig, sensor.simulation, f"sensor {sensor.name} simulation"
@@ -125,8 +136,9 @@ class SimulatedCamera:
         triangles = scene.triangles
         shade(
             rays, hits.distance, hits.triangle, hits.uv, triangles.corners, triangles.normals,
-            triangles.materials, triangles.object_index, scene.objects, MATERIAL_TABLE, lit,
-            sun_direction, sunlight, zenith, horizon, scene.lamps, _headlights(ego, conditions, indoor),
+            triangles.materials, triangles.object_index, triangles.ground, scene.objects,
+            self._materials, lit, sun_direction, sunlight, zenith, horizon, scene.lamps,
+            _headlights(ego, conditions, indoor),
             float(scene.origin[0]), conditions.extinction * (0.0 if indoor else 1.0),
             scene.box_index, scene.boxes, conditions.adversarial_patch, light,
         )  # fmt: skip
@@ -141,6 +153,8 @@ class SimulatedCamera:
             )
             radiance = apply_motion_blur(radiance, flow)
         pixels = self._expose_image(radiance, conditions, indoor, rng)
+        if self._look is not None:
+            pixels = self._look.apply(pixels, rng)
         return pixels, image_truth(
             scene, hits.distance, hits.triangle, self.directions, self.inside, shape
         )
@@ -186,7 +200,7 @@ def _tone_curve() -> NDArray[np.uint8]:
 _TONE_CURVE = _tone_curve()
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _apply_noise_and_tone_curve(light, noise, full_well, read, curve, pixels):  # type: ignore[no-untyped-def]
     """Add shot and read noise and apply the tone curve; writes into pixels (H, W, 3) uint8.
 
@@ -235,7 +249,13 @@ def image_truth(
     semantics[~inside] = 0
     instances = np.where(is_hit, scene.tracks[object_index], np.int32(0))
     depth = np.where(is_hit, distance * directions[:, 2], np.float32(np.inf))
-    return ImageTruth(depth.reshape(shape), semantics.reshape(shape), instances.reshape(shape))
+    ranges = np.where(is_hit, distance, np.float32(np.inf))
+    return ImageTruth(
+        depth.reshape(shape),
+        semantics.reshape(shape),
+        instances.reshape(shape),
+        ranges.reshape(shape),
+    )
 
 
 def daylight(

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import build
 from multimodal_perception.frame import LidarSweep
+from multimodal_perception.kernels import njit
 from multimodal_perception.rig import Sensor
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.sensors.conditions import Conditions
+from multimodal_perception.simulation.sensors.lidar_returns import dust_ranges, realistic_returns
 from multimodal_perception.simulation.sensors.shading import face_normal
 from multimodal_perception.simulation.world.materials import (
     MATERIAL_TABLE,
@@ -27,7 +29,7 @@ REFLECTIVITY, TRANSMISSION = int(MaterialProperty.REFLECTIVITY), int(MaterialPro
 RETROREFLECTION, TEXTURE = int(MaterialProperty.RETROREFLECTION), int(MaterialProperty.TEXTURE)
 PAINT, CLOTH = int(Texture.PAINT), int(Texture.CLOTH)
 
-LidarModel = Literal["hdl64", "hdl32", "vlp16"]
+LidarModel = Literal["hdl64", "hdl32", "vlp16", "pandar64", "uniform", "solid_state"]
 
 
 def beam_table(model: LidarModel) -> NDArray[np.float64]:
@@ -35,12 +37,17 @@ def beam_table(model: LidarModel) -> NDArray[np.float64]:
 
     HDL-64E S2 (Velodyne 63-HDL64ES2): 32 beams with a spacing of 1/3 degree from +2 degrees, 32 beams
     with a spacing of 1/2 degree below. HDL-32E (63-9113): 4/3 degree from +10.67 to -30.67. VLP-16
-    (63-9243): 2 degrees from +15 to -15.
+    (63-9243): 2 degrees from +15 to -15. Pandar64 (Hesai user manual, channel distribution):
+    1/6 degree from +2 to -6, wider steps above up to +15 and below down to -25.
     """
     if model == "hdl64":
         return np.concatenate([2.0 - np.arange(32) / 3.0, -8.83 - np.arange(32) * 0.5])
     if model == "hdl32":
         return np.linspace(32.0, -92.0, 32) / 3.0
+    if model == "pandar64":
+        # Channels 1 to 5: +15 +11 +8 +5 +3; 6 to 54: +2 to -6 in steps of 1/6; 55 to 64: -7 to -25.
+        upper, lower = [15.0, 11.0, 8.0, 5.0, 3.0], [-7, -8, -9, -10, -11, -12, -13, -14, -19, -25]
+        return np.concatenate([upper, 2.0 - np.arange(49) / 6.0, lower])
     return np.linspace(15.0, -15.0, 16)
 
 
@@ -49,9 +56,18 @@ class LidarSimulationConfig:
     """Parameters of a simulated LiDAR, in the sensor's `simulation` entry of the rig file.
 
     Attributes:
-        model: Beam table of the LiDAR: hdl64, hdl32 or vlp16. Set it to the model whose number of rings
-            and vertical field of view is closest to your sensor.
+        model: Beam layout of the LiDAR: hdl64, hdl32, vlp16 and pandar64 have the table of that sensor;
+            uniform has `rings` beams at equal steps, and solid_state scans a limited field of view in
+            curved, irregular lines. Set it to the model that is closest to your sensor.
         columns: Firings of each ring per rotation. Increase it for a finer horizontal resolution.
+        rings: Number of beams of the models uniform and solid_state; the other models have their own
+            number. Set it to the number of beams in your sensor's data sheet.
+        top_elevation: Elevation of the highest beam of the models uniform and solid_state above the
+            horizontal. Set it to the upper end of the vertical field of view of your sensor.
+        bottom_elevation: Elevation of the lowest beam of the models uniform and solid_state, negative
+            below the horizontal. Set it to the lower end of the vertical field of view of your sensor.
+        horizontal_fov: Horizontal field of view of the model solid_state, centred on x; spinning LiDARs
+            always cover 360 degrees. Set it to the value in your sensor's data sheet.
         range_noise: Standard deviation of the random range error of each point. Increase it for noisier
             sensors.
         ring_noise: Standard deviation of the constant range error of each ring. Increase it for a
@@ -60,6 +76,9 @@ class LidarSimulationConfig:
             0.1 (the HDL-64E manual specifies 50 m). Increase it for more powerful sensors.
         min_range: Minimum range of the sensor. Increase it if your sensor reports no points close by.
         max_range: Maximum range of the sensor. Set it to the value in your sensor's data sheet.
+        intensity_exponent: Exponent of the reflectivity in the reported intensity, in the profile
+            realistic. Increase it for sensors that report values close to 0 for most surfaces and
+            large ones for retro-reflectors.
         intensity_gain: Ratio of the reported intensity to the reflectivity; 1.8 matches KITTI's LiDAR.
             Change it to match your sensor's intensities.
         mixed_pixel_ratio: Fraction of the pulses at depth edges whose range is between both surfaces.
@@ -73,16 +92,71 @@ class LidarSimulationConfig:
 
     model: LidarModel = "hdl64"
     columns: int = field(default=1800, metadata={"min": 8, "max": 8000})
+    rings: int = field(default=32, metadata={"min": 1, "max": 256})
+    top_elevation: float = field(default=10.0, metadata={"min": -90.0, "max": 90.0, "unit": "deg"})
+    bottom_elevation: float = field(
+        default=-25.0, metadata={"min": -90.0, "max": 90.0, "unit": "deg"}
+    )
+    horizontal_fov: float = field(default=120.0, metadata={"min": 1.0, "max": 360.0, "unit": "deg"})
     range_noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
     ring_noise: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
     detection_range: float = field(default=58.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
     min_range: float = field(default=0.9, metadata={"min": 0.0, "max": 10.0, "unit": "m"})
     max_range: float = field(default=120.0, metadata={"min": 1.0, "max": 500.0, "unit": "m"})
     intensity_gain: float = field(default=1.8, metadata={"min": 0.01, "max": 100.0})
+    intensity_exponent: float = field(default=1.0, metadata={"min": 0.2, "max": 4.0})
     mixed_pixel_ratio: float = field(default=0.08, metadata={"min": 0.0, "max": 1.0})
     dropout_ratio: float = field(default=0.02, metadata={"min": 0.0, "max": 1.0})
     motion_distortion: bool = True
     noise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bottom_elevation > self.top_elevation:
+            raise ValueError(
+                f"bottom_elevation: must not be above top_elevation ({self.top_elevation:g} deg); got "
+                f"{self.bottom_elevation:g}"
+            )
+
+
+def beam_angles(
+    config: LidarSimulationConfig, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Azimuth and elevation (rings, columns) of all firings of a sweep in radians, ring by ring.
+
+    name: the sensor's name, which seeds the irregular pattern of a solid-state LiDAR.
+    """
+    columns = config.columns
+    if config.model == "solid_state":
+        return _solid_state_angles(config, name)
+    if config.model == "uniform":
+        degrees = np.linspace(config.top_elevation, config.bottom_elevation, config.rings)
+    else:
+        degrees = beam_table(config.model)
+    # The LiDAR rotates clockwise; a sweep starts and ends at the rear.
+    azimuth = np.pi - (np.arange(columns) + 0.5) * (2 * np.pi / columns)
+    a, e = np.meshgrid(azimuth, np.radians(degrees))
+    return a, e
+
+
+def _solid_state_angles(
+    config: LidarSimulationConfig, name: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scan lines of a solid-state LiDAR: denser at the horizon, curved, and slightly irregular.
+
+    A mirror that is tilted about two axes bends the lines at the sides; the steps between the lines
+    are unequal. The values follow the scans of a PandarGT.
+    """
+    rng = np.random.default_rng([ord(letter) for letter in name])
+    rows, columns = config.rings, config.columns
+    u = np.linspace(-1.0, 1.0, columns) + rng.normal(0.0, 0.15 / columns, columns)
+    v = np.linspace(1.0, -1.0, rows) + rng.normal(0.0, 0.25 / rows, rows)
+    v = np.sign(v) * np.abs(v) ** 1.25  # denser near the middle
+    middle = (config.top_elevation + config.bottom_elevation) / 2
+    half = (config.top_elevation - config.bottom_elevation) / 2
+    azimuth = -u[None, :] * config.horizontal_fov / 2 * (1.0 - 0.03 * v[:, None] ** 2)
+    azimuth = azimuth + rng.normal(0.0, 0.03, azimuth.shape)
+    elevation = middle + half * v[:, None] * (1.0 - 0.10 * u[None, :] ** 2)
+    return np.radians(azimuth), np.radians(elevation + rng.normal(0.0, 0.015, azimuth.shape))
 
 
 @dataclass(frozen=True)
@@ -100,19 +174,16 @@ class SweepTruth:
 class SimulatedLidar:
     """One LiDAR of a rig."""
 
-    def __init__(self, sensor: Sensor) -> None:
+    def __init__(self, sensor: Sensor, profile: Profile = "basic") -> None:
         self.name = sensor.name
+        self.profile = profile
         self.frame_id = sensor.frame_id
         self.period = 1.0 / sensor.rate_hz
         self.config = build(
             LidarSimulationConfig, sensor.simulation, f"sensor {sensor.name} simulation"
         )
-        elevation = np.radians(beam_table(self.config.model))
-        self.rings = len(elevation)
-        columns = self.config.columns
-        # The LiDAR rotates clockwise; a sweep starts and ends at the rear.
-        azimuth = np.pi - (np.arange(columns) + 0.5) * (2 * np.pi / columns)
-        a, e = np.meshgrid(azimuth, elevation)
+        a, e = beam_angles(self.config, sensor.name)
+        self.rings, columns = int(a.shape[0]), self.config.columns
         self.directions = np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1)
         self.directions = self.directions.reshape(-1, 3)
         # The stamp is the centre of the rotation, when the LiDAR measures straight ahead.
@@ -138,13 +209,20 @@ class SimulatedLidar:
         hits = scene.cast_rays(rays)
         if conditions.foliage_penetration > 0:
             _penetrate_foliage(scene, rays, hits, conditions.foliage_penetration, rng)
-        power, intensity = np.empty(len(rays), np.float32), np.empty(len(rays), np.float32)
         triangles = scene.triangles
-        _received_power(
-            rays, hits.distance, hits.triangle, triangles.corners, triangles.materials,
-            triangles.object_index, scene.objects, MATERIAL_TABLE, conditions.extinction,
-            c.detection_range, power, intensity,
-        )  # fmt: skip
+        if self.profile == "realistic":
+            power, intensity = realistic_returns(
+                scene, rays, hits, conditions.extinction, c.detection_range, self.rings, rng
+            )
+        else:
+            power, intensity = np.empty(len(rays), np.float32), np.empty(len(rays), np.float32)
+            _received_power(
+                rays, hits.distance, hits.triangle, triangles.corners, triangles.materials,
+                triangles.object_index, scene.objects, MATERIAL_TABLE, conditions.extinction,
+                c.detection_range, power, intensity,
+            )  # fmt: skip
+        if self.profile == "realistic":
+            intensity = np.maximum(intensity, 0.0) ** np.float32(c.intensity_exponent)
         distance = hits.distance.copy()
         scattered = np.zeros(len(rays), np.bool_)
         kept = (distance < c.max_range) & (distance > c.min_range)
@@ -154,6 +232,11 @@ class SimulatedLidar:
             scattered = self._add_mixed_pixels_and_backscatter(
                 distance, hits, conditions, kept, rng
             )
+            if self.profile == "realistic":
+                index, dust = dust_ranges(len(distance), rng)
+                near = dust < np.minimum(distance[index], c.max_range)
+                distance[index[near]] = dust[near]
+                kept[index[near]], scattered[index[near]] = dust[near] > c.min_range, True
             self._add_noise(distance, intensity, rng)
         if lost_ring_fraction > 0:
             # Seeded by the sensor's name: the same rings are lost in every sweep.
@@ -271,7 +354,7 @@ def _penetrate_foliage(
     hits.triangle[leaves] = np.where(is_surface_hit, inner_hits.triangle, triangle[leaves])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _transform_column_rays(pose, directions, rays):  # type: ignore[no-untyped-def]
     """Transform directions (N, 3), ring by ring, by the pose (columns, 3, 4) of their column.
 
@@ -296,7 +379,7 @@ def _detection_probability(power: NDArray[np.float32]) -> NDArray[np.float32]:
     return 1.0 / (1.0 + np.maximum(power, 1e-9) ** np.float32(-4.0))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _received_power(  # type: ignore[no-untyped-def]
     rays, distance, triangle, corners, materials, object_index, objects, table, extinction,
     detection_range, power, intensity,

@@ -7,12 +7,12 @@ The motion of a pixel follows from the motion of the camera and of the surface t
 from __future__ import annotations
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.kernels import njit
 from multimodal_perception.simulation.world.scene import RayHits, Scene
 
 # The motion is computed at every eighth pixel and interpolated between.
@@ -69,7 +69,7 @@ def apply_motion_blur(
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _average_along_motion(image, motion, result):  # type: ignore[no-untyped-def]
     rows, columns = image.shape[:2]
     for v in range(rows):

@@ -5,9 +5,9 @@ Light is linear RGB; 1 is a white surface with the sun at normal incidence.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from multimodal_perception.kernels import njit
 from multimodal_perception.simulation.world.materials import Material, MaterialProperty, Texture
 
 TEXTURE = int(MaterialProperty.TEXTURE)
@@ -19,7 +19,7 @@ CONCRETE, BARK, SHEET = int(Texture.CONCRETE), int(Texture.BARK), int(Texture.SH
 LAMP = int(Material.STREET_LAMP)
 
 
-@numba.njit(cache=True, nogil=True, inline="never")
+@njit(nogil=True, inline="never")
 def hash_noise(x, y, z):  # type: ignore[no-untyped-def]
     """Uniform pseudo-random value in [0, 1) of a unit grid cell, by an integer hash (Wellons 2018)."""
     h = np.uint32(np.int64(np.floor(x)) * 73856093 & 0xFFFFFFFF)
@@ -31,7 +31,7 @@ def hash_noise(x, y, z):  # type: ignore[no-untyped-def]
     return float(h) / 4294967296.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def value_noise(x, y):  # type: ignore[no-untyped-def]
     """Value in [0, 1) that varies smoothly over distances of 1 (value noise, Perlin 1985)."""
     i, j = np.floor(x), np.floor(y)
@@ -42,7 +42,7 @@ def value_noise(x, y):  # type: ignore[no-untyped-def]
     return low * (1 - v) + high * v
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def window_part(along, z):  # type: ignore[no-untyped-def]
     """Part of a facade at a position along it and a height z: 0 wall, 1 window frame, 2 window pane."""
     u = along / 2.4 - np.floor(along / 2.4)
@@ -54,7 +54,7 @@ def window_part(along, z):  # type: ignore[no-untyped-def]
     return 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def albedo(row, object_colours, x, y, z, face, distance, colour):  # type: ignore[no-untyped-def]
     """Albedo of a surface point, written to colour (3,); returns whether it is a window pane.
 
@@ -78,7 +78,7 @@ def albedo(row, object_colours, x, y, z, face, distance, colour):  # type: ignor
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def facade_albedo(object_colours, along, z, face, colour):  # type: ignore[no-untyped-def]
     """Albedo of a facade with windows, written to colour (3,); returns whether it is a window pane."""
     for k in range(3):
@@ -95,7 +95,7 @@ def facade_albedo(object_colours, along, z, face, colour):  # type: ignore[no-un
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def texture_factor(texture, x, y, z, along, distance):  # type: ignore[no-untyped-def]
     """Factor of a texture on the material's colour at a point x, y, z in odom, 1 for plain surfaces."""
     # Fine detail fades out at 35 m, where it would cause aliasing.
@@ -131,7 +131,7 @@ def texture_factor(texture, x, y, z, along, distance):  # type: ignore[no-untype
     return factor
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def sky_light(dx, dy, dz, sun_direction, zenith, horizon, glare, light):  # type: ignore[no-untyped-def]
     """Light of the sky in a direction, with clouds, sun disc and halo, written to light (3,)."""
     up = max(dz, 0.0) ** 0.5
@@ -150,7 +150,7 @@ def sky_light(dx, dy, dz, sun_direction, zenith, horizon, glare, light):  # type
         light[2] += 0.75 * halo
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def surface_normal(normals, uv, dx, dy, dz, face):  # type: ignore[no-untyped-def]
     """Interpolated shading normal of a hit, facing the ray's origin.
 
@@ -170,7 +170,7 @@ def surface_normal(normals, uv, dx, dy, dz, face):  # type: ignore[no-untyped-de
     return side * x / length, side * y / length, side * z / length
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def face_normal(corner, face):  # type: ignore[no-untyped-def]
     """Unit normal of a triangle (3, 3), written to face (3,)."""
     ax, ay, az = (
@@ -188,7 +188,7 @@ def face_normal(corner, face):  # type: ignore[no-untyped-def]
     face[0], face[1], face[2] = x / length, y / length, z / length
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def shadow_rays(rays, distance, triangle, corners, sun_direction, max_distance, result):  # type: ignore[no-untyped-def]
     """Shadow rays from hits on faces towards the sun.
 
@@ -217,7 +217,7 @@ def shadow_rays(rays, distance, triangle, corners, sun_direction, max_distance, 
     return count, index[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def apply_printed_patch(box, patch_size, x, y, z, face, colour):  # type: ignore[no-untyped-def]
     """Replace the colour (3,) by a printed pattern at the centre of a box's vertical faces.
 
@@ -238,15 +238,16 @@ def apply_printed_patch(box, patch_size, x, y, z, face, colour):  # type: ignore
         colour[k] = 0.9 if hash_noise(column, row, 11.0 + k) > 0.5 else 0.04
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def shade(  # type: ignore[no-untyped-def]
-    rays, distance, triangle, uv, corners, normals, materials, object_index, objects, table,
+    rays, distance, triangle, uv, corners, normals, materials, object_index, ground, objects, table,
     lit, sun_direction, sunlight, zenith, horizon, lamps, headlights, origin_x, extinction,
     box_index, boxes, patch_size, light,
 ):  # fmt: skip
     """Light along each ray, written to light (N, 3) float32.
 
-    lit: (N,) whether the sun illuminates the hit. sun_direction: unit vector to the sun. sunlight,
+    ground: (T,) height of the ground below each triangle, see TriangleSoup. lit: (N,) whether the sun
+    illuminates the hit. sun_direction: unit vector to the sun. sunlight,
     zenith, horizon: (3,) light of the sun and of the sky. lamps: (L, 3) positions. headlights: (8,)
     position x y z and direction x y z of the headlights, their strength, brightness of the street lamps.
     origin_x: x of the scene's origin in odom. extinction: of the air, 1/m. patch_size: side length of
@@ -269,7 +270,8 @@ def shade(  # type: ignore[no-untyped-def]
         face_normal(corners[j], face)
         nx, ny, nz = surface_normal(normals[j], uv[i], dx, dy, dz, face)
         row, object_colours = table[materials[j]], objects[object_index[j]]
-        pane = albedo(row, object_colours, x + origin_x, y, z, face, r, colour)
+        height = z - ground[j]
+        pane = albedo(row, object_colours, x + origin_x, y, height, face, r, colour)
         if patch_size > 0.0 and box_index[object_index[j]] >= 0:
             apply_printed_patch(
                 boxes[box_index[object_index[j]]], patch_size, x, y, z, face, colour
@@ -280,7 +282,7 @@ def shade(  # type: ignore[no-untyped-def]
         if night:
             lamp_light = lamp_irradiance(x, y, z, nx, ny, nz, lamps, headlights)
         diffuse_light(
-            z, nz, face[2], direct, lamp_light, sunlight, zenith, horizon, colour, light[i]
+            height, nz, face[2], direct, lamp_light, sunlight, zenith, horizon, colour, light[i]
         )
         specular = 0.10 if pane else row[SPECULAR]
         cosine = -(dx * nx + dy * ny + dz * nz)
@@ -294,7 +296,7 @@ def shade(  # type: ignore[no-untyped-def]
         elif (
             pane
             and headlights[7] > 0.0
-            and hash_noise(np.floor((x + origin_x + y) / 2.4), np.floor(z / 3.0), 6.0) < 0.3
+            and hash_noise(np.floor((x + origin_x + y) / 2.4), np.floor(height / 3.0), 6.0) < 0.3
         ):
             light[i, 0] += 0.30
             light[i, 1] += 0.23
@@ -304,7 +306,7 @@ def shade(  # type: ignore[no-untyped-def]
             light[i, k] += haze * (horizon[k] - light[i, k])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def diffuse_light(z, nz, face_z, direct, lamp_light, sunlight, zenith, horizon, colour, light):  # type: ignore[no-untyped-def]
     """Diffusely reflected light of sun, sky, ground and lamps, written to light (3,).
 
@@ -324,7 +326,7 @@ def diffuse_light(z, nz, face_z, direct, lamp_light, sunlight, zenith, horizon, 
         light[k] = colour[k] * total
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def add_reflection(  # type: ignore[no-untyped-def]
     dx,
     dy,
@@ -360,7 +362,7 @@ def add_reflection(  # type: ignore[no-untyped-def]
         light[k] += fraction * (reflected_light - light[k])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def lamp_irradiance(x, y, z, nx, ny, nz, lamps, headlights):  # type: ignore[no-untyped-def]
     """Irradiance of a surface point by the headlights and the lamps within 40 m, without shadows."""
     total = 0.0

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import build
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.kernels import njit
 from multimodal_perception.rig import Sensor
 from multimodal_perception.simulation.sensors.camera import ImageTruth, image_truth, pixel_rays
 from multimodal_perception.simulation.sensors.conditions import Conditions
@@ -103,7 +103,7 @@ class SimulatedThermal:
         extinction = 0.0 if indoor else 0.5 * conditions.extinction
         _apparent_temperature(
             rays, hits.distance, hits.triangle, triangles.corners, triangles.materials,
-            triangles.object_index, scene.objects, MATERIAL_TABLE,
+            triangles.object_index, triangles.ground, scene.objects, MATERIAL_TABLE,
             np.array(conditions.sun_direction), solar_heating, clear_sky,
             conditions.air_temperature, extinction, float(scene.origin[0]), kelvin,
         )  # fmt: skip
@@ -146,7 +146,7 @@ def clear_sky_fraction(conditions: Conditions) -> float:
     return fraction
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sky_kelvin(up, air_temperature, clear_sky):  # type: ignore[no-untyped-def]
     """Apparent temperature of the sky: close to the air's at the horizon, 46 K colder at the zenith.
 
@@ -155,9 +155,9 @@ def _sky_kelvin(up, air_temperature, clear_sky):  # type: ignore[no-untyped-def]
     return air_temperature - clear_sky * (6.0 + 40.0 * max(up, 0.0) ** 0.5)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _apparent_temperature(  # type: ignore[no-untyped-def]
-    rays, distance, triangle, corners, materials, object_index, objects, table, sun_direction,
+    rays, distance, triangle, corners, materials, object_index, ground, objects, table, sun_direction,
     solar_heating, clear_sky, air_temperature, extinction, origin_x, kelvin,
 ):  # fmt: skip
     """Apparent temperature of each ray in kelvin, written to kelvin (N,).
@@ -198,7 +198,7 @@ def _apparent_temperature(  # type: ignore[no-untyped-def]
             offset += 1.0 * (value_noise(x * 0.5 + z, y * 0.5 - z) - 0.5)
         if texture == FACADE and abs(normal[2]) < 0.5:
             along = x if abs(normal[1]) > abs(normal[0]) else y
-            part = window_part(along, z)
+            part = window_part(along, z - ground[j])
             if part == 2:
                 offset, emissivity = 0.4 * offset, 0.86
             elif part == 1:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import build
 from multimodal_perception.frame import UltrasonicReading
+from multimodal_perception.kernels import njit
 from multimodal_perception.rig import Sensor
 from multimodal_perception.sensor_calibration import RangeLimits
 from multimodal_perception.simulation.sensors.shading import face_normal
@@ -151,7 +151,7 @@ def nearest_echo_ranges(
     return ranges
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _nearest_echo(rays, distance, triangle, beam, corners, materials, table, echo_threshold):  # type: ignore[no-untyped-def]
     """Distance of the nearest hit whose echo has at least the threshold's amplitude.
 

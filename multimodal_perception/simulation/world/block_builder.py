@@ -60,8 +60,10 @@ class BlockBuilder:
         """Add a static object with a bounding box, such as a parked car or a standing pedestrian."""
         variant, phase = int(self.rng.integers(0, 1000)), int(self.rng.integers(0, 8))
         mesh = object_mesh(object_class, variant, phase, walking=False)
-        # Track ids of moving objects are below 2^19.
+        # Track ids of moving objects are below 2^19, those of turning vehicles from 2^22 on.
         track = (1 << 20) + (self.number % 4096) * 256 + len(self.objects) % 256
+        if self.scenario.street_life > 0.0:  # blocks with more than 256 objects
+            track = (1 << 20) + (self.number % 2048) * 1024 + len(self.objects) % 1024
         clothing_colour = sample_clothing_colour(self.rng)
         paint_colour = sample_paint_colour(self.rng)
         self.objects.append(
@@ -75,6 +77,20 @@ class BlockBuilder:
                 clothing_colour=clothing_colour,
             )
         )
+
+    def add_parked(
+        self, x: float, y: float, yaw: float, z: float = 0.0, max_length: float = 7.5
+    ) -> None:
+        """Add a parked vehicle, drawn from the frequencies of the scenario, if it is short enough."""
+        kinds = self.scenario.parked_frequencies or {"car": 0.88, "van": 0.12}
+        weights = np.array(list(kinds.values()))
+        kind = list(kinds)[int(self.rng.choice(len(kinds), p=weights / weights.sum()))]
+        state = self.rng.bit_generator.state
+        variant = int(self.rng.integers(0, 1000))
+        self.rng.bit_generator.state = state  # add_labelled draws the same variant
+        low, high = object_mesh(kind, variant, 0).bounds()
+        if high[0] - low[0] <= max_length:
+            self.add_labelled(kind, x, y, yaw, z)
 
     def add_street_lamp(self, x: float, y: float, z: float = KERB_HEIGHT) -> None:
         """Add a street lamp whose arm points towards y = 0."""

@@ -27,6 +27,7 @@ from multimodal_perception.simulation.world.street_blocks import (
     build_intersection,
     build_street,
 )
+from multimodal_perception.simulation.world.street_life import add_street_life
 from multimodal_perception.simulation.world.warehouse_block import build_warehouse
 
 # In the environment "intersection", every INTERSECTION_PERIOD-th block is an intersection.
@@ -50,6 +51,10 @@ def build_block(scenario: Scenario, seed: int, number: int) -> BlockBuilder:
         # A separate random generator, so that the other objects do not depend on the furniture.
         builder.rng = np.random.default_rng((seed, 3, number + 1_000_000))
         _add_furniture(builder, scenario.environment == "intersection" and is_intersection)
+    if scenario.street_life > 0 and scenario.environment in ("street", "intersection"):
+        builder.rng = np.random.default_rng((seed, 5, number + 1_000_000))
+        if not (is_intersection and scenario.environment == "intersection"):
+            add_street_life(builder)
     if scenario.clutter_density > 0:
         builder.rng = np.random.default_rng((seed, 4, number + 1_000_000))
         _add_clutter(builder)

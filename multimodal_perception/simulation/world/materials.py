@@ -6,8 +6,10 @@ from enum import IntEnum
 
 import numpy as np
 
+from multimodal_perception.frame import CLASS_NAMES
+
 # Semantic classes of image pixels, LiDAR points and grid cells: the object classes of frame.CLASS_NAMES
-# first, then the classes of scenery.
+# and the classes of scenery. New classes are appended, because stored data contain the indices.
 SEMANTIC_NAMES = (
     "unknown",
     "car",
@@ -31,8 +33,14 @@ SEMANTIC_NAMES = (
     "vegetation",
     "rack",
     "furniture",
+    "trailer",
+    "motorcyclist",
 )
 SKY_CLASS = SEMANTIC_NAMES.index("sky")
+# Index into frame.CLASS_NAMES of each semantic class; 0 (unknown) for scenery.
+CLASS_OF_SEMANTIC = np.array(
+    [CLASS_NAMES.index(name) if name in CLASS_NAMES else 0 for name in SEMANTIC_NAMES], np.int64
+)
 # Classes of ground that a vehicle can drive on.
 DRIVABLE_CLASS_NAMES = ("road", "marking", "sidewalk", "kerb", "terrain")
 

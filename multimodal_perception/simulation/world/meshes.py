@@ -228,3 +228,9 @@ def disc(
     out = origin + radius * circle
     triangles = np.stack([np.broadcast_to(origin, out[1:].shape), out[1:], out[:-1]], axis=1)
     return flat_shaded(triangles if side > 0 else triangles[:, ::-1], material)
+
+
+def centred(mesh: Mesh) -> Mesh:
+    """The mesh moved so that its bounding box is centred on x = y = 0 and stands on z = 0."""
+    low, high = mesh.bounds()
+    return mesh.moved_to((-(low[0] + high[0]) / 2, -(low[1] + high[1]) / 2, -low[2]))

@@ -35,6 +35,9 @@ def build_parking_lot(b: BlockBuilder) -> None:
                     yaw = s * np.pi / 2 * (1 if nose_in else -1) + b.rng.normal(0, 0.02)
                     object_class = "van" if b.rng.random() < 0.06 else "car"
                     lateral = centre + float(b.rng.normal(0, 0.1))
+                    if b.scenario.parked_frequencies:
+                        b.add_parked(float(x) + 1.25, lateral, float(yaw), max_length=6.4)
+                        continue
                     b.add_labelled(object_class, float(x) + 1.25, lateral, float(yaw))
                 elif aisle == 0:
                     free_bays.append((float(x), s))

@@ -19,6 +19,9 @@ from multimodal_perception.configuration import UserError, build, load_yaml
 from multimodal_perception.geometry import poses
 from multimodal_perception.resources import share_path
 from multimodal_perception.simulation.sensors.conditions import Conditions, Fault
+from multimodal_perception.simulation.world.fleet import COMBINATIONS, KIND_CLASSES, kind_parts
+from multimodal_perception.simulation.world.road import RoadShape
+from multimodal_perception.simulation.world.scene_objects import object_mesh
 
 Environment = Literal["street", "intersection", "highway", "parking", "warehouse"]
 
@@ -38,10 +41,12 @@ class Lane:
             Increase its magnitude for faster traffic; zero is not allowed.
         spacing: Mean distance between consecutive objects of the lane. Decrease it for denser traffic.
         class_frequencies: Relative frequency of each object class in the lane; the values need not add
-            up to 1. Change them to get another mix of car, van, truck, bus, pedestrian, cyclist and
-            forklift.
+            up to 1. Change them to get another mix of car, van, truck, bus, pedestrian, cyclist,
+            forklift, and the kinds and combinations of vehicles in fleet.py.
         z: Height of the ground on which the lane's objects move. Set it to the kerb height of 0.12 m
             for lanes on a pavement.
+        gap: Mean gap between the bumpers of consecutive vehicles of a queue; 0 places the objects at
+            `spacing` instead. Set it to about 2 m for a traffic jam with vehicles of any length.
     """
 
     y: float = field(metadata={"min": -60.0, "max": 60.0, "unit": "m"})
@@ -49,9 +54,11 @@ class Lane:
     spacing: float = field(metadata={"min": 3.0, "max": 500.0, "unit": "m"})
     class_frequencies: dict[str, float] = field(default_factory=lambda: {"car": 1.0})
     z: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0, "unit": "m"})
+    gap: float = field(default=0.0, metadata={"min": 0.0, "max": 50.0, "unit": "m"})
 
     def __post_init__(self) -> None:
-        known = ("car", "van", "truck", "bus", "pedestrian", "cyclist", "forklift")
+        basic = ("car", "van", "truck", "bus", "pedestrian", "cyclist", "forklift")
+        known = (*basic, *KIND_CLASSES, *COMBINATIONS)
         unknown = set(self.class_frequencies) - set(known)
         if unknown:
             raise ValueError(
@@ -139,6 +146,17 @@ class Scenario:
             for halls.
         conditions: Weather and light. Change them to render the scenario at night, in fog or in rain.
         faults: Sensor faults that are part of the scenario. Add some to test degraded operation.
+        road: Curvature and slopes of the road; without it the road is straight and level. Set it to
+            test a system on hills and in bends.
+        lane_marks: Lateral positions of dashed lines in addition to those of the environment. Set them
+            for roads with several lanes in each direction.
+        street_life: Density of car parks, road works with cones and barriers, people between vehicles,
+            parked motorcycles and low obstacles in streets. Increase it for more objects that are
+            partly hidden or rare.
+        parked_frequencies: Relative frequencies of the kinds of parked vehicles; empty for mostly cars.
+            Set them to get another mix of parked vehicles, with the names of Lane.class_frequencies.
+        turning_vehicles: Number of vehicles that turn or cross at each intersection in a cycle of about
+            15 s. Increase it for more traffic across the vehicle's path.
     """
 
     name: str
@@ -156,12 +174,21 @@ class Scenario:
     indoor: bool = False
     conditions: Conditions = field(default_factory=Conditions)
     faults: tuple[Fault, ...] = ()
+    road: RoadShape | None = None
+    lane_marks: tuple[float, ...] = ()
+    street_life: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    parked_frequencies: dict[str, float] = field(default_factory=dict)
+    turning_vehicles: int = field(default=0, metadata={"min": 0, "max": 12})
 
     def __post_init__(self) -> None:
         if not 1 <= self.storeys[0] <= self.storeys[1] <= 40:
             raise ValueError("storeys: expected the minimum and the maximum, both from 1 to 40")
         if len(self.lanes) > 60:
             raise ValueError("lanes: at most 60")
+        if self.parked_frequencies and (
+            min(self.parked_frequencies.values()) < 0 or sum(self.parked_frequencies.values()) <= 0
+        ):
+            raise ValueError("parked_frequencies must be at least 0, and one of them above 0")
 
 
 def scenario_names() -> list[str]:
@@ -276,6 +303,10 @@ def moving_objects(
         first = math.floor((low - moved) / lane.spacing) - 1
         last = math.ceil((high - moved) / lane.spacing) + 1
         is_ego_lane = abs(lane.y - scenario.ego.y) < 1.5
+        if lane.gap > 0.0:
+            queued = queue_in_lane(lane, seed, number, is_ego_lane, seconds, low, high)
+            result += [((number + 1) * 8192 + k % 8192, lane, item, x) for k, item, x in queued]
+            continue
         for k in range(first, last + 1):
             class_frequencies = tuple(sorted(lane.class_frequencies.items()))
             item = _moving_object(seed, number, k, (lane.y, lane.spacing), class_frequencies)
@@ -284,3 +315,74 @@ def moving_objects(
                 continue
             result.append(((number + 1) * 8192 + k % 8192, lane, item, x))
     return result
+
+
+QUEUE_VEHICLES = 48  # vehicles of a queue, which is repeated along the road
+EGO_LENGTH = 5.0  # of the space for the ego vehicle in its own queue, metres
+
+
+def queue_in_lane(
+    lane: Lane, seed: int, number: int, is_ego_lane: bool, seconds: float, low: float, high: float
+) -> list[tuple[int, MovingObject, float]]:
+    """Vehicles of a queue between x = low and high at a time: (index, object, x) each.
+
+    number: of the lane. In the lane of the ego vehicle, its place in the first repetition stays free.
+    """
+    frequencies = tuple(sorted(lane.class_frequencies.items()))
+    items, period = _queue(seed, number, lane.y, lane.gap, frequencies, is_ego_lane)
+    moved = lane.speed * seconds
+    result = []
+    for repetition in range(
+        math.floor((low - moved) / period) - 1, math.floor((high - moved) / period) + 2
+    ):
+        for k, item in enumerate(items):
+            x = item.start + moved + repetition * period
+            if low <= x <= high:
+                result.append((repetition * QUEUE_VEHICLES + k, item, x))
+    return result
+
+
+@lru_cache(maxsize=64)
+def _queue(
+    seed: int,
+    number: int,
+    y: float,
+    mean_gap: float,
+    class_frequencies: tuple[tuple[str, float], ...],
+    is_ego_lane: bool,
+) -> tuple[tuple[MovingObject, ...], float]:
+    """The vehicles of one repetition of a queue, and its length in metres."""
+    rng = np.random.default_rng((seed, 9, number))
+    weights = np.array([w for _, w in class_frequencies])
+    items = []
+    front = EGO_LENGTH / 2 if is_ego_lane else float(rng.uniform(-4.0, 4.0))
+    for _ in range(QUEUE_VEHICLES):
+        index = int(rng.choice(len(class_frequencies), p=weights / weights.sum()))
+        kind, variant = class_frequencies[index][0], int(rng.integers(0, 1000))
+        rear_end, front_end = combination_extent(kind, variant)
+        # Most gaps are close to the mean, and some drivers keep a longer one.
+        gap = mean_gap * float(np.clip(rng.gamma(4.0, 0.25), 0.45, 4.0))
+        start = front + max(gap, 1.0) - rear_end
+        front = start + front_end
+        offset = float(np.clip(rng.normal(0.0, 0.16), -0.4, 0.4))
+        items.append(
+            MovingObject(
+                kind,
+                variant,
+                sample_paint_colour(rng),
+                sample_clothing_colour(rng),
+                start,
+                y + offset,
+            )
+        )
+    period = front + max(mean_gap, 1.0) + (EGO_LENGTH / 2 if is_ego_lane else 0.0)
+    return tuple(items), period
+
+
+def combination_extent(kind: str, variant: int) -> tuple[float, float]:
+    """x of the rear and of the front end of a vehicle with its trailer, from its centre, metres."""
+    ends = []
+    for part, part_variant, x in kind_parts(kind, variant):
+        low, high = object_mesh(part, part_variant, 0).bounds()
+        ends += [x + float(low[0]), x + float(high[0])]
+    return min(ends), max(ends)

@@ -8,28 +8,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.kernels import njit
 from multimodal_perception.simulation.world.blocks import BLOCK_LENGTH, build_block
 from multimodal_perception.simulation.world.materials import Material
-from multimodal_perception.simulation.world.meshes import merge, rectangle, vec3
-from multimodal_perception.simulation.world.people import GAIT_CYCLE_LENGTH, GAIT_PHASES
-from multimodal_perception.simulation.world.scenarios import Scenario, moving_objects
-from multimodal_perception.simulation.world.scene_objects import (
-    SceneObject,
-    labelled_object,
-    object_mesh,
-    scenery_object,
+from multimodal_perception.simulation.world.meshes import merge, vec3
+from multimodal_perception.simulation.world.road import Road, distant_ground
+from multimodal_perception.simulation.world.scenarios import Scenario
+from multimodal_perception.simulation.world.scene_content import (
+    ground_beyond,
+    moving_scene_objects,
+    on_road,
+    shifted_object,
+    with_random_reflection,
 )
+from multimodal_perception.simulation.world.scene_objects import SceneObject, scenery_object
 
 # Number of blocks around that of the ego vehicle: at least 80 m behind and 160 m ahead.
 BLOCKS_BEHIND, BLOCKS_AHEAD = 2, 4
-# Moving people beyond this distance are left out: they cover about one pixel, and ground-truth boxes end
-# at 100 m.
-SMALL_OBJECT_RANGE = 105.0
-GROUND_EXTENT = 1500.0  # size of the ground beyond the blocks, metres
 CACHED_BLOCKS = 12
 RAYCAST_THREADS = 0  # 0: all processors; the results do not depend on the number
 
@@ -52,13 +50,15 @@ class TriangleSoup:
     """Triangles of several objects.
 
     corners, normals: (T, 3, 3) float32. materials: (T,) uint8. object_index: (T,) int32, index of the
-    object that each triangle belongs to.
+    object that each triangle belongs to. ground: (T,) float32, z of the road's surface at the triangle,
+    0 on level roads; heights above it determine the storeys of facades and the light near the ground.
     """
 
     corners: NDArray[np.float32]
     normals: NDArray[np.float32]
     materials: NDArray[np.uint8]
     object_index: NDArray[np.int32]
+    ground: NDArray[np.float32]
 
     @classmethod
     def from_objects(cls, objects: Sequence[SceneObject]) -> TriangleSoup:
@@ -66,7 +66,8 @@ class TriangleSoup:
         mesh = merge([t.mesh for t in objects])
         counts = [len(t.mesh) for t in objects]
         owner = np.repeat(np.arange(len(objects), dtype=np.int32), counts)
-        return cls(mesh.corners, mesh.normals, mesh.materials, owner)
+        ground = np.repeat(np.array([t.ground for t in objects], np.float32), counts)
+        return cls(mesh.corners, mesh.normals, mesh.materials, owner, ground)
 
     @classmethod
     def concatenate(cls, parts: Sequence[TriangleSoup]) -> TriangleSoup:
@@ -76,13 +77,17 @@ class TriangleSoup:
             np.concatenate([p.normals for p in parts]),
             np.concatenate([p.materials for p in parts]),
             np.concatenate([p.object_index for p in parts]),
+            np.concatenate([p.ground for p in parts]),
         )
 
-    def shifted(self, x: float, first_object: int) -> TriangleSoup:
-        """Translated along x, with `first_object` added to all object indices."""
-        corners = self.corners + np.array([x, 0.0, 0.0], np.float32) if x else self.corners
+    def shifted(self, shift: Sequence[float], first_object: int) -> TriangleSoup:
+        """Translated by (x, y, z), with `first_object` added to all object indices."""
+        corners = self.corners + np.array(shift, np.float32) if any(shift) else self.corners
         return replace(
-            self, corners=corners, object_index=self.object_index + np.int32(first_object)
+            self,
+            corners=corners,
+            object_index=self.object_index + np.int32(first_object),
+            ground=self.ground + np.float32(shift[2]),
         )
 
 
@@ -93,6 +98,7 @@ class _Block:
     triangles: TriangleSoup
     objects: tuple[SceneObject, ...]  # with empty meshes
     lamps: NDArray[np.float64]
+    anchor: NDArray[np.float64]  # (3,) the origin of the block's frame in the odom frame
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,14 @@ class _StaticBlocks:
     """The static blocks around the ego vehicle, prepared for ray casting.
 
     It is shared by all scenes in which the ego vehicle is in the same block. low, high: x of its ends in
-    the scene's frame; origin_x: x of the scene's origin in the odom frame, metres.
+    the strip, relative to `start`, the x of the scene's origin in the strip, metres. origin: (3,) the
+    scene's origin in the odom frame; on a straight, level road (start, 0, 0).
     """
 
     low: float
     high: float
-    origin_x: float
+    start: float
+    origin: NDArray[np.float64]
     triangles: TriangleSoup
     objects: tuple[SceneObject, ...]  # with boxes in the scene's frame
     lamps: NDArray[np.float32]
@@ -118,6 +126,7 @@ class World:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario = scenario
         self.seed = seed
+        self.road = None if scenario.road is None else Road(scenario.road)
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
         self._static_blocks: tuple[int, _StaticBlocks] | None = None
 
@@ -128,17 +137,44 @@ class World:
         if self._static_blocks is None or self._static_blocks[0] != number:
             self._static_blocks = number, self._build_static_blocks(number)
         static_blocks = self._static_blocks[1]
-        return Scene(static_blocks, _moving_scene_objects(self, seconds, static_blocks))
+        start = static_blocks.start
+        moving = moving_scene_objects(
+            self.scenario,
+            self.seed,
+            seconds,
+            (static_blocks.low + start, static_blocks.high + start),
+            start,
+            self.road,
+            static_blocks.origin,
+        )
+        return Scene(static_blocks, moving, self.road)
+
+    def ego_pose(self, seconds: float) -> NDArray[np.float64]:
+        """Pose (4, 4) of base_link in the odom frame at a time in seconds."""
+        if self.road is None:
+            return self.scenario.ego.odom_from_base(seconds)
+        x, y, yaw = self.scenario.ego.pose_2d(seconds)
+        return self.road.pose(float(x), float(y), float(yaw))
 
     def _block(self, number: int) -> _Block:
         """A block from the cache, or generated."""
         if number not in self._blocks:
             builder = build_block(self.scenario, self.seed, number)
-            annotations = tuple(replace(t, mesh=merge([])) for t in builder.objects)
+            objects: Sequence[SceneObject] = builder.objects
             lamps = np.array(builder.lamps, np.float64).reshape(-1, 3)
-            self._blocks[number] = _Block(
-                TriangleSoup.from_objects(builder.objects), annotations, lamps
-            )
+            anchor = vec3(number * BLOCK_LENGTH, 0.0, 0.0)
+            if self.scenario.street_life > 0.0:
+                objects = [with_random_reflection(t, self.seed) for t in objects]
+            if self.road is not None:
+                start = number * BLOCK_LENGTH
+                anchor = self.road.to_odom([[start, 0.0, 0.0]])[0]
+                objects = [on_road(t, self.road, start, anchor) for t in objects]
+                lamps = self.road.to_odom(lamps + vec3(start, 0.0, 0.0)) - anchor
+            annotations = tuple(replace(t, mesh=merge([])) for t in objects)
+            triangles = TriangleSoup.from_objects(objects)
+            if self.road is not None:
+                triangles = replace(triangles, ground=_ground_below(triangles, self.road, anchor))
+            self._blocks[number] = _Block(triangles, annotations, lamps, anchor)
             while len(self._blocks) > CACHED_BLOCKS:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(number)
@@ -150,22 +186,29 @@ class World:
         parts: list[TriangleSoup] = []
         objects: list[SceneObject] = []
         lamps = []
+        origin = self._block(centre).anchor
         for index in range(first, last + 1):
-            block, shift = self._block(index), (index - centre) * BLOCK_LENGTH
+            block = self._block(index)
+            shift = tuple(float(v) for v in block.anchor - origin)
             parts.append(block.triangles.shifted(shift, len(objects)))
-            objects += [_shifted(t, shift) for t in block.objects]
-            lamps.append(block.lamps + vec3(shift, 0.0, 0.0))
+            objects += [shifted_object(t, shift) for t in block.objects]
+            lamps.append(block.lamps + vec3(*shift))
         low, high = (first - centre) * BLOCK_LENGTH, (last + 1 - centre) * BLOCK_LENGTH
-        ground = _ground_beyond(self.scenario, low, high)
-        parts.append(TriangleSoup.from_objects(ground).shifted(0.0, len(objects)))
+        if self.road is None:
+            ground = ground_beyond(self.scenario, low, high)
+        else:
+            middle = (centre + 0.5) * BLOCK_LENGTH
+            mesh = distant_ground(self.road, middle, origin, Material.GRASS)
+            ground = [scenery_object(mesh, "terrain")]
+        parts.append(TriangleSoup.from_objects(ground).shifted((0.0, 0.0, 0.0), len(objects)))
         objects += [replace(t, mesh=merge([])) for t in ground]
         triangles = TriangleSoup.concatenate(parts)
         lamp_positions = np.concatenate(lamps).astype(np.float32)
-        origin_x = centre * BLOCK_LENGTH
         return _StaticBlocks(
             low,
             high,
-            origin_x,
+            centre * BLOCK_LENGTH,
+            origin,
             triangles,
             tuple(objects),
             lamp_positions,
@@ -182,19 +225,29 @@ class Scene:
     triangles: all triangles. objects: (O, 7) float32, of each object the paint RGB, clothing RGB
     and engine heat. semantics: (O,) uint8, index into SEMANTIC_NAMES. tracks: (O,) int32 track ids,
     0 for scenery. labelled: (N,) indices of the objects with a bounding box. boxes: (N, 7) float64.
-    velocities: (N, 2) m/s. box_index: (O,) int32, row of each object's box, -1 for scenery. lamps:
-    (L, 3) float32, positions of street and ceiling lamps.
+    velocities: (N, 2) m/s. pitch: (N,) of the boxes, radians. reflection: (O,) float32, see SceneObject.
+    road: the road, None if it is straight and level. box_index: (O,) int32, row of each object's box, -1
+    for scenery. lamps: (L, 3) float32, positions of street and ceiling lamps.
     """
 
-    def __init__(self, static_blocks: _StaticBlocks, moving: Sequence[SceneObject]) -> None:
-        self.origin = np.array([static_blocks.origin_x, 0.0, 0.0])
+    def __init__(
+        self,
+        static_blocks: _StaticBlocks,
+        moving: Sequence[SceneObject],
+        road: Road | None = None,
+    ) -> None:
+        self.origin = np.array(static_blocks.origin, np.float64)
+        self.road = road
         self.lamps = static_blocks.lamps
         moving_soup = TriangleSoup.from_objects(moving)
         self._static = static_blocks.raycaster
         self._static_triangles = len(static_blocks.triangles.materials)
         self._dynamic = _build_raycaster(moving_soup) if len(moving_soup.materials) else None
         self.triangles = TriangleSoup.concatenate(
-            [static_blocks.triangles, moving_soup.shifted(0.0, len(static_blocks.objects))]
+            [
+                static_blocks.triangles,
+                moving_soup.shifted((0.0, 0.0, 0.0), len(static_blocks.objects)),
+            ]
         )
         objects = (*static_blocks.objects, *moving)
         colours = [[*t.paint_colour, *t.clothing_colour, t.engine_heat] for t in objects]
@@ -208,6 +261,8 @@ class Scene:
         self.boxes = np.array(boxes, np.float64).reshape(-1, 7)
         velocities = [t.velocity for t in objects if t.box is not None]
         self.velocities = np.array(velocities, np.float64).reshape(-1, 2)
+        self.pitch = np.array([t.pitch for t in objects if t.box is not None], np.float64)
+        self.reflection = np.array([t.reflection for t in objects], np.float32)
 
     @classmethod
     def from_objects(cls, objects: Sequence[SceneObject]) -> Scene:
@@ -215,7 +270,10 @@ class Scene:
         triangles = TriangleSoup.from_objects(objects)
         lamps = np.zeros((0, 3), np.float32)
         raycaster = _build_raycaster(triangles)
-        return cls(_StaticBlocks(0.0, 0.0, 0.0, triangles, tuple(objects), lamps, raycaster), ())
+        static_blocks = _StaticBlocks(
+            0.0, 0.0, 0.0, np.zeros(3), triangles, tuple(objects), lamps, raycaster
+        )
+        return cls(static_blocks, ())
 
     def cast_rays(self, rays: NDArray[np.float32]) -> RayHits:
         """First hit of each ray (N, 6): origin x y z and unit direction, in the scene's frame."""
@@ -266,7 +324,7 @@ def rays_from_pose(
     return rays
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _transform_rays(pose, directions, rays):  # type: ignore[no-untyped-def]
     """Write rays (N, 6); numpy's matrix product is ten times slower for (N, 3) arrays."""
     for i in range(len(directions)):
@@ -302,7 +360,7 @@ def _cast(
     return result["t_hit"].numpy(), triangle, result["primitive_uvs"].numpy()
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _keep_nearest(distance, triangle, uv, other_distance, number, weights, first):  # type: ignore[no-untyped-def]
     """Replace hits (N,) in place by nearer ones, whose triangle numbers start at `first`."""
     for i in range(len(distance)):
@@ -313,53 +371,9 @@ def _keep_nearest(distance, triangle, uv, other_distance, number, weights, first
             uv[i, 1] = weights[i, 1]
 
 
-def _shifted(scene_object: SceneObject, shift: float) -> SceneObject:
-    """The object with its bounding box translated along x."""
-    if scene_object.box is None:
-        return scene_object
-    return replace(scene_object, box=(scene_object.box[0] + shift, *scene_object.box[1:]))
-
-
-def _moving_scene_objects(
-    world: World, seconds: float, static_blocks: _StaticBlocks
-) -> list[SceneObject]:
-    """The moving objects near the ego vehicle at a time, in the scene's frame."""
-    objects = []
-    ego_x = float(world.scenario.ego.pose_2d(seconds)[0])
-    low, high = (
-        static_blocks.low + static_blocks.origin_x,
-        static_blocks.high + static_blocks.origin_x,
-    )
-    for track, lane, item, x in moving_objects(world.scenario, world.seed, seconds, low, high):
-        is_small = item.object_class in ("pedestrian", "cyclist")
-        if is_small and abs(x - ego_x) > SMALL_OBJECT_RANGE:
-            continue
-        phase = math.floor(abs(x) / GAIT_CYCLE_LENGTH * GAIT_PHASES) % GAIT_PHASES
-        objects.append(
-            labelled_object(
-                item.object_class,
-                object_mesh(item.object_class, item.variant, phase),
-                (x - static_blocks.origin_x, item.y, lane.z),
-                0.0 if lane.speed > 0 else math.pi,
-                track,
-                (lane.speed, 0.0),
-                item.paint_colour,
-                item.clothing_colour,
-                engine_heat=1.0,
-            )
-        )
-    return objects
-
-
-def _ground_beyond(scenario: Scenario, low: float, high: float) -> list[SceneObject]:
-    """Road and ground in front of, behind and beside the blocks, up to GROUND_EXTENT."""
-    if scenario.indoor:
-        return []
-    w = scenario.half_width
-    road, terrain = [], [rectangle(low, high, -GROUND_EXTENT, -44.0, -0.05, Material.GRASS)]
-    terrain.append(rectangle(low, high, 44.0, GROUND_EXTENT, -0.05, Material.GRASS))
-    for x0, x1 in ((low - GROUND_EXTENT, low), (high, high + GROUND_EXTENT)):
-        road.append(rectangle(x0, x1, -w, w, 0.0, Material.ASPHALT))
-        terrain.append(rectangle(x0, x1, -GROUND_EXTENT, -w, -0.03, Material.GRASS))
-        terrain.append(rectangle(x0, x1, w, GROUND_EXTENT, -0.03, Material.GRASS))
-    return [scenery_object(merge(road), "road"), scenery_object(merge(terrain), "terrain")]
+def _ground_below(
+    triangles: TriangleSoup, road: Road, origin: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """z (T,) of the road's surface at the centre of each triangle; origin: (3,) of the triangles."""
+    strip = road.to_strip(triangles.corners[..., :2].mean(axis=1) + origin[:2])
+    return (road.height(strip[:, 0], strip[:, 1]) - origin[2]).astype(np.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multimodal_perception.simulation.world import people, scenery, vehicles
+from multimodal_perception.simulation.world import fleet, people, scenery, vehicles
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.world.meshes import Mesh
 
@@ -22,6 +22,8 @@ class SceneObject:
     semantic: index into SEMANTIC_NAMES. track: track id, 0 for scenery. box: bounding box (7,) as x, y,
     z, length, width, height, yaw in the same frame, or None for scenery. velocity: x and y, m/s.
     paint_colour, clothing_colour: linear RGB, 0 to 1. engine_heat: 0 to 1, warmth of engine and wheels.
+    pitch: of the bounding box, radians, positive upwards. reflection: LiDAR reflectivity of the paint
+    relative to that of its colour, see lidar_returns.py. ground: z of the ground below the object.
     """
 
     mesh: Mesh
@@ -32,6 +34,9 @@ class SceneObject:
     paint_colour: Colour = GREY
     clothing_colour: Colour = GREY
     engine_heat: float = 0.0
+    pitch: float = 0.0
+    reflection: float = 1.0
+    ground: float = 0.0
 
 
 def scenery_object(
@@ -61,6 +66,8 @@ def object_mesh(object_class: str, variant: int, phase: int, walking: bool = Tru
         return scenery.cone()
     if object_class == "barrier":
         return scenery.barrier()
+    if object_class in fleet.KIND_CLASSES:
+        return fleet.fleet_mesh(object_class, variant)
     return vehicles.vehicle_mesh(object_class, variant)
 
 
@@ -86,8 +93,9 @@ def labelled_object(
     x = xyz[0] + c * centre[0] - s * centre[1]
     y = xyz[1] + s * centre[0] + c * centre[1]
     box = (x, y, xyz[2] + centre[2], *size, yaw)
+    name = fleet.KIND_CLASSES.get(object_class, object_class)
     # The package has no class for forklifts.
-    name = object_class if object_class in SEMANTIC_NAMES else "unknown"
+    name = name if name in SEMANTIC_NAMES else "unknown"
     return SceneObject(
         mesh.moved_to(xyz, yaw),
         SEMANTIC_NAMES.index(name),

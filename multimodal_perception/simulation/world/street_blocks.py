@@ -16,9 +16,23 @@ from multimodal_perception.simulation.world.block_builder import (
 from multimodal_perception.simulation.world.materials import Material
 from multimodal_perception.simulation.world.meshes import Mesh, cuboid, rectangle
 from multimodal_perception.simulation.world.scene_objects import object_mesh
+from multimodal_perception.simulation.world.street_life import add_car_park
 
 # Half the width of the street that crosses at an intersection, metres.
 CROSSING_HALF_WIDTH = 6.0
+# Vehicles that wait at the stop lines of the crossing street, in the profiles basic and realistic.
+QUEUE = ("car", "car", "car", "van", "bus")
+QUEUE_KINDS = (
+    "saloon",
+    "suv",
+    "suv",
+    "saloon",
+    "large_van",
+    "pickup",
+    "box_lorry",
+    "bus",
+    "motorcyclist",
+)
 
 
 def build_street(b: BlockBuilder) -> None:
@@ -28,6 +42,8 @@ def build_street(b: BlockBuilder) -> None:
     marks = dashed_line(0.0, 0.12, 3.0, 5.0)
     for s in (-1, 1):
         marks += dashed_line(s * (w - 2.2), 0.12, 1.0, 1.0)
+    for y in b.scenario.lane_marks:
+        marks += dashed_line(y, 0.12, 3.0, 5.0)
     b.add_scenery("marking", *marks)
     _add_pavement(b, 0.0, BLOCK_LENGTH)
     for s in (-1, 1):
@@ -40,6 +56,10 @@ def build_street(b: BlockBuilder) -> None:
                 along = float(x) + b.rng.uniform(-0.5, 0.5)
                 reversed_heading = b.rng.random() < 0.08
                 yaw = (0.0 if s < 0 else np.pi) + (np.pi if reversed_heading else 0.0)
+                if b.scenario.parked_frequencies:
+                    turn = float(b.rng.normal(0, 0.02))
+                    b.add_parked(along, side, yaw + turn, max_length=6.4)
+                    continue
                 b.add_labelled(object_class, along, side, yaw + float(b.rng.normal(0, 0.012)))
             elif b.rng.random() < 0.2:
                 _add_road_works(b, float(x), s * (w - 1.1))
@@ -54,6 +74,14 @@ def build_street(b: BlockBuilder) -> None:
                 b.add_labelled(
                     "pedestrian", x + 0.7 * k, s * (w + 2.4), b.rng.uniform(-3, 3), KERB_HEIGHT
                 )
+
+
+def is_side_free(number: int, s: int) -> bool:
+    """Whether turning vehicles come out of a side of the crossing street, which then has no queue.
+
+    number: of the block. s: side, the sign of y.
+    """
+    return (number // 3 + (s > 0)) % 2 == 0
 
 
 def build_intersection(b: BlockBuilder) -> None:
@@ -79,7 +107,8 @@ def build_intersection(b: BlockBuilder) -> None:
                 b.add_labelled("pedestrian", x, s * (w + 1.5), -s * 1.4, KERB_HEIGHT)
         _add_buildings(b, s, 0.0, a0 - 3.0)
         _add_buildings(b, s, a1 + 3.0, BLOCK_LENGTH)
-        _add_queue(b, s)
+        if not (b.scenario.turning_vehicles and is_side_free(b.number, s)):
+            _add_queue(b, s)
 
 
 def _add_queue(b: BlockBuilder, s: int) -> None:
@@ -88,7 +117,7 @@ def _add_queue(b: BlockBuilder, s: int) -> None:
     lane_x = centre - 1.9 if s > 0 else centre + 1.9
     y = w + 8.3
     for _ in range(int(b.rng.integers(1, 5))):
-        object_class = str(b.rng.choice(["car", "car", "car", "van", "bus"]))
+        object_class = str(b.rng.choice(QUEUE_KINDS if b.scenario.street_life > 0 else QUEUE))
         half_length = float(object_mesh(object_class, 0, 0).bounds()[1][0])
         if y > w + 9 and object_class == "bus":
             break
@@ -172,7 +201,9 @@ def _add_buildings(b: BlockBuilder, s: int, x0: float, x1: float) -> None:
         depth = float(b.rng.uniform(8.0, 12.0))
         storeys = int(b.rng.integers(b.scenario.storeys[0], b.scenario.storeys[1] + 1))
         brick, gable = b.rng.random() < 0.45, b.rng.random() < 0.55
-        if b.rng.random() < b.scenario.garden_ratio:
+        if b.scenario.street_life > 0.0 and b.rng.random() < 0.15:
+            add_car_park(b, s, x, length, front)
+        elif b.rng.random() < b.scenario.garden_ratio:
             _add_garden(b, s, x, length, front)
         else:
             house = scenery.building(length - 0.02, depth, storeys, bool(brick), bool(gable))

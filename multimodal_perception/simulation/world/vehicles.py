@@ -147,12 +147,16 @@ def vehicle_mesh(vehicle_class: str, variant: int) -> Mesh:
     shapes = VEHICLE_SHAPES[vehicle_class]
     shape = shapes[variant % len(shapes)]
     length, width, height = shape.size
-    parts = _truck(shape) if vehicle_class == "truck" else [_skin(shape), *_lamps(shape)]
-    parts += [w for axle in shape.axles for w in _wheels(shape, axle * length)]
+    parts = (
+        lorry_parts(shape)
+        if vehicle_class == "truck"
+        else [body_skin(shape), *lamps_and_plates(shape)]
+    )
+    parts += [w for axle in shape.axles for w in wheel_pair(shape, axle * length)]
     return merge(parts).scaled_to(length, width, height)
 
 
-def _skin(shape: VehicleShape, length: float | None = None, offset: float = 0.0) -> Mesh:
+def body_skin(shape: VehicleShape, length: float | None = None, offset: float = 0.0) -> Mesh:
     """The vehicle body; a panel van has windows only in front of its first pillar."""
     length = shape.size[0] if length is None else length
     _, width, height = shape.size
@@ -212,50 +216,46 @@ def _cell_materials(
     return [*left, top, *reversed(left), Material.TRIM]
 
 
-def _lamps(shape: VehicleShape) -> list[Mesh]:
+def lamps_and_plates(shape: VehicleShape) -> list[Mesh]:
     """Headlights, tail lamps, number plates and grille, a few millimetres outside the body."""
     length, width, height = shape.size
     x0, x1, z = -length / 2 - 0.004, length / 2 + 0.004, min(0.43 * height, 0.85)
     parts = []
     for s in (-1, 1):
         inner, outer = s * 0.24 * width, s * 0.40 * width
-        parts.append(
-            _vertical_panel(x1 - 0.02, inner, outer, z - 0.10, z + 0.03, Material.HEADLAMP)
-        )
+        parts.append(vertical_panel(x1 - 0.02, inner, outer, z - 0.10, z + 0.03, Material.HEADLAMP))
         inner, outer = s * 0.28 * width, s * 0.43 * width
-        parts.append(_vertical_panel(x0, inner, outer, z + 0.02, z + 0.20, Material.TAIL_LAMP))
+        parts.append(vertical_panel(x0, inner, outer, z + 0.02, z + 0.20, Material.TAIL_LAMP))
+    parts.append(vertical_panel(x1, -0.22 * width, 0.22 * width, z - 0.20, z - 0.06, Material.TRIM))
+    parts.append(vertical_panel(x1 + 0.003, -0.26, 0.26, z - 0.33, z - 0.22, Material.PLATE))
+    parts.append(vertical_panel(x0 - 0.003, -0.26, 0.26, z - 0.10, z + 0.01, Material.PLATE))
     parts.append(
-        _vertical_panel(x1, -0.22 * width, 0.22 * width, z - 0.20, z - 0.06, Material.TRIM)
-    )
-    parts.append(_vertical_panel(x1 + 0.003, -0.26, 0.26, z - 0.33, z - 0.22, Material.PLATE))
-    parts.append(_vertical_panel(x0 - 0.003, -0.26, 0.26, z - 0.10, z + 0.01, Material.PLATE))
-    parts.append(
-        _vertical_panel(x0 - 0.001, -0.38 * width, 0.38 * width, z - 0.34, z - 0.20, Material.TRIM)
+        vertical_panel(x0 - 0.001, -0.38 * width, 0.38 * width, z - 0.34, z - 0.20, Material.TRIM)
     )
     if shape.vehicle_class == "bus" or (shape.vehicle_class == "van" and shape.size[0] < 5):
         low, high = (0.46, 0.88) if shape.vehicle_class == "bus" else (0.56, 0.90)
         parts.append(
-            _vertical_panel(
+            vertical_panel(
                 x0, -0.40 * width, 0.40 * width, low * height, high * height, Material.GLASS
             )
         )
     if shape.vehicle_class == "bus":
         parts.append(
-            _vertical_panel(
+            vertical_panel(
                 x1, -0.46 * width, 0.46 * width, 0.40 * height, 0.86 * height, Material.GLASS
             )
         )
     return parts
 
 
-def _vertical_panel(
+def vertical_panel(
     x: float, y0: float, y1: float, z0: float, z1: float, material: Material
 ) -> Mesh:
     """A rectangle across the vehicle at one x."""
     return quad([[x, y0, z0], [x, y1, z0], [x, y1, z1], [x, y0, z1]], material)
 
 
-def _wheels(shape: VehicleShape, x: float) -> list[Mesh]:
+def wheel_pair(shape: VehicleShape, x: float) -> list[Mesh]:
     """Both wheels of an axle: a dark disc as wheel arch, tread, tyre and rim."""
     parts = []
     for s in (-1, 1):
@@ -279,11 +279,11 @@ def _tread(centre: np.ndarray, radius: float, side: int) -> Mesh:
     )
 
 
-def _truck(shape: VehicleShape) -> list[Mesh]:
+def lorry_parts(shape: VehicleShape) -> list[Mesh]:
     """A truck: cab, box body, frame, rear doors, side guards and lamps."""
     length, width, height = shape.size
     cab = 2.1
-    skin = _skin(
+    skin = body_skin(
         VehicleShape("truck", (cab, 0.96 * width, 0.84 * height), shape.stations, ()),
         offset=(length - cab) / 2,
     )
@@ -292,7 +292,7 @@ def _truck(shape: VehicleShape) -> list[Mesh]:
     body = cuboid((-length / 2, -width / 2, z), (front, width / 2, height), Material.SHEET)
     frame = cuboid((-length / 2, -0.4, 0.55), (front + 0.4, 0.4, z), Material.TRIM)
     doors = [
-        _vertical_panel(
+        vertical_panel(
             -length / 2 - 0.004, s * 0.02, s * 0.46 * width, z + 0.1, height - 0.1, Material.STEEL
         )
         for s in (-1, 1)
@@ -306,6 +306,8 @@ def _truck(shape: VehicleShape) -> list[Mesh]:
         for s in (-1, 1)
     ]
     lamps = [
-        m for m in _lamps(VehicleShape("truck", (length, width, 2.2), shape.stations)) if len(m)
+        m
+        for m in lamps_and_plates(VehicleShape("truck", (length, width, 2.2), shape.stations))
+        if len(m)
     ]
     return [skin, body, frame, *doors, *guard, *lamps]

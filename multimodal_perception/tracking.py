@@ -2,8 +2,9 @@
 
 Tracking by detection in the ground plane. Association follows CenterPoint (Yin et al. 2021, section
 4.3): boxes in order of their scores are assigned to the nearest free track of their group of classes.
-The detectors do not predict velocities, so the distance is the Mahalanobis distance to the position
-that a Kalman filter of constant velocity predicts (Chiu et al. 2020, section III). Creation, deletion
+The distance is the Mahalanobis distance to the position that a Kalman filter of constant velocity
+predicts (Chiu et al. 2020, section III). Velocities of a detector, if it has any, are measurements of
+the filter. Creation, deletion
 and coasting of tracks follow AB3DMOT (Weng et al. 2020, section III-E).
 """
 
@@ -12,59 +13,34 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.kernels import njit
+from multimodal_perception.track_filter import (
+    DEFAULT_MOTION_MODEL,
+    MOTION_MODELS,
+    Array,
+    MotionModel,
+    Tracks,
+)
 
-Array = NDArray[np.float64]
-# Squared Mahalanobis distance (two degrees of freedom) beyond which a box belongs to another object, and
-# beyond which its centre is treated as an outlier, e.g. because an occluded end became visible.
-GATE, OUTLIER_DISTANCE = 25.0, 4.0
+# Squared Mahalanobis distance (two degrees of freedom) beyond which a box belongs to another object.
+GATE = 25.0
 # Tracks with at least this many detections are kept for the full `max_coast_s`, others for a third
 # of it. The velocity of a fast object is reported from this number on.
 CONFIRMED_HITS = 3
 NO_TRACK = -1
+# A detector derives velocities from several past sweeps, so that those of consecutive frames share most
+# of their errors. Their variance is multiplied by this factor, and limited from below, m^2/s^2.
+VELOCITY_VARIANCE_FACTOR, MIN_VELOCITY_VARIANCE = 4.0, 0.04
 # Standard deviation of the speed of objects relative to a vehicle whose own motion is unknown, m/s.
 RELATIVE_SPEED_STD = 10.0
 # Time for which the vehicle's motion is extrapolated if odometry is late.
 MAX_ODOMETRY_DELAY_S = 0.3
-
-
-@dataclass(frozen=True)
-class MotionModel:
-    """Motion of a group of classes, and the accuracy of their measured positions.
-
-    group: boxes of different groups are never the same object; those of group 0 match all groups.
-    max_distance: maximum distance in metres of a box from the predicted position. speed_std: standard
-    deviation of the speed of a new track along each axis, m/s. acceleration_std: of the acceleration,
-    m/s^2. position_std: of a measured centre, metres.
-    """
-
-    group: int
-    max_distance: float
-    speed_std: float
-    acceleration_std: float
-    position_std: float
-
-
-VEHICLE = MotionModel(1, 4.0, 14.0, 2.0, 0.3)
-# The maximum distances are CenterPoint's (Yin et al. 2021) for half a second. The other values were
-# tuned on the geometric detector's boxes in simulated drives.
-MOTION_MODELS = {
-    "car": VEHICLE,
-    "van": VEHICLE,
-    "truck": VEHICLE,
-    "bus": replace(VEHICLE, max_distance=5.5),
-    "pedestrian": MotionModel(2, 1.0, 2.0, 1.0, 0.2),
-    "cyclist": MotionModel(2, 3.0, 5.0, 2.0, 0.2),
-    "cone": MotionModel(3, 1.0, 0.3, 0.3, 0.1),
-    "barrier": MotionModel(3, 1.0, 0.3, 0.3, 0.3),
-}
-DEFAULT_MOTION_MODEL = MotionModel(0, 2.0, 2.0, 2.0, 0.3)
 
 
 @dataclass(frozen=True)
@@ -90,61 +66,20 @@ class TrackingConfig:
     stationary: bool = False
 
 
-@dataclass
-class _Tracks:
-    """State of T tracks.
+@dataclass(frozen=True)
+class _Measurements:
+    """Valid boxes of a frame, highest score first.
 
-    ids: (T,) int64. states: (T, 4), x y vx vy. covariance: (T, 3), variance of the position, covariance
-    of position and velocity, variance of the velocity; equal along x and y, like all noise here. motion:
-    (T, 5), values of MotionModel. last_seen_ns: (T,) stamp of the last detection. hits: (T,) number of
-    frames with a detection.
+    rows: (K,) indices of the boxes. centres: (K, 2) in the frame of the tracks. variances: (K,) of the
+    centres along each axis. velocities: (K, 2) over ground along the axes of the tracks' frame, NaN
+    where not measured. velocity_variances: (K,) along each axis.
     """
 
-    ids: NDArray[np.int64]
-    states: Array
-    covariance: Array
-    motion: Array
-    last_seen_ns: NDArray[np.int64]
-    hits: NDArray[np.int64]
-
-    @classmethod
-    def empty(cls) -> _Tracks:
-        zeros = np.zeros(0, np.int64)
-        return cls(zeros, np.zeros((0, 4)), np.zeros((0, 3)), np.zeros((0, 5)), zeros, zeros)
-
-    def select(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> _Tracks:
-        return _Tracks(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def concatenate(self, other: _Tracks) -> _Tracks:
-        names = [f.name for f in fields(self)]
-        return _Tracks(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
-
-    def predict(self, seconds: float) -> None:
-        """Kalman prediction: constant velocity, white acceleration noise.
-
-        Bar-Shalom et al. 2001, section 6.3.2.
-        """
-        t, c = seconds, self.covariance
-        q = self.motion[:, 3] ** 2
-        self.states[:, :2] += t * self.states[:, 2:]
-        c[:, 0] += 2 * t * c[:, 1] + t**2 * c[:, 2] + q * t**4 / 4
-        c[:, 1] += t * c[:, 2] + q * t**3 / 2
-        c[:, 2] += q * t**2
-
-    def correct(self, rows: NDArray[np.int64], centres: Array, variances: Array) -> None:
-        """Kalman update of the tracks `rows` (K,) by centres (K, 2) with variances (K,)."""
-        position, mixed, velocity = self.covariance[rows].T
-        innovation = centres - self.states[rows, :2]
-        # The variance of outliers is increased (Huber 1981), so that a jump does not become a velocity.
-        squared = (innovation**2).sum(axis=1)
-        variances = np.maximum(variances, squared / OUTLIER_DISTANCE - position)
-        gain = np.column_stack([position, mixed]) / (position + variances)[:, None]
-        self.states[rows, :2] += gain[:, :1] * innovation
-        self.states[rows, 2:] += gain[:, 1:] * innovation
-        remaining = 1.0 - gain[:, 0]
-        self.covariance[rows] = np.column_stack(
-            [remaining * position, remaining * mixed, velocity - gain[:, 1] * mixed]
-        )
+    rows: NDArray[np.int64]
+    centres: Array
+    variances: Array
+    velocities: Array
+    velocity_variances: Array
 
 
 class Tracker:
@@ -164,7 +99,7 @@ class Tracker:
     def __init__(self, config: TrackingConfig | None = None) -> None:
         self.config = config or TrackingConfig()
         self.counts: Counter[str] = Counter()
-        self._tracks = _Tracks.empty()
+        self._tracks = Tracks.empty()
         self._next_id = 1
         self._stamp_ns: int | None = None
         self._pose: Array | None = None
@@ -178,23 +113,24 @@ class Tracker:
         """The boxes of a frame, in its base_frame, with track_ids and velocities.
 
         track_ids: -1 for boxes without a track. velocities: m/s over ground along the axes of
-        base_frame, NaN where not known well enough (new objects); None without odometry. Updating
-        with the same frame again gives the same result.
+        base_frame, NaN where not known well enough (new objects without a measured velocity); None
+        without odometry. velocity_covariances: of these velocities. Updating with the same frame again
+        gives the same result.
         """
         if boxes.frame_id != frame.base_frame:
             self.counts["wrong_frame"] += len(boxes)
             return boxes
         if not self._advance(frame):
             return boxes
-        rows, centres, variances = self._measurements(boxes)
-        track_of = self._associate(rows, boxes, centres, variances, frame.stamp_ns)
-        result = self._with_tracks(boxes, rows, track_of)
+        measured = self._measurements(boxes)
+        track_of = self._associate(measured, boxes, frame.stamp_ns)
+        result = self._with_tracks(boxes, measured.rows, track_of)
         self._prune(frame.stamp_ns)
         return result
 
     def reset(self) -> None:
         """Delete all tracks and the vehicle's recent motion."""
-        self._tracks = _Tracks.empty()
+        self._tracks = Tracks.empty()
         self._pose, self._recent_poses = None, []
 
     def _advance(self, frame: SensorFrame) -> bool:
@@ -250,8 +186,7 @@ class Tracker:
         self.counts[reason] += 1
         self.reset()
 
-    def _measurements(self, boxes: Boxes3D) -> tuple[NDArray[np.int64], Array, Array]:
-        """Indices (K,) of valid boxes, highest score first; their centres (K, 2) and variances (K,)."""
+    def _measurements(self, boxes: Boxes3D) -> _Measurements:
         valid = np.isfinite(boxes.boxes[:, :3]).all(axis=1) & np.isfinite(boxes.scores)
         if not valid.all():
             self.counts["bad_box"] += int((~valid).sum())
@@ -267,37 +202,61 @@ class Tracker:
         if boxes.covariances is not None:
             reported = boxes.covariances[rows][:, [0, 1], [0, 1]].mean(axis=1)
             variances = np.maximum(variances, np.where(np.isfinite(reported), reported, 0.0))
-        return rows, centres[:, :2], variances
+        return _Measurements(rows, centres[:, :2], variances, *self._velocities(boxes, rows))
 
-    def _associate(
-        self,
-        rows: NDArray[np.int64],
-        boxes: Boxes3D,
-        centres: Array,
-        variances: Array,
-        now_ns: int,
-    ) -> NDArray[np.int64]:
+    def _velocities(self, boxes: Boxes3D, rows: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Measured velocities (K, 2) in the frame of the tracks, NaN where unknown; variances (K,).
+
+        Only velocities with a covariance are used, and only if the tracks have velocities over ground.
+        """
+        velocities = np.full((len(rows), 2), np.nan)
+        variances = np.full(len(rows), np.nan)
+        covariances = boxes.velocity_covariances
+        usable = self._pose is not None or self.config.stationary
+        if boxes.velocities is None or covariances is None or not usable:
+            return velocities, variances
+        own = covariances[rows].astype(np.float64)
+        reported = VELOCITY_VARIANCE_FACTOR * own[:, [0, 1], [0, 1]].mean(axis=1)
+        values = boxes.velocities[rows].astype(np.float64)
+        valid = np.isfinite(values).all(axis=1) & (reported > 0) & np.isfinite(reported)
+        if self._pose is not None:
+            yaw = poses.to_yaw(self._pose)
+            c, s = np.cos(yaw), np.sin(yaw)
+            values = values @ np.array([[c, s], [-s, c]])
+        velocities[valid] = values[valid]
+        variances[valid] = np.maximum(reported[valid], MIN_VELOCITY_VARIANCE)
+        return velocities, variances
+
+    def _associate(self, measured: _Measurements, boxes: Boxes3D, now_ns: int) -> NDArray[np.int64]:
         """Index (K,) of each box's track. Matched tracks are corrected, new ones are created."""
-        tracks = self._tracks
-        motion = _motion_of(boxes, rows)
+        tracks, m = self._tracks, measured
+        motion = _motion_of(boxes, m.rows)
         track_of = _assign(
-            centres, variances, motion, tracks.states, tracks.covariance[:, 0], tracks.motion
+            m.centres, m.variances, motion, tracks.states, tracks.covariance[:, 0], tracks.motion
         )
         matched = np.flatnonzero(track_of >= 0)
         # The same frame again does not contain new information.
         matched = matched[tracks.last_seen_ns[track_of[matched]] < now_ns]
         own = track_of[matched]
-        tracks.correct(own, centres[matched], variances[matched])
+        tracks.correct(own, m.centres[matched], m.variances[matched])
+        known = np.isfinite(m.velocity_variances[matched])
+        tracks.correct_velocities(
+            own[known], m.velocities[matched[known]], m.velocity_variances[matched[known]]
+        )
         tracks.last_seen_ns[own] = now_ns
         tracks.hits[own] += 1
         tracks.motion[own] = motion[matched]
         new = np.flatnonzero(track_of < 0)
         track_of[new] = len(tracks.ids) + np.arange(len(new))
-        created = self._create(centres[new], variances[new], motion[new], now_ns)
+        created = self._create(m.centres[new], m.variances[new], motion[new], now_ns)
+        known = np.isfinite(m.velocity_variances[new])
+        created.correct_velocities(
+            np.flatnonzero(known), m.velocities[new[known]], m.velocity_variances[new[known]]
+        )
         self._tracks = tracks.concatenate(created)
         return track_of
 
-    def _create(self, centres: Array, variances: Array, motion: Array, now_ns: int) -> _Tracks:
+    def _create(self, centres: Array, variances: Array, motion: Array, now_ns: int) -> Tracks:
         n = len(centres)
         ids = np.arange(self._next_id, self._next_id + n)
         self._next_id += n
@@ -307,7 +266,8 @@ class Tracker:
         speed_std = np.maximum(motion[:, 2], RELATIVE_SPEED_STD if relative else 0.0)
         covariance = np.column_stack([variances, np.zeros(n), speed_std**2])
         last_seen_ns = np.full(n, now_ns, np.int64)
-        return _Tracks(ids, states, covariance, motion, last_seen_ns, np.ones(n, np.int64))
+        hits, unmeasured = np.ones(n, np.int64), np.zeros(n, np.bool_)
+        return Tracks(ids, states, covariance, motion, last_seen_ns, hits, unmeasured)
 
     def _prune(self, now_ns: int) -> None:
         """Delete tracks without recent detections, and the oldest ones beyond max_tracks."""
@@ -326,10 +286,11 @@ class Tracker:
         ids = np.full(len(boxes), NO_TRACK, np.int64)
         ids[rows] = tracks.ids[track_of]
         if pose is None and not self.config.stationary:
-            return replace(boxes, track_ids=ids, velocities=None)
+            return replace(boxes, track_ids=ids, velocities=None, velocity_covariances=None)
         velocity_std = np.sqrt(tracks.covariance[:, 2])
         speed = np.hypot(*tracks.states[:, 2:].T)
-        known = (velocity_std <= self.config.max_velocity_std) & (tracks.hits > 1)
+        observed = (tracks.hits > 1) | tracks.has_measured_velocity
+        known = (velocity_std <= self.config.max_velocity_std) & observed
         known |= (velocity_std <= speed / 4) & (tracks.hits >= CONFIRMED_HITS)
         values = np.where(known[:, None], tracks.states[:, 2:], np.nan)[track_of]
         if pose is not None:
@@ -338,7 +299,13 @@ class Tracker:
             values = values @ np.array([[c, -s], [s, c]])
         velocities = np.full((len(boxes), 2), np.nan, np.float32)
         velocities[rows] = values
-        return replace(boxes, track_ids=ids, velocities=velocities)
+        variances = np.full(len(boxes), np.nan)
+        variances[rows] = np.where(known, tracks.covariance[:, 2], np.nan)[track_of]
+        covariances = (variances[:, None, None] * np.eye(2)).astype(np.float32)
+        covariances[np.isnan(variances)] = np.nan
+        return replace(
+            boxes, track_ids=ids, velocities=velocities, velocity_covariances=covariances
+        )
 
 
 def _motion_of(boxes: Boxes3D, rows: NDArray[np.int64]) -> Array:
@@ -350,7 +317,7 @@ def _motion_of(boxes: Boxes3D, rows: NDArray[np.int64]) -> Array:
     return np.asarray(table[boxes.labels[rows]])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _assign(centres, variances, motion, states, track_variances, track_motion):  # type: ignore[no-untyped-def]
     """Index (K,) of each box's track, -1 for none: greedily the nearest free one, in box order."""
     result = np.full(len(centres), -1, np.int64)

@@ -13,7 +13,8 @@ from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
-from multimodal_perception.tracking import MOTION_MODELS, NO_TRACK, Tracker, TrackingConfig
+from multimodal_perception.track_filter import MOTION_MODELS
+from multimodal_perception.tracking import NO_TRACK, Tracker, TrackingConfig
 
 STEP_NS = 100_000_000
 IDENTITY = np.eye(4)
@@ -312,3 +313,69 @@ def test_tracking_can_be_disabled_and_its_values_are_checked() -> None:
     assert build_pipeline(replace(off, tracking=TrackingConfig())).tracker is not None
     with pytest.raises(ConfigurationError, match=r"tracking\.max_coast_s"):
         build(PipelineConfig, {"tracking": {"max_coast_s": -1.0}}, "test")
+
+
+def with_velocities(boxes: Boxes3D, velocity, std: float) -> Boxes3D:  # type: ignore[no-untyped-def]
+    """The boxes with one measured velocity in base_link and its standard deviation."""
+    velocities = np.tile(np.array(velocity, np.float32), (len(boxes), 1))
+    covariances = np.tile(np.eye(2, dtype=np.float32) * std**2, (len(boxes), 1, 1))
+    return replace(boxes, velocities=velocities, velocity_covariances=covariances)
+
+
+def test_measured_velocity_is_reported_from_the_first_detection() -> None:
+    turned = poses.from_xyz_rpy((3.0, 1.0, 0.0), (0.0, 0.0, 0.7))
+    measured = with_velocities(boxes_at([(10, 0)]), (6.0, -1.0), 0.3)
+    tracked = update(Tracker(), 0, measured, turned)
+    np.testing.assert_allclose(velocities_of(tracked), [[6.0, -1.0]], atol=0.05)
+    assert tracked.velocity_covariances is not None
+    variance = tracked.velocity_covariances[0, 0, 0]
+    assert 0.3**2 < variance < 4 * 0.3**2 + 1e-6
+    np.testing.assert_allclose(tracked.velocity_covariances[0], variance * np.eye(2), atol=1e-6)
+
+
+def test_measured_velocity_and_positions_agree_on_moving_objects() -> None:
+    """With measured velocities the estimate is better than from positions, and stays consistent."""
+    rng = np.random.default_rng(0)
+    errors = {True: [], False: []}  # type: ignore[var-annotated]
+    for measured in errors:
+        tracker = Tracker()
+        for k in range(30):
+            boxes = boxes_at([(5 + 0.8 * k + rng.normal(0, 0.15), rng.normal(0, 0.15))])
+            if measured:
+                velocity = (8 + rng.normal(0, 0.4), rng.normal(0, 0.4))
+                boxes = with_velocities(boxes, velocity, 0.4)
+            tracked = update(tracker, k, boxes)
+            if k > 3:
+                errors[measured].append(np.linalg.norm(velocities_of(tracked)[0] - (8, 0)))
+    assert np.nanmean(errors[True]) < 0.7 * np.nanmean(errors[False])
+
+
+def test_uncertain_invalid_and_missing_velocities_have_no_effect() -> None:
+    plain, other = Tracker(), Tracker()
+    for k in range(6):
+        boxes = boxes_at([(5 + k, 0), (20, 5)])
+        expected = update(plain, k, boxes)
+        measured = with_velocities(boxes, (np.nan, 3.0) if k % 2 else (40.0, 3.0), 1.0)
+        invalid = np.array(measured.velocity_covariances)
+        invalid[:] = np.nan if k % 2 == 0 else 1.0
+        tracked = update(other, k, replace(measured, velocity_covariances=invalid))
+        np.testing.assert_array_equal(velocities_of(tracked), velocities_of(expected))
+    uncertain = with_velocities(boxes_at([(5, 0)]), (6.0, 0.0), 30.0)
+    assert np.isnan(velocities_of(update(Tracker(), 0, uncertain))).all()
+
+
+def test_wrong_measured_velocity_is_an_outlier() -> None:
+    tracker = Tracker()
+    for k in range(20):
+        update(tracker, k, with_velocities(boxes_at([(5 + 0.5 * k, 0)]), (5.0, 0.0), 0.3))
+    wrong = with_velocities(boxes_at([(15, 0)]), (-20.0, 0.0), 0.3)
+    tracked = update(tracker, 20, wrong)
+    assert velocities_of(tracked)[0, 0] > 2.0 and ids(tracked) == [1]
+
+
+def test_measured_velocities_are_not_used_without_odometry() -> None:
+    measured = with_velocities(boxes_at([(10, 0)]), (6.0, 0.0), 0.3)
+    tracked = update(Tracker(), 0, measured, None)
+    assert tracked.velocities is None and tracked.velocity_covariances is None
+    stationary = update(Tracker(TrackingConfig(stationary=True)), 0, measured, None)
+    np.testing.assert_allclose(velocities_of(stationary), [[6.0, 0.0]], atol=0.05)

@@ -39,12 +39,14 @@ class BevBackbone(nn.Module):
         features = []
         for k, stage in enumerate(self.stages):
             assert isinstance(stage, nn.Sequential)
-            canvas = stage(canvas) if k else stage[1:](_concatenated(stage[0], canvas, extra))
+            canvas = (
+                stage(canvas) if k else stage[1:](concatenated_convolution(stage[0], canvas, extra))
+            )
             features.append(canvas)
         return features
 
 
-def _concatenated(layer: nn.Module, x: Tensor, extra: Tensor) -> Tensor:
+def concatenated_convolution(layer: nn.Module, x: Tensor, extra: Tensor) -> Tensor:
     """Apply a `convolution` to the concatenation of x and extra.
 
     For inference it is computed as the sum of two convolutions, because ONNX Runtime is slow if the

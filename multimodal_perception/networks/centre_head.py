@@ -37,10 +37,10 @@ def select_peaks(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Select the `count` highest peaks of all classes.
 
-    heatmap: logits (B, K, H, W). code: (B, 10, H, W). peak_ratios: (K,), fraction of the maximum score
-    in its 3 x 3 neighbourhood that a cell needs to be a peak.
+    heatmap: logits (B, K, H, W). code: (B, D, H, W), of each cell. peak_ratios: (K,), fraction of the
+    maximum score in its 3 x 3 neighbourhood that a cell needs to be a peak.
 
-    Returns scores (B, R), labels (B, R) from 0, cells (B, R) row * W + column, and codes (B, R, 10).
+    Returns scores (B, R), labels (B, R) from 0, cells (B, R) row * W + column, and codes (B, R, D).
     """
     batch, classes, height, width = heatmap.shape
     score = heatmap.sigmoid()
@@ -52,8 +52,9 @@ def select_peaks(
     flat = (score * peak).reshape(batch, classes * height * width)
     best, index = flat.topk(count, dim=1)
     label, cell = index // (height * width), index % (height * width)
-    codes = code.reshape(batch, BOX_CODE_SIZE, height * width)
-    codes = codes.gather(2, cell[:, None].expand(-1, BOX_CODE_SIZE, -1)).transpose(1, 2)
+    size = code.shape[1]
+    codes = code.reshape(batch, size, height * width)
+    codes = codes.gather(2, cell[:, None].expand(-1, size, -1)).transpose(1, 2)
     return best, label, cell, codes
 
 

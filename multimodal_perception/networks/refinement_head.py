@@ -41,13 +41,14 @@ END_SOFTMAX_SCALE = 3.0
 class RefinementOutput(NamedTuple):
     """Outputs for proposals of any shape (...).
 
-    logits: (..., classes), of the confidences. residuals: (..., 8), of the boxes. residuals_before_end:
-    the residuals before the far end was shifted. end_logits: (..., END_BINS), of the shifts.
+    logits: (..., classes), of the confidences. residuals: (..., 8), of the boxes.
+    residuals_without_end_shift: the residuals before the far end was shifted. end_logits:
+    (..., END_BINS), of the shifts.
     """
 
     logits: Tensor
     residuals: Tensor
-    residuals_before_end: Tensor
+    residuals_without_end_shift: Tensor
     end_logits: Tensor
 
 
@@ -153,14 +154,14 @@ class RefinementHead(nn.Module):
         metres = [length, width, height, along * length, across * width, up * height]
         cells, face = profile.split((PROFILE_FEATURES - FACE_FEATURES, FACE_FEATURES), -1)
         first = logits.detach(), residuals.detach()
-        inputs = torch.cat([proposals, *metres, cells, *first, face, *_encode_face(face)], -1)
+        inputs = torch.cat([proposals, *metres, cells, *first, face, *encode_face(face)], -1)
         more_logits, more_residuals, end_logits = self.large_vehicle_head(inputs).split(
             (self.classes, RESIDUALS, END_BINS), -1
         )
         large = (length > CAR_LENGTH).to(length.dtype)
         before_end = residuals + more_residuals * large
-        shift = _expected_shift(end_logits) * large
-        shifted = _shift_far_end(before_end, shift, length, profile)
+        shift = expected_shift(end_logits) * large
+        shifted = shift_far_end(before_end, shift, length, profile)
         return RefinementOutput(logits + more_logits * large, shifted, before_end, end_logits)
 
 
@@ -179,13 +180,13 @@ def end_shifts(like: Tensor) -> Tensor:
     )
 
 
-def _expected_shift(end_logits: Tensor) -> Tensor:
+def expected_shift(end_logits: Tensor) -> Tensor:
     """Shift (..., 1) in metres from logits (..., END_BINS): their mean, sharpened towards the best."""
     probabilities = (END_SOFTMAX_SCALE * end_logits).softmax(-1)
     return (probabilities * end_shifts(end_logits)).sum(-1, keepdim=True)
 
 
-def _shift_far_end(residuals: Tensor, shift: Tensor, length: Tensor, profile: Tensor) -> Tensor:
+def shift_far_end(residuals: Tensor, shift: Tensor, length: Tensor, profile: Tensor) -> Tensor:
     """Move the far end of boxes and keep the near end.
 
     residuals (..., 8) of proposals with length (..., 1); shift (..., 1), metres, positive lengthens.
@@ -198,7 +199,7 @@ def _shift_far_end(residuals: Tensor, shift: Tensor, length: Tensor, profile: Te
     return torch.cat([x, yz, log_length + (1.0 + growth).log(), rest], -1)
 
 
-def _encode_face(face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def encode_face(face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Width (..., 1) of a face (..., FACE_FEATURES), and radial basis functions of its width and top."""
     width, top = face[..., 3:4] - face[..., 2:3], face[..., 4:5]
     encoded = []

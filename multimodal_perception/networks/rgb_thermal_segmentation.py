@@ -75,13 +75,22 @@ class RgbThermalSegmentation(nn.Module):
         masks = (visible_mask, thermal_mask)
         used = [int(name) for name in self.streams]
         networks: list[Any] = [self.streams[str(i)] for i in used]
-        x = [net.stem(images[i]) for i, net in zip(used, networks, strict=True)]  # stride 2
+        # In training, the backbone of an image that is missing in the whole batch is not computed: its
+        # features are replaced by the tokens anyway.
+        missing = [self.training and not bool(masks[i].any()) for i in used]
+        x = [  # stride 2
+            _zeros(images[i], STEM, 2) if skip else net.stem(images[i])
+            for i, net, skip in zip(used, networks, missing, strict=True)
+        ]
         scaled_masks = [_downsample_mask(masks[i], 2) for i in used]
         stems = list(zip(x, self.stem_tokens, scaled_masks, strict=True))
         maps = []
         for s, stride in enumerate(STRIDES):
             scaled_masks = [_downsample_mask(masks[i], stride) for i in used]
-            x = [net.stages[s](f) for net, f in zip(networks, x, strict=True)]
+            x = [
+                _zeros(visible, CHANNELS[s], stride) if skip else net.stages[s](f)
+                for net, f, skip in zip(networks, x, missing, strict=True)
+            ]
             tokens: Any = self.tokens[s]
             x = [t(f, m) for t, f, m in zip(tokens, x, scaled_masks, strict=True)]
             fused, x = self._fuse_stage(s, x, scaled_masks)
@@ -167,6 +176,12 @@ def _backbone(stream: int, pretrained: bool) -> EfficientNetLite0:
     """The backbone of stream 0 (visible, 3 channels) or 1 (thermal, 1 channel)."""
     channels = 3 if stream == 0 else 1
     return load_imagenet(channels) if pretrained else EfficientNetLite0(channels)
+
+
+def _zeros(image: Tensor, channels: int, stride: int) -> Tensor:
+    """Features of zeros (B, channels, H / stride, W / stride) of an image (B, C, H, W)."""
+    rows, columns = (size // stride for size in image.shape[-2:])
+    return image.new_zeros(len(image), channels, rows, columns)
 
 
 def _downsample_mask(mask: Tensor, stride: int) -> Tensor:

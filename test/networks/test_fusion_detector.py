@@ -266,7 +266,7 @@ def test_added_refinement_modules_have_no_initial_effect() -> None:
     logits, residuals = torch.zeros(1, 8, 6), torch.zeros(1, 8, 8)
     features = inputs["proposal_features"], inputs["roi_profile"]
     first, second = (
-        head.refine_dimensions(*features, logits, residuals + k).residuals_before_end
+        head.refine_dimensions(*features, logits, residuals + k).residuals_without_end_shift
         for k in (0, 1)
     )
     assert not torch.equal(first, second - 1)

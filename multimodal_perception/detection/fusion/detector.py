@@ -16,18 +16,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.geometric_check import add_unexplained_vehicles
-from multimodal_perception.detection.fusion.image_projection import ImageView
+from multimodal_perception.detection.fusion.image_features import Network, run_image_networks
 from multimodal_perception.detection.fusion.model_cards import (
     PROPOSALS,
     REFINEMENT,
@@ -39,7 +37,6 @@ from multimodal_perception.detection.fusion.model_cards import (
     read_network_config,
 )
 from multimodal_perception.detection.fusion.network_inputs import (
-    FEATURE_STRIDE,
     ImagePreprocessor,
     ImageViews,
     proposal_inputs,
@@ -55,13 +52,21 @@ from multimodal_perception.detection.fusion.proposals import (
 )
 from multimodal_perception.detection.fusion.roi_features import PointIndex
 from multimodal_perception.detection.geometric.detector import GeometricDetector
+from multimodal_perception.detection.load_levels import (
+    FULL,
+    GEOMETRIC,
+    NO_REFINEMENT,
+    alternate_images,
+    available_levels,
+    check_level,
+)
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.perception import Level, StageStatus
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 from multimodal_perception.rig import Rig
-from multimodal_perception.runtime.card import TensorSpec, load_card
+from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import Arrays, EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
@@ -73,26 +78,13 @@ from multimodal_perception.sensor_use import (
     of_modalities,
     training_rig_notes,
 )
+from multimodal_perception.stages import ImageResults
 
 log = logging.getLogger(__name__)
 # Proposals whose BEV overlap (IoU) is larger are considered the same object before refinement.
 PROPOSAL_NMS_IOU = 0.3
 # A failure is reported in `status` for this long after it, in frame time.
 FAILURE_REPORT_S = 5.0
-
-
-class Network(Protocol):
-    """Runs one network: arrays by tensor name in, arrays by tensor name out."""
-
-    @property
-    def inputs(self) -> Mapping[str, TensorSpec]: ...
-
-    @property
-    def device(self) -> str: ...
-
-    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Raises EngineError if no engine can run the network."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,8 @@ class FusionDetector:
     (images whose network failed), no_exteroceptive_data (frames without LiDAR points and images),
     dropped_pillars (see PillarConfig.max_pillars), external_proposals (proposals of the image detector
     that were used), geometric_check.added and geometric_check.removed (boxes that the geometric check
-    added and removed). last_failure: most recent failure, None if there was none.
+    added and removed), load.LEVEL (frames at that load level), load.skipped_images. last_failure: most
+    recent failure, None if there was none.
     """
 
     name = "fusion"
@@ -159,11 +152,27 @@ class FusionDetector:
         self.counts: Counter[str] = Counter()
         self.last_failure: Failure | None = None
         self._stamp_ns = 0
+        self._level_name = FULL
+        self._frames = 0
+
+    @property
+    def load_levels(self) -> tuple[str, ...]:
+        """See stages.LoadAdaptive."""
+        return available_levels(bool(self.image_networks), self.refinement_network is not None)
+
+    def set_load_level(self, level: int) -> None:
+        """See stages.LoadAdaptive."""
+        self._level_name = self.load_levels[check_level(level, self.load_levels)]
 
     @property
     def uses_proposals(self) -> bool:
         """Whether detect() uses external proposals."""
         return self.config.external_proposals and self.refinement_network is not None
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether detect() uses segmentation masks."""
+        return False
 
     @property
     def failures(self) -> int:
@@ -217,15 +226,28 @@ class FusionDetector:
 
         Calling it is optional.
         """
-        self._prepared = frame, self._executor.submit(self._preprocess_images, frame)
+        if self._level_name != GEOMETRIC:
+            self._prepared = frame, self._executor.submit(self._preprocess_images, frame)
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+    def detect(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        proposals: Boxes3D | None = None,
+        image_results: ImageResults | None = None,
+    ) -> Boxes3D:
         """Boxes in base_link at the frame's stamp, highest score first.
 
         proposals: boxes of another detector in base_link. They are used only if
         FusionConfig.external_proposals is set and there is a refinement network.
         """
         self._stamp_ns = frame.stamp_ns
+        self._frames += 1
+        if self._level_name != FULL:
+            self.counts[f"load.{self._level_name}"] += 1
+        if self._level_name == GEOMETRIC:
+            return self._fallback.detect(frame, cloud)
+        refine = self.refinement_network is not None and self._level_name != NO_REFINEMENT
         points = cloud.ground_relative_points
         available, pixels = self._views_and_pixels(frame)
         available = dataclasses.replace(available, ground=cloud.ground)
@@ -254,7 +276,7 @@ class FusionDetector:
         inputs = {name: values[None] for name, values in arrays.items()} | feature_maps
         try:
             found, bev_features = self._propose(inputs, has_lidar=len(points) > 0)
-            if self.refinement_network is not None:
+            if refine:
                 if proposals is not None and self.config.external_proposals:
                     chosen = proposals.select(np.isin(proposals.labels, self._classes))
                     self.counts["external_proposals"] += len(chosen)
@@ -295,6 +317,9 @@ class FusionDetector:
 
     def _preprocess_images(self, frame: SensorFrame) -> tuple[ImageViews, Arrays]:
         """Views and pixels of a frame. Without image networks all images count as missing."""
+        if self._level_name != FULL:
+            frame, skipped = alternate_images(frame, self._frames)
+            self.counts["load.skipped_images"] += skipped
         views, pixels = self._preprocessor.process(frame)
         if not self.image_networks:
             views = dataclasses.replace(
@@ -305,34 +330,14 @@ class FusionDetector:
     def _run_image_networks(
         self, views: ImageViews, pixels: Arrays, stamp_ns: int
     ) -> tuple[ImageViews, dict[str, NDArray[np.float32]]]:
-        """Views of the processed images, and the stacked feature maps by tensor name.
+        """See run_image_networks; failures are counted and reported."""
 
-        Feature maps (1, C, N * H/4, W/4) are zero for missing images. An image whose network fails
-        counts as missing.
-        """
-        processed: dict[str, list[ImageView | None]] = {}
-        feature_maps = {}
+        def report(modality: str, error: EngineError) -> None:
+            self.counts["failed_images"] += 1
+            self._report(stamp_ns, f"{error}; a {modality} image is not used")
+
         channels = self.network_config.channels
-        for modality, images in (("camera", views.cameras), ("thermal", views.thermals)):
-            height, width = (n // FEATURE_STRIDE for n in pixels[f"{modality}s"].shape[1:3])
-            stacked = np.zeros((1, channels, len(images), height, width), np.float32)
-            processed[modality] = [None] * len(images)
-            for k, view in enumerate(images):
-                if view is None:
-                    continue
-                inputs = {"pixels": pixels[f"{modality}s"][k : k + 1]}
-                try:
-                    outputs = self.image_networks[modality].run(inputs)
-                except EngineError as error:
-                    self.counts["failed_images"] += 1
-                    self._report(stamp_ns, f"{error}; a {modality} image is not used")
-                    continue
-                stacked[:, :, k], processed[modality][k] = outputs["features"], view
-            feature_maps[f"{modality}_feature_map"] = stacked.reshape(1, channels, -1, width)
-        views = dataclasses.replace(
-            views, cameras=processed["camera"], thermals=processed["thermal"]
-        )
-        return views, feature_maps
+        return run_image_networks(self.image_networks, views, pixels, channels, report)
 
     def _propose(self, inputs: Arrays, has_lidar: bool) -> tuple[Detections, NDArray[np.float32]]:
         """Proposals, heights above the ground, and the BEV map. Raises EngineError."""

@@ -27,6 +27,12 @@ class FusionConfig:
             Disable it to save about 15 ms of CPU time a frame where a missed vehicle is acceptable.
         geometric_check_min_score: Minimum score of a geometric detection that the check adds.
             Decrease it to add more vehicles; below about 0.85 false detections become frequent.
+        max_cameras: Number of camera images of a frame that the BEV fusion detector processes; more are
+            dropped, counted and listed at the start. Increase it for vehicles with more cameras; each
+            image takes time.
+        max_thermal_cameras: Number of thermal images of a frame that the BEV fusion detector processes;
+            more are dropped, counted and listed at the start. Increase it for vehicles with more
+            thermal cameras; each image takes time.
     """
 
     model: str = "detector"
@@ -36,3 +42,5 @@ class FusionConfig:
     external_proposals: bool = False
     geometric_check: bool = True
     geometric_check_min_score: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
+    max_cameras: int = field(default=8, metadata={"min": 0, "max": 64})
+    max_thermal_cameras: int = field(default=4, metadata={"min": 0, "max": 64})

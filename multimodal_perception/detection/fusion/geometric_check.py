@@ -83,12 +83,5 @@ def _centres_inside(vehicles: NDArray[np.float32], boxes: NDArray[np.float32]) -
 
 
 def _merge(boxes: Boxes3D, added: Boxes3D) -> Boxes3D:
-    scores = np.concatenate([boxes.scores, added.scores])
-    order = np.argsort(-scores, kind="stable")
-    return Boxes3D(
-        boxes.stamp_ns,
-        boxes.frame_id,
-        np.concatenate([boxes.boxes, added.boxes])[order],
-        scores[order],
-        np.concatenate([boxes.labels, added.labels])[order],
-    )
+    merged = Boxes3D.concatenate([boxes, added])
+    return merged.select(np.argsort(-merged.scores, kind="stable"))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 # Height histogram: lower limit above the ground and bin size in metres, number of bins.
 MIN_HEIGHT, HEIGHT_BIN, HEIGHT_BINS = -0.8, 0.4, 12
@@ -106,27 +107,27 @@ def empty_pillars(
     return Pillars(features, cells, positions)
 
 
-@numba.njit(cache=True, nogil=True)
-def _cell_of(x, y, half_extent, cells_per_m, size):  # type: ignore[no-untyped-def]
+@njit(nogil=True)
+def cell_of(x, y, half_extent, cells_per_m, size):  # type: ignore[no-untyped-def]
     column, row = int((x + half_extent) * cells_per_m), int((y + half_extent) * cells_per_m)
     if x < -half_extent or y < -half_extent or column >= size or row >= size:
         return -1
     return row * size + column
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _in_height(z):  # type: ignore[no-untyped-def]
     return MIN_HEIGHT - 0.4 <= z < MIN_HEIGHT + HEIGHT_BIN * HEIGHT_BINS
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _assign(points, slot_of_cell, cell_of_point, half_extent, cells_per_m, size):  # type: ignore[no-untyped-def]
     """Number the cells that contain points; fill the cell of each point (N,), -1 outside the grid."""
     count = 0
     for i in range(len(points)):
         cell = -1
         if _in_height(points[i, 2]):
-            cell = _cell_of(points[i, 0], points[i, 1], half_extent, cells_per_m, size)
+            cell = cell_of(points[i, 0], points[i, 1], half_extent, cells_per_m, size)
         cell_of_point[i] = cell
         if cell >= 0 and slot_of_cell[cell] < 0:
             slot_of_cell[cell] = count
@@ -134,7 +135,7 @@ def _assign(points, slot_of_cell, cell_of_point, half_extent, cells_per_m, size)
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _accumulate(  # type: ignore[no-untyped-def]
     points, cell_of_point, slot_of_cell, sums, cells, half_extent, cells_per_m, size
 ):
@@ -164,7 +165,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
         s[12 + max(0, int((z - MIN_HEIGHT) / HEIGHT_BIN))] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _compute_features(sums, cells, features, centroids, half_extent, cell, size):  # type: ignore[no-untyped-def]
     """Fill the features and centroids of each pillar from its sums; see Pillars."""
     for i in range(len(sums)):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 # Grid points along each axis of a proposal.
 GRID = 6
@@ -110,7 +111,7 @@ def compute_roi_features(
     return grid, positions, extents, profile
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sort(points, half_extent, size, starts, ordered):  # type: ignore[no-untyped-def]
     cells = np.empty(len(points), np.int32)
     for i in range(len(points)):
@@ -130,7 +131,7 @@ def _sort(points, half_extent, size, starts, ordered):  # type: ignore[no-untype
     return starts[size * size]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _compute(  # type: ignore[no-untyped-def]
     boxes, points, starts, half_extent, size, grid, positions, extents, profile
 ):
@@ -190,7 +191,7 @@ def _compute(  # type: ignore[no-untyped-def]
         _normalise(f, ends, within, line)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _place_grid_points(b, c, s, side, f, positions):  # type: ignore[no-untyped-def]
     """Fill the positions of a box's grid points in its own frame (f) and in the frame of the boxes."""
     for q in range(GRID**3):
@@ -204,7 +205,7 @@ def _place_grid_points(b, c, s, side, f, positions):  # type: ignore[no-untyped-
         positions[q, 2] = b[2] + z
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _normalise(f, ends, within, line):  # type: ignore[no-untyped-def]
     """Turn sums and counts into means and logarithms. within: number of returns in the extents."""
     for k in range(2, PROFILE_FEATURES - FACE_FEATURES):
@@ -222,7 +223,7 @@ def _normalise(f, ends, within, line):  # type: ignore[no-untyped-def]
     ends[5] = np.log10(within + 0.5)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add_to_extents(ends, x, y, z, box):  # type: ignore[no-untyped-def]
     """Extend a proposal's extents by one return.
 
@@ -237,7 +238,7 @@ def _add_to_extents(ends, x, y, z, box):  # type: ignore[no-untyped-def]
     ends[4] = max(ends[4], z / max(box[5], MIN_SIZE))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add_to_profile(line, x, y, height, box):  # type: ignore[no-untyped-def]
     """Add one return to the histograms of a proposal."""
     within_x, within_y = abs(x) < 0.5 * box[3] + GRID_MARGIN, abs(y) < 0.5 * box[4] + GRID_MARGIN
@@ -252,7 +253,7 @@ def _add_to_profile(line, x, y, height, box):  # type: ignore[no-untyped-def]
         line[2 + LONGITUDINAL_CELLS + LATERAL_CELLS + k] += 1.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _compute_face(returns, face):  # type: ignore[no-untyped-def]
     """Fill the FACE_FEATURES of a proposal.
 

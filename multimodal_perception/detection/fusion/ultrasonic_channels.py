@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 
 def rasterise_ultrasonic_ranges(
@@ -34,7 +35,7 @@ def rasterise_ultrasonic_ranges(
     return channels
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _rasterise(channels, x, y, yaw, distance, half_angle, is_obstacle, half_extent, cell):  # type: ignore[no-untyped-def]
     """Add one reading. The first pass counts the cells of the arc, the second one fills them."""
     size = channels.shape[1]

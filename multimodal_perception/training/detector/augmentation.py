@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
+from multimodal_perception.kernels import njit
 
 # Distances between the beams that are kept, in degrees: those of an HDL-32E and a VLP-16 and one
 # between the HDL-64E and them; and the width of the band around each that is kept, so that one beam of
@@ -202,7 +202,7 @@ def scale_object_intensities(
     return points
 
 
-@numba.njit(cache=True)
+@njit()
 def _scale_intensities(points, boxes, gains):  # type: ignore[no-untyped-def]
     for k in range(len(boxes)):
         b = boxes[k]

@@ -24,6 +24,7 @@ from multimodal_perception.detection.fusion.network_inputs import (
     ImageViews,
     proposal_inputs,
 )
+from multimodal_perception.files import atomic_write
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
@@ -87,16 +88,23 @@ class TrainingFrame:
     labelled_cells: NDArray[np.bool_] | None = None
 
 
-def repeat_rare_classes(paths: Sequence[Path], threshold: float, seed: int = 0) -> list[Path]:
+def repeat_rare_classes(
+    paths: Sequence[Path],
+    threshold: float,
+    seed: int = 0,
+    class_table: NDArray[np.int64] = DETECTOR_LABELS,
+) -> list[Path]:
     """Paths of samples, in which samples with rare classes are repeated.
+
+    class_table: class of the detector for each index into CLASS_NAMES, -1 for others.
 
     A sample occurs sqrt(threshold / fraction of samples with its rarest class) times, at least once; the
     fractional part is rounded at random (repeat factor sampling, Gupta et al. 2019, section 4.2).
     """
-    contains = np.zeros((len(paths), len(CLASSES)), np.bool_)
+    contains = np.zeros((len(paths), int(class_table.max()) + 1), np.bool_)
     for k, path in enumerate(paths):
         sample = read_sample(path, ("labels", "num_points"))
-        labels = DETECTOR_LABELS[sample["labels"]][sample["num_points"] > 0]
+        labels = class_table[sample["labels"]][sample["num_points"] > 0]
         contains[k, labels[labels >= 0]] = True
     repeat_factor = np.sqrt(threshold / np.maximum(contains.mean(axis=0), 1e-9))
     times = np.where(contains, repeat_factor, 1.0).max(axis=1, initial=1.0)
@@ -365,10 +373,8 @@ def store_features(paths: Sequence[Path], camera: ImageBackbone, thermal: ImageB
                 with torch.inference_mode():
                     features = zip(SCALES, backbone(pixels), strict=True)
                 arrays |= {f"{modality}{k}.{s}": values[0].half().numpy() for s, values in features}
-        partial = feature_path(path).with_suffix(".partial")
-        with open(partial, "wb") as file:
+        with atomic_write(feature_path(path)) as file:
             np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(feature_path(path))
         count += 1
     return count
 

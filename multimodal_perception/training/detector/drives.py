@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from multimodal_perception.datasets.simulation_writer import SimulationPlan, generate_frames
-from multimodal_perception.processes import initialise_worker
+from multimodal_perception.processes import WorkerPool, initialise_worker
 from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.profile import Profile
+from multimodal_perception.simulation.random_rigs import random_rig
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.world import scene
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
@@ -77,6 +78,7 @@ class DetectorTrainingDrive:
     scenario: str
     conditions: tuple[str, ...]
     mixed_traffic: bool = False
+    profile: Profile = "basic"
 
     def scenario_with_traffic(self) -> Scenario:
         """The scenario with the traffic of this drive."""
@@ -121,40 +123,46 @@ def _with_shared_road(scenario: Scenario, seed: int) -> Scenario:
     )
 
 
-def drive_for_seed(seed: int) -> DetectorTrainingDrive:
+def drive_for_seed(seed: int, profile: Profile = "basic") -> DetectorTrainingDrive:
     """The drive of a seed."""
     rng = np.random.default_rng((7, seed))
     scenario = rng.choice(len(SCENARIO_PROBABILITIES), p=[p for _, p in SCENARIO_PROBABILITIES])
     conditions = rng.choice(len(CONDITION_PROBABILITIES), p=[p for _, p in CONDITION_PROBABILITIES])
     mixed = bool(rng.random() < MIXED_TRAFFIC_PROBABILITY) or seed in LARGE_VEHICLE_TRAFFIC_SEEDS
     name = SCENARIO_PROBABILITIES[scenario][0]
-    return DetectorTrainingDrive(seed, name, CONDITION_PROBABILITIES[conditions][0], mixed)
+    return DetectorTrainingDrive(seed, name, CONDITION_PROBABILITIES[conditions][0], mixed, profile)
 
 
 def render_samples(
-    seeds: Sequence[int], rig: Rig, frames: int, frame_interval: int, folder: Path, workers: int = 1
+    seeds: Sequence[int],
+    rig: Rig | None,
+    frames: int,
+    frame_interval: int,
+    folder: Path,
+    workers: int = 1,
+    profile: Profile = "basic",
 ) -> int:
     """Write the samples of the drives of several seeds; existing samples are kept.
 
-    frames: samples in each drive, `frame_interval` sweeps apart. workers: processes, each of which
-    simulates a drive. Returns the number of samples written.
+    rig: None for another random rig in each drive. frames: samples in each drive, `frame_interval`
+    sweeps apart. workers: processes, each of which simulates a drive. Returns the number of samples
+    written.
     """
     if workers == 1:
         bar = tqdm(seeds, "drives", unit="drive")
-        return sum(write_drive(drive_for_seed(s), rig, frames, frame_interval, folder) for s in bar)
-    # Embree's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _initialise_worker, (workers,)) as pool:
+        return sum(
+            write_drive(drive_for_seed(s, profile), rig, frames, frame_interval, folder)
+            for s in bar
+        )
+    with WorkerPool(workers, _initialise_worker, (workers,)) as pool:
         tasks = [
-            pool.submit(write_drive, drive_for_seed(s), rig, frames, frame_interval, folder)
+            pool.submit(
+                write_drive, drive_for_seed(s, profile), rig, frames, frame_interval, folder
+            )
             for s in seeds
         ]
-        try:
-            bar = tqdm(as_completed(tasks), "drives", total=len(tasks), unit="drive")
-            return sum(task.result() for task in bar)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        bar = tqdm(as_completed(tasks), "drives", total=len(tasks), unit="drive")
+        return sum(task.result() for task in bar)
 
 
 def _initialise_worker(workers: int) -> None:
@@ -164,7 +172,7 @@ def _initialise_worker(workers: int) -> None:
 
 def write_drive(
     drive: DetectorTrainingDrive,
-    rig: Rig,
+    rig: Rig | None,
     frames: int,
     frame_interval: int,
     folder: Path,
@@ -173,8 +181,10 @@ def write_drive(
 ) -> int:
     """Write `frames` samples of a drive, `frame_interval` sweeps apart; existing samples are kept.
 
-    workers: processes that simulate. Returns the number of samples written.
+    rig: None for the random rig of the drive's seed. workers: processes that simulate. Returns the
+    number of samples written.
     """
+    rig = random_rig(drive.seed) if rig is None else rig
     folder.mkdir(parents=True, exist_ok=True)
     indices = [
         k * frame_interval
@@ -182,7 +192,12 @@ def write_drive(
         if not _path(folder, drive, k * frame_interval).exists()
     ]
     plan = SimulationPlan(
-        drive.scenario_with_traffic(), rig, drive.seed, frames * frame_interval, drive.conditions
+        drive.scenario_with_traffic(),
+        rig,
+        drive.seed,
+        frames * frame_interval,
+        drive.conditions,
+        profile=drive.profile,
     )
     for index, arrays in zip(
         progress(indices), generate_frames(plan, simulated_sample, indices, workers), strict=True

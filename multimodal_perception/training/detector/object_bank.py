@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion.network_config import CLASSES
+from multimodal_perception.files import FileError
 from multimodal_perception.frame import CLASS_NAMES
+from multimodal_perception.npz_reader import read_npz
 from multimodal_perception.training.detector.pasting_scene import MIN_POINTS, containing_boxes
 from multimodal_perception.training.detector.samples import (
     lidar_position,
@@ -44,16 +45,24 @@ class ObjectBank:
         return len(self.labels)
 
 
-def build_bank(paths: Sequence[Path], names: Sequence[str]) -> ObjectBank:
-    """A bank of up to MAX_BANK_OBJECTS objects of each class, from samples in a fixed random order."""
-    label_of = {CLASS_NAMES.index(n): CLASSES.index(n) for n in names}
+def build_bank(
+    paths: Sequence[Path], names: Sequence[str], classes: Sequence[str] = CLASSES
+) -> ObjectBank:
+    """A bank of up to MAX_BANK_OBJECTS objects of each class, from samples in a fixed random order.
+
+    names: classes of the objects. classes: those of the detector, whose indices are the labels.
+    """
+    label_of = {CLASS_NAMES.index(n): classes.index(n) for n in names}
     objects: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
     counts = dict.fromkeys(label_of, 0)
     order = np.random.default_rng(0).permutation(len(paths))
     for k in tqdm(order, "objects to paste", disable=None):
-        sample = read_sample(paths[k])
+        sample = read_sample(paths[k], ("labels", "num_points"))
         needed = np.isin(sample["labels"], [c for c in label_of if counts[c] < MAX_BANK_OBJECTS])
         rows = np.flatnonzero(needed & (sample["num_points"] >= MIN_POINTS))
+        if not len(rows):
+            continue
+        sample = read_sample(paths[k])
         lidar, points = lidar_position(sample), sample_points(sample)
         boxes = sample["boxes"][rows].copy()
         box_of_point = containing_boxes(points, boxes)
@@ -79,11 +88,10 @@ def build_bank(paths: Sequence[Path], names: Sequence[str]) -> ObjectBank:
 def read_bank(path: Path, key: str) -> ObjectBank | None:
     """The bank at `path`; None if it is missing, damaged or has another key (it is then built again)."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if str(content["key"]) != key:
-                return None
-            return ObjectBank(*(content[n] for n in ("points", "starts", "boxes", "labels")))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        names = ("points", "starts", "boxes", "labels")
+        content = read_npz(path, ("key", *names))
+        return ObjectBank(*(content[n] for n in names)) if str(content["key"]) == key else None
+    except FileError:
         return None
 
 

@@ -56,10 +56,14 @@ class PastedObjects:
 
 @dataclass(frozen=True)
 class ObjectSampling:
-    """Pastes objects of a bank into frames with a LiDAR. counts: largest number of objects by class."""
+    """Pastes objects of a bank into frames with a LiDAR.
+
+    counts: largest number of objects by class. classes: those of the detector.
+    """
 
     bank: ObjectBank
     counts: Mapping[str, int]
+    classes: Sequence[str] = CLASSES
 
     def paste(self, sample: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> PastedObjects:
         """Paste objects into a sample, which is not changed."""
@@ -68,7 +72,7 @@ class ObjectSampling:
         )
         labels, decoys = [], []
         for name, count in self.counts.items():
-            label, before = CLASSES.index(name), len(scene.pasted)
+            label, before = self.classes.index(name), len(scene.pasted)
             candidates = rng.permutation(np.flatnonzero(self.bank.labels == label))
             for k in candidates[: 2 * count]:
                 rows = slice(self.bank.starts[k], self.bank.starts[k + 1])
@@ -90,24 +94,27 @@ class ObjectSampling:
 
 
 def open_object_sampling(
-    paths: Sequence[Path], folder: Path, counts: Mapping[str, int]
+    paths: Sequence[Path],
+    folder: Path,
+    counts: Mapping[str, int],
+    classes: Sequence[str] = CLASSES,
 ) -> ObjectSampling | None:
     """Object sampling with a bank of the objects of these samples, which is stored in the folder.
 
-    counts: objects to paste into each frame, by class. Returns None when all are 0. Raises UserError
-    for a class without objects in the samples.
+    counts: objects to paste into each frame, by class. classes: those of the detector. Returns None when
+    all counts are 0. Raises UserError for a class without objects in the samples.
     """
     names = sorted(name for name, count in counts.items() if count)
     if not names:
         return None
-    content = "\n".join([*(f"{p.name} {p.stat().st_size}" for p in paths), *names])
+    content = "\n".join([*(f"{p.name} {p.stat().st_size}" for p in paths), *names, *classes])
     key = hashlib.sha256(content.encode()).hexdigest()
     path = folder / "objects.bank"
     bank = read_bank(path, key)
     if bank is None:
-        bank = build_bank(paths, names)
+        bank = build_bank(paths, names, classes)
         write_bank(path, key, bank)
-    missing = [n for n in names if CLASSES.index(n) not in bank.labels]
+    missing = [n for n in names if classes.index(n) not in bank.labels]
     if missing:
         raise UserError(f"{folder}: gt_sampling: no labelled object of class {', '.join(missing)}")
-    return ObjectSampling(bank, {n: counts[n] for n in names})
+    return ObjectSampling(bank, {n: counts[n] for n in names}, classes)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry.boxes import iou_bev
+from multimodal_perception.kernels import njit
 
 # Positions that are tried for an object, and its minimum separation from other boxes in metres.
 ATTEMPTS, MIN_SEPARATION = 16, 0.3
@@ -119,7 +119,7 @@ def _rotate_box(
     return moved
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sort_by_azimuth(points, lidar):  # type: ignore[no-untyped-def]
     """Points (N, 4) sorted by azimuth bin, and the first point of each bin, (AZIMUTH_BINS + 1,)."""
     bins = _azimuth_bins(points, lidar)
@@ -134,7 +134,7 @@ def _sort_by_azimuth(points, lidar):  # type: ignore[no-untyped-def]
     return ordered, starts
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _azimuth_bins(points, lidar):  # type: ignore[no-untyped-def]
     """Azimuth bin (N,) int16 of points."""
     bins = np.empty(len(points), np.int16)
@@ -144,14 +144,14 @@ def _azimuth_bins(points, lidar):  # type: ignore[no-untyped-def]
     return bins
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _distance(point, lidar):  # type: ignore[no-untyped-def]
     """Horizontal distance from the LiDAR, at least 1 mm."""
     x, y = point[0] - lidar[0], point[1] - lidar[1]
     return max(np.sqrt(x * x + y * y), 1e-3)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _is_inside(point, box, margin):  # type: ignore[no-untyped-def]
     """Whether a point is inside a box that is enlarged horizontally by a margin."""
     if abs(point[2] - box[2]) > box[5] / 2:
@@ -159,7 +159,7 @@ def _is_inside(point, box, margin):  # type: ignore[no-untyped-def]
     return _is_above_footprint(point, box, margin)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _is_above_footprint(point, box, margin):  # type: ignore[no-untyped-def]
     """Whether a point is above or below the footprint of a box, enlarged by a margin."""
     x, y = point[0] - box[0], point[1] - box[1]
@@ -170,7 +170,7 @@ def _is_above_footprint(point, box, margin):  # type: ignore[no-untyped-def]
     return abs(c * x + s * y) <= box[3] / 2 + margin and abs(c * y - s * x) <= box[4] / 2 + margin
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _azimuth_range(box, lidar, margin):  # type: ignore[no-untyped-def]
     """First azimuth bin and number of bins of a box that is enlarged by a margin."""
     x, y = box[0] - lidar[0], box[1] - lidar[1]
@@ -185,7 +185,7 @@ def _azimuth_range(box, lidar, margin):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _ground_height(box, lidar, points, starts):  # type: ignore[no-untyped-def]
     """Height of the ground around a box; NaN without ground points, or where there is an obstacle."""
     distance = _distance(box, lidar)
@@ -217,7 +217,7 @@ def _ground_height(box, lidar, points, starts):  # type: ignore[no-untyped-def]
     return ground if obstacles <= MAX_OBSTACLE_POINTS else np.nan
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _visible_points(moved, lidar, points, starts, occupied_bins):  # type: ignore[no-untyped-def]
     """Mask (n,) of the points (n, 4) of an object that are not occluded.
 
@@ -241,7 +241,7 @@ def _visible_points(moved, lidar, points, starts, occupied_bins):  # type: ignor
     return visible
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _is_occluded(point, bin_, lidar, points, starts):  # type: ignore[no-untyped-def]
     """Whether a point of the frame lies on the ray to a point, at least 0.3 m before it."""
     distance = _distance(point, lidar)
@@ -256,7 +256,7 @@ def _is_occluded(point, bin_, lidar, points, starts):  # type: ignore[no-untyped
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _remove_occluded(moved, box, lidar, points, starts, kept, occupied_bins):  # type: ignore[no-untyped-def]
     """Mark points occluded by the points (n, 4) of an object or inside its box as not kept, and its
     azimuth bins as occupied."""
@@ -290,7 +290,7 @@ def _remove_occluded(moved, box, lidar, points, starts, kept, occupied_bins):  #
                 kept[i] = False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def containing_boxes(points, boxes):  # type: ignore[no-untyped-def]
     """For each point (N, 4) the index of the box (K, 7) that contains it, or -1."""
     box_of_point = np.full(len(points), -1, np.int16)

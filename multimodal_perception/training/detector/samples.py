@@ -16,7 +16,6 @@ Arrays of a sample: points (N, 3) int16: base_link, in units of POINT_STEP metre
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +27,13 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.detection.fusion.network_inputs import ultrasonic_readings
+from multimodal_perception.files import FileError, atomic_write
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.images.resize import fit_image, fitted_model
 from multimodal_perception.images.thermal_normalization import ThermalNormaliser
+from multimodal_perception.npz_reader import read_npz
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 
 POINT_STEP = 0.0025
@@ -140,19 +141,16 @@ def _downsample_semantics(labels: NDArray[np.uint8], model: CameraModel) -> NDAr
 
 def write_sample(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a sample; the file is replaced atomically."""
-    partial = path.with_name(f".{path.name}")
-    with open(partial, "wb") as file:
+    with atomic_write(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
 
 
 def read_sample(path: Path, names: Iterable[str] | None = None) -> Arrays:
     """Read arrays of a sample by name, all or some. Raises SampleError."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in (content.files if names is None else names)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise SampleError(f"{path}: {error}") from error
+        return read_npz(path, names)
+    except FileError as error:
+        raise SampleError(str(error)) from error
 
 
 def sample_paths(folder: Path) -> list[Path]:

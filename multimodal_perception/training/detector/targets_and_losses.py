@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numba
+from typing import Protocol
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multimodal_perception.detection.fusion.roi_features import CAR_LENGTH
+from multimodal_perception.kernels import njit
 from multimodal_perception.networks.centre_head import BOX_CODE_SIZE
 from multimodal_perception.networks.refinement_head import (
     MAX_END_SHIFT,
-    RefinementOutput,
     apply_residuals,
     end_shifts,
     far_end_sign,
@@ -63,7 +64,7 @@ def centre_targets(
     return heat, cells, codes, weights
 
 
-@numba.njit(cache=True)
+@njit()
 def _draw_gaussian(heat, column, row, radius):  # type: ignore[no-untyped-def]
     width = int(np.ceil(radius))
     sigma = (2 * radius + 1) / 6.0
@@ -150,8 +151,18 @@ def residual_loss(
     return loss, corner
 
 
+class EndOutput(Protocol):
+    """The outputs of a refinement that ends_loss needs, see RefinementOutput."""
+
+    @property
+    def residuals_without_end_shift(self) -> Tensor: ...
+
+    @property
+    def end_logits(self) -> Tensor: ...
+
+
 def ends_loss(
-    output: RefinementOutput, proposals: Tensor, matched_boxes: Tensor, positive_mask: Tensor
+    output: EndOutput, proposals: Tensor, matched_boxes: Tensor, positive_mask: Tensor
 ) -> Tensor:
     """Cross entropy of the position of the far end, of proposals (B, R, 7) that are longer than a car.
 
@@ -160,7 +171,7 @@ def ends_loss(
     yaw, length = proposals[..., 6], proposals[..., 3]
     side = far_end_sign(-(yaw.cos() * proposals[..., 0] + yaw.sin() * proposals[..., 1]))
     target = residual_target(proposals, matched_boxes)
-    predicted = output.residuals_before_end.detach().float()
+    predicted = output.residuals_without_end_shift.detach().float()
     size = length * predicted[..., 3].clamp(-1.0, 1.0).exp()
     shift = (
         side * (target[..., 0] - predicted[..., 0]) * length + (matched_boxes[..., 3] - size) / 2

@@ -49,7 +49,10 @@ def write_model_cards(
         version=package_version(),
     )
     figures = {
-        name: {"command": f"evaluate {recipe.evaluation[name]}", **_read_figures(path)}
+        name: {
+            "command": f"evaluate {recipe.evaluation[name]}",
+            **_read_figures(path, exported / recipe.name),
+        }
         for name, path in evaluations.items()
     }
     unfinished = out.with_name(f".{out.name}")
@@ -80,6 +83,8 @@ def describe_data(file: RecipeFile) -> str:
         )
         if data.pairs:
             texts[-1] += f", and the image pairs in {data.pairs}"
+        if data.images:
+            texts[-1] += f", and the labelled real images in {data.images}"
     return "; ".join(texts)
 
 
@@ -106,9 +111,11 @@ def _device() -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _read_figures(path: Path) -> dict[str, Any]:
+def _read_figures(path: Path, model: Path) -> dict[str, Any]:
+    """The figures of an evaluation. The path of the evaluated model is replaced by its name."""
     try:
-        figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8").replace(str(model), model.name)
+        figures: dict[str, Any] = json.loads(text)
         return figures
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from multimodal_perception.configuration import ConfigurationError, UserError, load
+from multimodal_perception.configuration import ConfigurationError, UserError, build, load
+from multimodal_perception.files import user_path
 from multimodal_perception.resources import share_path
 
-Network = Literal["detector", "segmentation", "image_detector", "near_field", "image_fusion"]
+Network = Literal[
+    "bev_fusion", "detector", "segmentation", "image_detector", "near_field", "image_fusion"
+]
 RECIPE = "recipe.yaml"
 NAME = re.compile(r"[a-z0-9_]+")
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
@@ -37,6 +40,9 @@ class DataConfig:
             little.
         pairs: Folder of real visible and thermal images for image_fusion, relative to the recipe. Set
             it when you have such images, otherwise leave it empty.
+        images: Folder of labelled real images for segmentation and image_detector, relative to the
+            recipe, as `multimodal-perception train label-images` writes it. Set it when you have
+            images of real cameras, otherwise leave it empty.
     """
 
     seeds: tuple[str, ...] = ("0..9",)
@@ -44,6 +50,7 @@ class DataConfig:
     frames: int = field(default=18, metadata={"min": 1, "max": 10_000})
     frame_interval: int = field(default=15, metadata={"min": 1, "max": 10_000})
     pairs: str = ""
+    images: str = ""
 
     def __post_init__(self) -> None:
         self.seed_list()
@@ -72,7 +79,12 @@ class StageConfig:
     """One training run.
 
     Attributes:
-        config: Configuration file of the training, relative to the recipe. Use one file for each stage.
+        config: Configuration file of the training, relative to the recipe. Use one file for each stage,
+            or leave it empty and set `settings`.
+        settings: Configuration of the training, with the keys of a configuration file. Use it instead of
+            `config` to have all stages in the recipe file; set only one of them.
+        settings_from: Earlier stage whose `settings` are used as well; those of this stage replace them
+            key by key. Use it for stages that differ in a few settings, such as the rows of an ablation.
         data: Name of the data that the stage is trained on. Choose data that the earlier stages were
             not trained on when the stage must learn to correct their errors.
         initial_weights: Earlier stages whose weights are the initial weights; later ones override
@@ -81,8 +93,10 @@ class StageConfig:
             refinement and large_vehicle_head. Set it in these stages, leave it empty in all others.
     """
 
-    config: str
     data: str
+    config: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    settings_from: str = ""
     initial_weights: tuple[str, ...] = ()
     proposals_from_stage: str = ""
 
@@ -100,7 +114,11 @@ class Recipe:
         stages: Training runs by name, in the order in which they are run. Add a stage to train a part of
             the network on other data or with other settings.
         export: Stage of each exported part: proposals, refinement and without_lidar for the detector,
-            model for the other networks. Leave it empty to export the last stage of these.
+            stage1, images, refinement and calibration for bev_fusion, model for the other networks.
+            Leave it empty to export the last stage of the networks with a single part.
+        variants: Further models by name, with the stage of each exported part, as in `export`; they are
+            written to {out}/variants/NAME_VARIANT for comparisons. Use them for an ablation, whose rows
+            are stages with other settings.
         evaluation: Commands by name: the arguments of `multimodal-perception evaluate`, in which
             {model} is the folder of the model and {out} that of the recipe. Their figures are written
             into the model card. Change the seeds to evaluate on other drives.
@@ -112,6 +130,7 @@ class Recipe:
     data: dict[str, DataConfig]
     stages: dict[str, StageConfig]
     export: dict[str, str] = field(default_factory=dict)
+    variants: dict[str, dict[str, str]] = field(default_factory=dict)
     evaluation: dict[str, str] = field(default_factory=dict)
     notes: str = ""
 
@@ -121,7 +140,7 @@ class Recipe:
         names = [("name", self.name)]
         names += [
             (f"{key}.{n}", n)
-            for key in ("data", "stages", "evaluation")
+            for key in ("data", "stages", "variants", "evaluation")
             for n in getattr(self, key)
         ]
         for key, name in names:
@@ -131,16 +150,28 @@ class Recipe:
         for name, stage in self.stages.items():
             if stage.data not in self.data:
                 raise ValueError(f"stages.{name}.data: {_allowed(self.data, stage.data)}")
+            if bool(stage.config) == bool(stage.settings or stage.settings_from):
+                raise ValueError(f"stages.{name}: needs either config or settings")
             for key, other in [
                 *(("initial_weights", s) for s in stage.initial_weights),
                 *(("proposals_from_stage", s) for s in [stage.proposals_from_stage] if s),
+                *(("settings_from", s) for s in [stage.settings_from] if s),
             ]:
                 if other not in earlier:
                     raise ValueError(f"stages.{name}.{key}: {_allowed(earlier, other)}")
             earlier.append(name)
-        for part, stage_name in self.export.items():
-            if stage_name not in self.stages:
-                raise ValueError(f"export.{part}: {_allowed(self.stages, stage_name)}")
+        models = {"export": self.export}
+        models |= {f"variants.{name}": parts for name, parts in self.variants.items()}
+        for key, parts in models.items():
+            for part, stage_name in parts.items():
+                if stage_name not in self.stages:
+                    raise ValueError(f"{key}.{part}: {_allowed(self.stages, stage_name)}")
+
+    def merged_settings(self, name: str) -> dict[str, Any]:
+        """The settings of a stage with those of the stages that it refers to."""
+        stage = self.stages[name]
+        base = self.merged_settings(stage.settings_from) if stage.settings_from else {}
+        return {**base, **stage.settings}
 
 
 @dataclass(frozen=True)
@@ -156,11 +187,12 @@ class RecipeFile:
 
     def resolve(self, name: str) -> Path:
         """A path in the recipe, which is relative to the recipe file."""
-        return self.path.parent / Path(name).expanduser()
+        return self.path.parent / user_path(name)
 
     def file_hashes(self) -> dict[str, str]:
         """SHA-256 of the recipe file and of the configuration files of its stages, by name."""
-        files = [self.path, *(self.resolve(s.config) for s in self.recipe.stages.values())]
+        configs = [s.config for s in self.recipe.stages.values() if s.config]
+        files = [self.path, *(self.resolve(config) for config in configs)]
         return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -178,9 +210,13 @@ def load_recipe(name_or_path: str | Path, evaluations: Collection[str] | None = 
     configs: dict[str, Any] = {}
     for name, stage in recipe.stages.items():
         try:
-            configs[name] = load(workflow.config, path.parent / Path(stage.config).expanduser())
+            if stage.config:
+                configs[name] = load(workflow.config, path.parent / user_path(stage.config))
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: stages.{name}.config: {error}") from error
+        if not stage.config:
+            settings = recipe.merged_settings(name)
+            configs[name] = build(workflow.config, settings, str(path), f"stages.{name}.settings")
     for name, command in recipe.evaluation.items():
         task = command.partition(" ")[0]
         if evaluations is not None and task not in evaluations:
@@ -195,7 +231,7 @@ def load_recipe(name_or_path: str | Path, evaluations: Collection[str] | None = 
 
 
 def _recipe_path(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.is_dir():
         return path / RECIPE
     if path.exists() or path.suffix or len(path.parts) > 1:

@@ -18,17 +18,13 @@ from multimodal_perception.processes import terminate_with_parent
 from multimodal_perception.training.recipe.card import write_model_cards
 from multimodal_perception.training.recipe.configuration import RecipeFile
 from multimodal_perception.training.recipe.steps import Step
-from multimodal_perception.training.recipe.workflows import (
-    WORKFLOWS,
-    Cost,
-    StageInputs,
-    rig_file,
-)
+from multimodal_perception.training.recipe.workflow import Cost, StageInputs
+from multimodal_perception.training.recipe.workflows import WORKFLOWS, rig_file
 
 # Runs the arguments of an evaluation command, which writes its figures to a JSON file.
 Evaluate = Callable[[Sequence[str]], None]
 # Configuration keys that name a model; its card is an input of the stage.
-MODEL_KEYS = ("image_backbones", "backbones")
+MODEL_KEYS = ("image_backbones", "backbones", "initial_model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +43,22 @@ class Plan:
     def steps(self) -> list[Step]:
         """All steps in the order in which they are run. Raises UserError for a missing rig or model."""
         recipe = self.file.recipe
-        data = [self._render_step(name) for name in recipe.data]
-        stages = [self._train_step(name) for name in recipe.stages]
-        export = self._export_step()
+        training = self._training_steps()
+        export = self._export_step("export", recipe.name, self._exported_parts())
+        variants = [
+            self._export_step(f"export/{name}", f"{recipe.name}_{name}", parts)
+            for name, parts in recipe.variants.items()
+        ]
         evaluations = [self._evaluation_step(name) for name in recipe.evaluation]
         card = Step(
             "card",
             "write the model card",
             {"notes": recipe.notes, "files": self.file.file_hashes(), "version": __version__},
-            ("export", *(s.name for s in (*stages, *evaluations))),
+            (
+                "export",
+                *(f"train/{name}" for name in recipe.stages),
+                *(s.name for s in evaluations),
+            ),
             self.model_folder,
             partial(
                 write_model_cards,
@@ -67,7 +70,20 @@ class Plan:
                 self._exported_parts(),
             ),
         )
-        return [*data, *stages, export, *evaluations, card]
+        return [*training, export, *variants, *evaluations, card]
+
+    def _training_steps(self) -> list[Step]:
+        """The stages, each of them after the rendering of its data if that was not needed before."""
+        recipe = self.file.recipe
+        unused = recipe.data.keys() - {stage.data for stage in recipe.stages.values()}
+        if unused:
+            raise UserError(f"{self.file.path}: data.{min(unused)}: is not used by any stage")
+        steps: dict[str, Step] = {}
+        for name, stage in recipe.stages.items():
+            if f"render/{stage.data}" not in steps:
+                steps[f"render/{stage.data}"] = self._render_step(stage.data)
+            steps[f"train/{name}"] = self._train_step(name)
+        return list(steps.values())
 
     @property
     def model_folder(self) -> Path:
@@ -99,20 +115,21 @@ class Plan:
         if WORKFLOWS[self.file.recipe.network].uses_rig:
             rig = rig_file(data.rig, self.file.path.parent)
         pairs = self.file.resolve(data.pairs) if data.pairs else None
-        return StageInputs(data, self.out / "data" / name, rig, pairs)
+        images = self.file.resolve(data.images) if data.images else None
+        return StageInputs(data, self.out / "data" / name, rig, pairs, images)
 
     def _render_step(self, name: str) -> Step:
         recipe, inputs = self.file.recipe, self._data_inputs(name)
         workflow = WORKFLOWS[recipe.network]
-        users = [n for n, stage in recipe.stages.items() if stage.data == name]
-        if not users:
-            raise UserError(f"{self.file.path}: data.{name}: is not used by any stage")
-        config = self.file.configs[users[0]]
+        user = next(n for n, stage in recipe.stages.items() if stage.data == name)
+        config = self.file.configs[user]
         values = dataclasses.asdict(inputs.data)
-        values.pop("pairs")
+        for name_of_real_data in ("pairs", "images"):
+            values.pop(name_of_real_data)
         if inputs.rig is not None:
-            values["rig"] = _file_hash(inputs.rig)
+            values["rig"] = workflow.rig_key(inputs.rig)
         values["second_input"] = getattr(config, "second_input", "")
+        values |= workflow.render_inputs(config)
         return Step(
             f"render/{name}",
             f"simulate {len(inputs.data.seed_list())} drives",
@@ -121,6 +138,7 @@ class Plan:
             inputs.folder,
             partial(workflow.render, inputs, config, self.workers),
             workflow.render_cost(inputs.data),
+            only_for_others=True,
         )
 
     def _train_step(self, name: str) -> Step:
@@ -131,13 +149,17 @@ class Plan:
         values = dataclasses.asdict(config)
         for key in ("workers", "save_every"):  # do not change the result
             values["loop"].pop(key)
-        models = {key: _model_hash(values[key]) for key in MODEL_KEYS if key in values}
+        models = {key: _model_hash(values[key]) for key in MODEL_KEYS if values.get(key)}
         inputs = {"config": values, "models": models, "processes": self.processes}
         workflow = WORKFLOWS[recipe.network]
         return Step(
             f"train/{name}",
-            f"{config.loop.steps} training steps ({stage.config})",
-            {**inputs, "pairs": _file_list(self._data_inputs(stage.data).pairs)},
+            f"{config.loop.steps} training steps" + (f" ({stage.config})" if stage.config else ""),
+            {
+                **inputs,
+                "pairs": _file_list(self._data_inputs(stage.data).pairs),
+                "images": _file_list(self._data_inputs(stage.data).images),
+            },
             tuple(dict.fromkeys(needs)),
             self._stage_folder(name),
             partial(self._train, name),
@@ -165,25 +187,28 @@ class Plan:
         default = {WORKFLOWS[recipe.network].parts[0]: list(recipe.stages)[-1]}
         return dict(recipe.export) or default
 
-    def _export_step(self) -> Step:
-        recipe, parts = self.file.recipe, self._exported_parts()
+    def _export_step(self, step_name: str, name: str, parts: dict[str, str]) -> Step:
+        """The export of one model. name: of the model and its folder."""
+        recipe = self.file.recipe
         arguments = {
             part: (self.file.configs[stage], self._stage_folder(stage))
             for part, stage in parts.items()
         }
         export = WORKFLOWS[recipe.network].export
+        folder = self.out / ("export" if step_name == "export" else "variants")
         return Step(
-            "export",
+            step_name,
             "write ONNX and safetensors files",
-            {"name": recipe.name, "parts": parts},
+            {"name": name, "parts": parts},
             tuple(dict.fromkeys(f"train/{stage}" for stage in parts.values())),
-            self.out / "export",
-            lambda: (export(arguments, self.out / "export", recipe.name), None)[1],
+            folder if step_name == "export" else folder / name,
+            lambda: (export(arguments, folder, name), None)[1],
             Cost(60e6, 60.0),
         )
 
     def _evaluation_step(self, name: str) -> Step:
         command, path = self.file.recipe.evaluation[name], self._evaluation_path(name)
+        needs = ("export", *(f"export/{variant}" for variant in self.file.recipe.variants))
         model = self.out / "export" / self.file.recipe.name
 
         def run() -> None:
@@ -198,7 +223,7 @@ class Plan:
             os.replace(unfinished, path)
 
         return Step(
-            f"evaluate/{name}", f"evaluate {command}", {"command": command}, ("export",), path, run
+            f"evaluate/{name}", f"evaluate {command}", {"command": command}, needs, path, run
         )
 
     def _stage_folder(self, name: str) -> Path:

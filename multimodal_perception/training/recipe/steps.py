@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.training.recipe.workflows import Cost
+from multimodal_perception.training.recipe.workflow import Cost
 
 State = Literal["finished", "interrupted", "pending"]
 MARKERS = "steps"
@@ -33,7 +33,8 @@ class Step:
 
     name: unique, as "train/fusion". inputs: values that define the result, as JSON can represent them.
     needs: names of the steps whose results it uses. output: file or folder that it writes. run: does it,
-    and continues with files in `output`.
+    and continues with files in `output`. only_for_others: whether it is left out once all steps that
+    need it are finished.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Step:
     output: Path
     run: Callable[[], None]
     cost: Cost = field(default=Cost(0.0, 0.0))
+    only_for_others: bool = False
 
 
 class StepRunner:
@@ -70,7 +72,7 @@ class StepRunner:
 
     def run(self, step: Step) -> None:
         """Run a step unless it is finished. Raises UserError when a step that it needs is not."""
-        if self.state(step) == "finished":
+        if self.state(step) == "finished" or self.is_superfluous(step):
             return
         for name in step.needs:
             if self.state(self.steps[name]) != "finished":
@@ -82,6 +84,15 @@ class StepRunner:
             write_atomically(self._marker(step, "started"), self.keys[step.name])
         step.run()
         write_atomically(self._marker(step, "finished"), self.keys[step.name])
+
+    def is_superfluous(self, step: Step) -> bool:
+        """Whether a step only serves other steps and all of these are finished."""
+        users = [other for other in self.steps.values() if step.name in other.needs]
+        return step.only_for_others and all(self.state(other) == "finished" for other in users)
+
+    def mark(self, step: Step, suffix: Literal["started", "finished"]) -> None:
+        """Write a marker of a step whose output was restored."""
+        write_atomically(self._marker(step, suffix), self.keys[step.name])
 
     def _marker(self, step: Step, suffix: str) -> Path:
         return self.folder / MARKERS / f"{step.name.replace('/', '_')}.{suffix}"

@@ -5,84 +5,32 @@ They import the training code when they are called, because a recipe is also rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
+from multimodal_perception.files import user_path
+from multimodal_perception.rig import resolve_rig_path
 from multimodal_perception.runtime.card import ModelCard
+from multimodal_perception.training.bev_fusion.workflow import BevFusionWorkflow
 from multimodal_perception.training.detector.train import DetectorTraining
 from multimodal_perception.training.image_detector.train import ImageDetectorTraining
 from multimodal_perception.training.image_fusion.train import ImageFusionTraining
 from multimodal_perception.training.near_field.train import NearFieldTraining
 from multimodal_perception.training.recipe.configuration import DataConfig, Network, Recipe
+from multimodal_perception.training.recipe.workflow import (
+    Cost,
+    StageInputs,
+    Workflow,
+    check_parts,
+)
 from multimodal_perception.training.segmentation.train import SegmentationTraining
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Estimate of disk space and time, on a CPU with two cores."""
-
-    bytes: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class StageInputs:
-    """Paths of a stage. data: its drives. start, proposals: weights of earlier stages."""
-
-    data: DataConfig
-    folder: Path
-    rig: Path | None
-    pairs: Path | None
-    start: Sequence[Path] = ()
-    proposals: Path | None = None
-
-    def load_rig(self) -> Rig:
-        assert self.rig is not None
-        return load_rig(self.rig)
-
-
-class Workflow(Protocol):
-    """The training of one network.
-
-    config: configuration class of a stage. uses_rig: whether the rig of the data is used. parts:
-    exported parts, of which the first is required.
-    """
-
-    config: type[Any]
-    uses_rig: bool
-    parts: tuple[str, ...]
-
-    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        """Raise ValueError naming the key for a recipe that cannot be run."""
-
-    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
-        """Simulate the data; existing files are kept. config: of a stage that uses the data."""
-
-    def render_cost(self, data: DataConfig) -> Cost:
-        """Estimate for the data."""
-
-    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
-        """Train a stage, or resume it."""
-
-    def train_cost(self, data: DataConfig, config: Any) -> Cost:
-        """Estimate for a stage."""
-
-    def weights(self, config: Any, out: Path) -> Path:
-        """The weights that train() writes."""
-
-    def export(
-        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
-    ) -> list[ModelCard]:
-        """Write model folders in `out`. parts: configuration and output folder of the stage by part."""
-
-
-class DetectorWorkflow:
+class DetectorWorkflow(Workflow):
     """The fusion detector; its stages are those of DetectorTraining.stage."""
 
     config: type[Any] = DetectorTraining
@@ -90,7 +38,7 @@ class DetectorWorkflow:
     parts: tuple[str, ...] = ("proposals", "refinement", "without_lidar")
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        _check_parts(recipe, self.parts)
+        check_parts(recipe, self.parts)
         for name, stage in recipe.stages.items():
             detector_stage = configs[name].stage
             if (detector_stage == "proposals") == bool(stage.proposals_from_stage):
@@ -169,7 +117,7 @@ class DetectorWorkflow:
         )
 
 
-class SegmentationWorkflow:
+class SegmentationWorkflow(Workflow):
     """Segmentation of camera and thermal images."""
 
     config: type[Any] = SegmentationTraining
@@ -190,7 +138,8 @@ class SegmentationWorkflow:
         from multimodal_perception.training.segmentation.train import train_segmentation
 
         drives = sorted(inputs.folder.glob("[a-z]*.npz"))
-        train_segmentation(config, drives, out, inputs.start[-1] if inputs.start else None)
+        start = inputs.start[-1] if inputs.start else None
+        train_segmentation(config, drives, out, start, images=inputs.images)
 
     def train_cost(self, data: DataConfig, config: Any) -> Cost:
         pixels = config.crop_size[0] * config.crop_size[1] * config.loop.batch_size
@@ -213,7 +162,7 @@ class SegmentationWorkflow:
         return [export_model(network, out / name, None, config.second_input)]
 
 
-class ImageDetectorWorkflow:
+class ImageDetectorWorkflow(Workflow):
     """Detector of boxes in camera and thermal images."""
 
     config: type[Any] = ImageDetectorTraining
@@ -236,7 +185,13 @@ class ImageDetectorWorkflow:
         start = inputs.start[-1] if inputs.start else None
         # The features belong to the backbones of this stage.
         train_image_detector(
-            config, drives, out / "features", out, start, lambda paths: tqdm(paths, "features")
+            config,
+            drives,
+            out / "features",
+            out,
+            start,
+            lambda paths: tqdm(paths, "features"),
+            inputs.images,
         )
 
     def train_cost(self, data: DataConfig, config: Any) -> Cost:
@@ -255,7 +210,7 @@ class ImageDetectorWorkflow:
         return [export_image_detector(self.weights(config, folder), out / name, None)]
 
 
-class NearFieldWorkflow:
+class NearFieldWorkflow(Workflow):
     """Near-field network of fisheye cameras and ultrasonic sensors."""
 
     config: type[Any] = NearFieldTraining
@@ -307,7 +262,7 @@ class NearFieldWorkflow:
         return [export_near_field(trained, out / name, None, {})]
 
 
-class ImageFusionWorkflow:
+class ImageFusionWorkflow(Workflow):
     """Fusion of visible and thermal images."""
 
     config: type[Any] = ImageFusionTraining
@@ -328,6 +283,7 @@ class ImageFusionWorkflow:
         return Cost(0.6e6 * frames, 0.6 * frames)
 
     def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
+        from multimodal_perception.training.image_fusion.synthetic_thermal import labelled_samples
         from multimodal_perception.training.image_fusion.train import (
             real_samples,
             simulated_samples,
@@ -335,6 +291,8 @@ class ImageFusionWorkflow:
         )
 
         real = [] if inputs.pairs is None else real_samples(inputs.pairs, tqdm)
+        if inputs.images is not None:
+            real += labelled_samples(inputs.images, config.loop.seed)
         simulated = simulated_samples(
             [inputs.folder / f"{seed:06d}" for seed in inputs.data.seed_list()]
         )
@@ -362,6 +320,7 @@ class ImageFusionWorkflow:
 
 
 WORKFLOWS: dict[Network, Workflow] = {
+    "bev_fusion": BevFusionWorkflow(),
     "detector": DetectorWorkflow(),
     "segmentation": SegmentationWorkflow(),
     "image_detector": ImageDetectorWorkflow(),
@@ -372,21 +331,15 @@ WORKFLOWS: dict[Network, Workflow] = {
 
 def rig_file(name: str, recipe_folder: Path) -> Path:
     """The file of a rig: relative to the recipe, or of a shipped rig. Raises UserError."""
-    beside = recipe_folder / Path(name).expanduser()
+    beside = recipe_folder / user_path(name)
     path = beside if beside.is_file() else resolve_rig_path(name)
     if not path.is_file():
         raise UserError(f"rig {name}: no such file or shipped rig")
     return path
 
 
-def _check_parts(recipe: Recipe, parts: tuple[str, ...]) -> None:
-    for part in recipe.export:
-        if part not in parts:
-            raise ValueError(f"export: allowed: {', '.join(parts)}; got {part!r}")
-
-
 def _check_single_network(recipe: Recipe, parts: tuple[str, ...]) -> None:
-    _check_parts(recipe, parts)
+    check_parts(recipe, parts)
     for name, stage in recipe.stages.items():
         if stage.proposals_from_stage:
             raise ValueError(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.detector import FusionDetector, Network
+from multimodal_perception.detection.fusion.detector import FusionDetector
 from multimodal_perception.detection.fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.fusion.image_features import Network
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.evaluation.agreement import golden_frames
 from multimodal_perception.frame import (
@@ -303,3 +304,39 @@ def test_refinement_network_of_other_classes_is_refused(tmp_path: Path) -> None:
     config = FusionConfig(refinement=str(tmp_path / "detector_refinement"))
     with pytest.raises(UserError, match="classes"):
         FusionDetector(config, RUNTIME)
+
+
+def test_load_levels_save_images_then_the_second_stage_then_all_networks() -> None:
+    detector = FusionDetector(FusionConfig(min_score=0.2), RUNTIME)
+    assert detector.load_levels == ("full", "half_images", "no_refinement", "geometric")
+    full = golden_frames()[0]
+    ((name, image),) = full.cameras.items()
+    poses = {**full.base_from_sensor, "second": full.base_from_sensor[name]}
+    models = {**full.intrinsics, "second": full.intrinsics[name]}
+    two = dataclasses.replace(
+        full,
+        cameras={name: image, "second": dataclasses.replace(image, sensor="second")},
+        base_from_sensor=poses,
+        intrinsics=models,
+    )
+    counted = Counted(detector.image_networks["camera"])
+    detector.image_networks["camera"] = counted
+    refinement = Counted(detector.refinement_network)  # type: ignore[arg-type]
+    detector.refinement_network = refinement
+    cloud = segment_ground(two)
+    for level, images, refined in ((0, 2, 1), (1, 1, 1), (2, 1, 0), (3, 0, 0), (0, 2, 1)):
+        counted.runs = refinement.runs = 0
+        detector.set_load_level(level)
+        detector.prepare(two)
+        boxes = detector.detect(two, cloud)
+        assert (counted.runs, refinement.runs) == (images, refined)
+    assert len(boxes)
+    counts = {k: n for k, n in detector.counts.items() if k.startswith("load.")}
+    assert counts == {
+        "load.half_images": 1,
+        "load.no_refinement": 1,
+        "load.geometric": 1,
+        "load.skipped_images": 2,
+    }
+    with pytest.raises(ValueError, match="load level 4; allowed: 0 to 3"):
+        detector.set_load_level(4)

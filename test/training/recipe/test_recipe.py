@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import yaml
 
 from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
+from multimodal_perception.resources import share_path
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.training.recipe.card import write_model_cards
 from multimodal_perception.training.recipe.configuration import load_recipe
@@ -204,7 +206,7 @@ def test_other_folders_and_folders_in_use_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "magic"}, r"recipe\.yaml: network: allowed: detector"),
+        ({"network": "magic"}, r"recipe\.yaml: network: allowed: bev_fusion, detector"),
         ({"name": "../x"}, r"recipe\.yaml: name: only lower-case letters"),
         ({"data": {"drives": {"seeds": ["5..3"]}}}, r"recipe\.yaml: data\.drives: seeds: 5\.\.3"),
         ({"data": {"drives": {"seeds": ["10000"]}}}, "reserved for evaluation"),
@@ -260,11 +262,18 @@ def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", ["detector", "segmentation", "image_detector", "near_field", "image_fusion"]
+    "network",
+    ["bev_fusion", "detector", "segmentation", "image_detector", "near_field", "image_fusion"],
 )
-def test_shipped_recipes_are_valid(network: str, tmp_path: Path) -> None:
+def test_shipped_recipes_are_valid(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from multimodal_perception.cli.main import COMMANDS
 
+    # The recipes of the image networks start from models that the user puts into the working directory.
+    monkeypatch.chdir(tmp_path)
+    for model in ("segmentation", "image_detector"):
+        shutil.copytree(share_path("config", "models", model), tmp_path / f"{model}_0_2_0")
     file = load_recipe(network, list(COMMANDS["evaluate"].subcommands))
     steps = Plan(file, tmp_path / "out", evaluate).steps()
     assert file.recipe.network == network and steps[-1].name == "card"

@@ -1,0 +1,1 @@
+"""Training of the BEV fusion detector: samples of simulated drives, stages, calibration and export."""

@@ -220,7 +220,8 @@ def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, Any]]:
 
     It raises UserError for a frame without a pair of images.
     """
-    fuser = ImageFuser(ImageFusionConfig(card.source), card=card)
+    runtime = RuntimeConfig(measure="never")  # its network does not run here
+    fuser = ImageFuser(ImageFusionConfig(card.source), runtime, card=card)
 
     def build(frame: SensorFrame) -> dict[str, Any]:
         for name in fuser.select_cameras(frame):

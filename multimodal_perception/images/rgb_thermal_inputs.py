@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import cv2
@@ -30,9 +30,11 @@ class RgbThermalSegmenterConfig:
     Attributes:
         model: Segmentation model: the name of a shipped model or the path of a card.yaml. Change it to
             use a model that you trained yourself.
-        cameras: Names of the cameras or thermal cameras to segment; each one needs a run of the network
-            per frame. Leave it empty to segment the camera whose view a thermal camera covers best, or
-            the first camera if there is no thermal camera.
+        cameras: Names of the cameras and thermal cameras to segment; empty segments all of them. Set it
+            to leave out cameras that show nothing of interest; each image costs a run of the network.
+        max_images_per_frame: Maximum number of images that are segmented in one frame; 0 segments all.
+            Set it on slow computers: the images are then segmented in turns, those that have waited
+            longest first.
         second_input: Second input image of the network besides the visible image: the thermal image or
             the inverse depth of the LiDAR points. It must be the modality that the model was trained
             with (settings.second_input of its card). Set it to none to use the visible image only.
@@ -40,6 +42,7 @@ class RgbThermalSegmenterConfig:
 
     model: str = "segmentation"
     cameras: tuple[str, ...] = ()
+    max_images_per_frame: int = field(default=0, metadata={"min": 0, "max": 64})
     second_input: Literal["thermal", "lidar", "none"] = "thermal"
 
 
@@ -93,16 +96,19 @@ class RgbThermalInputBuilder:
         return min(self._columns / model.width, self._rows / model.height)
 
     def select_views(self, frame: SensorFrame) -> list[str]:
-        """Names of the sensors whose view is processed in this frame."""
+        """Names of the sensors with an image whose view can be processed.
+
+        Without configured names: all cameras, and the thermal cameras that are not the second image of
+        any camera.
+        """
         cameras = [n for n in frame.cameras if has_pose(frame, n)]
         thermals = [n for n in frame.thermals if has_pose(frame, n) and self._takes_thermal]
         if self._config.cameras:
             return [n for n in self._config.cameras if n in cameras or n in thermals]
-        if not cameras:
-            return thermals[:1]
-        if self._config.second_input == "thermal" and thermals:
-            return [max(cameras, key=lambda n: self._thermals.best_match(frame, n)[1])]
-        return cameras[:1]
+        if self._config.second_input != "thermal":
+            return cameras or thermals
+        paired = {self._thermals.best_match(frame, n)[0] for n in cameras} if thermals else set()
+        return cameras + [n for n in thermals if n not in paired]
 
     def build(self, frame: SensorFrame, name: str) -> dict[str, NDArray[np.float32]] | None:
         """The network's inputs for the view of one sensor; None if it has no usable image.
@@ -156,9 +162,9 @@ def check_input_shapes(card: ModelCard) -> None:
         raise UserError(
             f"{card.source}: inputs: allowed: {', '.join(INPUTS)}; got {', '.join(card.inputs)}"
         )
-    size = card.inputs["visible"].shape[-2:]
+    shape = card.inputs["visible"].shape
     for name, spec in card.inputs.items():
-        expected = (1, 3 if name == "visible" else 1, *size)
+        expected = (*shape[:1], 3 if name == "visible" else 1, *shape[-2:])
         if spec.shape != expected:
             raise UserError(
                 f"{card.source}: inputs.{name}.shape: must be {list(expected)}, got {list(spec.shape)}"

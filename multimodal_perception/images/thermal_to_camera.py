@@ -22,6 +22,8 @@ from multimodal_perception.images.view_warp import Warp, warp_between
 MIN_VALUE_RANGE = 4
 # Minimum fraction of a camera's view that a thermal camera must cover to be used for it.
 MIN_OVERLAP = 0.05
+# Maximum number of warps that are kept between frames.
+MAX_WARPS = 256
 
 
 class ThermalViews:
@@ -100,9 +102,13 @@ class ThermalViews:
         parts = [relative_pose, np.round(poses[0][2], 3), view.matrix, view.coefficients]
         parts += [source.matrix, source.coefficients, np.float64(frame.ground_z)]
         key = tuple(np.ascontiguousarray(p + 0.0).tobytes() for p in parts)
-        slot = camera, f"{thermal} {view.width}x{view.height}"
+        # Tiles of an image differ in their principal point.
+        centre = "{:.0f},{:.0f}".format(*view.matrix[:2, 2])
+        slot = camera, f"{thermal} {view.width}x{view.height} {centre}"
         cached = self._warps.get(slot)
         if cached is None or cached[0] != key:
+            if len(self._warps) >= MAX_WARPS:
+                self._warps.clear()
             warp = warp_between(view, poses[0], source, poses[1], frame.ground_z)
             self._warps[slot] = cached = key, warp
         return cached[1]

@@ -61,6 +61,8 @@ _CLASS_FROM_SEMANTIC_NAME = {
     "vegetation": "vegetation",
     "rack": "other",
     "furniture": "other",
+    "trailer": "vehicle",
+    "motorcyclist": "cyclist",
 }
 # Label by semantic class number of the simulator; IGNORED for classes without a label.
 _LABEL_FROM_SEMANTIC = np.array(

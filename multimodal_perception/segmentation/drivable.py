@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.images.resize import fit_image, fit_scale
+from multimodal_perception.images.turns import ImageTurns
 from multimodal_perception.perception import SegmentationMask, StageStatus
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import load_card
@@ -20,7 +21,7 @@ from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.sensor_use import SensorUse, of_view
+from multimodal_perception.sensor_use import SensorUse, of_views
 
 CLASS_NAMES = ("other", "drivable", "lane")
 # Minimum range of the 8-bit values of an image. Below it the image is blank (a covered sensor).
@@ -34,12 +35,16 @@ class DrivableConfig:
     Attributes:
         model: Folder or card.yaml of a TwinLiteNet model, imported with `import twinlitenet`. Set it
             whenever the segmenter is `drivable`; there is no shipped model.
-        cameras: Names of the cameras to segment; each one needs a run of the network per frame. Leave it
-            empty to segment the first camera of each frame only.
+        cameras: Names of the cameras to segment; empty segments all of them. Set it to leave out cameras
+            that show nothing of interest; each image costs a run of the network.
+        max_images_per_frame: Maximum number of images that are segmented in one frame; 0 segments all.
+            Set it on slow computers: the images are then segmented in turns, those that have waited
+            longest first.
     """
 
     model: str = ""
     cameras: tuple[str, ...] = ()
+    max_images_per_frame: int = field(default=0, metadata={"min": 0, "max": 64})
 
 
 class DrivableSegmenter:
@@ -71,6 +76,7 @@ class DrivableSegmenter:
         self.config = config
         self._size = (spec.shape[2], spec.shape[3])
         self.counts: Counter[str] = Counter()
+        self._turns = ImageTurns(config.max_images_per_frame, self.counts)
 
     @property
     def status(self) -> tuple[StageStatus, ...]:
@@ -79,16 +85,15 @@ class DrivableSegmenter:
 
     def sensor_use(self, rig: Rig) -> SensorUse:
         """The cameras whose images are segmented."""
-        return of_view(rig, self.config.cameras, uses_thermal=False)
+        limit = self.config.max_images_per_frame
+        return of_views(rig, self.config.cameras, limit, uses_thermal=False)
 
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
         """Masks by camera, each in the size of its image; none for missing or blank images."""
-        names = self.config.cameras or tuple(frame.cameras)[:1]
+        names = [n for n in self.config.cameras or frame.cameras if n in frame.cameras]
         masks = {}
-        for name in names:
-            image = frame.cameras.get(name)
-            if image is None:
-                continue
+        for name in self._turns.select(names):
+            image = frame.cameras[name]
             labels = self._labels(name, image.rgb())
             if labels is not None:
                 masks[name] = SegmentationMask(name, image.stamp_ns, labels, CLASS_NAMES)

@@ -5,34 +5,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Modality, SensorFrame
+from multimodal_perception.images.network_runs import run_images
 from multimodal_perception.images.rgb_thermal_inputs import (
     INPUTS,
     RgbThermalInputBuilder,
     RgbThermalSegmenterConfig,
     check_second_input,
 )
+from multimodal_perception.images.turns import ImageTurns
+from multimodal_perception.kernels import njit
 from multimodal_perception.perception import SegmentationMask, StageStatus
 from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard, load_card
-from multimodal_perception.runtime.engine import Engine, EngineError
+from multimodal_perception.runtime.engine import Engine
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
-from multimodal_perception.sensor_use import SensorUse, merged, of_modalities, of_view
+from multimodal_perception.sensor_use import SensorUse, merged, of_modalities, of_views
 
 
 class RgbThermalSegmenter:
     """Segmenter for visible and thermal images.
 
-    A camera without a thermal image is segmented from its visible image only. A thermal camera is
-    segmented in its own view, under its own name, if there is no camera image. counts: rejected images
-    and failed frames by `sensor.reason`.
+    All cameras are segmented, each together with the thermal camera that covers most of its view, if
+    there is one. Thermal cameras that no camera is segmented with are segmented in their own view,
+    under their own name. counts: rejected and skipped images and failed runs by `sensor.reason`.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class RgbThermalSegmenter:
         self.class_names = card.classes
         self.counts: Counter[str] = Counter()
         self._inputs = RgbThermalInputBuilder(card, self.config, self.counts)
+        self._turns = ImageTurns(self.config.max_images_per_frame, self.counts)
         # Compile the kernel (or load it from the cache) now, not at the first frame.
         argmax_of_upsampled_logits(np.zeros((1, 1, 1), np.float32), 1.0, np.zeros((1, 1), np.uint8))
 
@@ -73,17 +76,14 @@ class RgbThermalSegmenter:
         """The cameras whose views are segmented, and the sensors of the second input."""
         second = self.config.second_input
         lidars = of_modalities(rig, Modality.LIDAR) if second == "lidar" else frozenset()
-        return merged(of_view(rig, self.config.cameras, second == "thermal"), SensorUse(lidars))
+        views = of_views(
+            rig, self.config.cameras, self.config.max_images_per_frame, second == "thermal"
+        )
+        return merged(views, SensorUse(lidars))
 
     def segment(self, frame: SensorFrame) -> Mapping[str, SegmentationMask]:
         """Masks by sensor, each in the size of its image; empty for a frame without usable images."""
-        masks = {}
-        for name in self._inputs.select_views(frame):
-            labels = self.segment_view(frame, name)
-            if labels is not None:
-                stamp_ns = frame.readings[name].stamp_ns
-                masks[name] = SegmentationMask(name, stamp_ns, labels, self.class_names)
-        return masks
+        return self._segment(frame, self._turns.select(self._inputs.select_views(frame)))
 
     def segment_view(self, frame: SensorFrame, name: str) -> NDArray[np.uint8] | None:
         """Labels (H, W) uint8 in the view of a sensor; None if the view has no usable image.
@@ -91,23 +91,37 @@ class RgbThermalSegmenter:
         The frame must have the intrinsics and extrinsics of the sensor. Its own image may be missing if
         a thermal camera covers the view.
         """
-        arrays = self._inputs.build(frame, name)
-        if arrays is None:
-            return None
-        try:
-            logits = self.engine.run(arrays)["logits"][0]
-        except EngineError:
-            self.counts[f"{name}.engine"] += 1
-            return None
-        model = frame.intrinsics[name]
-        labels = np.empty((model.height, model.width), np.uint8)
-        # The logits have half the size of the network's input.
-        scale = self._inputs.scale(model) / 2.0
-        argmax_of_upsampled_logits(np.ascontiguousarray(logits.transpose(1, 2, 0)), scale, labels)
-        return labels
+        mask = self._segment(frame, [name]).get(name)
+        return None if mask is None else mask.labels
+
+    def _segment(self, frame: SensorFrame, names: list[str]) -> dict[str, SegmentationMask]:
+        inputs = {name: self._inputs.build(frame, name) for name in names}
+        usable = {name: arrays for name, arrays in inputs.items() if arrays is not None}
+        outputs = run_images(self.engine, list(usable.values()))
+        masks = {}
+        for name, results in zip(usable, outputs, strict=True):
+            if results is None:
+                self.counts[f"{name}.engine"] += 1
+                continue
+            logits = np.ascontiguousarray(results["logits"][0].transpose(1, 2, 0))
+            model = frame.intrinsics[name]
+            labels = np.empty((model.height, model.width), np.uint8)
+            # The logits have half the size of the network's input.
+            scale = self._inputs.scale(model) / 2.0
+            argmax_of_upsampled_logits(logits, scale, labels)
+            rows, columns = round(model.height * scale), round(model.width * scale)
+            image = frame.readings.get(name)
+            masks[name] = SegmentationMask(
+                name,
+                frame.stamp_ns if image is None else image.stamp_ns,
+                labels,
+                self.class_names,
+                logits[:rows, :columns],
+            )
+        return masks
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def argmax_of_upsampled_logits(logits, scale, labels):  # type: ignore[no-untyped-def]
     """Fill labels (H, W) uint8 with the argmax of the bilinearly upsampled logits.
 

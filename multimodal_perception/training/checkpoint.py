@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.files import atomic_write
 from multimodal_perception.runtime.card import ModelCard, load_card
 
 
@@ -30,9 +30,13 @@ def save(path: Path, parts: Mapping[str, Stateful]) -> None:
     """Write the states of all parts by name. The file is replaced atomically."""
     state = {name: part.state_dict() for name, part in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    try:
+        with atomic_write(path) as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # torch reports a full disk so
+        raise UserError(
+            f"{path}: cannot be written: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def resume(path: Path, parts: Mapping[str, Stateful], device: torch.device | str = "cpu") -> bool:
@@ -72,13 +76,9 @@ def save_weights(network: nn.Module, path: Path) -> None:
 def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     """Write tensors by name as safetensors; the file is replaced atomically. Raises UserError."""
     state = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    partial = path.with_suffix(".partial")
-    try:
-        # safetensors.torch.save_file would make the file readable by its owner only.
-        partial.write_bytes(serialise(state))
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+    # safetensors.torch.save_file would make the file readable by its owner only.
+    with atomic_write(path) as file:
+        file.write(serialise(state))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

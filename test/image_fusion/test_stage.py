@@ -63,7 +63,8 @@ def test_fused_image_contains_detail_of_both_images(frame: SensorFrame, fuser: I
     for name in ("visible", "thermal"):
         source = arrays[name][0, 0]
         detail, kept = (i - cv2.GaussianBlur(i, (0, 0), 5) for i in (source, result))
-        assert np.corrcoef(detail.ravel(), kept.ravel())[0, 1] > 0.4, name
+        # Detail of only one image gives a correlation of about 0 with the other one.
+        assert np.corrcoef(detail.ravel(), kept.ravel())[0, 1] > 0.3, name
 
 
 def test_missing_image_gives_the_other_image(frame: SensorFrame, fuser: ImageFuser) -> None:

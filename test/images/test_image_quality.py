@@ -190,10 +190,11 @@ def test_images_below_min_quality_are_missing_for_every_stage() -> None:
         name = "none"
         counts: Mapping[str, int] = {}
         uses_proposals = False
+        uses_masks = False
 
         def prepare(self, frame: SensorFrame) -> None: ...
 
-        def detect(self, frame: SensorFrame, cloud: object, proposals: Boxes3D | None) -> Boxes3D:
+        def detect(self, frame: SensorFrame, *_: object) -> Boxes3D:
             frames.append(frame)
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
 

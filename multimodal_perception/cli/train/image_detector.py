@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from multimodal_perception.cli.drive_options import add_profile_argument
 from multimodal_perception.cli.train.options import (
     add_training_arguments,
     add_workers_argument,
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drives", type=int, default=114, help="number of drives, 10 frames each")
     add_workers_argument(parser)
+    add_profile_argument(parser)
     add_training_arguments(parser, "image_detector")
 
 
@@ -38,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
         config = load(ImageDetectorTraining, args.config)
     set_threads(args)
     drives = render_drives(
-        args.data, range(args.drives), args.workers, progress=lambda seeds: tqdm(seeds, "drives")
+        args.data,
+        range(args.drives),
+        args.workers,
+        progress=lambda seeds: tqdm(seeds, "drives"),
+        profile=args.profile,
     )
     network = train_image_detector(
         config,

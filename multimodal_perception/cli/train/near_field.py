@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from multimodal_perception.cli.drive_options import add_profile_argument
 from multimodal_perception.cli.train.options import (
     add_training_arguments,
     add_workers_argument,
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rig", default="near_field", help="rig file, or the name of a shipped rig"
     )
     add_workers_argument(parser)
+    add_profile_argument(parser)
     add_training_arguments(parser, "near_field")
 
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         config = load(NearFieldTraining, args.config)
     set_threads(args)
     rig = load_rig(resolve_rig_path(args.rig))
-    shards = simulate_drives(args.data, rig, range(args.drives), args.workers)
+    shards = simulate_drives(args.data, rig, range(args.drives), args.workers, args.profile)
     network = train_near_field(config, shards, rig, args.out, args.start)
     device = str(training_device(join_process_group()[0]))
     hours = round(read_hours(args.out), 2)

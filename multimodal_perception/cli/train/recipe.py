@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multimodal_perception.cli.argument_ranges import check_values
 from multimodal_perception.cli.train.options import add_workers_argument, check_workers
 from multimodal_perception.configuration import UserError
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", help="recipe file, a folder with recipe.yaml, or the name of a shipped recipe"
     )
     parser.add_argument(
-        "--out", type=Path, help="output folder; default: the name of the model in the recipe"
+        "--out", type=Path, help="output folder (default: runs/NAME with the name in the recipe)"
     )
     parser.add_argument(
         "--only",
@@ -30,6 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the steps with disk space and time, and exit"
+    )
+    parser.add_argument(
+        "--pack",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write the state of the training in the output folder to a file of at most 16 MiB and exit "
+        "(default: checkpoint.safetensors beside the recipe, from which a run in an empty folder "
+        "continues); also while another process trains",
     )
     parser.add_argument(
         "--processes", type=int, default=1, help="processes that train a stage, one for each GPU"
@@ -42,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from multimodal_perception.cli.train.options import set_threads
+    from multimodal_perception.training.recipe import packed_state
     from multimodal_perception.training.recipe.configuration import load_recipe
     from multimodal_perception.training.recipe.plan import Plan
     from multimodal_perception.training.recipe.steps import StepRunner, locked
@@ -50,16 +61,22 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.processes <= 64:
         raise UserError(f"--processes: allowed: 1 to 64; got {args.processes}")
     file = load_recipe(args.recipe, _evaluation_commands())
-    out = (args.out or Path(file.recipe.name)).resolve()
+    out = (args.out or Path("runs", file.recipe.name)).resolve()
     plan = Plan(file, out, evaluate, args.workers, args.processes)
     steps = plan.steps()
     runner = StepRunner(out, steps)
     selected = steps if args.only is None else [_select(steps, args.only)]
+    packed = file.path.parent / packed_state.FILE
+    if args.pack is not None:
+        print(packed_state.pack(runner, Path(args.pack) if args.pack else packed))
+        return 0
     print_plan(runner, selected, out)
     if args.dry_run:
         return 0
     set_threads(args)
     with locked(out), tqdm(total=len(selected), desc=file.recipe.name, unit="step") as bar:
+        if packed.exists():
+            packed_state.restore(runner, packed, tqdm.write)
         for number, step in enumerate(selected, 1):
             tqdm.write(f"[{number}/{len(selected)}] {step.name}: {runner.state(step)}")
             runner.run(step)
@@ -77,6 +94,7 @@ def evaluate(words: Sequence[str]) -> None:
     command = importlib.import_module(name, "multimodal_perception.cli")
     parser = argparse.ArgumentParser(prog=f"multimodal-perception evaluate {words[0]}")
     command.add_arguments(parser)
+    check_values(parser)
     try:
         namespace = parser.parse_args(list(words[1:]))
     except SystemExit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from multimodal_perception.cli.drive_options import add_profile_argument
 from multimodal_perception.cli.train.options import (
     add_training_arguments,
     add_workers_argument,
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--drives", type=int, default=96, help="number of drives, 10 frames each")
     add_workers_argument(parser)
+    add_profile_argument(parser)
     parser.add_argument(
         "--backbones", type=Path, help="weights of a network with another fusion to start from"
     )
@@ -45,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
     set_threads(args)
     lidar = config.second_input == "lidar"
     drives = render_drives(
-        args.data, range(args.drives), args.workers, lidar, lambda seeds: tqdm(seeds, "drives")
+        args.data,
+        range(args.drives),
+        args.workers,
+        lidar,
+        lambda seeds: tqdm(seeds, "drives"),
+        profile=args.profile,
     )
     network = train_segmentation(config, drives, args.out, args.start, args.backbones)
     device = str(next(network.parameters()).device)

@@ -8,7 +8,6 @@ objects inside it. The hypothesis of least cost is chosen.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from multimodal_perception.detection.geometric.box_fit import (
 )
 from multimodal_perception.detection.geometric.clustering import Clusters
 from multimodal_perception.detection.geometric.ray_evidence import Rays, evaluate_box
+from multimodal_perception.kernels import njit
 
 # Costs are relative to the number of the object's own returns.
 # Cost per metre of extension towards the LiDAR, to both sides, and of missing length without extension.
@@ -83,7 +83,7 @@ def complete_boxes(
     return boxes, used, evidence
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _complete(row, points, own, size, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """Write the footprint of least cost into box (5,), and its angle into row; False if there is none.
 
@@ -110,7 +110,7 @@ def _complete(row, points, own, size, box, ends, owner, starts, origins):  # typ
     return best < MAX_COST
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _search(row, own, size, best, modes, box, ends, owner, starts, origins):  # type: ignore[no-untyped-def]
     """Write the footprint of least cost at one angle into box if its cost is below best.
 
@@ -143,7 +143,7 @@ def _search(row, own, size, best, modes, box, ends, owner, starts, origins):  # 
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _hypothesis(row, size, rotated, mode_u, mode_v, origin):  # type: ignore[no-untyped-def]
     """One full footprint (5,) and its cost without rays; infinite if it equals another hypothesis.
 
@@ -178,7 +178,7 @@ def _hypothesis(row, size, rotated, mode_u, mode_v, origin):  # type: ignore[no-
     return box, cost + cost_u + cost_v
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _extend(low, high, full, origin, mode):  # type: ignore[no-untyped-def]
     """An interval extended to the length `full`, and the cost.
 

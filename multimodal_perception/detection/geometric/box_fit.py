@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from multimodal_perception.kernels import njit
 
 # Distances of points to an edge are at least this, metres: d0 in eq. 5.
 MIN_EDGE_DISTANCE = 0.03
@@ -20,7 +21,7 @@ COARSE_STEPS, FINE_STEPS = 18, 10
 MAX_POINTS = 800
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def find_contour(points, origin):  # type: ignore[no-untyped-def]
     """Contour (K, 2) float64 that faces the LiDAR, of points (N, 4), x y z height.
 
@@ -54,7 +55,7 @@ def find_contour(points, origin):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _closeness(points, angle):  # type: ignore[no-untyped-def]
     """Closeness score of points (N, 2) to two edges of their rectangle at an angle (algorithm 3)."""
     n = len(points)
@@ -80,7 +81,7 @@ def _closeness(points, angle):  # type: ignore[no-untyped-def]
     return score
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def best_angle(points):  # type: ignore[no-untyped-def]
     """Angle in [0, pi/2) with the highest closeness score of points (N, 2), to half a degree."""
     coarse = 0.5 * np.pi / COARSE_STEPS
@@ -98,7 +99,7 @@ def best_angle(points):  # type: ignore[no-untyped-def]
     return best % (0.5 * np.pi)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rectangle(points, angle):  # type: ignore[no-untyped-def]
     """Extents (low_u, high_u, low_v, high_v) of points (N, >=2) along an angle and perpendicular to it.
 
@@ -128,7 +129,7 @@ def rectangle(points, angle):  # type: ignore[no-untyped-def]
 ) = range(12)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fit_rectangles(points, starts, column_top, origin):  # type: ignore[no-untyped-def]
     """Rectangle and shape of each of C clusters: rows (C, 12) float64 with the columns above.
 
@@ -163,20 +164,20 @@ def fit_rectangles(points, starts, column_top, origin):  # type: ignore[no-untyp
     return rows
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def subsample(points, count):  # type: ignore[no-untyped-def]
     """About `count` of the points (N, 4) as float64."""
     return points[:: max(len(points) // count, 1)].astype(np.float64)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def set_angle(row, points, angle):  # type: ignore[no-untyped-def]
     """Write an angle and the rectangle of points (N, 4) at this angle into a row (12,)."""
     row[ANGLE] = angle
     row[1:5] = rectangle(points, angle)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def end_height_and_edge_distance(points, row):  # type: ignore[no-untyped-def]
     """MIN_END_HEIGHT and MEAN_EDGE_DISTANCE of points (N, 4); see fit_rectangles.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def cluster(
     return Clusters(points[order], starts, order)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _find_root(parent, i):  # type: ignore[no-untyped-def]
     """Root of i in a union-find forest, with path halving."""
     while parent[i] != i:
@@ -54,7 +55,7 @@ def _find_root(parent, i):  # type: ignore[no-untyped-def]
     return i
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _components(points, cell, size, max_gap, max_gap_growth, min_points):  # type: ignore[no-untyped-def]
     """Indices of the points sorted by cluster, and the first index of each cluster."""
     n = len(points)

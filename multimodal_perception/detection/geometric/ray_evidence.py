@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.kernels import njit
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
 # Azimuth bins of a full circle: half a degree each.
@@ -57,7 +57,7 @@ class Rays:
         return cls(ends, sorted_owner, starts, cloud.origins)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _sort(points, height, source, origins, owner):  # type: ignore[no-untyped-def]
     n = len(points)
     run = np.empty(n, np.int32)
@@ -82,7 +82,7 @@ def _sort(points, height, source, origins, owner):  # type: ignore[no-untyped-de
     return ends, sorted_owner, starts
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _spacing(ends, starts, origins):  # type: ignore[no-untyped-def]
     gaps = np.empty(4096)
     columns = np.empty(len(origins) * AZIMUTH_BINS // 8 + 1)
@@ -112,7 +112,7 @@ def _spacing(ends, starts, origins):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def bin_range(box, origin):  # type: ignore[no-untyped-def]
     """First and last azimuth bin of a footprint (x, y, length, width, yaw).
 
@@ -137,7 +137,7 @@ def bin_range(box, origin):  # type: ignore[no-untyped-def]
     return first, last
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _crossing(px, py, qx, qy, half_l, half_w):  # type: ignore[no-untyped-def]
     """Parameters t at which the ray p + t q enters and leaves a rectangle.
 
@@ -156,7 +156,7 @@ def _crossing(px, py, qx, qy, half_l, half_w):  # type: ignore[no-untyped-def]
     return t_in, t_out
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _length_between(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-def]
     """Length of the part of [t_a, t_b] where a height from h_a to h_b is between low and high."""
     rise = h_b - h_a
@@ -166,7 +166,7 @@ def _length_between(t_a, t_b, h_a, h_b, low, high):  # type: ignore[no-untyped-d
     return max(min(max(a, b), 1.0) - max(min(a, b), 0.0), 0.0) * (t_b - t_a)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def evaluate_box(  # type: ignore[no-untyped-def]
     box, ground, visible_top, own, margin, max_rays, ends, owner, starts, origins
 ):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.files import atomic_write
 from multimodal_perception.geometry.image_boxes import boxes_from_instances
 from multimodal_perception.networks.rgb_thermal_detection import (
     CHANNELS,
@@ -26,9 +26,12 @@ from multimodal_perception.networks.rgb_thermal_detection import (
     STRIDES,
     RgbThermalDetection,
 )
+from multimodal_perception.npz_reader import CONTENT_ERRORS, read_npz
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES
+from multimodal_perception.training.image_detector.real_crops import LabelledCrop, crops_of_images
 from multimodal_perception.training.image_detector.targets import cell_targets
 from multimodal_perception.training.precision import mixed_precision
+from multimodal_perception.training.real_images import RealImage
 from multimodal_perception.training.segmentation.dataset import (
     Augmentation,
     View,
@@ -65,12 +68,15 @@ class FeatureConfig:
         thermal_view_fraction: Fraction of the frames for which the view of the thermal camera is stored
             as well, without a visible image. Increase it when the detector often runs on thermal
             images only.
+        crops_per_image: Augmented crops of each real image that are stored in addition to the whole
+            image, if there are real images. Increase it for more variation of scale and position.
         augmentation: Random changes of the crops; rare_class_fraction is the fraction of the crops
             around a pedestrian or cyclist. Change them to match other cameras.
     """
 
     crops_per_view: int = field(default=1, metadata={"min": 0, "max": 100})
     thermal_view_fraction: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    crops_per_image: int = field(default=8, metadata={"min": 0, "max": 1000})
     augmentation: Augmentation = field(
         default_factory=lambda: Augmentation(
             scale_range=(0.8, 2.0), max_misalignment=3.0, rare_class_fraction=0.7
@@ -117,8 +123,7 @@ def read_views(path: Path) -> tuple[list[NumberedView], list[NumberedView]]:
     Raises UserError for a file that is not such a drive or has no instances.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            shard = {name: file[name] for name in file.files}
+        shard = read_npz(path)
         views, thermal_views = [], []
         for i in range(len(shard["labels"])):
             numbers, classes = _number_objects(shard["instances"][i], shard["labels"][i])
@@ -132,7 +137,7 @@ def read_views(path: Path) -> tuple[list[NumberedView], list[NumberedView]]:
             factor = INPUT_ROWS / numbers.shape[0]
             view = resize_view(None, shard["own_thermal"][i], mask, numbers, factor)
             thermal_views.append(NumberedView(view, classes))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except CONTENT_ERRORS as error:
         raise UserError(
             f"{path}: not a drive with thermal images and instances: {error}"
         ) from error
@@ -195,8 +200,11 @@ def store_features(
     folder: Path,
     seed: int = 0,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+    images: Sequence[RealImage] = (),
 ) -> list[Path]:
     """Write the features of all views, one file per view, and return the paths in order.
+
+    images: real images, of which whole images and crops are stored as well.
 
     Drives whose features exist are skipped. Raises UserError for a drive that cannot be read or a
     folder that cannot be written.
@@ -209,9 +217,16 @@ def store_features(
         if not done.exists():
             rng = np.random.default_rng((seed, int(drive.stem.rpartition("_")[2])))
             for k, numbered in enumerate(_training_views(drive, config, rng)):
-                _write_features(folder / f"{drive.stem}_{k:03d}.npz", numbered, network)
+                labelled = LabelledCrop(numbered.view, *object_boxes(numbered))
+                _write_features(folder / f"{drive.stem}_{k:03d}.npz", labelled, network)
             done.touch()
         paths += sorted(folder.glob(f"{drive.stem}_*.npz"))
+    size, variation = (INPUT_ROWS, INPUT_WIDTH), config.augmentation.camera_variation
+    for name, crop in crops_of_images(images, size, config.crops_per_image, variation, seed):
+        path = folder / f"{name}.npz"
+        if not path.exists():
+            _write_features(path, crop, network)
+        paths.append(path)
     return paths
 
 
@@ -226,9 +241,9 @@ def _training_views(
             yield NumberedView(full_view(thermal.view, INPUT_ROWS, INPUT_WIDTH), thermal.classes)
 
 
-def _write_features(path: Path, numbered: NumberedView, network: RgbThermalDetection) -> None:
+def _write_features(path: Path, crop: LabelledCrop, network: RgbThermalDetection) -> None:
     device = next(network.parameters()).device
-    batch = collate([numbered.view])
+    batch = collate([crop.view])
     arrays: dict[str, NDArray[Any]] = {}
     images = (
         torch.where(batch.visible_mask > 0.5, batch.visible, 0.0),
@@ -245,11 +260,9 @@ def _write_features(path: Path, numbered: NumberedView, network: RgbThermalDetec
             arrays |= {
                 f"{name}{s}": m[0].half().cpu().numpy() for s, m in zip(STRIDES, maps, strict=True)
             }
-    arrays["boxes"], arrays["labels"], arrays["valid"] = object_boxes(numbered)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    arrays |= {"boxes": crop.boxes, "labels": crop.classes, "valid": crop.valid}
+    with atomic_write(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
 
 
 class ImageDetectorData(Dataset[dict[str, NDArray[Any]]]):
@@ -271,8 +284,7 @@ class ImageDetectorData(Dataset[dict[str, NDArray[Any]]]):
 
     def __getitem__(self, index: int) -> dict[str, NDArray[Any]]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        with np.load(self.paths[index], allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(self.paths[index])
         masks = {n: np.unpackbits(arrays.pop(f"{n}_mask"), axis=1) > 0 for n in STREAMS}
         draw = rng.random()
         if all(m.any() for m in masks.values()) and draw > self.modality_fractions.both:

@@ -11,11 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multimodal_perception.networks.rgb_thermal_detection import STRIDES, RgbThermalDetection
+from multimodal_perception.configuration import UserError
+from multimodal_perception.networks.rgb_thermal_detection import (
+    CLASSES,
+    STRIDES,
+    RgbThermalDetection,
+)
 from multimodal_perception.training.checkpoint import (
     load_stream,
     load_weights,
     read_streams,
+    read_weights,
     save_weights,
 )
 from multimodal_perception.training.distributed import join_process_group, wait_for_all_ranks
@@ -29,6 +35,7 @@ from multimodal_perception.training.image_detector.dataset import (
 )
 from multimodal_perception.training.image_detector.targets import detection_losses
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.real_images import read_images
 from multimodal_perception.training.segmentation.train import keep_depthwise_in_float32
 
 
@@ -39,6 +46,9 @@ class ImageDetectorTraining:
     Attributes:
         backbones: Weights of the two backbones, which are not trained: the name or card of a
             segmentation model, or imagenet. Use the model that runs beside the detector.
+        initial_model: Name, card or folder of a trained image detector whose weights are the initial
+            weights, except for the backbones; empty for random weights. Set it to train a shipped model
+            on your own data.
         features: Crops of the training images whose features are stored. Change them to vary the
             training data more.
         modality_fractions: Fractions of the samples with both images or one of them. Change them when
@@ -47,6 +57,7 @@ class ImageDetectorTraining:
     """
 
     backbones: str = "segmentation"
+    initial_model: str = ""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     modality_fractions: ModalityFractions = field(default_factory=ModalityFractions)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(batch_size=8, workers=0))
@@ -72,6 +83,20 @@ def load_backbones(network: RgbThermalDetection, model: str) -> None:
         load_stream(part, stream, model)
 
 
+def load_other_layers(network: RgbThermalDetection, model: Path) -> None:
+    """Load all layers of a trained image detector but its backbones. Raises UserError."""
+    weights = {n: t for n, t in read_weights(model).items() if not n.startswith("streams.")}
+    own = network.state_dict()
+    for name, value in own.items():
+        if name.startswith("streams."):
+            continue
+        if name not in weights or weights[name].shape != value.shape:
+            raise UserError(
+                f"{model}: {name} is missing or has another shape: not an image detector"
+            )
+    network.load_state_dict(weights, strict=False)
+
+
 def train_image_detector(
     config: ImageDetectorTraining,
     drives: Sequence[Path],
@@ -79,22 +104,28 @@ def train_image_detector(
     out: Path,
     start: Path | None = None,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
+    images: Path | None = None,
 ) -> RgbThermalDetection:
     """Store the features of drives (see render_drives) in a folder and train on them, or resume the
     training in `out`.
 
-    start: initial weights (.safetensors or a model). Writes out/image_detector.safetensors. Returns the
-    network with averaged weights. Raises UserError.
+    start: initial weights (.safetensors or a model). images: folder of labelled real images. Writes
+    out/image_detector.safetensors. Returns the network with averaged weights. Raises UserError.
     """
+    real = [] if images is None else read_images(images, CLASSES)
     network = build_network(config)
     if start is not None:
         load_weights(network, start)
+    elif config.initial_model:
+        load_other_layers(network, Path(config.initial_model))
     rank, world_size = join_process_group()
     # Each rank stores the features of a part of the drives.
     own = drives[rank::world_size]
     store_features(own, network, config.features, features, config.loop.seed, progress)
     wait_for_all_ranks()
-    paths = store_features(drives, network, config.features, features, config.loop.seed)
+    paths = store_features(
+        drives, network, config.features, features, config.loop.seed, images=real
+    )
     data = ImageDetectorData(paths, config.modality_fractions, config.loop.seed)
     loop = Loop(network, data, collate_features, config.loop, out)
 

@@ -15,7 +15,9 @@ from multimodal_perception.datasets.simulation_writer import (
     shard_arrays,
     shard_path,
 )
+from multimodal_perception.files import atomic_write
 from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.training.detector.drives import drive_for_seed
 
 # The arrays of a shard that the training uses.
@@ -23,7 +25,13 @@ STORED = ("camera.pixels", "thermal.pixels", "truth.camera.semantics")
 
 
 def render_pairs(
-    folder: Path, rig: Rig, seeds: Sequence[int], frames: int, frame_interval: int, workers: int = 1
+    folder: Path,
+    rig: Rig,
+    seeds: Sequence[int],
+    frames: int,
+    frame_interval: int,
+    workers: int = 1,
+    profile: Profile = "basic",
 ) -> list[Path]:
     """Write the image pairs of simulated drives, one folder for each seed; existing files are kept.
 
@@ -36,15 +44,21 @@ def render_pairs(
             out.mkdir(parents=True, exist_ok=True)
             indices = [k * frame_interval for k in range(frames)]
             missing = [k for k in indices if not shard_path(out, k).exists()]
-            drive = drive_for_seed(seed)
+            drive = drive_for_seed(seed, profile)
             scenario = drive.scenario_with_traffic()
-            plan = SimulationPlan(scenario, rig, seed, frames * frame_interval, drive.conditions)
+            plan = SimulationPlan(
+                scenario,
+                rig,
+                seed,
+                frames * frame_interval,
+                drive.conditions,
+                profile=profile,
+            )
             arrays = generate_frames(plan, shard_arrays, missing, min(workers, len(missing)))
             for index, values in zip(missing, arrays, strict=True):
-                partial = out / f".{index:06d}.npz"
                 stored = {name: values[name] for name in STORED if name in values}
-                np.savez_compressed(partial, allow_pickle=False, **stored)
-                partial.replace(shard_path(out, index))
+                with atomic_write(shard_path(out, index)) as file:
+                    np.savez_compressed(file, allow_pickle=False, **stored)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from error
     return folders

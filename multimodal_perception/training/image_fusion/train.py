@@ -29,11 +29,21 @@ from multimodal_perception.networks.moe_fusion import FusedOnly, MoEFusion
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 from multimodal_perception.training.checkpoint import load_weights, save_weights
 from multimodal_perception.training.image_fusion.losses import FusionWeights, fusion_loss
+from multimodal_perception.training.image_fusion.samples import Sample
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 from multimodal_perception.training.precision import full_precision
 
 # Classes of the simulator that belong to the foreground.
-FOREGROUND = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
+FOREGROUND = (
+    "car",
+    "van",
+    "truck",
+    "bus",
+    "trailer",
+    "pedestrian",
+    "cyclist",
+    "motorcyclist",
+)
 # Crops are drawn at random; an epoch is a number of them.
 CROPS_PER_EPOCH = 4096
 
@@ -81,15 +91,6 @@ class ImageFusionTraining:
             workers=0,
         )
     )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image pair: three (H, W) uint8 images; foreground is 255 on objects that should stand out."""
-
-    visible: NDArray[np.uint8]
-    thermal: NDArray[np.uint8]
-    foreground: NDArray[np.uint8]
 
 
 def real_samples(root: str | Path, progress: Any = iter) -> list[Sample]:

@@ -7,9 +7,8 @@ few frames with all fisheye images and the labels of the cells around the vehicl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.files import atomic_write
 from multimodal_perception.frame import Modality, VehicleFootprint
-from multimodal_perception.processes import initialise_worker
+from multimodal_perception.processes import WorkerPool
 from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
@@ -34,8 +35,8 @@ SEMANTIC_MEMBERS = {
     "kerb": ("kerb",),
     "wall": ("building", "wall", "fence", "barrier", "rack", "furniture"),
     "pole": ("pole", "cone", "vegetation"),
-    "vehicle": ("car", "van", "truck", "bus"),
-    "person": ("pedestrian", "cyclist"),
+    "vehicle": ("car", "van", "truck", "bus", "trailer"),
+    "person": ("pedestrian", "cyclist", "motorcyclist"),
 }
 # Obstacles that LiDARs and cameras detect badly, because they are low, thin or transparent.
 HARD_CLASSES = ("kerb", "wall", "fence", "barrier", "pole", "cone")
@@ -86,25 +87,35 @@ def plan_drives(seeds: Sequence[int]) -> list[NearFieldDrive]:
     ]
 
 
-def simulate_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int = 1) -> list[Path]:
+def simulate_drives(
+    folder: Path,
+    rig: Rig,
+    seeds: Sequence[int],
+    workers: int = 1,
+    profile: Profile = "basic",
+) -> list[Path]:
     """Simulate the drives of the seeds; existing shards are kept. Returns the paths of all shards.
 
     workers: number of processes. Raises UserError if the folder cannot be written.
     """
     selected = plan_drives(seeds)
-    paths = [folder / f"{drive.name}.npz" for drive in selected]
+    # Drives of different profiles can be in the same folder.
+    suffix = "" if profile == "basic" else f"-{profile}"
+    paths = [folder / f"{drive.name}{suffix}.npz" for drive in selected]
     missing = [(d, p) for d, p in zip(selected, paths, strict=True) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(paths), initial=len(paths) - len(missing), unit="drive") as bar:
             if workers <= 1:
                 for drive, path in missing:
-                    simulate_drive(drive, rig, path)
+                    simulate_drive(drive, rig, path, profile)
                     bar.update()
                 return paths
-            # Embree's threads do not survive a fork.
-            with ProcessPoolExecutor(workers, get_context("spawn"), initialise_worker) as pool:
-                tasks = [pool.submit(simulate_drive, drive, rig, path) for drive, path in missing]
+            with WorkerPool(workers) as pool:
+                tasks = [
+                    pool.submit(simulate_drive, drive, rig, path, profile)
+                    for drive, path in missing
+                ]
                 for task in as_completed(tasks):
                     task.result()
                     bar.update()
@@ -113,17 +124,25 @@ def simulate_drives(folder: Path, rig: Rig, seeds: Sequence[int], workers: int =
     return paths
 
 
-def simulate_drive(drive: NearFieldDrive, rig: Rig, path: Path) -> None:
+def simulate_drive(drive: NearFieldDrive, rig: Rig, path: Path, profile: Profile = "basic") -> None:
     """Simulate one drive and write its shard. An existing shard is kept."""
     if path.exists():
         return
     layout = GridLayout(CELLS * RESOLUTION / 2, RESOLUTION / FINE_FACTOR)
     count = drive.start + DRIVE_STEPS
-    full = Simulation(drive.scenario, rig, drive.seed, count, drive.conditions, grid=layout)
+    full = Simulation(
+        drive.scenario, rig, drive.seed, count, drive.conditions, grid=layout, profile=profile
+    )
     ultrasonic_rig = replace(rig, sensors=rig.sensors_of(Modality.ULTRASONIC))
     coarse = GridLayout(2.0, 1.0)
     ultrasonics = Simulation(
-        drive.scenario, ultrasonic_rig, drive.seed, count, drive.conditions, grid=coarse
+        drive.scenario,
+        ultrasonic_rig,
+        drive.seed,
+        count,
+        drive.conditions,
+        grid=coarse,
+        profile=profile,
     )
     names = list(ultrasonic_rig.sensors)
     ranges, motion, images, labels, hard, image_steps = [], [], [], [], [], []
@@ -140,8 +159,7 @@ def simulate_drive(drive: NearFieldDrive, rig: Rig, path: Path) -> None:
             hard.append(hard_cells(observation.truth))
             image_steps.append(step)
     # Written under another name first, so that an interrupted run leaves no incomplete shard.
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with atomic_write(path) as file:
         np.savez_compressed(
             file,
             ranges=np.array(ranges, np.float32),
@@ -153,7 +171,6 @@ def simulate_drive(drive: NearFieldDrive, rig: Rig, path: Path) -> None:
             night=np.array(bool({"night", "unlit"} & set(drive.conditions))),
             scenario=np.array(drive.scenario),
         )
-    partial.rename(path)
 
 
 def cell_labels(truth: FrameTruth, vehicle_footprint: VehicleFootprint | None) -> NDArray[np.uint8]:

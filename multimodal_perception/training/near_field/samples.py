@@ -21,6 +21,7 @@ from multimodal_perception.frame import (
 )
 from multimodal_perception.near_field.network_inputs import NearFieldInputs
 from multimodal_perception.networks.near_field import NearField
+from multimodal_perception.npz_reader import CONTENT_ERRORS, read_npz
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.sensors.ultrasonic import DEFAULT_LIMITS
 
@@ -55,11 +56,10 @@ def load_samples(shards: Sequence[Path], rig: Rig, network: NearField) -> Iterat
     """Samples of each shard. Raises UserError for a file that is not a near-field shard."""
     for path in shards:
         try:
-            with np.load(path, allow_pickle=False) as shard:
-                content = {name: shard[name] for name in shard.files}
+            content = read_npz(path)
             frames = list(_frames(content, rig))
             labels, hard = content["labels"], content["hard"]
-        except (OSError, ValueError, KeyError) as error:
+        except CONTENT_ERRORS as error:
             raise UserError(f"{path}: not a near-field shard: {error}") from error
         inputs = NearFieldInputs()
         fine, coarse, ultrasonic_grid, sample_uv = [], [], [], None

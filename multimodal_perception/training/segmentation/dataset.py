@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -17,7 +16,10 @@ from torch.utils.data import Dataset
 from multimodal_perception.configuration import UserError
 from multimodal_perception.images.thermal_normalization import quartile_gamma
 from multimodal_perception.networks.efficientnet_lite import normalise
+from multimodal_perception.npz_reader import CONTENT_ERRORS, read_npz
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
+from multimodal_perception.training.real_images import RealImage
+from multimodal_perception.training.segmentation.camera_style import match_colours, vary_camera
 
 # Width of the views in memory and of the network input, pixels.
 STORED_WIDTH = 512
@@ -53,6 +55,14 @@ class Augmentation:
             visible image. Increase it when the network often runs on thermal images only.
         rare_class_fraction: Fraction of the samples centred near a pixel of a random class of
             RARE_CLASSES, which random crops seldom contain. Increase it when small objects are missed.
+        camera_variation: Strength of the random changes of tone curve, white balance, saturation,
+            sharpness, noise and compression of visible images; 0 changes nothing. Increase it when the
+            network fails on images of other cameras.
+        real_fraction: Fraction of the crops that are from real images, if there are any. Increase it
+            when real images are more important than simulated ones.
+        colour_match_fraction: Fraction of the rendered crops that get the colours of a random real
+            image. Increase it when the real images are of the cameras that the network will be used
+            with.
     """
 
     scale_range: tuple[float, float] = (0.75, 1.5)
@@ -62,6 +72,9 @@ class Augmentation:
     night_fraction: float = field(default=0.25, metadata={"min": 0.0, "max": 1.0})
     thermal_view_fraction: float = field(default=0.15, metadata={"min": 0.0, "max": 1.0})
     rare_class_fraction: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    camera_variation: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    real_fraction: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    colour_match_fraction: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
 
 
 @dataclass(frozen=True)
@@ -102,8 +115,7 @@ def read_drives(
     views, thermal_views = [], []
     for path in paths:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                shard = {name: file[name] for name in file.files}
+            shard = read_npz(path)
             for i in range(len(shard["labels"])):
                 width = shard["labels"].shape[2]
                 factor = STORED_WIDTH / width
@@ -122,7 +134,7 @@ def read_drives(
                     thermal_views.append(
                         resize_view(None, thermal, thermal_mask, labels, factor * 1.4)
                     )
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except CONTENT_ERRORS as error:
             raise UserError(
                 f"{path}: not a drive of render_drives with {second_input}: {error}"
             ) from error
@@ -147,6 +159,13 @@ def resize_view(
     )
 
 
+def real_view(image: RealImage) -> View:
+    """The view of a real image in the size of the rendered views, without a thermal image."""
+    blank = np.zeros(image.labels.shape, np.float16)
+    factor = STORED_WIDTH / image.labels.shape[1]
+    return resize_view(image.pixels, blank, blank > 0, image.labels, factor)
+
+
 class CropDataset(Dataset[View]):
     """Augmented random crops of camera views and of thermal camera views.
 
@@ -160,9 +179,13 @@ class CropDataset(Dataset[View]):
         crop_size: tuple[int, int],
         config: Augmentation,
         seed: int = 0,
+        real_views: Sequence[View] = (),
     ) -> None:
-        """crop_size: rows and columns."""
+        """crop_size: rows and columns. real_views: views of real_view, without a thermal image."""
         self._pools = [p for p in (views, thermal_views) if len(p)]
+        self._real = list(real_views)
+        if self._real:
+            self._pools.append(self._real)
         self._crop_size, self._config, self._seed = crop_size, config, seed
         rare = [SEGMENTATION_CLASSES.index(n) for n in RARE_CLASSES]
         self._views_with = [
@@ -176,8 +199,8 @@ class CropDataset(Dataset[View]):
 
     def __getitem__(self, index: int) -> View:
         rng = np.random.default_rng((self._seed, self.epoch, index))
-        last = len(self._pools) - 1
-        pool_index = last if rng.random() < self._config.thermal_view_fraction else 0
+        pool_index = self._draw_pool(rng)
+        is_real = bool(self._real) and pool_index == len(self._pools) - 1
         pool, views_with = self._pools[pool_index], self._views_with[pool_index]
         centre = None
         if views_with and rng.random() < self._config.rare_class_fraction:
@@ -188,9 +211,24 @@ class CropDataset(Dataset[View]):
             centre = int(columns[k]), int(rows[k])
         else:
             view = pool[int(rng.integers(len(pool)))]
-        return augment_view(
+        crop = augment_view(
             view, self._crop_size, self._config, rng, centre, INPUT_WIDTH / STORED_WIDTH
         )
+        if crop.visible is None or is_real or not self._real:
+            return crop
+        if rng.random() < self._config.colour_match_fraction:
+            reference = self._real[int(rng.integers(len(self._real)))].visible
+            assert reference is not None
+            strength = float(rng.uniform(0.3, 1.0))
+            crop = replace(crop, visible=match_colours(crop.visible, reference, strength))
+        return crop
+
+    def _draw_pool(self, rng: np.random.Generator) -> int:
+        """Index of the pool of a sample: camera views, views of the thermal camera or real images."""
+        simulated = len(self._pools) - bool(self._real)
+        if self._real and (not simulated or rng.random() < self._config.real_fraction):
+            return len(self._pools) - 1
+        return simulated - 1 if rng.random() < self._config.thermal_view_fraction else 0
 
 
 def _views_with_class(views: Sequence[View], label: int) -> list[int]:
@@ -284,6 +322,8 @@ def augment_view(
     visible = (
         None if out.visible is None else _vary_exposure(out.visible, config.exposure_variation, rng)
     )
+    if visible is not None and config.camera_variation > 0:
+        visible = vary_camera(visible, config.camera_variation, rng)
     if visible is not None and rng.random() < config.night_fraction:
         visible = _simulate_night(visible, rng)
     return View(

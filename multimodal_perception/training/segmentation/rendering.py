@@ -7,22 +7,22 @@ lengths of both cameras vary, so that the network does not depend on one calibra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.files import atomic_write
 from multimodal_perception.frame import SensorFrame, ThermalImage
 from multimodal_perception.images.thermal_normalization import ThermalNormaliser
 from multimodal_perception.images.view_warp import render_inverse_depth, warp_between
-from multimodal_perception.processes import initialise_worker
+from multimodal_perception.processes import WorkerPool
 from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.segmentation.classes import labels_from_semantics
 from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.sensors.camera import ImageTruth
 from multimodal_perception.simulation.world.scenarios import Lane, Scenario, load_scenario
 
@@ -114,7 +114,12 @@ def drive_rig(rng: np.random.Generator, lidar: bool = False) -> Rig:
     return replace(rig, sensors=sensors)
 
 
-def render_drive(seed: int, lidar: bool = False, frames: int = FRAMES_PER_DRIVE) -> list[Shard]:
+def render_drive(
+    seed: int,
+    lidar: bool = False,
+    frames: int = FRAMES_PER_DRIVE,
+    profile: Profile = "basic",
+) -> list[Shard]:
     """Arrays of the frames of one drive; see shard_arrays."""
     from multimodal_perception.simulation.simulation import Simulation
 
@@ -122,7 +127,12 @@ def render_drive(seed: int, lidar: bool = False, frames: int = FRAMES_PER_DRIVE)
     scenario = drive_scenario(SCENARIOS[seed % len(SCENARIOS)])
     step = round(FRAME_INTERVAL_S * 10)
     simulation = Simulation(
-        scenario, drive_rig(rng, lidar), seed, frames * step, drive_conditions(rng)
+        scenario,
+        drive_rig(rng, lidar),
+        seed,
+        frames * step,
+        drive_conditions(rng),
+        profile=profile,
     )
     shards = []
     for index in range(int(rng.integers(step)), len(simulation), step):
@@ -172,6 +182,7 @@ def render_drives(
     lidar: bool = False,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     frames: int = FRAMES_PER_DRIVE,
+    profile: Profile = "basic",
 ) -> list[Path]:
     """Write one .npz file per drive. Existing files are kept.
 
@@ -181,26 +192,30 @@ def render_drives(
     if not seeds or not 0 <= min(seeds) <= max(seeds) < FIRST_EVALUATION_SEED:
         raise UserError(f"seeds of training drives: allowed: 0 to {FIRST_EVALUATION_SEED - 1}")
     prefix = "lidar" if lidar else "thermal"
+    prefix += "" if profile == "basic" else f"_{profile}"
     paths = {seed: folder / f"{prefix}_{seed:04d}.npz" for seed in seeds}
     missing = [seed for seed, path in paths.items() if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for seed, shards in zip(
-            progress(missing), _render_all(missing, lidar, workers, frames), strict=True
+            progress(missing), _render_all(missing, lidar, workers, frames, profile), strict=True
         ):
             stacked = {name: np.stack([s[name] for s in shards]) for name in shards[0]}
-            partial = folder / f".{seed:04d}.npz"
-            np.savez_compressed(partial, allow_pickle=False, **stacked)
-            partial.replace(paths[seed])
+            with atomic_write(paths[seed]) as file:
+                np.savez_compressed(file, allow_pickle=False, **stacked)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from error
     return list(paths.values())
 
 
-def _render_all(seeds: list[int], lidar: bool, workers: int, frames: int) -> Iterator[list[Shard]]:
+def _render_all(
+    seeds: list[int], lidar: bool, workers: int, frames: int, profile: Profile
+) -> Iterator[list[Shard]]:
     if workers <= 1:
-        yield from (render_drive(seed, lidar, frames) for seed in seeds)
+        yield from (render_drive(seed, lidar, frames, profile) for seed in seeds)
         return
-    # Embree's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initialise_worker) as pool:
-        yield from pool.map(render_drive, seeds, [lidar] * len(seeds), [frames] * len(seeds))
+    with WorkerPool(workers) as pool:
+        count = len(seeds)
+        yield from pool.map(
+            render_drive, seeds, [lidar] * count, [frames] * count, [profile] * count
+        )

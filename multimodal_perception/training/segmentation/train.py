@@ -9,7 +9,7 @@ and student here: the predictions with both images are the target, through which
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.networks.rgb_thermal_detection import CLASSES as DETECTOR_CLASSES
 from multimodal_perception.networks.rgb_thermal_segmentation import Fusion, RgbThermalSegmentation
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 from multimodal_perception.training import checkpoint
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 from multimodal_perception.training.precision import full_precision, mixed_precision
+from multimodal_perception.training.real_images import read_images
 from multimodal_perception.training.segmentation.dataset import (
     INPUT_WIDTH,
     Augmentation,
@@ -33,6 +35,7 @@ from multimodal_perception.training.segmentation.dataset import (
     collate,
     full_view,
     read_drives,
+    real_view,
 )
 
 CLASSES = len(SEGMENTATION_CLASSES)
@@ -52,7 +55,7 @@ class SegmentationTraining:
         crop_size: Rows and columns of the training crops, multiples of 32. Decrease it when memory runs
             out.
         backbone_rate: Learning rate of the backbones as a fraction of the learning rate of the other
-            layers. Decrease it when the ImageNet weights should change less.
+            layers. Decrease it when the ImageNet weights should change less; 0 keeps them.
         distillation: Weight of the distillation loss from the predictions with both images. Set it to 0
             to train with labels only.
         temperature: Temperature of the softmax of the distillation loss (Hinton et al. 2015). Increase
@@ -61,6 +64,17 @@ class SegmentationTraining:
             Decrease it when both cameras are nearly always available.
         class_weight_exponent: Weight of a class in the loss is its pixel fraction to the power of minus
             this exponent. Increase it when rare classes are missed; they then get more false positives.
+        initial_model: Name, card or folder of a trained segmentation model whose weights are the initial
+            weights; empty for ImageNet weights. Set it to train a shipped model on your own data.
+        train_thermal_backbone: Whether the backbone of the second image is trained. Set it to false to
+            train on real visible images without changing how thermal images are processed.
+        train_batch_statistics: Whether the statistics of batch normalisation are those of the training
+            batches. Set it to false when the training starts from a trained model with small batches.
+        validation_views: Largest number of views that are evaluated at every checkpoint. Decrease it on
+            slow machines, where the evaluation takes long compared with the training.
+        single_modality_fraction: Fraction of the samples from which one of the two images is removed. If
+            it is 0, each sample occurs twice instead, with both images and with one of them. Set it to
+            about 0.5 for shorter training with more different samples.
         augmentation: Random changes of the images and crops. Change them to match other cameras.
         loop: Length, speed and precision of the training. Set the number of steps here.
     """
@@ -73,6 +87,11 @@ class SegmentationTraining:
     temperature: float = field(default=2.0, metadata={"min": 0.1, "max": 100.0})
     single_modality_weight: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0})
     class_weight_exponent: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    initial_model: str = ""
+    train_thermal_backbone: bool = True
+    train_batch_statistics: bool = True
+    validation_views: int = field(default=40, metadata={"min": 1, "max": 10_000})
+    single_modality_fraction: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     augmentation: Augmentation = field(default_factory=Augmentation)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -83,6 +102,8 @@ class SegmentationTraining:
     def __post_init__(self) -> None:
         if any(side < 64 or side % 32 for side in self.crop_size):
             raise ValueError("crop_size: rows and columns must be multiples of 32, at least 64")
+        if self.single_modality_fraction > 0 and self.distillation > 0:
+            raise ValueError("distillation: must be 0 with single_modality_fraction above 0")
 
 
 def train_segmentation(
@@ -91,18 +112,24 @@ def train_segmentation(
     out: Path,
     start: Path | None = None,
     backbones: Path | None = None,
+    images: Path | None = None,
 ) -> RgbThermalSegmentation:
     """Train on drives written by render_drives, or resume the training in `out`.
 
     The last VALIDATION_DRIVES of the drives, at most half of them, are used for validation. start:
     initial weights. backbones: weights of a network with another fusion, to start from its backbones.
-    Writes out/segmentation.safetensors. Returns the network with averaged weights. Raises UserError.
+    images: folder of labelled real images, see training/real_images.py. Writes
+    out/segmentation.safetensors. Returns the network with averaged weights. Raises UserError.
     """
     held_out = min(VALIDATION_DRIVES, len(drives) // 2)
     training = drives[: len(drives) - held_out]
     views, thermal_views = read_drives(training, config.second_input)
     validation = read_drives(drives[len(drives) - held_out :], config.second_input)[0]
+    real = [] if images is None else read_images(images, DETECTOR_CLASSES)
+    validation = validation[:: -(-len(validation) // config.validation_views) or 1]
     network = build_network(config, views)
+    if start is None and not backbones and config.initial_model:
+        start = Path(config.initial_model)
     if start is not None:
         checkpoint.load_weights(network, start)
     elif backbones is not None:
@@ -113,6 +140,7 @@ def train_segmentation(
         config.crop_size,
         config.augmentation,
         config.loop.seed,
+        [real_view(image) for image in real],
     )
     loop = Loop(
         network,
@@ -156,6 +184,10 @@ def build_network(config: SegmentationTraining, views: Sequence[View]) -> RgbThe
         visible = network.streams["0"]
         for part in (visible.stem, visible.stages[0]):  # type: ignore[index]
             part.requires_grad_(False)
+    if "1" in network.streams and not config.train_thermal_backbone:
+        network.streams["1"].requires_grad_(False)
+    if config.backbone_rate == 0:
+        network.streams.requires_grad_(False)
     keep_depthwise_in_float32(network)
     return network
 
@@ -168,10 +200,10 @@ def parameter_groups(
     backbones = list(network.streams.parameters())
     backbone_ids = {id(p) for p in backbones}
     others = [p for p in network.parameters() if id(p) not in backbone_ids]
-    return [
-        {"params": backbones, "lr": rate * config.backbone_rate},
-        {"params": others, "lr": rate},
-    ]
+    groups: list[dict[str, Any]] = [{"params": others, "lr": rate}]
+    if config.backbone_rate > 0:
+        groups.insert(0, {"params": backbones, "lr": rate * config.backbone_rate})
+    return groups
 
 
 def load_backbones(network: RgbThermalSegmentation, path: Path) -> None:
@@ -207,10 +239,20 @@ def batch_losses(
     """Losses of a batch. weights: (classes,) of the cross entropy."""
     for stream in network.streams.values():
         stream.eval()  # masked images would distort the batch statistics
+    if not config.train_batch_statistics:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     both = config.fusion in ("cmx", "ssma")
-    if both:
+    if both and config.single_modality_fraction > 0:
+        batch = remove_modalities(batch, config.single_modality_fraction, rng)
+        both = False
+    elif both:
         batch = with_modality_dropout(batch, rng)
-    logits = network(*_inputs(batch, weights.device))
+    if config.fusion in ("cmx", "ssma") and not both and not config.train_batch_statistics:
+        batch, logits = _logits_by_modality(network, batch, weights.device)
+    else:
+        logits = network(*_inputs(batch, weights.device))
     labels = batch.labels.to(weights.device)
     with full_precision(weights.device):
         logits = logits.float()
@@ -230,6 +272,25 @@ def batch_losses(
             losses["distillation"] = distillation_loss(logits, labels, config.temperature)
             losses["total"] = losses["total"] + config.distillation * losses["distillation"]
     return losses
+
+
+def _logits_by_modality(
+    network: RgbThermalSegmentation, batch: Batch, device: torch.device
+) -> tuple[Batch, Tensor]:
+    """The batch, ordered by the images that its samples have, and the logits.
+
+    Samples with the same images are processed together, so that the backbone of a missing image is not
+    computed. The result is the same because batch normalisation does not depend on the batch.
+    """
+    present = [m.flatten(1).amax(dim=1) > 0 for m in (batch.visible_mask, batch.thermal_mask)]
+    kinds = present[0].int() + 2 * present[1].int()
+    parts = [
+        Batch(*(getattr(batch, f.name)[kinds == kind] for f in fields(Batch)))
+        for kind in kinds.unique().tolist()
+    ]
+    logits = torch.cat([network(*_inputs(part, device)) for part in parts])
+    ordered = Batch(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Batch)))
+    return ordered, logits
 
 
 def _inputs(batch: Batch, device: torch.device) -> list[Tensor]:
@@ -283,6 +344,24 @@ def with_modality_dropout(batch: Batch, rng: np.random.Generator) -> Batch:
         doubled(batch.thermal_mask, batch.thermal_mask * (1 - keep_visible)),
         doubled(batch.labels, batch.labels),
     )
+
+
+def remove_modalities(batch: Batch, fraction: float, rng: np.random.Generator) -> Batch:
+    """The batch with one image of about this fraction of its samples masked out.
+
+    A sample that has only one image keeps it.
+    """
+    count = len(batch.labels)
+    draw = rng.random(count)
+    parts = draw < fraction / 2, (draw >= fraction / 2) & (draw < fraction)
+    remove = [torch.from_numpy(p) for p in parts]
+    masks = batch.visible_mask, batch.thermal_mask
+    present = [m.flatten(1).amax(dim=1) > 0 for m in masks]
+    kept = [
+        torch.where((r & present[1 - i])[:, None, None, None], 0.0, m)
+        for i, (r, m) in enumerate(zip(remove, masks, strict=True))
+    ]
+    return replace(batch, visible_mask=kept[0], thermal_mask=kept[1])
 
 
 def distillation_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:

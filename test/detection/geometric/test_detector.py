@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.datasets.synthetic import _cast_boxes
-from multimodal_perception.detection.geometric.detector import GeometricConfig, GeometricDetector
+from multimodal_perception.detection.geometric.detector import GeometricDetector
+from multimodal_perception.detection.geometric.geometric_config import GeometricConfig
 from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground

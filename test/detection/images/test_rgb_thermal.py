@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.images.rgb_thermal import (
-    RgbThermalDetector,
-    RgbThermalDetectorConfig,
-)
+from multimodal_perception.detection.images.config import ImageDetectorConfig
+from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
 from multimodal_perception.evaluation.image_detection_drives import image_truth
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.image_boxes import iou
@@ -129,7 +127,7 @@ def test_boxes_are_in_pixels_of_the_image_whatever_its_size(
 def test_configured_sensors_are_processed_and_unknown_ones_ignored(
     frame: SensorFrame, detector: RgbThermalDetector
 ) -> None:
-    config = RgbThermalDetectorConfig(cameras=(THERMAL, CAMERA, "none_such"))
+    config = ImageDetectorConfig(cameras=(THERMAL, CAMERA, "none_such"))
     assert list(RgbThermalDetector(config, engine=detector.engine).detect(frame)) == [
         THERMAL,
         CAMERA,
@@ -172,10 +170,3 @@ def test_status_reports_the_engine(detector: RgbThermalDetector) -> None:
     (status,) = detector.status
     assert status.name == "image_detector" and status.level == Level.OK
     assert status.values["engine"] == "onnxruntime"
-
-
-def test_only_boxes_of_the_same_class_suppress_each_other(detector: RgbThermalDetector) -> None:
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10]], np.float32)
-    scores = np.array([[0.9, 0, 0], [0.8, 0, 0], [0, 0.7, 0.1]], np.float32)
-    _, best, labels = detector.decode(scores, boxes)
-    assert labels.tolist() == [0, 1] and best.tolist() == pytest.approx([0.9, 0.7])

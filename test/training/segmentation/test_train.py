@@ -13,6 +13,7 @@ from multimodal_perception.networks.rgb_thermal_segmentation import RgbThermalSe
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 from multimodal_perception.training import checkpoint
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
+from multimodal_perception.training.real_images import RealImage, write_image
 from multimodal_perception.training.segmentation.dataset import View, collate, full_view
 from multimodal_perception.training.segmentation.train import (
     SegmentationTraining,
@@ -24,6 +25,7 @@ from multimodal_perception.training.segmentation.train import (
     mean_iou,
     overlap_loss,
     parameter_groups,
+    remove_modalities,
     train_segmentation,
     with_modality_dropout,
 )
@@ -198,3 +200,70 @@ def test_settings_out_of_range_are_errors() -> None:
         build(SegmentationTraining, {"crop_size": (100, 64)}, "file.yaml")
     with pytest.raises(ConfigurationError, match=r"file\.yaml: fusion"):
         build(SegmentationTraining, {"fusion": "magic"}, "file.yaml")
+
+
+def test_removed_modalities_leave_one_image_in_each_sample() -> None:
+    batch = collate([full_view(view(k, visible=k != 1), 96, 160) for k in range(64)])
+    changed = remove_modalities(batch, 1.0, np.random.default_rng(0))
+    images = [m.flatten(1).amax(1) for m in (changed.visible_mask, changed.thermal_mask)]
+    assert torch.equal(images[0] + images[1], torch.ones(64))
+    assert images[1][1] == 1  # has no visible image
+    assert 10 < images[0].sum() < 54
+    unchanged = remove_modalities(batch, 0.0, np.random.default_rng(0))
+    assert torch.equal(unchanged.visible_mask, batch.visible_mask)
+
+
+def test_a_missing_image_of_the_whole_batch_does_not_change_the_logits_in_training() -> None:
+    """The backbone of the missing image is skipped: the logits are those of evaluation mode."""
+    torch.manual_seed(0)
+    network = RgbThermalSegmentation(len(SEGMENTATION_CLASSES))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    images = torch.rand(1, 3, 64, 96), torch.rand(1, 1, 64, 96)
+    masks = torch.ones(1, 1, 64, 96), torch.zeros(1, 1, 64, 96)
+    network.eval()
+    expected = network(*images, *masks)
+    network.training = True  # the modules with batch statistics stay in evaluation mode
+    torch.testing.assert_close(network(*images, *masks), expected)
+    torch.testing.assert_close(
+        network(*images, *masks[::-1]), network.eval()(*images, *masks[::-1])
+    )
+
+
+def test_training_on_real_images_starts_from_a_model_and_keeps_the_thermal_backbone(
+    tmp_path: Path,
+) -> None:
+    data = drives(tmp_path, 2)
+    first = train_segmentation(CONFIG, data, tmp_path / "first")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (90, 150, 3)).astype(np.uint8)
+    real = RealImage(
+        "a",
+        pixels,
+        np.zeros((90, 150), np.uint8),
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.int64),
+    )
+    write_image(tmp_path / "images", real)
+    config = dataclasses.replace(
+        CONFIG,
+        initial_model=str(tmp_path / "first" / "segmentation.safetensors"),
+        train_thermal_backbone=False,
+        train_batch_statistics=False,
+        single_modality_fraction=0.5,
+        distillation=0.0,
+        loop=dataclasses.replace(LOOP, batch_size=4),
+    )
+    second = train_segmentation(config, data, tmp_path / "second", images=tmp_path / "images")
+    before, after = first.state_dict(), second.state_dict()
+    for name, tensor in before.items():
+        if name.startswith("streams.1.") or name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(after[name], tensor, msg=name)
+    assert not torch.equal(before["decoder.classify.weight"], after["decoder.classify.weight"])
+
+
+def test_distillation_excludes_removed_modalities() -> None:
+    with pytest.raises(ConfigurationError, match="distillation: must be 0"):
+        build(
+            SegmentationTraining, {"single_modality_fraction": 0.5, "distillation": 0.3}, "f.yaml"
+        )

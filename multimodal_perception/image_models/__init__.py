@@ -1,0 +1,1 @@
+"""Image networks of other projects, imported from ONNX files."""

@@ -7,13 +7,11 @@ shipped model is measured; the model zoo in the documentation shows these times.
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from multimodal_perception.benchmarks.report import (
@@ -24,16 +22,18 @@ from multimodal_perception.benchmarks.report import (
 )
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.network_inputs import recorded_inputs
-from multimodal_perception.runtime.architectures import ARCHITECTURES
 from multimodal_perception.runtime.card import ModelCard, load_card, shipped_cards
-from multimodal_perception.runtime.engine import Arrays, Engine, EngineError, zero_inputs
+from multimodal_perception.runtime.engine import Arrays, Engine, EngineError
 from multimodal_perception.runtime.onnxruntime import available_cores
 from multimodal_perception.runtime.open_model import open_single_engine
+from multimodal_perception.runtime.output_difference import output_differences
+from multimodal_perception.runtime.processor import processor_name
+from multimodal_perception.runtime.sample_inputs import sample_inputs
 from multimodal_perception.runtime.settings import EngineName, Precision, RuntimeConfig
 
 DEFAULT_SECONDS = 10.0
-MIN_RUNS, WARM_UP = 5, 3
-# The measured combinations: every engine, and TensorRT at each precision.
+MIN_RUNS, WARM_UP, SAMPLE_FRAMES = 5, 3, 3
+# The measured combinations: every engine at each precision that it may have.
 COLUMNS: tuple[tuple[EngineName, Precision], ...] = (
     ("tensorrt", "fp32"),
     ("tensorrt", "fp16"),
@@ -41,7 +41,11 @@ COLUMNS: tuple[tuple[EngineName, Precision], ...] = (
     ("tensorrt_rtx", "fp32"),
     ("tensorrt_rtx", "fp16"),
     ("tensorrt_rtx", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
     ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
     ("torch", "fp32"),
 )
 
@@ -59,7 +63,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--inputs",
         type=Path,
-        help="bag, dataset or folder of .npz files with inputs (default: synthetic frames, or zeros)",
+        help="bag, dataset or folder of .npz files with inputs (default: synthetic frames)",
+    )
+    parser.add_argument(
+        "--cache",
+        default="",
+        help="cache folder with the int8 models of `export int8` (default: the user's)",
     )
     add_seconds_argument(parser, DEFAULT_SECONDS, "duration of the measurement of each model")
     parser.add_argument(
@@ -72,70 +81,63 @@ def run(args: Namespace) -> int:
     check_options(args)
     if (args.model is None) != args.all:
         raise UserError("either the name of a model or --all is required")
-    machine = {"cpu": cpu_name(), "threads": args.threads or available_cores()}
+    machine = {"cpu": processor_name(), "threads": args.threads or available_cores()}
+    config = RuntimeConfig(threads=args.threads, cache=args.cache, warm_up=WARM_UP)
     if args.all:
         if args.inputs is not None:
             raise UserError("--inputs: only allowed for a single model")
         models = {
-            path.parent.name: measure(str(path), None, args.seconds, args.threads)
+            path.parent.name: measure(str(path), None, args.seconds, config)
             for path in tqdm(shipped_cards(), unit="model")
         }
         print_report("engine", {**machine, "models": models}, args.json)
     else:
-        result = measure(args.model, args.inputs, args.seconds, args.threads)
+        result = measure(args.model, args.inputs, args.seconds, config)
         print_report(
             "engine", {"model": load_card(args.model).name, **machine, **result}, args.json
         )
     return 0
 
 
-def measure(model: str, inputs: Path | None, seconds: float, threads: int) -> dict[str, Any]:
-    """Milliseconds per run of each engine, or the reason why it cannot run.
+def measure(
+    model: str, inputs: Path | None, seconds: float, config: RuntimeConfig
+) -> dict[str, Any]:
+    """Milliseconds per run of each engine and its difference from the reference, or why it cannot run.
 
     Raises UserError if no engine works.
     """
     card = load_card(model)
     source, frames = load_inputs(card, inputs)
-    engines, report = open_engines(card, threads)
+    engines, report = open_engines(card, config)
     if not engines:
         raise UserError(f"{card.source}: no engine works: {report}")
     run_alternately(engines, frames, seconds)
+    expected = _reference_outputs(card, config, frames[0])
     for name, engine in engines.items():
         report[name] = {"device": engine.device, **engine.timings.summary(), **report[name]}
+        if expected is not None:
+            differences = output_differences(card, expected, engine.run(frames[0]))
+            report[name]["difference"] = max(differences.values())
     best = min(engines, key=lambda name: report[name]["p50_ms"])
     return {"inputs": source, "engines": report, "fastest": best, **speed_ratio(report)}
 
 
-def cpu_name() -> str:
-    """Model name of the processor, as the operating system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
 def load_inputs(card: ModelCard, path: Path | None) -> tuple[str, list[Arrays]]:
-    """Name of the source and the inputs: recorded frames, synthetic frames, or zeros."""
+    """Name of the source and the inputs: of recorded or synthetic frames (see sample_inputs)."""
     if path is not None:
         return str(path), list(recorded_inputs(path, card, 8))
-    known = ARCHITECTURES.get(card.architecture)
-    if known is not None and known.frame_inputs:
-        try:
-            return "synthetic", list(recorded_inputs(Path("synthetic"), card, 8))
-        except UserError as error:  # the synthetic dataset has no such sensor
-            return f"zeros ({error})", [zero_inputs(card.inputs)]
-    return "zeros", [zero_inputs(card.inputs)]
+    return "synthetic frames", [sample_inputs(card, seed) for seed in range(SAMPLE_FRAMES)]
 
 
-def open_engines(card: ModelCard, threads: int) -> tuple[dict[str, Engine], dict[str, Any]]:
+def open_engines(
+    card: ModelCard, config: RuntimeConfig
+) -> tuple[dict[str, Engine], dict[str, Any]]:
     """The engines that work, and a report with the load time of each or why it does not work."""
     engines: dict[str, Engine] = {}
     report: dict[str, Any] = {}
-    config = RuntimeConfig(threads=threads, warm_up=WARM_UP)
     for name, precision in COLUMNS:
-        label = f"{name}_{precision}" if name.startswith("tensorrt") else name
+        has_precisions = name in ("openvino", "tensorrt", "tensorrt_rtx") or precision != "fp32"
+        label = f"{name}_{precision}" if has_precisions else name
         start = time.perf_counter()
         try:
             settings = dataclasses.replace(config, precision=precision)
@@ -161,6 +163,23 @@ def run_alternately(engines: dict[str, Engine], frames: list[Arrays], seconds: f
 
 
 def speed_ratio(report: dict[str, Any]) -> dict[str, float]:
-    """Time of torch eager divided by the time of ONNX Runtime; empty unless both ran."""
-    onnxruntime, torch = (report[name].get("p50_ms", np.nan) for name in ("onnxruntime", "torch"))
-    return {} if np.isnan(onnxruntime + torch) else {"torch_over_onnxruntime": torch / onnxruntime}
+    """Time of ONNX Runtime in fp32 divided by that of the fastest engine, and of torch divided by it.
+
+    Empty without ONNX Runtime.
+    """
+    times = {name: r["p50_ms"] for name, r in report.items() if "p50_ms" in r}
+    if "onnxruntime" not in times:
+        return {}
+    ratios = {"times_faster_than_onnxruntime": times["onnxruntime"] / min(times.values())}
+    if "torch" in times:
+        ratios["torch_over_onnxruntime"] = times["torch"] / times["onnxruntime"]
+    return ratios
+
+
+def _reference_outputs(card: ModelCard, config: RuntimeConfig, frame: Arrays) -> Arrays | None:
+    """Outputs of ONNX Runtime in float32 on the CPU; None if it cannot run."""
+    cpu = dataclasses.replace(config, device="cpu", precision="fp32")
+    try:
+        return open_single_engine("onnxruntime", card, cpu).run(frame)
+    except EngineError:
+        return None

@@ -23,8 +23,9 @@ from multimodal_perception.datasets.simulation_writer import (
     generate_frames,
 )
 from multimodal_perception.evaluation.lidar_realism import compare_with_kitti
-from multimodal_perception.resources import share_path
-from multimodal_perception.rig import load_rig
+from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.profile import PROFILE_HELP, PROFILES, Profile
+from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.world.scenarios import load_scenario
 
@@ -45,23 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="KITTI training folder: compare simulated sweeps with its sweeps instead",
     )
+    parser.add_argument("--profile", choices=PROFILES, default="basic", help=PROFILE_HELP)
+    parser.add_argument("--rig", default="simulation", help=RIG_HELP)
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_options(args)
     if args.kitti is not None:
-        result = compare_with_kitti(args.kitti, args.scenario)
+        result = compare_with_kitti(args.kitti, args.scenario, profile=args.profile)
     else:
-        result = measure(args.scenario, args.frames, args.workers or os.cpu_count() or 1)
+        workers = args.workers or os.cpu_count() or 1
+        result = measure(args.scenario, args.frames, workers, args.profile, open_rig(args.rig))
     print_report("simulate", result, args.json)
     return 0
 
 
-def measure(scenario: str, frames: int, workers: int) -> dict[str, Any]:
+def measure(scenario: str, frames: int, workers: int, profile: Profile, rig: Rig) -> dict[str, Any]:
     """Speed with all sensors, ground truth and serialization of all messages, and time per sensor."""
-    rig = load_rig(share_path("config", "rigs", "simulation.yaml"))
-    plan = SimulationPlan(load_scenario(scenario), rig, 0, frames + WARM_UP)
+    plan = SimulationPlan(load_scenario(scenario), rig, 0, frames + WARM_UP, profile=profile)
     with closing(generate_frames(plan, encode_frame, range(plan.frames), workers)) as results:
         for _ in range(WARM_UP):
             next(results)
@@ -73,6 +76,8 @@ def measure(scenario: str, frames: int, workers: int) -> dict[str, Any]:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "scenario": scenario,
+        "profile": profile,
+        "rig": rig.name,
         "workers": workers,
         "frames": frames,
         "frames_per_s": frames / seconds,

@@ -26,15 +26,16 @@ MAX_HEADER_BYTES = 1 << 16
 class EngineKey:
     """Everything that a built engine depends on.
 
-    onnx: SHA-256 of the model. library, version: of the builder. gpu: the GPU's name; "any" if the
-    engine runs on every GPU of its compute capability (tensorrt_rtx). capability: compute capability,
-    such as 8.9. precision: fp32, fp16, int8. profile: input shapes and builder options.
+    onnx: SHA-256 of the model. library, version: of the builder. device: name of the GPU or processor;
+    "any" if the engine runs on every GPU of its compute capability (tensorrt_rtx). capability: compute
+    capability of a GPU, such as 8.9; empty for other devices. precision: fp32, bf16, fp16, int8.
+    profile: input shapes and builder options.
     """
 
     onnx: str
     library: str
     version: str
-    gpu: str
+    device: str
     capability: str
     precision: str
     profile: str
@@ -52,9 +53,10 @@ class EngineCache:
 
     def path(self, model: str, key: EngineKey) -> Path:
         """Return the path of the engine file of a model."""
-        gpu = re.sub(r"[^a-z0-9]+", "_", key.gpu.lower()).strip("_")
-        name = f"{model}-{key.library}-sm{key.capability.replace('.', '')}-{gpu}-{key.precision}"
-        return self.folder / f"{name}.engine"
+        device = re.sub(r"[^a-z0-9]+", "_", key.device.lower()).strip("_")
+        if key.capability:
+            device = f"sm{key.capability.replace('.', '')}-{device}"
+        return self.folder / f"{model}-{key.library}-{device}-{key.precision}.engine"
 
     def get(
         self, model: str, key: EngineKey, build: Callable[[], bytes], rebuild: bool = False
@@ -68,7 +70,7 @@ class EngineCache:
         with contextlib.ExitStack() as stack:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                stack.enter_context(_locked(path.with_suffix(".lock")))
+                stack.enter_context(locked(path.with_suffix(".lock")))
             except OSError as error:
                 log.warning("%s: engines are not cached: %s", self.folder, error.strerror or error)
                 return build()
@@ -111,26 +113,34 @@ def _write(path: Path, key: EngineKey, plan: bytes) -> None:
     """Replace the file atomically. The caller holds the lock."""
     digest = hashlib.sha256(plan).hexdigest()
     header = json.dumps({"key": dataclasses.asdict(key), "sha256": digest})
-    temporary = path.with_suffix(".part")  # one left by a killed process is overwritten
     try:
-        with open(temporary, "wb") as file:
-            file.write(MAGIC + header.encode() + b"\n" + plan)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, MAGIC + header.encode() + b"\n" + plan)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         log.warning("%s: the engine is not cached: %s", path, error.strerror or error)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file atomically. The caller holds the file's lock. Raises OSError."""
+    temporary = path.with_suffix(".part")  # one left by a killed process is overwritten
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a file lock, which the system releases even if the process is killed."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file lock, which the system releases even if the process is killed. Raises OSError."""
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("%s: another process is building this engine; waiting", path.stem)
+            log.info("%s: another process holds the lock; waiting", path.stem)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

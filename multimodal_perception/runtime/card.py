@@ -16,13 +16,28 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from multimodal_perception.configuration import ConfigurationError, UserError, build, load_yaml
+from multimodal_perception.configuration import (
+    ConfigurationError,
+    UserError,
+    build,
+    load_yaml,
+    parse_yaml,
+)
+from multimodal_perception.files import FileError, read_regular_file, user_path
 from multimodal_perception.resources import share_path
+from multimodal_perception.yaml_reader import YamlDumper
 
 DType = Literal["float32", "float16", "int32", "int64", "uint8", "bool"]
 T = TypeVar("T")
 CARD = "card.yaml"
 MAX_ELEMENTS = 1 << 28  # of one tensor; a larger number is a mistake in the card
+MAX_MODEL_BYTES = 2 << 30  # protocol buffers, and so ONNX files, are limited to 2 GiB
+# TensorProto.external_data (field 13) with the key `location`, in the encoding of protocol buffers.
+EXTERNAL_DATA = re.compile(rb"\x6a[\x00-\xff]{1,2}\n\x08location\x12")
+
+
+class ModelIntegrityError(UserError):
+    """A model file is not the one that its card describes. No engine may run it."""
 
 
 @dataclass(frozen=True)
@@ -194,24 +209,38 @@ class ModelCard:
     def read_file(self, kind: Literal["onnx", "weights"]) -> bytes:
         """Read the ONNX or weights file and check its hash.
 
-        Raises UserError if the card names no such file, the file is missing or its hash differs.
+        Raises UserError if the card names no such file or it cannot be read, ModelIntegrityError if its
+        hash differs or it refers to data in other files, which have no hash.
         """
         entry = self.onnx if kind == "onnx" else self.weights
         if entry is None or self.path is None:
             raise UserError(f"{self.source}: {kind}: the card names no such file")
         path = self.path.parent / entry.file
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{path}: {reason}; named in {self.source}, {kind}") from error
+            content = read_regular_file(path, MAX_MODEL_BYTES)
+        except FileError as error:
+            raise UserError(f"{error}; named in {self.source}, {kind}") from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != entry.sha256:
-            raise UserError(
+            raise ModelIntegrityError(
                 f"{path}: its SHA-256 is {digest[:12]}…, but {kind}.sha256 in {self.source} is "
                 f"{entry.sha256[:12]}…: the file is damaged, modified or from another training run"
             )
+        if kind == "onnx" and EXTERNAL_DATA.search(content):
+            raise ModelIntegrityError(
+                f"{path}: has tensors in other files (external data), which the card cannot verify: "
+                "save the model as one file"
+            )
         return content
+
+    def check_files(self) -> None:
+        """Check the hashes of all files of the card that exist. Raises ModelIntegrityError."""
+        if self.path is None:
+            return
+        if self.onnx is not None and (self.path.parent / self.onnx.file).exists():
+            self.read_file("onnx")
+        if self.weights is not None and (self.path.parent / self.weights.file).exists():
+            self.read_file("weights")
 
 
 def load_card(name_or_path: str | Path) -> ModelCard:
@@ -231,7 +260,7 @@ def load_card(name_or_path: str | Path) -> ModelCard:
 
 def card_path(name_or_path: str | Path) -> Path:
     """Return the path of a model's card. Raises UserError that lists the shipped models."""
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.is_dir():
         return path / CARD
     if path.exists() or path.suffix or len(path.parts) > 1:
@@ -268,7 +297,9 @@ def write_card(
     content = _plain(dataclasses.replace(card, path=None))
     try:
         text = yaml.dump(content, Dumper=_CardDumper, sort_keys=False, width=100)
-        build(ModelCard, yaml.safe_load(text), str(card.path))  # check that it can be read back
+        build(
+            ModelCard, parse_yaml(text, str(card.path)), str(card.path)
+        )  # check that it can be read back
         (folder / CARD).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{card.path}: {error.strerror or error}") from error
@@ -285,7 +316,7 @@ def hash_file(path: Path) -> ModelFile:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
-class _CardDumper(yaml.SafeDumper):
+class _CardDumper(YamlDumper):
     """Write lists of scalars on one line, and no aliases, because load_yaml rejects them."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -45,6 +45,8 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuGraphLaunch": (c_void_p, c_void_p),
     "cuGraphDestroy": (c_void_p,),
     "cuGraphExecDestroy": (c_void_p,),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
+    "cuDriverGetVersion": (POINTER(c_int),),
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
 }
 
@@ -90,6 +92,20 @@ class Gpu:
     def activate(self) -> None:
         """Make this GPU's context current in the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Free and total memory of the GPU in bytes."""
+        free, total = c_size_t(), c_size_t()
+        self.activate()
+        self._call("cuMemGetInfo_v2", byref(free), byref(total))
+        return free.value, total.value
+
+    @property
+    def driver_version(self) -> str:
+        """Latest CUDA version that the driver supports, such as 12.4."""
+        version = c_int()
+        self._call("cuDriverGetVersion", byref(version))
+        return f"{version.value // 1000}.{version.value % 1000 // 10}"
 
     def device_memory(self, size: int) -> int:
         """Allocate `size` bytes on the GPU and return the address."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,8 @@ class InputError(EngineError):
 class Engine(Protocol):
     """Runs one network.
 
-    name: of the engine. device: "cpu", "cuda:0 (name)", ... inputs, outputs: specifications by tensor
-    name, in the network's order.
+    name: of the engine. device: "cpu", "cuda:0 (name)", ... precision: fp32, bf16, fp16 or int8. inputs,
+    outputs: specifications by tensor name, in the network's order.
     """
 
     @property
@@ -36,6 +36,9 @@ class Engine(Protocol):
 
     @property
     def device(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]: ...
@@ -50,6 +53,10 @@ class Engine(Protocol):
         """Run the network on one frame; return new arrays. Raises InputError or EngineError."""
         ...
 
+    def run_many(self, frames: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+        """Run the network on several frames, in parallel if the library can. Raises as run() does."""
+        ...
+
     def warm_up(self, runs: int = 2) -> None:
         """Run on zeros, so that the first frame is not delayed. Raises EngineError."""
         ...
@@ -62,6 +69,13 @@ class Backend(Protocol):
     device: str
 
     def infer(self, arrays: Arrays) -> dict[str, NDArray[Any]]: ...
+
+
+@runtime_checkable
+class ParallelBackend(Protocol):
+    """A Backend that processes several frames at once faster than one after the other."""
+
+    def infer_many(self, frames: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]: ...
 
 
 class Timings:
@@ -105,6 +119,7 @@ class CheckedEngine:
     ) -> None:
         """onnx_names: the backend's name of a tensor by its name here, for those that differ."""
         self.name, self.device = backend.name, backend.device
+        self.precision = str(getattr(backend, "precision", "fp32"))
         self.inputs, self.outputs = dict(inputs), dict(outputs)
         self.timings = Timings()
         self._backend = backend
@@ -125,10 +140,35 @@ class CheckedEngine:
         self.timings.add(1e3 * (time.perf_counter() - start))
         return {name: results[name] for name in self.outputs}
 
+    def run_many(self, frames: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+        """See Engine. The time of each run is that of all of them divided by their number."""
+        if len(frames) < 2 or not isinstance(self._backend, ParallelBackend):
+            return [self.run(arrays) for arrays in frames]
+        for arrays in frames:
+            check_inputs(self.inputs, arrays)
+        start = time.perf_counter()
+        try:
+            inputs = [self._backend_inputs(arrays) for arrays in frames]
+            results = [self._named_outputs(r) for r in self._backend.infer_many(inputs)]
+            for outputs in results:
+                check_outputs(self.outputs, outputs)
+        except Exception as error:  # libraries raise anything; the caller may use another engine
+            self.timings.failures += 1
+            text = str(error) or type(error).__name__
+            raise EngineError(f"{self.name} on {self.device}: {text}") from error
+        for _ in frames:
+            self.timings.add(1e3 * (time.perf_counter() - start) / len(frames))
+        return [{name: outputs[name] for name in self.outputs} for outputs in results]
+
     def _infer(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Run the backend; return the outputs that it gives, by their names here."""
+        return self._named_outputs(self._backend.infer(self._backend_inputs(arrays)))
+
+    def _backend_inputs(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        return {self._onnx_names[name]: arrays[name] for name in self.inputs}
+
+    def _named_outputs(self, results: Arrays) -> dict[str, NDArray[Any]]:
         names = self._onnx_names
-        results = self._backend.infer({names[name]: arrays[name] for name in self.inputs})
         return {name: results[names[name]] for name in self.outputs if names[name] in results}
 
     def warm_up(self, runs: int = 2) -> None:
@@ -139,6 +179,16 @@ class CheckedEngine:
                 self._infer(zeros)
         except Exception as error:
             raise EngineError(f"{self.name} on {self.device}: {error}") from error
+
+
+def run_many(network: Any, frames: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+    """Run a network on several inputs: in parallel if it has a method run_many, else in sequence.
+
+    network: an Engine, or an object with the same method run(). Raises the errors of run().
+    """
+    if len(frames) > 1 and hasattr(network, "run_many"):
+        return list(network.run_many(frames))
+    return [network.run(arrays) for arrays in frames]
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], arrays: Arrays) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from multimodal_perception.runtime.card import ModelCard, TensorSpec
 from multimodal_perception.runtime.engine import Arrays, EngineError
-from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.runtime.precision import calibrated_model
+from multimodal_perception.runtime.settings import Precision, RuntimeConfig
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -38,7 +39,10 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = config.threads or available_cores()
         options.log_severity_level = 3  # errors; open_engine logs unavailable providers
         providers = choose_providers(onnxruntime.get_available_providers(), config)
-        content = card.read_file("onnx")
+        self.precision: Precision = config.engine_precision
+        if self.precision not in ("fp32", "int8") and len(providers) == 1:
+            raise EngineError(f"{self.precision} is not supported on the CPU; allowed: fp32, int8")
+        content = self._content(card, config)
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # its exceptions share no base class
@@ -51,6 +55,12 @@ class OnnxRuntimeBackend:
         _check(card.source, "output", card.outputs, self._session.get_outputs())
         self._outputs = list(card.outputs)
 
+    def _content(self, card: ModelCard, config: RuntimeConfig) -> bytes:
+        """The ONNX model. Providers convert it to fp16 themselves; int8 needs a calibrated model."""
+        return (
+            calibrated_model(card, config) if self.precision == "int8" else card.read_file("onnx")
+        )
+
     def infer(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         results = self._session.run(self._outputs, dict(arrays))
         return dict(zip(self._outputs, results, strict=True))
@@ -60,7 +70,7 @@ def choose_providers(available: list[str], config: RuntimeConfig) -> list[Any]:
     """Select execution providers, best first: GPU providers if allowed, and always the CPU."""
     providers: list[Any] = []
     if config.device != "cpu":
-        if "TensorrtExecutionProvider" in available and "tensorrt" in config.order:
+        if "TensorrtExecutionProvider" in available and "tensorrt" in config.engines:
             cache = str(config.cache_folder / "onnxruntime")
             settings = {
                 "device_id": config.gpu,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.runtime.card import ModelCard, TensorSpec
+from multimodal_perception.runtime.card import ModelCard, ModelIntegrityError, TensorSpec
 from multimodal_perception.runtime.engine import (
     Arrays,
     Backend,
@@ -21,28 +21,75 @@ from multimodal_perception.runtime.engine import (
     Timings,
 )
 from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend, has_gpu_provider
+from multimodal_perception.runtime.openvino import OpenVINOBackend
+from multimodal_perception.runtime.selection import Candidate, choose_engines, is_measuring
 from multimodal_perception.runtime.settings import EngineName, RuntimeConfig
 
 log = logging.getLogger(__name__)
 EngineFactory = Callable[[], Engine]
+T = TypeVar("T")
 MAX_RETRY_DELAY = 63  # frames without an attempt after repeated failures
 
 
 def open_engine(card: ModelCard, config: RuntimeConfig | None = None) -> FallbackEngine:
-    """Open the first engine of config.order that works, warmed up; the others are its fallback.
+    """Open the engine of a network, warmed up; the other engines are its fallback.
 
-    The reason why an engine cannot be used is logged once. With device "auto", if ONNX Runtime runs on
-    a GPU, ONNX Runtime on the CPU is added as the last fallback. Raises EngineError with all reasons
-    if no engine works.
+    With config.order "auto", the engines are ranked by a measurement (see runtime.selection); otherwise
+    the first engine of config.order that works is used. An engine without the configured precision is
+    followed by the same engines in float32. The reason why an engine cannot be used is logged once. With
+    device "auto", if ONNX Runtime runs on a GPU, ONNX Runtime on the CPU is added as the last fallback.
+    Raises EngineError with all reasons if no engine works, ModelIntegrityError if a file of the model
+    was modified, whichever engine would read it.
     """
     config = config or RuntimeConfig()
-    factories: dict[str, EngineFactory] = {
-        name: _engine_factory(name, card, config) for name in config.order
-    }
-    if config.device == "auto" and "onnxruntime" in config.order and has_gpu_provider(config):
-        on_cpu = dataclasses.replace(config, device="cpu")
-        factories["onnxruntime on the CPU"] = _engine_factory("onnxruntime", card, on_cpu)
+    _check_files(card)
+    if config.automatic and not is_measuring():
+        return _measured_engine(card, config)
+    factories: dict[str, EngineFactory] = {}
+    for precision in dict.fromkeys((config.engine_precision, "fp32")):
+        at_precision = dataclasses.replace(config, precision=precision)
+        for name in config.engines:
+            if precision == "fp32" != config.engine_precision and name.startswith("tensorrt"):
+                continue  # building takes minutes; an explicit precision is not replaced by another
+            label = name if precision == config.engine_precision else f"{name} {precision}"
+            factories[label] = _factory(name, card, at_precision)
+    if config.device == "auto" and "onnxruntime" in config.engines and has_gpu_provider(config):
+        on_cpu = dataclasses.replace(config, device="cpu", precision="fp32")
+        factories["onnxruntime on the CPU"] = _factory("onnxruntime", card, on_cpu)
     return FallbackEngine(card, factories)
+
+
+def _check_files(card: ModelCard) -> None:
+    """Log and raise a ModelIntegrityError."""
+    try:
+        card.check_files()
+    except ModelIntegrityError as error:
+        log.error("%s is not used: %s", card.name, error)
+        raise
+
+
+def _measured_engine(card: ModelCard, config: RuntimeConfig) -> FallbackEngine:
+    """The engines of a card in the order of their measured times."""
+    opened: dict[Candidate, Engine] = {}
+
+    def open_candidate(candidate: Candidate) -> Engine:
+        if candidate not in opened:
+            opened[candidate] = open_single_engine(
+                candidate.engine, card, candidate.configure(config)
+            )
+        return opened[candidate]
+
+    def factory(candidate: Candidate) -> EngineFactory:
+        return lambda: open_candidate(candidate)
+
+    ranking = choose_engines(card, config, open_candidate)
+    for candidate in list(opened):
+        if candidate != ranking.order[0]:
+            del opened[candidate]  # its memory is needed only if it becomes the fallback
+    for engine in opened.values():
+        engine.timings.clear()
+    factories = {candidate.label: factory(candidate) for candidate in ranking.order}
+    return FallbackEngine(card, factories, ranking.rejected, ranking.milliseconds)
 
 
 def open_model(card: ModelCard, config: RuntimeConfig | None = None) -> FallbackEngine:
@@ -59,6 +106,8 @@ def open_single_engine(name: EngineName, card: ModelCard, config: RuntimeConfig)
         backend = _backend(name, card.with_onnx_names(), config)
         engine = CheckedEngine(backend, card.inputs, card.outputs, card.onnx_names)
         engine.warm_up(config.warm_up)
+    except ModelIntegrityError:
+        raise
     except (UserError, EngineError) as error:
         raise EngineError(str(error)) from error
     except Exception as error:  # an installed but broken library may raise anything
@@ -66,13 +115,15 @@ def open_single_engine(name: EngineName, card: ModelCard, config: RuntimeConfig)
     return engine
 
 
-def _engine_factory(name: EngineName, card: ModelCard, config: RuntimeConfig) -> EngineFactory:
+def _factory(name: EngineName, card: ModelCard, config: RuntimeConfig) -> EngineFactory:
     return lambda: open_single_engine(name, card, config)
 
 
 def _backend(name: EngineName, card: ModelCard, config: RuntimeConfig) -> Backend:
     if name == "onnxruntime":
         return OnnxRuntimeBackend(card, config)
+    if name == "openvino":
+        return OpenVINOBackend(card, config)
     if name == "torch":
         from multimodal_perception.runtime.torch import TorchBackend
 
@@ -95,12 +146,23 @@ class FallbackEngine:
     worked first and failed later. failed_frames: number of frames that no engine processed.
     """
 
-    def __init__(self, card: ModelCard, factories: Mapping[str, EngineFactory]) -> None:
-        """Open the first engine of `factories` (best first) that works. Raises EngineError."""
+    def __init__(
+        self,
+        card: ModelCard,
+        factories: Mapping[str, EngineFactory],
+        rejected: Mapping[str, str] | None = None,
+        measured_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        """Open the first engine of `factories` (best first) that works. Raises EngineError.
+
+        rejected: reason by engine that is not in `factories`. measured_ms: times of the engines on
+        sample inputs by which they were chosen, for diagnostics.
+        """
         self.inputs: Mapping[str, TensorSpec] = dict(card.inputs)
         self.outputs: Mapping[str, TensorSpec] = dict(card.outputs)
         self.model = card.name
-        self.unavailable: dict[str, str] = {}
+        self.unavailable: dict[str, str] = dict(rejected or {})
+        self._measured_ms = dict(measured_ms or {})
         self.failed_engines: list[str] = []
         self.failed_frames = 0
         self._factories = dict(factories)  # of the usable engines, best first
@@ -114,7 +176,7 @@ class FallbackEngine:
                 break
         else:
             raise EngineError(f"{self.model}: no engine works: {_join(self.unavailable)}")
-        log.info("%s: runs with %s on %s", self.model, self.name, self.device)
+        log.info("%s: runs with %s %s on %s", self.model, self.name, self.precision, self.device)
 
     @property
     def name(self) -> str:
@@ -123,6 +185,11 @@ class FallbackEngine:
     @property
     def device(self) -> str:
         return self._current.device
+
+    @property
+    def precision(self) -> str:
+        """Numerical precision of the current engine."""
+        return str(getattr(self._current, "precision", "fp32"))
 
     @property
     def timings(self) -> Timings:
@@ -145,12 +212,14 @@ class FallbackEngine:
         return ""
 
     def diagnostics(self) -> dict[str, Any]:
-        """Engine, device, run times, failed frames, and why other engines are unavailable."""
+        """Engine, device, precision, times, failed frames, and why other engines are unavailable."""
         return {
             "engine": self.name,
             "device": self.device,
+            "precision": self.precision,
             "failed_frames": self.failed_frames,
             **self.timings.summary(),
+            **{f"measured_ms.{name}": ms for name, ms in self._measured_ms.items()},
             **{f"unavailable.{name}": reason for name, reason in dict(self.unavailable).items()},
         }
 
@@ -160,6 +229,14 @@ class FallbackEngine:
 
     def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """See Engine. Raises InputError for wrong inputs, EngineError if all engines fail."""
+        return self._first_success(lambda engine: engine.run(arrays))
+
+    def run_many(self, frames: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
+        """See Engine. Raises InputError for wrong inputs, EngineError if all engines fail."""
+        return self._first_success(lambda engine: engine.run_many(frames))
+
+    def _first_success(self, process: Callable[[Engine], T]) -> T:
+        """Call `process` with the engines in order until it succeeds; return its result."""
         if self._retry_delay > 0:
             self._retry_delay -= 1
             self.failed_frames += 1
@@ -172,7 +249,7 @@ class FallbackEngine:
             if engine is None:
                 continue
             try:
-                results = engine.run(arrays)
+                results = process(engine)
             except InputError:
                 raise
             except EngineError as error:
@@ -195,6 +272,10 @@ class FallbackEngine:
                 self._engines[name] = self._factories[name]()
             except EngineError as error:
                 self._remove(name, str(error))
+                return None
+            except ModelIntegrityError as error:  # the file was modified after the start
+                self._remove(name, str(error), logging.ERROR)
+                self.failed_engines.append(name)
                 return None
         return self._engines[name]
 

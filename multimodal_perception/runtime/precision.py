@@ -1,8 +1,8 @@
-"""A card's ONNX model converted to the precision of a TensorRT engine.
+"""A card's ONNX model at the precision of an engine.
 
 TensorRT builds strongly typed networks: the types in the ONNX model are those of the engine. Therefore
-fp16 needs an ONNX model with float16 types, and int8 one with QuantizeLinear and DequantizeLinear nodes,
-which calibration makes.
+its fp16 needs an ONNX model with float16 types. int8 needs QuantizeLinear and DequantizeLinear nodes on
+every engine; calibration makes them.
 """
 
 from __future__ import annotations
@@ -37,29 +37,31 @@ FOLLOWERS = frozenset(
 
 
 def model_at_precision(card: ModelCard, config: RuntimeConfig) -> bytes:
-    """Return the ONNX model at config.precision.
+    """Return the ONNX model for a TensorRT engine at the configured precision.
 
-    Raises UserError; EngineError if int8 is not calibrated.
+    Raises UserError; EngineError if int8 is not calibrated, or for bf16.
     """
-    if config.precision == "int8":
+    if config.engine_precision == "int8":
         return calibrated_model(card, config)
+    if config.engine_precision == "bf16":
+        raise EngineError("bf16 is not supported; allowed: fp32, fp16, int8")
     content = card.read_file("onnx")
-    return convert_to_half(content) if config.precision == "fp16" else content
+    return convert_to_half(content) if config.engine_precision == "fp16" else content
 
 
 def source_digest(card: ModelCard, config: RuntimeConfig) -> str:
     """Return the engine cache's key of the ONNX model. Raises the errors of model_at_precision."""
-    if config.precision == "int8":
+    if config.engine_precision == "int8":
         return hashlib.sha256(calibrated_model(card, config)).hexdigest()
     if card.onnx is None:
         raise EngineError(f"{card.source} has no ONNX file")
-    suffix = f" {HALF_VERSION}" if config.precision == "fp16" else ""
+    suffix = f" {HALF_VERSION}" if config.engine_precision == "fp16" else ""
     return card.onnx.sha256 + suffix
 
 
-def calibrated_path(card: ModelCard, config: RuntimeConfig) -> Path:
-    """Return the path of a card's calibrated ONNX model, in the folder of the engines."""
-    return config.cache_folder / f"{card.name}-int8.onnx"
+def calibrated_path(card: ModelCard, folder: Path) -> Path:
+    """Return the path of a card's calibrated ONNX model in the cache folder."""
+    return folder / f"{card.name}-int8.onnx"
 
 
 def calibrated_model(card: ModelCard, config: RuntimeConfig) -> bytes:
@@ -71,8 +73,8 @@ def calibrated_model(card: ModelCard, config: RuntimeConfig) -> bytes:
     import onnx
     from google.protobuf.message import DecodeError
 
-    path = calibrated_path(card, config)
-    command = f"multimodal-perception export engine {card.name} --precision int8 --calibrate BAG"
+    path = calibrated_path(card, config.cache_folder)
+    command = f"multimodal-perception export int8 {card.name} --calibrate PATH"
     try:
         content = path.read_bytes()
         model = onnx.load_model_from_string(content)

@@ -121,9 +121,9 @@ def engine_key(
         onnx=source_digest(card, config),
         library=library.name,
         version=library.version,
-        gpu=target.gpu,
+        device=target.gpu,
         capability=target.text,
-        precision=config.precision,
+        precision=config.engine_precision,
         profile=f"{'; '.join(shapes)}; workspace {config.workspace_mib}; dla {config.dla_core}",
     )
 
@@ -181,7 +181,7 @@ def _set_capability(library: Library, settings: Any, target: Target) -> None:
 
 def _set_dla(library: Library, builder: Any, settings: Any, config: RuntimeConfig) -> None:
     """Run the layers that a DLA core supports on that core, and the others on the GPU."""
-    if library.name != "tensorrt" or config.precision == "fp32":
+    if library.name != "tensorrt" or config.engine_precision == "fp32":
         raise EngineError("dla_core needs the library tensorrt and precision fp16 or int8")
     if config.dla_core >= builder.num_DLA_cores:
         raise EngineError(
@@ -217,6 +217,7 @@ class TensorRTBackend:
         self._library = library = Library(name)
         self._gpu = gpu = Gpu(config.gpu)
         self.name: str = name
+        self.precision = config.engine_precision
         self.device = f"cuda:{config.gpu} ({gpu.name})"
         plan = plan_for(library, card, config, library.target(gpu))
         self._runtime = library.trt.Runtime(library.logger)

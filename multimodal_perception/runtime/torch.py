@@ -17,6 +17,7 @@ class TorchBackend:
     """One module in evaluation mode. Raises EngineError if it cannot be built or loaded."""
 
     name = "torch"
+    precision = "fp32"
 
     def __init__(self, card: ModelCard, config: RuntimeConfig) -> None:
         try:
@@ -27,6 +28,8 @@ class TorchBackend:
             raise EngineError(f"not installed ({error})") from error
         if config.device == "cuda" and not torch.cuda.is_available():
             raise EngineError("no CUDA GPU available")
+        if config.engine_precision != "fp32":
+            raise EngineError(f"{config.engine_precision} is not supported; allowed: fp32")
         use_gpu = config.device != "cpu" and torch.cuda.is_available()
         self.device = f"cuda:{config.gpu}" if use_gpu else "cpu"
         content = card.read_file("weights")

@@ -50,6 +50,9 @@ int cuGraphLaunch(void *executable, void *stream) {
   return 0; }
 int cuGraphDestroy(void *graph) { free(graph); --host_live; return 0; }
 int cuGraphExecDestroy(void *executable) { free(executable); --host_live; return 0; }
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+  *free = host_free_bytes; *total = 4 * host_free_bytes; return 0; }
+int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
 int cuGetErrorName(int status, const char **text) {
   *text = status == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : status == 101 ? "CUDA_ERROR_INVALID_DEVICE"
         : "CUDA_ERROR"; return 0; }

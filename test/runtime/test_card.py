@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import yaml
 
 from multimodal_perception.configuration import ConfigurationError, UserError
 from multimodal_perception.runtime.card import (
     ModelCard,
+    ModelIntegrityError,
     TensorSpec,
     Training,
     load_card,
@@ -37,6 +40,32 @@ def test_written_card_is_read_back_unchanged(tmp_path: Path) -> None:
     assert list(card.inputs) == list(models.INPUTS)
     assert card.read_file("onnx") == (tmp_path / "model" / "model.onnx").read_bytes()
     assert "path" not in yaml.safe_load(card.path.read_text())
+
+
+def test_external_data_is_refused(tmp_path: Path) -> None:
+    """The hash of the ONNX file does not cover tensors in other files."""
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [4])],
+            [onnx.numpy_helper.from_array(np.ones(4, np.float32), "w")],
+        )
+    )
+    model.metadata_props.add(key="location", value="not a tensor")
+    card = ModelCard("m", "m", {"x": TensorSpec((4,))}, {"y": TensorSpec((4,))}, "MIT")
+    onnx.save(model, tmp_path / "model.onnx")
+    assert write_card(tmp_path, card, onnx="model.onnx").read_file("onnx")
+    onnx.save(
+        model,
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    with pytest.raises(ModelIntegrityError, match="external data"):
+        write_card(tmp_path, card, onnx="model.onnx").read_file("onnx")
 
 
 def test_modified_or_missing_file_raises(tmp_path: Path) -> None:

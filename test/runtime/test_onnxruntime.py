@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.runtime.card import TensorSpec
+from multimodal_perception.runtime.card import ModelIntegrityError, TensorSpec
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError
 from multimodal_perception.runtime.onnxruntime import OnnxRuntimeBackend, choose_providers
 from multimodal_perception.runtime.open_model import open_single_engine
@@ -73,7 +73,7 @@ def test_modified_or_missing_file_raises(tmp_path: Path) -> None:
     path.write_bytes(b"tampered")
     with pytest.raises(UserError, match="its SHA-256 is"):
         OnnxRuntimeBackend(card, CPU)
-    with pytest.raises(EngineError, match="its SHA-256 is"):
+    with pytest.raises(ModelIntegrityError, match="its SHA-256 is"):
         open_single_engine("onnxruntime", card, CPU)
     path.unlink()
     with pytest.raises(EngineError, match="No such file"):

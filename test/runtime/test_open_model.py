@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.runtime.card import ModelCard, TensorSpec
+from multimodal_perception.runtime.card import ModelCard, TensorSpec, write_card
 from multimodal_perception.runtime.engine import CheckedEngine, EngineError, InputError
 from multimodal_perception.runtime.open_model import FallbackEngine, open_engine, open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
@@ -146,6 +146,7 @@ def test_open_model_error_names_the_card(tmp_path: Path) -> None:
     card = models.save(tmp_path / "log", models.log_model(), **specs)
     assert open_model(card, RuntimeConfig(order=("onnxruntime",))).name == "onnxruntime"
     (tmp_path / "log" / "model.onnx").write_bytes(b"no network")
+    card = write_card(tmp_path / "log", card, onnx="model.onnx")
     with pytest.raises(UserError, match=rf"^{re.escape(str(card.source))}: .*onnxruntime: "):
         open_model(card, RuntimeConfig(order=("onnxruntime",)))
 

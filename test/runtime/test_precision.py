@@ -96,11 +96,11 @@ def test_layer_with_a_weight_beyond_float16_range_stays_float32(tmp_path: Path) 
 
 def test_int8_is_accurate_and_bound_to_the_weights(card: ModelCard, tmp_path: Path) -> None:
     config = RuntimeConfig(precision="int8", cache=str(tmp_path / "cache"))
-    with pytest.raises(EngineError, match=r"not calibrated .*export engine model --precision int8"):
+    with pytest.raises(EngineError, match=r"not calibrated .*export int8 model --calibrate"):
         model_at_precision(card, config)
     content = quantize_int8(card, iter(FRAMES))
     assert 0 < output_differences(card, content, FRAMES)["scores"] < 0.05
-    path = calibrated_path(card, config)
+    path = calibrated_path(card, config.cache_folder)
     path.parent.mkdir()
     path.write_bytes(content)
     assert model_at_precision(card, config) == content
@@ -125,10 +125,12 @@ def test_each_precision_has_its_own_digest(card: ModelCard, tmp_path: Path) -> N
     for precision in ("fp32", "fp16", "int8"):
         config = RuntimeConfig(precision=precision, cache=str(tmp_path))
         if precision == "int8":
-            calibrated_path(card, config).write_bytes(quantize_int8(card, iter(FRAMES)))
+            calibrated_path(card, config.cache_folder).write_bytes(
+                quantize_int8(card, iter(FRAMES))
+            )
         digests.add(source_digest(card, config))
     assert len(digests) == 3
-    calibrated_path(card, config).write_bytes(quantize_int8(card, iter(FRAMES[:2])))
+    calibrated_path(card, config.cache_folder).write_bytes(quantize_int8(card, iter(FRAMES[:2])))
     assert source_digest(card, config) not in digests  # a new calibration needs a new engine
 
 

@@ -18,6 +18,7 @@ from multimodal_perception.runtime import architectures
 from multimodal_perception.runtime.architectures import ARCHITECTURES, Architecture
 from multimodal_perception.runtime.card import (
     ModelCard,
+    ModelIntegrityError,
     TensorSpec,
     load_card,
     shipped_cards,
@@ -87,11 +88,39 @@ def test_torch_agrees_with_onnxruntime_and_replaces_it(card: ModelCard) -> None:
         a, b = with_torch.run(frame(seed)), with_onnx.run(frame(seed))
         np.testing.assert_allclose(a["scores"], b["scores"], rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(a["indices"], b["indices"])
+    order = RuntimeConfig(order=("tensorrt", "torch"), threads=1)
+    np.testing.assert_array_equal(
+        open_engine(card, order).run(frame())["scores"], with_torch.run(frame())["scores"]
+    )
+
+
+def test_no_engine_runs_a_model_with_a_modified_file(
+    card: ModelCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another engine, which does not read the modified file, must not hide the modification."""
     assert card.path is not None
     (card.path.parent / "model.onnx").write_bytes(b"tampered")
-    engine = open_engine(card, RuntimeConfig(order=("onnxruntime", "torch"), threads=1))
-    assert engine.name == "torch" and "SHA-256" in engine.diagnostics()["unavailable.onnxruntime"]
-    np.testing.assert_array_equal(engine.run(frame())["scores"], with_torch.run(frame())["scores"])
+    with pytest.raises(ModelIntegrityError, match="its SHA-256 is"):
+        open_engine(card, RuntimeConfig(order=("torch",), threads=1))
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+
+
+def test_a_file_that_is_modified_later_is_not_used_as_fallback(
+    card: ModelCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert card.path is not None
+    engine = open_engine(card, RuntimeConfig(order=("torch", "onnxruntime"), threads=1))
+    (card.path.parent / "model.onnx").write_bytes(b"tampered")
+    engine._engines["torch"] = Failing()  # type: ignore[assignment]
+    with pytest.raises(EngineError, match="out of memory"):
+        engine.run(frame())
+    assert "SHA-256" in engine.diagnostics()["unavailable.onnxruntime"]
+    assert engine.degraded and any(r.levelname == "ERROR" for r in caplog.records)
+
+
+class Failing:
+    def run(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise EngineError("out of memory")
 
 
 def test_mismatched_or_damaged_weights_raise(card: ModelCard) -> None:
@@ -105,7 +134,7 @@ def test_mismatched_or_damaged_weights_raise(card: ModelCard) -> None:
     other = write_card(folder, card, weights="model.safetensors")
     with pytest.raises(EngineError, match="weights do not match the network"):
         open_single_engine("torch", other, RuntimeConfig())
-    with pytest.raises(EngineError, match="its SHA-256 is"):
+    with pytest.raises(ModelIntegrityError, match="its SHA-256 is"):
         open_single_engine("torch", card, RuntimeConfig())
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from multimodal_perception.configuration import UserError
 
 if TYPE_CHECKING:
-    from multimodal_perception.runtime.card import ModelCard
-    from multimodal_perception.runtime.settings import RuntimeConfig
     from multimodal_perception.runtime.tensorrt import Library, LibraryName, Target
 
 
@@ -62,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
+    from multimodal_perception.cli.export.int8 import calibrate
     from multimodal_perception.configuration import build
     from multimodal_perception.runtime.cache import EngineCache
     from multimodal_perception.runtime.card import load_card
@@ -78,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
     }
     config = build(RuntimeConfig, values, "arguments")
     if args.calibrate is not None:
-        _calibrate(card, config, args.calibrate, args.frames)
+        if args.precision != "int8":
+            raise UserError("--calibrate: only allowed with --precision int8")
+        calibrate(card, config.cache_folder, str(args.calibrate), args.frames)
     try:
         library, target = _target(args.library, args.compute_capability, config.gpu)
         with Progress(transient=True) as bar:
@@ -95,33 +96,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"{path}: {len(plan) / 1e6:.1f} MB by {library.name} {library.version}")
     return 0
-
-
-def _calibrate(card: ModelCard, config: RuntimeConfig, path: Path, frames: int) -> None:
-    """Write the card's int8 ONNX model into the cache and print its differences to the original."""
-    from tqdm import tqdm
-
-    from multimodal_perception.datasets.network_inputs import recorded_inputs
-    from multimodal_perception.runtime.precision import calibrated_path
-    from multimodal_perception.runtime.quantization import output_differences, quantize_int8
-
-    if config.precision != "int8":
-        raise UserError("--calibrate: only allowed with --precision int8")
-    if frames < 1:
-        raise UserError(f"--frames: allowed: 1 or more; got {frames}")
-    inputs = recorded_inputs(path, card, frames)
-    content = quantize_int8(card, tqdm(inputs, desc="calibrating", unit="frame", leave=False))
-    target = calibrated_path(card, config)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        target.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{target}: {error.strerror or error}") from error
-    print(f"{target}: {len(content) / 1e6:.1f} MB")
-    for name, difference in output_differences(
-        card, content, recorded_inputs(path, card, 8)
-    ).items():
-        print(f"  {name}: mean difference to fp32 on 8 frames {100 * difference:.2f} %")
 
 
 def _target(name: LibraryName | None, capability: str | None, gpu: int) -> tuple[Library, Target]:

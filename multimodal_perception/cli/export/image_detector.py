@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from multimodal_perception.configuration import UserError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -31,8 +29,6 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.runtime.card import Training
     from multimodal_perception.training.image_detector.export import export_image_detector
 
-    if not 0 <= args.hours <= 1e6:
-        raise UserError(f"--hours: allowed: 0 to 1e6; got {args.hours:g}")
     training = Training(args.command, args.seed, args.hours, args.device, args.data)
     card = export_image_detector(args.weights, args.out, training)
     print(f"{card.path}: {card.figures['parameters']} parameters")

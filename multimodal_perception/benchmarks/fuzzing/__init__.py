@@ -1,0 +1,1 @@
+"""Mutated messages, files and frames for `bench fuzz`."""

@@ -40,7 +40,8 @@ from multimodal_perception.synchronization.intake import (
     sensors_by_info_topic,
     set_calibration,
 )
-from multimodal_perception.synchronization.synchronizer import ReadingSet, Synchronizer
+from multimodal_perception.synchronization.reading_set import ReadingSet
+from multimodal_perception.synchronization.synchronizer import Synchronizer
 
 
 @dataclass(frozen=True)

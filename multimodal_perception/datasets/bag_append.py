@@ -15,6 +15,7 @@ import yaml
 from multimodal_perception.configuration import ConfigurationError, load_yaml
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.messages.frame_messages import TRUTH
+from multimodal_perception.yaml_reader import YamlDumper
 
 METADATA = "metadata.yaml"
 INFORMATION = "rosbag2_bagfile_information"
@@ -46,14 +47,24 @@ def count_frames(bag: Path, digest: str, first_topic: str) -> int:
 def append_bag(bag: Path, part: Path) -> None:
     """Move the only file of the bag `part` into `bag` and add it to the metadata of `bag`.
 
-    Raises DatasetError if the metadata of either cannot be read, OSError if writing fails.
+    `bag` may be a folder without metadata, which becomes a bag. A part without messages is removed,
+    unless it is the first one. Raises DatasetError if the metadata of either cannot be read, OSError if
+    writing fails.
     """
-    target, appended = _information(bag), _information(part)
+    appended = _information(part)
+    target = _information(bag) if (bag / METADATA).exists() else None
     try:
-        if appended["message_count"]:
+        file = part / appended["relative_file_paths"][0]
+        if target is None:
+            name = f"{bag.name}.mcap"
+            file.replace(bag / name)
+            appended["relative_file_paths"] = [name]
+            appended["files"] = [{**entry, "path": name} for entry in appended["files"][:1]]
+            _write_information(bag, appended)
+        elif appended["message_count"]:
             number = len(target["relative_file_paths"])
             name = f"{bag.name}_{number}.mcap"
-            (part / appended["relative_file_paths"][0]).replace(bag / name)
+            file.replace(bag / name)
             _merge_metadata(target, appended, name)
             _write_information(bag, target)
     except (KeyError, TypeError, IndexError) as error:
@@ -89,7 +100,7 @@ def _start(information: dict[str, Any]) -> int:
 def _write_information(bag: Path, information: dict[str, Any]) -> None:
     """Replace the metadata atomically, so that the bag is readable at any time."""
     partial = bag / f".{METADATA}"
-    text = yaml.safe_dump({INFORMATION: information}, sort_keys=False)
+    text = yaml.dump({INFORMATION: information}, Dumper=YamlDumper, sort_keys=False)
     partial.write_text(text, encoding="utf-8")
     partial.replace(bag / METADATA)
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.highlevel import AnyReader
 
+from multimodal_perception.configuration import parse_yaml
 from multimodal_perception.datasets.bag_files import custom_data
 from multimodal_perception.datasets.bag_topics import (
     Classification,
@@ -64,11 +64,8 @@ def rig_of_bag(path: Path, reader: AnyReader, notices: Notices) -> Rig:
     """
     text = custom_data(reader, RIG_KEY)
     if text is not None:
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise DatasetError(f"{path}: metadata.yaml: {RIG_KEY}: {error}") from error
-        rig = parse_rig(values, f"{path}: metadata.yaml: {RIG_KEY}")
+        source = f"{path}: metadata.yaml: {RIG_KEY}"
+        rig = parse_rig(parse_yaml(text, source), source)
         notices.add(SUBJECT, f"the rig {rig.name!r} that is stored in the bag is used")
         return rig
     return infer_rig(path, reader, notices)

@@ -22,7 +22,11 @@ from multimodal_perception.messages.decoders import stamp_ns_of
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.messages.odometry import pose_from_geometry
 from multimodal_perception.notices import Notices
-from multimodal_perception.synchronization.intake import MOVING_TOPIC, STATIC_TOPIC, add_transforms
+from multimodal_perception.synchronization.transform_intake import (
+    MOVING_TOPIC,
+    STATIC_TOPIC,
+    add_transforms,
+)
 
 TF_TYPES = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 # Changes smaller than this (metres and rotation matrix entries) are rounding, not another transform.

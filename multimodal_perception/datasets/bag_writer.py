@@ -141,7 +141,7 @@ def write_bag(
     their own. The rig is stored in metadata.yaml, so that the bag is read like the frames.
 
     Raises DatasetError if `out` exists or cannot be written, or if two sensors of a frame have the same
-    frame_id but different poses. An unfinished bag is removed.
+    frame_id but different poses. The folder exists only when the bag is complete.
     """
     out = Path(out)
     if out.exists():
@@ -149,20 +149,24 @@ def write_bag(
     plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
     counts: dict[str, int] = {}
     types = RosbagsTypes()
+    # The bag gets its name when it is complete. A killed run leaves a hidden folder; the next run
+    # removes it.
+    unfinished = out.with_name(f".{out.name}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with Writer(out, version=9, storage_plugin=plugin) as writer:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        with Writer(unfinished / out.name, version=9, storage_plugin=plugin) as writer:
             topics = TopicWriter(writer, types.store)
             stored = StoredRig(rig)
             for topic, name, msg, stamp_ns in _all_messages(map(stored.add, frames), rig, types):
                 topics.write(topic, name, stamp_ns, types.store.serialize_cdr(msg, name))
                 counts[topic] = counts.get(topic, 0) + 1
             writer.set_custom_data(RIG_KEY, stored.text())
-    except BaseException as error:
-        shutil.rmtree(out, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DatasetError(f"{out}: {error.strerror or error}") from error
-        raise
+        (unfinished / out.name).rename(out)
+    except OSError as error:
+        raise DatasetError(f"{out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return counts
 
 

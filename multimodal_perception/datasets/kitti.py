@@ -10,11 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
+from multimodal_perception.datasets.file_limits import (
+    read_colour_image,
+    read_floats,
+    read_text_lines,
+)
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, CameraImage, LidarSweep, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
@@ -111,12 +115,7 @@ class KittiDataset(Dataset):
         path = next((p for p in paths if p.exists()), None)
         if path is None:
             return frame
-        try:
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        except cv2.error:  # the header states more pixels than OpenCV allows
-            pixels = None
-        if pixels is None:
-            raise DatasetError(f"{path}: not a readable PNG or JPEG image")
+        pixels = read_colour_image(path)
         height, width = pixels.shape[:2]
         optical_from_lidar, matrix = camera_2(calibration)
         pose = BASE_FROM_LIDAR @ poses.inverse(optical_from_lidar)
@@ -152,13 +151,10 @@ def read_velodyne(path: Path) -> NDArray[np.float32]:
 
     Raises DatasetError.
     """
-    try:
-        values = np.fromfile(path, np.float32)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    if values.size == 0 or values.size % 4 or path.stat().st_size % 16:
+    values = read_floats(path)
+    if values.size == 0 or values.size % 4:
         raise DatasetError(
-            f"{path}: the size is {path.stat().st_size} bytes; expected a positive multiple of 16 "
+            f"{path}: the size is {values.nbytes} bytes; expected a positive multiple of 16 "
             "(four float32 values per point)"
         )
     points = values.reshape(-1, 4)
@@ -175,10 +171,7 @@ def read_calibration(path: Path) -> dict[str, NDArray[np.float64]]:
     """
     shapes = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
     matrices = {}
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: {error}") from error
+    lines = read_text_lines(path)
     for number, line in enumerate(lines, 1):
         key, _, rest = line.partition(":")
         if key not in shapes:
@@ -249,10 +242,7 @@ def read_annotations(path: Path, base_from_rect: NDArray[np.float64]) -> KittiLa
     """Read a label file. Raises DatasetError, which names the line."""
     types: list[str] = []
     rows: list[list[float]] = []
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: {error}") from error
+    lines = read_text_lines(path)
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.open_dataset import open_dataset
+from multimodal_perception.npz_reader import read_npz
 from multimodal_perception.runtime.architectures import resolve
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.engine import Arrays, InputError, check_inputs
@@ -38,8 +38,4 @@ def recorded_inputs(path: Path, card: ModelCard, limit: int) -> Iterator[Arrays]
 
 
 def _read_npz(path: Path) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: {error}") from error
+    return read_npz(path)

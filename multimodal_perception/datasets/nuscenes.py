@@ -6,18 +6,17 @@ are given in the LiDAR frame. base_link is the ego frame of nuScenes: on the gro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
+from multimodal_perception.datasets.file_limits import read_colour_image, read_floats, read_json
 from multimodal_perception.frame import (
     CLASS_NAMES,
     Boxes3D,
@@ -37,11 +36,11 @@ from multimodal_perception.rig import Rig, Sensor
 CLASSES = {
     "car": "car",
     "truck": "truck",
-    "trailer": "truck",
+    "trailer": "trailer",
     "bus": "bus",
     "construction_vehicle": "truck",
     "bicycle": "cyclist",
-    "motorcycle": "cyclist",
+    "motorcycle": "motorcyclist",
     "pedestrian": "pedestrian",
     "traffic_cone": "cone",
     "barrier": "barrier",
@@ -74,8 +73,11 @@ class NuScenesSampleDataset(Dataset):
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         path = self.root / "frame.json"
+        try:
+            info = read_json(path)
+        except DatasetError as error:
+            raise DatasetError(f"{path}: not a nuScenes info file ({error})") from error
         with dataset_errors(f"{path}: not a nuScenes info file"):
-            info = json.loads(path.read_text(encoding="utf-8"))
             self._names = {v: k for k, v in info["metainfo"]["categories"].items()}
             self._samples = list(info["data_list"])
             cameras = [name.lower() for name in self._samples[0]["images"]]
@@ -161,8 +163,8 @@ def read_sweep(path: Path, stamp_ns: int, features: int = 5) -> LidarSweep:
     values and those at the sensor, which are missing returns, are removed, as from the messages of a
     bag. Raises DatasetError.
     """
-    values = np.fromfile(path, np.float32)
-    if features < 4 or values.size == 0 or values.size % features or path.stat().st_size % 4:
+    values = read_floats(path)
+    if features < 4 or values.size == 0 or values.size % features:
         raise DatasetError(
             f"{path}: the file size does not fit {features} float32 values per point (allowed: 4 or "
             "more values)"
@@ -181,13 +183,7 @@ def read_sweep(path: Path, stamp_ns: int, features: int = 5) -> LidarSweep:
 
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Pixels (H, W, 3) uint8 in BGR order. Raises DatasetError."""
-    try:
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # the header states more pixels than OpenCV allows
-        pixels = None
-    if pixels is None:
-        raise DatasetError(f"{path}: not a readable image")
-    return np.asarray(pixels, np.uint8)
+    return read_colour_image(path)
 
 
 def nuscenes_rig(cameras: list[str]) -> Rig:

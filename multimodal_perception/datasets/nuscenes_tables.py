@@ -5,7 +5,6 @@ A frame is a sample: its LIDAR_TOP sweep and camera images, in the ego frame at 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.datasets.dataset import Dataset, DatasetError
+from multimodal_perception.datasets.file_limits import read_json
 from multimodal_perception.datasets.nuscenes import (
     CLASSES,
     LIDAR,
@@ -126,14 +126,14 @@ class NuScenesDataset(Dataset):
     def _rows(self, name: str) -> list[Row]:
         path = self.folder / f"{name}.json"
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise DatasetError(f"{path}: not a nuScenes table ({error})") from error
+            rows = read_json(path)
+        except DatasetError as error:
+            raise DatasetError(f"{error}: not a nuScenes table") from error
         if not isinstance(rows, list) or not all(
-            isinstance(r, dict) and "token" in r for r in rows
+            isinstance(r, dict) and isinstance(r.get("token"), str) for r in rows
         ):
             raise DatasetError(
-                f"{path}: not a nuScenes table (expected a list of objects with the key token)"
+                f"{path}: not a nuScenes table (expected a list of objects with a text as token)"
             )
         return rows
 

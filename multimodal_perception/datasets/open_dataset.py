@@ -11,16 +11,19 @@ from multimodal_perception.datasets.dataset import Dataset, DatasetError
 from multimodal_perception.datasets.kitti import KittiDataset
 from multimodal_perception.datasets.nuscenes import NuScenesSampleDataset
 from multimodal_perception.datasets.nuscenes_tables import NuScenesDataset, tables_folder
+from multimodal_perception.datasets.pandaset import PandaSetDataset
+from multimodal_perception.datasets.pandaset_files import sequence_folders
 from multimodal_perception.datasets.shards import ShardDataset
 from multimodal_perception.datasets.simulated import PREFIX, open_simulation
 from multimodal_perception.datasets.simulation_writer import SHARD_RECORD
 from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.rig import Rig
 
-DatasetName = Literal["kitti", "nuscenes", "bag", "synthetic", "simulated", "shards"]
+DatasetName = Literal["kitti", "nuscenes", "pandaset", "bag", "synthetic", "simulated", "shards"]
 DATASET_NAMES: tuple[DatasetName, ...] = (
     "kitti",
     "nuscenes",
+    "pandaset",
     "bag",
     "synthetic",
     "simulated",
@@ -43,7 +46,7 @@ def open_dataset(
         return open_simulation(str(path), rig)
     path = Path(path)
     if name is None:
-        name = _detect_format(path)
+        name = detect_format(path)
     if rig is not None and name != "bag":
         raise DatasetError(
             f"{path}: {name} has its own rig; a rig is allowed for bags and simulated drives"
@@ -56,6 +59,8 @@ def open_dataset(
             if (path / "frame.json").is_file()
             else NuScenesDataset(path)
         )
+    if name == "pandaset":
+        return PandaSetDataset(path)
     if name == "synthetic":
         return SyntheticDataset()
     if name == "shards":
@@ -67,7 +72,8 @@ def _is_simulation(path: str) -> bool:
     return path.partition(":")[0].partition(",")[0] == PREFIX and not Path(path).exists()
 
 
-def _detect_format(path: Path) -> DatasetName:
+def detect_format(path: Path) -> DatasetName:
+    """The format of a data set by its files. Raises DatasetError if it is none."""
     if str(path) == "synthetic" and not path.exists():
         return "synthetic"
     if not path.exists():
@@ -78,10 +84,12 @@ def _detect_format(path: Path) -> DatasetName:
         return "nuscenes"
     if (path / "velodyne").is_dir():
         return "kitti"
+    if sequence_folders(path):
+        return "pandaset"
     if (path / SHARD_RECORD).is_file():
         return "shards"
     raise DatasetError(
         f"{path}: format not recognised; expected a KITTI folder (velodyne/), nuScenes "
-        "(v1.0-*/sample.json, or frame.json of a sample), a rosbag2 bag (metadata.yaml, .mcap, .db3) or "
-        f"simulated shards ({SHARD_RECORD})"
+        "(v1.0-*/sample.json, or frame.json of a sample), PandaSet (lidar/poses.json), a rosbag2 bag "
+        f"(metadata.yaml, .mcap, .db3) or simulated shards ({SHARD_RECORD})"
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from multimodal_perception.datasets.dataset import DatasetError
-from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
+from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.profile import Profile, check_profile
+from multimodal_perception.simulation.rigs import open_rig
 from multimodal_perception.simulation.sensors.conditions import parse_fault
 from multimodal_perception.simulation.simulation import Simulation
 
 PREFIX = "simulated"
-SYNTAX = "simulated:SCENARIO[,seed=N][,frames=K][,rig=RIG][,fault=FAULT]...[,CONDITION[=VALUE]]..."
+SYNTAX = (
+    "simulated:SCENARIO[,seed=N][,frames=K][,rig=RIG][,profile=PROFILE][,fault=FAULT]..."
+    "[,CONDITION[=VALUE]]..."
+)
 DEFAULT_SCENARIO, DEFAULT_RIG, DEFAULT_FRAMES = "urban_street", "simulation", 20
 
 
@@ -21,6 +26,7 @@ def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
     scenario, *entries = spec.removeprefix(PREFIX).removeprefix(":").split(",")
     integers = {"seed": 0, "frames": DEFAULT_FRAMES}
     conditions, faults = [], []
+    profile: Profile = "basic"
     for entry in entries:
         key, _, value = entry.partition("=")
         if key in integers:
@@ -29,7 +35,9 @@ def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
             except ValueError:
                 raise DatasetError(f"{spec}: {key}: {value!r} is not an integer") from None
         elif key == "rig":
-            rig = load_rig(resolve_rig_path(value))
+            rig = open_rig(value)
+        elif key == "profile":
+            profile = check_profile(value)
         elif key == "fault":
             faults.append(parse_fault(value))
         elif entry:
@@ -37,7 +45,13 @@ def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
         else:
             raise DatasetError(f"{spec}: expected {SYNTAX}")
     if rig is None:
-        rig = load_rig(resolve_rig_path(DEFAULT_RIG))
+        rig = open_rig(DEFAULT_RIG)
     return Simulation(
-        scenario or DEFAULT_SCENARIO, rig, integers["seed"], integers["frames"], conditions, faults
+        scenario or DEFAULT_SCENARIO,
+        rig,
+        integers["seed"],
+        integers["frames"],
+        conditions,
+        faults,
+        profile=profile,
     )

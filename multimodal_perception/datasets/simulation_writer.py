@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
-import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -34,11 +32,14 @@ from multimodal_perception.datasets.bag_append import (
 from multimodal_perception.datasets.bag_writer import RosbagsTypes, TopicWriter
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.ground_truth_messages import odometry_message, truth_messages
+from multimodal_perception.files import FileError, atomic_write
 from multimodal_perception.frame import Modality
 from multimodal_perception.messages import encoders
 from multimodal_perception.messages.frame_messages import TF_STATIC, TRUTH, frame_messages
-from multimodal_perception.processes import initialise_worker
+from multimodal_perception.npz_reader import read_npz
+from multimodal_perception.processes import WorkerPool, initialise_worker
 from multimodal_perception.rig import Rig, dump_rig
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.sensors.conditions import Fault
 from multimodal_perception.simulation.simulation import Simulation, SimulationError
 from multimodal_perception.simulation.world import scene
@@ -48,8 +49,10 @@ from multimodal_perception.simulation.world.scenarios import Scenario
 T = TypeVar("T")
 DEFAULT_ODOMETRY = "/odom"
 SHARD_RECORD = "dataset.json"
-# Folder inside a bag in which the file of a resumed simulation is written.
+# Folder inside a bag in which its next file is written.
 PARTIAL_BAG = ".part"
+# A killed run loses at most the frames of one file.
+FRAMES_PER_FILE = 50
 # Disk space that is kept free, so that a bag can be closed with its last chunk and its index.
 RESERVE_BYTES = 16 << 20
 # Poses on /tf per frame, enough to deskew a sweep by interpolation.
@@ -67,11 +70,18 @@ class SimulationPlan:
     frames: int = 100
     conditions: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = field(default=())
+    profile: Profile = "basic"
 
     def simulation(self) -> Simulation:
         """Create the simulation. Raises SimulationError."""
         return Simulation(
-            self.scenario, self.rig, self.seed, self.frames, self.conditions, self.faults
+            self.scenario,
+            self.rig,
+            self.seed,
+            self.frames,
+            self.conditions,
+            self.faults,
+            profile=self.profile,
         )
 
 
@@ -81,6 +91,7 @@ def describe_plan(plan: SimulationPlan) -> dict[str, Any]:
         "scenario": plan.scenario.name,
         "rig": plan.rig.name,
         "seed": plan.seed,
+        "profile": plan.profile,
         "conditions": list(plan.conditions),
         "faults": [repr(f) for f in plan.faults],
         "classes": list(SEMANTIC_NAMES),
@@ -97,59 +108,75 @@ def write_simulation(
 ) -> int:
     """Write a bag folder or resume an interrupted one; returns the number of frames in it.
 
-    If it is interrupted (KeyboardInterrupt, which is passed on) or the disk is full, the bag is valid up
-    to there, and the same call resumes it in another file of the same folder. Raises DatasetError if
-    `out` contains anything else or cannot be written.
+    The bag has a file for every FRAMES_PER_FILE frames. If it is interrupted (KeyboardInterrupt, which
+    is passed on) or the disk is full, the bag is valid up to there, and the same call resumes it in
+    another file of the same folder. A killed run (SIGKILL, loss of power) loses the frames of the last
+    file only. Raises DatasetError if `out` contains anything else or cannot be written.
     """
     plan.simulation()  # raises errors before anything is written
     # A digest rather than the text, because YAML libraries wrap long lines differently.
     digest = hashlib.sha256(json.dumps(describe_plan(plan)).encode()).hexdigest()
-    resuming = out.exists()
-    count = count_frames(out, digest, _odometry_topic(plan.rig)) if resuming else 0
+    count = 0
+    if out.exists() and not _is_unfinished(out):
+        count = count_frames(out, digest, _odometry_topic(plan.rig))
     if count >= plan.frames:
         return count
-    target = out / PARTIAL_BAG if resuming else out
     try:
-        if resuming:
-            shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        interruption: BaseException | None = None
-        with Writer(target, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            writer.set_custom_data(SIMULATION_DIGEST_KEY, digest)
-            try:
-                count = _write_frames(writer, plan, range(count, plan.frames), workers, progress)
-            except BaseException as error:  # raised again once the writer has closed the bag
-                interruption = error
-        if resuming:
-            append_bag(out, target)
-        if interruption is not None:
-            raise interruption
+        out.mkdir(parents=True, exist_ok=True)
+        indices = range(count, plan.frames)
+        with closing(generate_frames(plan, encode_frame, indices, workers)) as frames:
+            encoded = zip(progress(indices), frames, strict=True)
+            while count < plan.frames:
+                end = min(count - count % FRAMES_PER_FILE + FRAMES_PER_FILE, plan.frames)
+                count = _write_part(out, digest, encoded, count, end)
         return count
     except OSError as error:
         raise DatasetError(f"{out}: {error.strerror or error}") from error
 
 
-def _write_frames(
-    writer: Writer,
-    plan: SimulationPlan,
-    indices: range,
-    workers: int,
-    progress: Callable[[Sequence[int]], Iterable[int]],
+def _is_unfinished(out: Path) -> bool:
+    """Whether a folder contains only what a run leaves that was killed in its first file."""
+    return out.is_dir() and {f.name for f in out.iterdir()} <= {PARTIAL_BAG}
+
+
+def _write_part(
+    out: Path, digest: str, encoded: Iterator[tuple[int, Encoded]], count: int, end: int
 ) -> int:
-    """Write the frames of the indices to the bag; returns the number of frames in it."""
-    topics = TopicWriter(writer, _types().store, (TF_STATIC, f"{TRUTH}/classes"))
-    count = indices.start
-    with closing(generate_frames(plan, encode_frame, indices, workers)) as frames:
-        for _, encoded in zip(progress(indices), frames, strict=True):
-            required_bytes = RESERVE_BYTES + sum(len(data) for *_, data in encoded)
-            if shutil.disk_usage(writer.path).free < required_bytes:
-                raise DatasetError(
-                    f"{writer.path}: the disk is full; the bag contains {count} frames"
-                )
-            for message in encoded:
-                topics.write(*message)
-            count += 1
+    """Write the frames `count` to `end` as another file of the bag; returns the number of frames in it.
+
+    If it is interrupted, the frames up to there become a file of the bag.
+    """
+    part = out / PARTIAL_BAG
+    shutil.rmtree(part, ignore_errors=True)
+    interruption: BaseException | None = None
+    with Writer(part, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.set_custom_data(SIMULATION_DIGEST_KEY, digest)
+        try:
+            for number in _write_frames(writer, itertools.islice(encoded, end - count), count):
+                count = number
+        except BaseException as error:  # raised again once the writer has closed the bag
+            interruption = error
+    append_bag(out, part)
+    if interruption is not None:
+        raise interruption
     return count
+
+
+def _write_frames(
+    writer: Writer, encoded: Iterable[tuple[int, Encoded]], count: int
+) -> Iterator[int]:
+    """Write frames to the bag; yields the number of frames after each one. count: frames before."""
+    topics = TopicWriter(writer, _types().store, (TF_STATIC, f"{TRUTH}/classes"))
+    for _, messages in encoded:
+        required_bytes = RESERVE_BYTES + sum(len(data) for *_, data in messages)
+        if shutil.disk_usage(writer.path).free < required_bytes:
+            raise DatasetError(
+                f"{writer.path.parent}: the disk is full; the bag contains {count} frames"
+            )
+        for message in messages:
+            topics.write(*message)
+        count += 1
+        yield count
 
 
 def write_shards(
@@ -178,9 +205,8 @@ def write_shards(
         missing = [i for i in range(plan.frames) if not shard_path(out, i).exists()]
         with closing(generate_frames(plan, shard_arrays, missing, workers)) as frames:
             for index, arrays in zip(progress(missing), frames, strict=True):
-                partial = out / f".{index:06d}.npz"
-                np.savez_compressed(partial, allow_pickle=False, **arrays)
-                partial.replace(shard_path(out, index))
+                with atomic_write(shard_path(out, index)) as file:
+                    np.savez_compressed(file, allow_pickle=False, **arrays)
     except (OSError, json.JSONDecodeError) as error:
         raise DatasetError(f"{out}: {error}") from error
     return len(missing)
@@ -200,10 +226,9 @@ def shard_path(folder: Path, index: int) -> Path:
 def read_shard(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of one frame by name. Raises DatasetError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: {error}") from error
+        return read_npz(path)
+    except FileError as error:
+        raise DatasetError(str(error)) from error
 
 
 def generate_frames(
@@ -230,25 +255,21 @@ def _generate_in_processes(
 ) -> Generator[T, None, None]:
     """generate_frames with worker processes."""
     threads = max(1, (os.cpu_count() or 1) // workers)
-    # "spawn", because the threads of Embree do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _initialise_worker, (plan, threads))
     pending: deque[Future[T]] = deque()
     try:
-        # A few frames ahead keep all workers busy with little memory.
-        for index in itertools.islice(indices, workers + 1):
-            pending.append(pool.submit(_convert_frame, convert, index))
-        while pending:
-            result = pending.popleft().result()
-            for index in itertools.islice(indices, 1):
+        with WorkerPool(workers, _initialise_worker, (plan, threads)) as pool:
+            # A few frames ahead keep all workers busy with little memory.
+            for index in itertools.islice(indices, workers + 1):
                 pending.append(pool.submit(_convert_frame, convert, index))
-            yield result
+            while pending:
+                result = pending.popleft().result()
+                for index in itertools.islice(indices, 1):
+                    pending.append(pool.submit(_convert_frame, convert, index))
+                yield result
     except BrokenProcessPool as error:
         raise SimulationError(
             "a worker process was terminated (out of memory?): use fewer --workers"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _simulation: Simulation | None = None

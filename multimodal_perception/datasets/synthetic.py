@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from multimodal_perception.frame import (
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.kernels import njit
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import load_rig
 from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
@@ -186,7 +186,7 @@ def _cast(
     return _cast_boxes(origin, rays, np.array([s.box for s in solids]))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _cast_boxes(origin, rays, boxes):  # type: ignore[no-untyped-def]
     distance = np.full(len(rays), np.inf)
     hit = np.zeros(len(rays), np.int64)

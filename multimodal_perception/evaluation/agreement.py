@@ -6,20 +6,25 @@ All differences are relative to the magnitude of the value, but at least to SCOR
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticDataset
-from multimodal_perception.detection.fusion.detector import FusionDetector, Network
+from multimodal_perception.detection.fusion.detector import FusionDetector
 from multimodal_perception.detection.fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.fusion.image_features import Network
+from multimodal_perception.detection.fusion_detectors import (
+    AnyFusionDetector,
+    open_fusion_detector,
+)
 from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage
+from multimodal_perception.npz_reader import CONTENT_ERRORS, read_npz
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.card import TensorSpec, load_card
 from multimodal_perception.runtime.engine import Arrays
@@ -27,7 +32,7 @@ from multimodal_perception.runtime.settings import EngineName, RuntimeConfig
 
 TOLERANCE = 1e-3
 SCORE_FLOOR = 0.01
-# Proposals with lower scores are not compared, because rounding decides which of them are selected.
+# Proposals with lower scores are not compared, because rounding determines which of them are selected.
 MIN_PROPOSAL_SCORE = 0.05
 # Stored ("golden") outputs contain the boxes of GOLDEN_FRAMES frames with at least GOLDEN_MIN_SCORE.
 # A comparison requires a match for each box with at least GOLDEN_REQUIRED_SCORE.
@@ -83,14 +88,18 @@ class ComparedNetwork:
             )
             compare_detections(first, second, MIN_PROPOSAL_SCORE, self.agreement)
         elif "features" in outputs:
-            difference = max_relative_difference(outputs["features"], others["features"], 1.0)
-            self.agreement.record("features", difference)
+            self._compare_values(outputs, others)
         else:
             self.agreement.compared += outputs["refined_boxes"].shape[1]
-            for name, floor in (("confidences", SCORE_FLOOR), ("refined_boxes", 1.0)):
-                difference = max_relative_difference(outputs[name], others[name], floor)
-                self.agreement.record(name, difference)
+            self._compare_values(outputs, others)
         return outputs
+
+    def _compare_values(self, outputs: Arrays, others: Arrays) -> None:
+        """Compare all outputs element by element."""
+        for name, values in outputs.items():
+            floor = SCORE_FLOOR if name == "confidences" else 1.0
+            difference = max_relative_difference(values, others[name], floor)
+            self.agreement.record(name, difference)
 
 
 def compare_detections(
@@ -139,13 +148,10 @@ def compare_engines(
         first.image_networks[name] = ComparedNetwork(
             network, second.image_networks[name], agreement
         )
-    if (
-        first.proposal_network_without_lidar is not None
-        and second.proposal_network_without_lidar is not None
-    ):
-        first.proposal_network_without_lidar = ComparedNetwork(
-            first.proposal_network_without_lidar, second.proposal_network_without_lidar, agreement
-        )
+    if isinstance(first, FusionDetector) and isinstance(second, FusionDetector):
+        own, other = (d.proposal_network_without_lidar for d in (first, second))
+        if own is not None and other is not None:
+            first.proposal_network_without_lidar = ComparedNetwork(own, other, agreement)
     first.proposal_network = ComparedNetwork(
         first.proposal_network, second.proposal_network, agreement
     )
@@ -195,43 +201,48 @@ def write_golden(model: str, path: Path) -> int:
     return count
 
 
-def compare_with_golden(model: str, engine: EngineName, path: Path) -> Agreement:
+def compare_with_golden(
+    model: str, engine: EngineName, path: Path, device: Literal["cpu", "cuda"] = "cpu"
+) -> Agreement:
     """Compare the detections of an engine in golden_frames with the stored ones.
 
     Raises UserError if the file is invalid or was written with other ONNX files.
     """
     agreement = Agreement()
     try:
-        with np.load(path, allow_pickle=False) as content:
-            golden = {name: content[name] for name in content.files}
+        golden = read_npz(path)
         if str(golden["onnx"]) != _onnx_hashes(model):
             raise UserError(
                 f"{path}: written with other ONNX files than those of {model}; if they were changed "
                 "on purpose, run: "
                 f"multimodal-perception evaluate agreement --detector {model} --golden {path}"
             )
-        for k, boxes in enumerate(_detect_golden_frames(model, engine)):
+        for k, boxes in enumerate(_detect_golden_frames(model, engine, device)):
             stored = tuple(golden[f"{k}.{n}"] for n in ("boxes", "scores", "labels"))
             detections = boxes.boxes, boxes.scores, boxes.labels
             compare_detections(detections, stored, GOLDEN_REQUIRED_SCORE, agreement)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except CONTENT_ERRORS as error:
         raise UserError(f"{path}: not a file of golden outputs ({error})") from error
     return agreement
 
 
-def _detect_golden_frames(model: str, engine: EngineName) -> list[Boxes3D]:
-    detector = _open_detector(model, engine)
+def _detect_golden_frames(
+    model: str, engine: EngineName, device: Literal["cpu", "cuda"] = "cpu"
+) -> list[Boxes3D]:
+    detector = _open_detector(model, engine, device)
     boxes = [detector.detect(frame, segment_ground(frame)) for frame in golden_frames()]
     if detector.failures:
         raise UserError(f"{model}: inference with {engine} failed")
     return boxes
 
 
-def _open_detector(model: str, engine: EngineName) -> FusionDetector:
-    config = RuntimeConfig(order=(engine,), device="cpu")
+def _open_detector(
+    model: str, engine: EngineName, device: Literal["cpu", "cuda"] = "cpu"
+) -> AnyFusionDetector:
+    config = RuntimeConfig(order=(engine,), device=device)
     # Without the geometric check, because only the outputs of the networks are compared.
     fusion = FusionConfig(model, min_score=GOLDEN_MIN_SCORE, geometric_check=False)
-    return FusionDetector(fusion, config)
+    return open_fusion_detector(fusion, config)
 
 
 def _onnx_hashes(model: str) -> str:

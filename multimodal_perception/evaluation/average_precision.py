@@ -44,10 +44,15 @@ class ImageDetections:
 
 
 class CocoAveragePrecision:
-    """Accumulates the matches of images and computes AP by class."""
+    """Accumulates the matches of images and computes AP by class.
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    min_height: boxes without a label that are lower than this are ignored, pixels. COCO does the same
+    with boxes outside of its range of areas.
+    """
+
+    def __init__(self, classes: Sequence[str], min_height: float = 0.0) -> None:
         self.classes = tuple(classes)
+        self._min_height = min_height
         # By class, for each image: scores, true positives and ignored boxes (see match_boxes).
         self._matches: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in self.classes]
         self._label_counts = np.zeros(len(self.classes), np.int64)
@@ -62,7 +67,8 @@ class CocoAveragePrecision:
             order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
             boxes = detections.boxes[class_detections][order]
             matched, ignored = match_boxes(boxes, truth.boxes[class_truth], evaluated)
-            self._matches[k].append((scores[order], matched, ignored))
+            small = boxes[:, 3] - boxes[:, 1] < self._min_height
+            self._matches[k].append((scores[order], matched, ignored | (small & ~matched)))
 
     def summary(self) -> dict[str, dict[str, float]]:
         """ap, ap50, ap75 and labels, by class and for "all" (the mean of the classes with labels)."""
@@ -83,19 +89,26 @@ class CocoAveragePrecision:
         result["all"] = {**mean, "labels": int(self._label_counts.sum())}
         return result
 
+    def matches(self, k: int, t: int = 0) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
+        """Scores (N,) and true positives (N,) of a class by descending score, and its label count.
+
+        t: index into IOU_THRESHOLDS. Boxes on ignored labels are left out.
+        """
+        if not self._matches[k]:
+            return np.zeros(0), np.zeros(0, np.bool_), 0
+        scores = np.concatenate([m[0] for m in self._matches[k]])
+        order = np.argsort(-scores, kind="stable")
+        matched = np.concatenate([m[1][t] for m in self._matches[k]])[order]
+        ignored = np.concatenate([m[2][t] for m in self._matches[k]])[order]
+        kept = scores[order][~ignored].astype(np.float64)
+        return kept, matched[~ignored], int(self._label_counts[k])
+
     def _class_ap(self, k: int) -> NDArray[np.float64]:
         """AP by IoU threshold (10,); NaN if the class has no labels."""
         if not self._label_counts[k]:
             return np.full(len(IOU_THRESHOLDS), np.nan)
-        scores = np.concatenate([m[0] for m in self._matches[k]])
-        order = np.argsort(-scores, kind="stable")
-        matched = np.concatenate([m[1] for m in self._matches[k]], axis=1)[:, order]
-        ignored = np.concatenate([m[2] for m in self._matches[k]], axis=1)[:, order]
-        result = np.zeros(len(IOU_THRESHOLDS))
-        for t in range(len(IOU_THRESHOLDS)):
-            true_positive = matched[t][~ignored[t]]
-            result[t] = interpolated_precision(true_positive, int(self._label_counts[k]))
-        return result
+        matches = [self.matches(k, t) for t in range(len(IOU_THRESHOLDS))]
+        return np.array([interpolated_precision(matched, n) for _, matched, n in matches])
 
 
 def match_boxes(

@@ -8,16 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.images.ground_projection import (
-    CLASS_PRIORS,
-    SCORE_RADIUS,
-    GroundProjectionConfig,
-    project_frame_boxes,
-)
-from multimodal_perception.detection.images.rgb_thermal import (
-    RgbThermalDetector,
-    RgbThermalDetectorConfig,
-)
+from multimodal_perception.detection.images.config import ImageDetectorConfig
+from multimodal_perception.detection.images.ground_projection import SCORE_RADIUS
+from multimodal_perception.detection.images.image_objects import ImageObjects
+from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
 from multimodal_perception.evaluation.average_precision import (
     CocoAveragePrecision,
     ImageDetections,
@@ -37,6 +31,7 @@ from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES, labels_from_semantics
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.sensors.camera import ImageTruth
 
 IMAGES = ("both", "visible", "thermal")
@@ -55,6 +50,7 @@ def score_drives(
     seeds: Sequence[int],
     frames: int,
     progress: Callable[[int], Any],
+    profile: Profile = "basic",
 ) -> dict[str, Any]:
     """AP by input images, condition and class in the first camera's view; ground projection metrics.
 
@@ -62,15 +58,15 @@ def score_drives(
     """
     rig = camera_thermal_rig(rig)
     camera = next(iter(rig.sensors_of(Modality.CAMERA)))
-    threshold = RgbThermalDetectorConfig().min_score
+    threshold = ImageDetectorConfig().min_score
     detector = RgbThermalDetector(
-        RgbThermalDetectorConfig(min_score=MIN_SCORE), RuntimeConfig(), card=card
+        ImageDetectorConfig(min_score=MIN_SCORE), RuntimeConfig(), card=card
     )
     classes = detector.class_names
     scores = {i: {c: CocoAveragePrecision(classes) for c in CONDITIONS} for i in IMAGES}
     projected = {c: GroundProjectionScore() for c in CONDITIONS}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
-        for condition, observation in simulate_observations(rig, seeds, frames):
+        for condition, observation in simulate_observations(rig, seeds, frames, profile):
             frame, labels = observation.frame, observation.truth.boxes
             truth, tracks = image_truth(observation.truth.views[camera], classes)
             for images in IMAGES:
@@ -86,9 +82,7 @@ def score_drives(
                 )
                 if images == "both":
                     confident = _select(detections, detections.scores >= threshold)
-                    boxes = project_frame_boxes(
-                        {camera: confident}, frame, GroundProjectionConfig()
-                    )
+                    boxes = ImageObjects()({camera: confident}, frame)
                     projected[condition].add(labels, tracks[truth.evaluated], boxes)
             bar.update()
     return {
@@ -213,5 +207,5 @@ def _recall(detected: list[bool]) -> dict[str, float]:
 
 
 # Class names of this package to the classes of the image detector.
-_DETECTOR_CLASS = {prior.label: name for name, prior in CLASS_PRIORS.items()}
-_DETECTOR_CLASS |= dict.fromkeys(("van", "truck", "bus"), "vehicle")
+_DETECTOR_CLASS = dict.fromkeys(("car", "van", "truck", "bus", "trailer"), "vehicle")
+_DETECTOR_CLASS |= {"pedestrian": "person", "cyclist": "cyclist", "motorcyclist": "cyclist"}

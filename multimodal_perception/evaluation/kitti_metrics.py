@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry.boxes import iou_3d, iou_bev
+from multimodal_perception.kernels import njit
 
 Metric = Literal["image", "bev", "3d"]
 METRICS: tuple[Metric, ...] = ("image", "bev", "3d")
@@ -220,7 +220,7 @@ def _score_thresholds(scores: NDArray[np.float64], labels: int) -> NDArray[np.fl
     return np.array(thresholds)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _true_positive_scores(labels, boxes, overlap, scores, min_overlap):  # type: ignore[no-untyped-def]
     """Scores of the true positives without a score threshold; labels take the highest score."""
     free = boxes != OTHER_CLASS
@@ -242,7 +242,7 @@ def _true_positive_scores(labels, boxes, overlap, scores, min_overlap):  # type:
     return hits[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_positives(  # type: ignore[no-untyped-def]
     labels, boxes, overlap, scores, in_dont_care, min_overlap, thresholds
 ):

@@ -14,6 +14,7 @@ from multimodal_perception.datasets.kitti import LIDAR_HEIGHT, KittiDataset
 from multimodal_perception.frame import CLASS_NAMES, SensorFrame
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.rig import Rig, parse_rig
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.simulation import Simulation
 
 # KITTI's LiDAR rotates at 10 Hz in steps of 0.1728 degrees (Geiger et al. 2013, table 1: 0.09 degrees
@@ -135,21 +136,21 @@ def real_frames(root: Path) -> Iterable[tuple[SensorFrame, NDArray[np.bool_]]]:
 
 
 def simulated_frames(
-    scenario: str, frames: int, seed: int
+    scenario: str, frames: int, seed: int, profile: Profile = "basic"
 ) -> Iterable[tuple[SensorFrame, NDArray[np.bool_]]]:
     """Frames of a scenario at intervals of 2 s, with a mask of the labels of visibility above 0.7."""
-    simulation = Simulation(scenario, kitti_rig(), seed, frames * 20)
+    simulation = Simulation(scenario, kitti_rig(), seed, frames * 20, profile=profile)
     for index in range(0, frames * 20, 20):
         observation = simulation.observe(index)
         yield observation.frame, observation.truth.visibility > 0.7
 
 
 def compare_with_kitti(
-    root: Path, scenario: str = "urban_street", frames: int = 12
+    root: Path, scenario: str = "urban_street", frames: int = 12, profile: Profile = "basic"
 ) -> dict[str, Any]:
     """The real and the simulated value and their ratio, by statistic and for each real car."""
     real = sweep_statistics(real_frames(root))
-    simulated = sweep_statistics(simulated_frames(scenario, frames, 1))
+    simulated = sweep_statistics(simulated_frames(scenario, frames, 1, profile))
     table: dict[str, Any] = {
         "uncropped sweeps": _row(real.sweeps, simulated.sweeps),
         "points ahead": _row(real.points, simulated.points),

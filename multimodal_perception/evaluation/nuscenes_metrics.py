@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D
+from multimodal_perception.kernels import njit
 
 ERRORS = ("ate", "ase", "aoe", "ave", "aae")
 # Evaluation range of the classes, metres from the vehicle: detection_cvpr_2019 of nuScenes.
@@ -33,7 +33,11 @@ CLASS_RANGES = {
 # Classes that are evaluated by default. Cones and barriers must be requested.
 MOVING_CLASSES = ("car", "truck", "bus", "pedestrian", "cyclist")
 # Undefined errors: a cone has no orientation; cones and barriers do not move and have no attributes.
-UNDEFINED_ERRORS = {"cone": ("aoe", "ave", "aae"), "barrier": ("ave", "aae")}
+CONES, BARRIERS = ("cone", "traffic_cone", "Cones"), ("barrier", "Barriers")
+UNDEFINED_ERRORS = {
+    **dict.fromkeys(CONES, ("aoe", "ave", "aae")),
+    **dict.fromkeys(BARRIERS, ("ave", "aae")),
+}
 RECALLS = np.linspace(0.0, 1.0, 101)  # recalls at which the precision is sampled
 
 
@@ -307,7 +311,7 @@ def _errors(
     common = np.minimum(a[:, 3:6], b[:, 3:6]).prod(axis=1)
     union = a[:, 3:6].prod(axis=1) + b[:, 3:6].prod(axis=1) - common
     # A barrier has no front: its orientation is defined modulo pi.
-    period = np.pi if name == "barrier" else 2 * np.pi
+    period = np.pi if name in BARRIERS else 2 * np.pi
     yaw_error = (b[:, 6] - a[:, 6] + period / 2) % period - period / 2
     velocity_error = boxes.velocities[box_index] - labels.velocities[label_index]
     true_attributes = labels.attributes[label_index]
@@ -355,7 +359,7 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _match(order, frames, boxes, starts, truth, distance):  # type: ignore[no-untyped-def]
     """Index (N,) of the label of each box, -1 without one.
 

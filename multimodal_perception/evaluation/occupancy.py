@@ -103,6 +103,14 @@ class OccupancyScore:
             "cells": cells,
         }
 
+    def reliability(self) -> list[dict[str, float]]:
+        """Mean probability of occupied, fraction of occupied cells, and cells, by bin with cells."""
+        return [
+            {"probability": float(p / n), "occupied": float(y / n), "cells": int(n)}
+            for p, y, n in self.bins
+            if n > 0
+        ]
+
 
 @dataclass
 class LabelledFrameScore:

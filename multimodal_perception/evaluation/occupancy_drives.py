@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,9 +20,10 @@ from multimodal_perception.evaluation.occupancy import (
     score_grid,
 )
 from multimodal_perception.frame import Modality, SensorFrame
-from multimodal_perception.perception import SegmentationMask
+from multimodal_perception.perception import OccupancyGrid, SegmentationMask
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.rig import Rig
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.simulation import Observation, Simulation
 from multimodal_perception.simulation.truth import FrameTruth, GridLayout
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
@@ -91,8 +92,11 @@ class DriveScores:
             }
             values = [v for c in known for v in self.contradictions[name, c]]
             by_subset[name]["contradiction"] = float(np.mean(values)) if values else float("nan")
+        full = self._sum(FULL, known)
         return {
-            **self._sum(FULL, known).metrics(),
+            **full.metrics(),
+            "reliability": full.reliability(),
+            "confusion": full.confusion.tolist(),
             "by_condition": by_subset[FULL]["by_condition"],
             "by_distance": {name: score.metrics() for name, score in self.by_distance.items()},
             "by_subset": by_subset,
@@ -113,10 +117,13 @@ def score_drive(
     make_pipeline: PipelineFactory,
     true_masks: bool,
     max_range: float = MAX_RANGE_M,
+    on_grid: Callable[[int, OccupancyGrid, TruthFunction, float], None] | None = None,
 ) -> Iterator[int]:
     """Evaluate one drive with all sensor subsets and faults. Yields the index of each finished frame.
 
     true_masks: use the simulator's true pixel classes as masks, for pipelines without a segmenter.
+    on_grid: called with the index of the frame, the grid of all sensors, the true state and the time of
+    the pipeline in milliseconds.
     """
     segmenters = {
         name: FixedSegmenter() for name in (*SUBSETS, *FAULTS) if true_masks or name == FREE_MASKS
@@ -135,8 +142,11 @@ def score_drive(
                 segmenters[name].masks = (
                     _free_masks(part) if name == FREE_MASKS else _true_masks(part, observation)
                 )
-            grid = pipeline.process(part).occupancy
+            perception = pipeline.process(part)
+            grid = perception.occupancy
             assert grid is not None
+            if name == FULL and on_grid is not None:
+                on_grid(index, grid, true_state, perception.stage_ms["total"])
             evaluate_bands = name == FULL and condition in KNOWN_CONDITIONS
             by_distance = result.by_distance if evaluate_bands else None
             score_grid(grid, true_state, max_range, [result.scores[name, condition]], by_distance)
@@ -229,9 +239,15 @@ def _with_stuck_sensor(frame: SensorFrame) -> dict[str, Any]:
 
 
 def simulate(
-    seed: int, condition: Sequence[str], rig: Rig, frames: int, max_range: float
+    seed: int,
+    condition: Sequence[str],
+    rig: Rig,
+    frames: int,
+    max_range: float,
+    profile: Profile = "basic",
 ) -> Simulation:
     """The simulated drive of a seed, which also selects the scenario; evaluate from FIRST_FRAME on."""
     scenario = SCENARIOS[seed % len(SCENARIOS)]
     layout = GridLayout(float(np.ceil(max_range)) + 1.0, TRUTH_RESOLUTION_M)
-    return Simulation(scenario, rig, seed, FIRST_FRAME + frames, tuple(condition), grid=layout)
+    count = FIRST_FRAME + frames
+    return Simulation(scenario, rig, seed, count, tuple(condition), grid=layout, profile=profile)

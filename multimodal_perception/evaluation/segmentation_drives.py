@@ -17,6 +17,7 @@ from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
 from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
+from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.simulation import Observation, Simulation
 
 CONDITIONS: dict[str, tuple[str, ...]] = {
@@ -38,8 +39,12 @@ def score_drives(
     seeds: Sequence[int],
     frames: int,
     progress: Callable[[int], Any],
+    profile: Profile = "basic",
+    on_image: Callable[[str, str, Any, Any, Any], None] | None = None,
 ) -> dict[str, Any]:
     """Metrics by network, input images and condition.
+
+    on_image: called with the row, the condition, the frame, and true and predicted labels (H, W).
 
     A row is for example "cmx, both", or the path of the card for a second network of that name. All
     pixels of the first camera's view are evaluated, including those outside the thermal camera's field
@@ -57,7 +62,7 @@ def score_drives(
     classes = cards[0].classes
     scores = {row: {c: ConfusionMatrix(classes) for c in CONDITIONS} for row in rows}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
-        for condition, observation in simulate_observations(rig, seeds, frames):
+        for condition, observation in simulate_observations(rig, seeds, frames, profile):
             truth = labels_from_semantics(observation.truth.views[camera].semantics)
             for row, (segmenter, images) in rows.items():
                 part = select_images(observation.frame, images)
@@ -65,6 +70,8 @@ def score_drives(
                 if labels is None:  # no output counts as the last class everywhere
                     labels = np.full_like(truth, len(classes) - 1)
                 scores[row][condition].add(truth, labels)
+                if on_image is not None:
+                    on_image(row, condition, part, truth, labels)
             bar.update()
     return {
         "frames": len(seeds) * len(CONDITIONS) * frames,
@@ -88,14 +95,14 @@ def camera_thermal_rig(rig: Rig) -> Rig:
 
 
 def simulate_observations(
-    rig: Rig, seeds: Sequence[int], frames: int
+    rig: Rig, seeds: Sequence[int], frames: int, profile: Profile = "basic"
 ) -> Iterator[tuple[str, Observation]]:
     """Simulate `frames` frames for each seed and condition. Yields condition and observation."""
     count = FIRST_FRAME + frames * FRAME_INTERVAL
     for seed in seeds:
         scenario = SCENARIOS[seed % len(SCENARIOS)]
         for condition, words in CONDITIONS.items():
-            simulation = Simulation(scenario, rig, seed, count, words)
+            simulation = Simulation(scenario, rig, seed, count, words, profile=profile)
             for i in range(frames):
                 yield condition, simulation.observe(FIRST_FRAME + i * FRAME_INTERVAL)
 

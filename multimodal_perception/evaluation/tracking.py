@@ -27,6 +27,7 @@ class TrackingScore:
     objects: their track ids. misses: labels without a box. false_positives: boxes without a label.
     matches: pairs of label and box, and distance: the sum of their centre distances, metres.
     id_switches: by class, how often the track id of a label's box differs from the previous one.
+    earlier_objects: number of objects of merged drives.
     """
 
     max_range: float = MAX_RANGE_M
@@ -38,6 +39,7 @@ class TrackingScore:
     distance: float = 0.0
     id_switches: Counter[str] = field(default_factory=Counter)
     objects: set[int] = field(default_factory=set)
+    earlier_objects: int = 0
     _predicted_id: dict[int, int] = field(default_factory=dict)  # by track id of the label
 
     def add(self, boxes: Boxes3D, truth: Boxes3D) -> None:
@@ -66,6 +68,14 @@ class TrackingScore:
                 self.id_switches[truth.class_names[truth.labels[label]]] += 1
             self._predicted_id[true_id] = predicted_id
 
+    def merge(self, other: TrackingScore) -> None:
+        """Add the counts of another drive, whose objects are others than those of this one."""
+        for name in ("frames", "labels", "misses", "false_positives", "matches"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.distance += other.distance
+        self.id_switches.update(other.id_switches)
+        self.earlier_objects += len(other.objects) + other.earlier_objects
+
     def metrics(self) -> dict[str, Any]:
         """mota, motp_m (mean centre distance of the matches), id_switches and the counts.
 
@@ -81,7 +91,7 @@ class TrackingScore:
             "misses": self.misses,
             "false_positives": self.false_positives,
             "labels": self.labels,
-            "objects": len(self.objects),
+            "objects": len(self.objects) + self.earlier_objects,
             "frames": self.frames,
         }
 

@@ -64,7 +64,7 @@ def test_a_rerun_recording_is_written(tmp_path: Path) -> None:
         (["draw", "synthetic", "--out", "a.gif"], ".png or .rrd"),
         (["draw", "/no/such/folder", "--out", "a.png"], "no such file or folder"),
         (["convert", "--root", "synthetic", "--out", "/proc/bag"], "/proc/bag"),
-        (["replay", "synthetic", "--rate", "0"], "above 0"),
+        (["replay", "synthetic", "--rate", "0"], "--rate: allowed: a number, 0.01 to 1000"),
         (["evaluate", "detections", "--pipeline", "/no/file.yaml"], "/no/file.yaml"),
         (["run", "--rig", "no_such_rig"], "could not be started"),
     ],

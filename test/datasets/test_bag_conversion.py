@@ -107,7 +107,8 @@ def evaluate(root: Path, out: Path) -> dict[str, Any]:
 
 def without_times(values: Any) -> Any:
     if isinstance(values, dict):
-        return {k: without_times(v) for k, v in values.items() if not k.endswith("_ms")}
+        ignored = {k for k in values if k.endswith("_ms")} | {"drives"}  # "drives": names
+        return {k: without_times(v) for k, v in values.items() if k not in ignored}
     return values
 
 

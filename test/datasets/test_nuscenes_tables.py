@@ -221,7 +221,9 @@ def test_invalid_files_raise_error_with_file_name(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"0\.png: not a readable image"):
         NuScenesDataset(tmp_path)[0]
     (tmp_path / "samples/LIDAR_TOP/1.pcd.bin").write_bytes(b"1234567")
-    with pytest.raises(DatasetError, match=r"1\.pcd\.bin: the file size does not fit"):
+    with pytest.raises(
+        DatasetError, match=r"1\.pcd\.bin: the size is 7 bytes, not a multiple of 4"
+    ):
         NuScenesDataset(tmp_path)[1]
     (tmp_path / "v1.0-mini/category.json").write_text("{")
     with pytest.raises(DatasetError, match=r"category\.json: not a nuScenes table"):

@@ -1,3 +1,8 @@
+import pickle
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -159,11 +164,41 @@ def test_interrupted_shards_are_resumed(tmp_path):
 
 def test_other_content_is_not_overwritten(tmp_path):
     (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "mine.txt").write_text("mine")
     with pytest.raises(DatasetError, match="exists already"):
         write_simulation(plan(), tmp_path / "bag")
-    (tmp_path / "bag" / "mine.txt").write_text("mine")
     with pytest.raises(DatasetError, match="not empty"):
         write_shards(plan(), tmp_path / "bag")
+
+
+def test_a_killed_run_keeps_its_finished_files_and_gives_the_same_bag(tmp_path, monkeypatch):
+    """SIGKILL leaves an unfinished file without metadata, also in the first file of a bag."""
+    monkeypatch.setattr(simulation_writer, "FRAMES_PER_FILE", 2)
+    script = (
+        "import os, pickle, signal\n"
+        "from pathlib import Path\n"
+        "from multimodal_perception.datasets import simulation_writer as s\n"
+        "plan = pickle.loads(Path({plan!r}).read_bytes())\n"
+        "s.FRAMES_PER_FILE = 2\n"
+        "def progress(indices):\n"
+        "    for i in indices:\n"
+        "        if i == {last}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        yield i\n"
+        "s.write_simulation(plan, Path({out!r}), 1, progress)\n"
+    )
+    expected = tmp_path / "expected"
+    (tmp_path / "plan").write_bytes(pickle.dumps(plan(5)))
+    write_simulation(plan(5), expected)
+    for last in (1, 3):
+        out = tmp_path / f"killed{last}"
+        code = script.format(last=last, out=str(out), plan=str(tmp_path / "plan"))
+        killed = subprocess.run([sys.executable, "-c", code])
+        assert killed.returncode == -signal.SIGKILL
+        assert (out / "metadata.yaml").exists() == (last == 3)
+        assert write_simulation(plan(5), out) == 5
+        assert raw_messages(out) == raw_messages(expected)
+        assert len(list(out.glob("*.mcap"))) == 3
+        assert not (out / simulation_writer.PARTIAL_BAG).exists()
 
 
 def test_the_command_writes_a_bag_and_reports_errors(tmp_path, capsys):

@@ -7,9 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from multimodal_perception.evaluation.breakdown import breakdown, observable_labels
+from multimodal_perception.evaluation.breakdown import (
+    breakdown,
+    observable_labels,
+    with_point_counts,
+)
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
-from multimodal_perception.frame import CLASS_NAMES, Boxes3D
+from multimodal_perception.frame import CLASS_NAMES, Boxes3D, LidarSweep, SensorFrame
 
 
 def cars(xy, **more) -> Boxes3D:  # type: ignore[no-untyped-def]
@@ -55,3 +59,31 @@ def test_attributes_are_selected_with_their_boxes() -> None:
     frame = ScoredFrame(both, both, np.array([1, 2]), np.array([1, 3]))
     bands = breakdown([frame])["by_distance"]
     assert bands["0-15"]["aae"] == 0.0 and bands["15-30"]["aae"] == 1.0
+
+
+def test_metrics_by_the_number_of_points_on_the_object() -> None:
+    truth = cars([(5, 0), (20, 0), (35, 0)], num_points=np.array([3, 200, 0]))
+    found = cars([(5, 0), (20, 0), (28, 9)], num_points=np.array([6, 150, 7]))
+    bands = breakdown([ScoredFrame(found, truth)])["by_points"]
+    assert [k for k, v in bands.items() if v["labels"]] == ["0", "1-4", "100+"]
+    # A box that matches a label counts in the band of the label, other boxes in their own.
+    assert {k: v["boxes"] for k, v in bands.items() if v["boxes"]} == {
+        "1-4": 1,
+        "5-19": 1,
+        "100+": 1,
+    }
+    assert bands["1-4"]["map"] == pytest.approx(1.0) and bands["0"]["map"] == 0.0
+    assert "by_points" not in breakdown([ScoredFrame(cars([(5, 0)]), truth)])
+
+
+def test_points_of_a_frame_are_counted_in_boxes() -> None:
+    points = np.array([[5, 0, 0, 1], [5.5, 0.5, 0.2, 1], [9, 0, 0, 1]], np.float32)
+    frame = SensorFrame(
+        0,
+        lidars={"lidar": LidarSweep("lidar", 0, "lidar", points)},
+        base_from_sensor={"lidar": np.eye(4)},
+    )
+    counted = with_point_counts(cars([(5, 0), (20, 0)]), frame)
+    assert counted.num_points is not None and counted.num_points.tolist() == [2, 0]
+    without = with_point_counts(cars([(5, 0)]), SensorFrame(0))
+    assert without.num_points is not None and without.num_points.tolist() == [0]

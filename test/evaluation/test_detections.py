@@ -64,7 +64,10 @@ def test_nan_is_written_as_null(tmp_path: Path) -> None:
 
 def test_recall_and_precision_on_real_frames(shared_data: Path) -> None:
     result = evaluate_detections(
-        KittiDataset(shared_data / "kitti" / "training"), build_pipeline().process, 1
+        KittiDataset(shared_data / "kitti" / "training"),
+        build_pipeline().process,
+        1,
+        labels_in_view=True,
     )
     assert result["counts"]["labels"] == 7
     assert result["recall_1m"] >= 0.8

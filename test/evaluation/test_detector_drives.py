@@ -23,6 +23,7 @@ from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.pipeline_builder import PipelineConfig
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 from multimodal_perception.rig import Rig, dump_rig, load_rig, parse_rig, resolve_rig_path
+from multimodal_perception.stages import ImageResults
 
 
 def small_rig() -> Rig:
@@ -51,12 +52,19 @@ class LabelDetector:
 
     name: str = "labels"
     uses_proposals: bool = False
+    uses_masks: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     inputs: list[SensorFrame] = field(default_factory=list)
 
     def prepare(self, frame: SensorFrame) -> None: ...
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+    def detect(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        proposals: Boxes3D | None = None,
+        image_results: ImageResults | None = None,
+    ) -> Boxes3D:
         self.inputs.append(frame)
         if not frame.lidars or frame.labels is None:
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
@@ -215,7 +223,7 @@ def test_subsets_without_lidar_use_ground_projection_of_image_boxes(tmp_path: Pa
     [
         (["subsets", "--image-detector", "no_such_model"], "no_such_model"),
         (["ablation", "--seeds", "5..1"], "A..B"),
-        (["ablation", "--frames-per-seed", "0"], "--frames-per-seed: allowed: 1 to 1000"),
+        (["ablation", "--frames-per-seed", "0"], "--frames-per-seed: allowed: an integer, 1 to"),
         (["ablation", "--max-range", "0"], "--max-range"),
         (["ablation", "--row", "geometric"], "NAME=DETECTOR"),
         (["ablation", "--row", "a=geometric", "--row", "a=geometric"], "twice"),

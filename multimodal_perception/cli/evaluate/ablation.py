@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from multimodal_perception.cli import drive_options
+from multimodal_perception.cli import detector_report, drive_options
 from multimodal_perception.configuration import UserError
 
 # Each row adds one part of the network to the row above. The values are the detectors.
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     setups = {
         name: DetectorSetup(
             drive_options.open_low_threshold_detector(
-                detector, geometric_check=not args.without_geometric_check
+                detector, not args.without_geometric_check, args.pipeline
             ),
             (Modality.LIDAR,) if name == LIDAR_ONLY else tuple(Modality),
         )
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     }
     result = drive_options.evaluate_setups(args, rig, setups)
     result["detectors"] = rows
-    drive_options.print_report("ablation", result, args.json)
+    detector_report.print_report("ablation", result, args.json)
     return 0
 
 

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.golden}: {agreement.write_golden(args.detector, args.golden)} boxes written")
         return 0
     seeds = drive_options.parse_seeds(args.seeds)
-    drives = plan_drives(seeds, args.frames_per_seed, args.frame_interval)
+    drives = plan_drives(seeds, args.frames_per_seed, args.frame_interval, profile=args.profile)
     total = len(drives) * args.frames_per_seed
 
     def frames() -> Iterator[SensorFrame]:

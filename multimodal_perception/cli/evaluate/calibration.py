@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from multimodal_perception.cli.drive_options import parse_seeds
+from multimodal_perception.cli.drive_options import add_profile_argument, parse_seeds
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.simulation.profile import Profile
 
 # Evaluated frames of each simulated drive. Frame 0 is excluded because there is no motion before it.
 FRAME_INDICES = (5, 30)
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A..B",
         help="simulated drives whose camera extrinsics get known rotation errors",
     )
+    add_profile_argument(parser)
     parser.add_argument(
         "--rotations",
         type=int,
@@ -60,9 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.root is None and not args.datasets and args.seeds is None:
         raise UserError("nothing to evaluate: give --root, --datasets or --seeds")
-    for name in ("rotations", "jitters"):
-        if not 0 <= getattr(args, name) <= 10_000:
-            raise UserError(f"--{name}: allowed: 0 to 10000; got {getattr(args, name)}")
     result: dict[str, Any] = {}
     if args.root is not None:
         result["pairs"] = _pairs(args)
@@ -70,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     for path in args.datasets:
         rows[path] = _rotations(args, _recorded_frames(path))
     if args.seeds is not None:
-        rows[f"simulated {args.seeds}"] = _rotations(args, _simulated_frames(args.seeds))
+        rows[f"simulated {args.seeds}"] = _rotations(
+            args, _simulated_frames(args.seeds, args.profile)
+        )
     if rows:
         result["rotations"] = rows
         _print(rows)
@@ -108,7 +109,7 @@ def _recorded_frames(path: str) -> Iterator[tuple[str, Any]]:
     return ((str(i), dataset[i]) for i in range(len(dataset)))
 
 
-def _simulated_frames(seeds: str) -> Iterator[tuple[str, Any]]:
+def _simulated_frames(seeds: str, profile: Profile) -> Iterator[tuple[str, Any]]:
     """Frames of simulated drives; scenario and time of day change from seed to seed."""
     from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.simulation.simulation import Simulation
@@ -118,7 +119,7 @@ def _simulated_frames(seeds: str) -> Iterator[tuple[str, Any]]:
     for k, seed in enumerate(parse_seeds(seeds)):
         conditions = ("night",) if k % 2 else ()
         name = names[k % len(names)]
-        drive = Simulation(name, rig, seed, FRAME_INDICES[-1] + 1, conditions)
+        drive = Simulation(name, rig, seed, FRAME_INDICES[-1] + 1, conditions, profile=profile)
         for i in FRAME_INDICES:
             yield f"{name}, seed {seed}, frame {i}", drive[i]
 

@@ -1,4 +1,7 @@
-"""`evaluate image-detector`: COCO AP of 2D boxes and their ground projection, on simulated drives."""
+"""`evaluate image-detector`: COCO AP of 2D boxes and their ground projection, on simulated drives.
+
+With --dataset it uses real images, see labelled_images.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from multimodal_perception.cli.drive_options import parse_seeds
+from multimodal_perception.cli.drive_options import add_profile_argument, parse_seeds
+from multimodal_perception.cli.evaluate import labelled_images
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 
 _NO_OBJECTS = {"labels": 0, "recall": 0.0}
 
@@ -27,27 +32,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, default=4, help="frames of each drive, at intervals of 2 s"
     )
-    parser.add_argument("--rig", default="simulation", help="rig file, or name of a shipped rig")
+    add_profile_argument(parser)
+    parser.add_argument("--rig", default="simulation", help=RIG_HELP)
     parser.add_argument(
         "--model", default="image_detector", help="name of a shipped model, or a model card"
     )
     parser.add_argument("--json", type=Path, help="write the result to this JSON file")
+    labelled_images.add_detection_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.dataset is not None:
+        return labelled_images.run_detection(args)
     from multimodal_perception.evaluation.image_detection_drives import score_drives
-    from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.runtime.card import load_card
 
     if not 1 <= args.frames <= 1000:
         raise UserError(f"--frames: allowed: 1 to 1000; got {args.frames}")
     seeds = parse_seeds(args.seeds)
-    rig = load_rig(resolve_rig_path(args.rig))
+    rig = open_rig(args.rig)
 
     def progress(total: int) -> tqdm[Any]:
         return tqdm(total=total, unit="frame")
 
-    result = score_drives(load_card(args.model), rig, seeds, args.frames, progress)
+    result = score_drives(load_card(args.model), rig, seeds, args.frames, progress, args.profile)
     print_tables(result)
     if args.json is not None:
         write_json(args.json, result)

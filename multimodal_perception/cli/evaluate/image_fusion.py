@@ -24,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--held-out", action="store_true", help="use only the test split, every fifth pair"
     )
     parser.add_argument(
+        "--not-held-out",
+        action="store_true",
+        help="use only the pairs that are not in the test split",
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="use at most N pairs, evenly spaced (default: all)"
+    )
+    parser.add_argument(
         "--model",
         default="image_fusion",
         help="name of a shipped model, or a model card; none: evaluate only the classical methods",
@@ -49,8 +57,15 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.evaluation.report import write_json
 
     stems = list_pair_stems(args.root)
+    if args.held_out and args.not_held_out:
+        raise UserError("--held-out and --not-held-out exclude each other")
     if args.held_out:
         stems = held_out_stems(stems)
+    elif args.not_held_out:
+        stems = sorted(set(stems) - set(held_out_stems(stems)))
+    if args.limit is not None:
+        count = min(args.limit, len(stems))
+        stems = [stems[k * len(stems) // count] for k in range(count)]
     methods: dict[str, Any] = {
         "mean": mean,
         "maximum": maximum,

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from multimodal_perception.cli.drive_options import parse_seeds
+from multimodal_perception.cli.drive_options import add_profile_argument, parse_seeds
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 
 PRINTED_METRICS = ("iou_hard", "iou_occupied", "false_free", "ece")
 
@@ -28,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A..B",
         help="random seeds of the simulated drives, both ends included",
     )
-    parser.add_argument("--rig", default="near_field", help="rig file, or name of a shipped rig")
+    add_profile_argument(parser)
+    parser.add_argument("--rig", default="near_field", help=RIG_HELP)
     parser.add_argument("--json", type=Path, help="write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.runtime.card import load_card
     from multimodal_perception.training.near_field.dataset import simulate_drives
     from multimodal_perception.training.near_field.export import load_near_field
@@ -41,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from multimodal_perception.training.near_field.scoring import score_by_modality
 
     network = load_near_field(load_card(args.model))
-    rig = load_rig(resolve_rig_path(args.rig))
+    rig = open_rig(args.rig)
     seeds = parse_seeds(args.seeds)
-    shards = simulate_drives(args.data, rig, seeds)
+    shards = simulate_drives(args.data, rig, seeds, profile=args.profile)
     samples = concatenate_samples(list(load_samples(shards, rig, network)))
     rows = score_by_modality(network, samples)
     for name, groups in rows.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from multimodal_perception.cli import drive_options
+from multimodal_perception.cli import detector_report, drive_options
 from multimodal_perception.configuration import UserError
 
 LIDAR_ONLY_ROW = "lidar-only detector"
@@ -34,10 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from multimodal_perception.detection.images.rgb_thermal import (
-        RgbThermalDetector,
-        RgbThermalDetectorConfig,
-    )
+    from multimodal_perception.detection.images.config import ImageDetectorConfig
+    from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
     from multimodal_perception.evaluation.detector_drives import DetectorSetup, modality_subsets
     from multimodal_perception.frame import Modality
 
@@ -47,11 +45,13 @@ def run(args: argparse.Namespace) -> int:
     if not subsets:
         raise UserError(f"rig {rig.name}: needs a LiDAR, a camera or a thermal camera")
     geometric_check = not args.without_geometric_check
-    detector = drive_options.open_low_threshold_detector(args.detector, geometric_check)
+    detector = drive_options.open_low_threshold_detector(
+        args.detector, geometric_check, args.pipeline
+    )
     setups = {name: DetectorSetup(detector, subset) for name, subset in subsets.items()}
     if args.image_detector != "none":
         image_detector = RgbThermalDetector(
-            RgbThermalDetectorConfig(model=args.image_detector, min_score=drive_options.MIN_SCORE)
+            ImageDetectorConfig(model=args.image_detector, min_score=drive_options.MIN_SCORE)
         )
         setups |= {
             PROJECTED_ROW.format(name): DetectorSetup(detector, subset, image_detector)
@@ -60,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         }
     if args.lidar_only_detector is not None:
         lidar_only = drive_options.open_low_threshold_detector(
-            args.lidar_only_detector, geometric_check
+            args.lidar_only_detector, geometric_check, args.pipeline
         )
         setups[LIDAR_ONLY_ROW] = DetectorSetup(lidar_only, (Modality.LIDAR,))
     result = drive_options.evaluate_setups(args, rig, setups)
     result["detector"] = args.detector
-    drive_options.print_report(f"subsets of {args.detector}", result, args.json)
+    detector_report.print_report(f"subsets of {args.detector}", result, args.json)
     return 0

@@ -14,8 +14,9 @@ import pytest
 from multimodal_perception.frame import Modality
 from multimodal_perception.perception import Level
 from multimodal_perception.rig import Sensor
+from multimodal_perception.synchronization.reading_set import ReadingSet
 from multimodal_perception.synchronization.sensor_health import sensor_health
-from multimodal_perception.synchronization.synchronizer import ReadingSet, Synchronizer
+from multimodal_perception.synchronization.synchronizer import Synchronizer
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -31,7 +32,18 @@ RIG = {
     "front": (Modality.ULTRASONIC, 20.0, 3),
     "rear": (Modality.ULTRASONIC, 20.0, 4),
 }
-FAULTS = ("dead_from_start", "dying", "frozen_stamp", "ten_times_the_rate", "late", "stamps_reset")
+FAULTS = (
+    "dead_from_start",
+    "dying",
+    "frozen_stamp",
+    "ten_times_the_rate",
+    "late",
+    "stamps_reset",
+    "ahead",
+    "far_ahead",
+)
+# Errors of the clock in milliseconds.
+AHEAD_MS = {"ahead": 300, "far_ahead": 5000}
 PHASE_NS = {name: 1_700_000 * i for i, name in enumerate(RIG)}
 
 
@@ -73,6 +85,8 @@ def events_of(name: str, fault: str | None) -> list[tuple[int, str, int]]:
                 result.append((arrival + 500 * MS, name, stamp))
         elif fault == "stamps_reset":
             result.append((arrival, name, stamp - EPOCH))
+        elif fault in AHEAD_MS:
+            result.append((arrival, name, stamp + AHEAD_MS[fault] * MS))
     return [(a + EPOCH, n, s + EPOCH) for a, n, s in result]
 
 
@@ -171,7 +185,7 @@ def test_fault_of_one_sensor(name: str, fault: str) -> None:
 
 @pytest.mark.parametrize("pair", list(combinations(RIG, 2)), ids="-".join)
 def test_faults_of_two_sensors(pair: tuple[str, str]) -> None:
-    """Both sensors with every fault: 36 cases per pair."""
+    """Both sensors with every fault: 64 cases per pair."""
     failures = []
     for fault, other in pairs_of_faults():
         try:
@@ -190,6 +204,8 @@ def test_faults_of_two_sensors(pair: tuple[str, str]) -> None:
         ("ten_times_the_rate", "Hz"),
         ("late", "late"),
         ("stamps_reset", "stamp_behind"),
+        ("ahead", "ahead of the clock of most sensors"),
+        ("far_ahead", "stamp_ahead"),
     ],
 )
 def test_health_message_names_the_fault(fault: str, word: str) -> None:

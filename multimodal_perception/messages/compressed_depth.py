@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.kernels import njit
 from multimodal_perception.messages.errors import MessageError
 
 DEPTH_HEADER_BYTES = 12
@@ -57,7 +57,7 @@ def dequantise(values: NDArray[np.uint16], header: bytes) -> NDArray[np.float32]
 DECODED, TRUNCATED, TOO_LONG = 0, 1, 2
 
 
-@numba.njit(cache=True)
+@njit()
 def _next_value(words, nibble):  # type: ignore[no-untyped-def]
     """Value with variable length that starts at a nibble, and the next nibble; -1 at the end."""
     value, shift = 0, 0
@@ -72,7 +72,7 @@ def _next_value(words, nibble):  # type: ignore[no-untyped-def]
             return value, nibble
 
 
-@numba.njit(cache=True)
+@njit()
 def _decode_runs(words, values):  # type: ignore[no-untyped-def]
     """Fill values (N,) uint16 from the 4-bit groups of words (M,) uint32."""
     nibble, position, previous = 0, 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from traceback import format_exc
 from typing import Any
 
@@ -13,13 +13,12 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile
-from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.load_control import LoadController
 from multimodal_perception.messages import message_types
-from multimodal_perception.perception import ImageQuality, Level, SensorHealth
+from multimodal_perception.perception import ImageQuality, Level
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pipeline_builder import build_pipeline
 from multimodal_perception.pointcloud.deskew import compile_kernels
@@ -27,32 +26,27 @@ from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.ros import diagnostics, outputs, parameters
 from multimodal_perception.ros.calibration_outputs import CalibrationOutputs
 from multimodal_perception.ros.clock import NodeClock
+from multimodal_perception.ros.intake_worker import IntakeFrame, IntakeWorker
 from multimodal_perception.ros.package_log import PackageLog
 from multimodal_perception.ros.publishers import OutputPublishers
 from multimodal_perception.ros.qos import LATCHED_QOS, MOTION_QOS, SENSOR_QOS
+from multimodal_perception.ros.sensor_reports import SensorReports
 from multimodal_perception.ros.spinning import spin
+from multimodal_perception.ros.subscriptions import TopicSubscriptions
 from multimodal_perception.ros.worker import NewestFirstWorker
 from multimodal_perception.sensor_use import RigUse
 from multimodal_perception.synchronization.intake import MOVING_TOPIC, STATIC_TOPIC, MessageIntake
-from multimodal_perception.synchronization.sensor_health import clock_statistics, sensor_health
 
 # Period of the check whether an incomplete frame has reached its deadline, seconds.
 DEADLINE_CHECK_S = 0.01
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A frame, and the time (time.perf_counter) at which the message that completed it arrived."""
-
-    frame: SensorFrame
-    arrival_s: float
+SWITCH_INTERVAL_S = 0.0005
 
 
 class PerceptionNode(LifecycleNode):
     """Subscribes to a rig's topics; publishes boxes, occupancy, masks, markers, times and diagnostics.
 
-    Messages are decoded and synchronized on the executor's thread. Inference runs on a thread of its
-    own: it takes longer than the interval between messages, which would otherwise be lost.
+    The executor's thread only takes messages. They are decoded and synchronized on a second thread, and
+    the pipeline runs on a third one, so that no message waits for them in DDS and both overlap.
     """
 
     def __init__(self, **node_arguments: Any) -> None:
@@ -69,19 +63,21 @@ class PerceptionNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._intake: MessageIntake | None = None
         self._publishers_owned: OutputPublishers | None = None
-        self._worker: NewestFirstWorker[_Job] | None = None
+        self._intake_worker: IntakeWorker | None = None
+        self._worker: NewestFirstWorker[IntakeFrame] | None = None
+        self._load = LoadController(())
         self._calibration_monitor: CalibrationOutputs | None = None
-        self._subscriptions_owned: list[Any] = []
+        self._topics: TopicSubscriptions | None = None
         self._timers_owned: list[Any] = []
         self._reset_statistics()
 
     def _reset_statistics(self) -> None:
-        self._reported_drops: dict[str, dict[str, int]] = {}
-        self._health: dict[str, SensorHealth] = {}
+        self._sensor_reports: SensorReports | None = None
         self._image_quality: Mapping[str, ImageQuality] = {}
         self._frames_processed, self._max_latency_s = 0, 0.0
         self._frames_withheld, self._frames_without_required = 0, 0
         self._last_counts: dict[str, int] = {}
+        self._max_callback_s = 0.0
 
     # Lifecycle transitions ----------------------------------------------------------------------
 
@@ -90,9 +86,10 @@ class PerceptionNode(LifecycleNode):
         try:
             self._log.attach()
             self._config = parameters.read(self)
-            self._rig = load_rig(resolve_rig_path(self._config.rig))
-            self._pipeline = build_pipeline(self._config.pipeline)
-            compile_kernels()  # of deskewing, which runs on the executor's thread
+            self._rig = load_rig(resolve_rig_path(self._config.rig), self.get_namespace())
+            self._pipeline = build_pipeline(self._config.pipeline, self._rig)
+            compile_kernels()  # of deskewing, which is not a stage of the pipeline
+            self._load = LoadController(self._pipeline.load_levels, self._config.load)
             self._publishers_owned = OutputPublishers(self, self._types, self._rig, self._config)
         except Exception as error:  # rclpy would not print it
             expected = isinstance(error, UserError)
@@ -113,23 +110,46 @@ class PerceptionNode(LifecycleNode):
         config = self._config
         rate_hz = config.frame_rate_hz or None
         self._intake = MessageIntake(
-            self._rig, config.deadline_s, config.synchronization_policy, rate_hz
+            self._rig,
+            config.deadline_s,
+            config.synchronization_policy,
+            rate_hz,
+            config.health.max_stamp_lead_s,
         )
-        self._reported_drops = {name: {} for name in self._rig.sensors}
+        self._sensor_reports = SensorReports(self._types, self._rig, config, self.get_logger())
         self._last_counts = {}  # the new worker counts from 0
-        self._worker = NewestFirstWorker(self._process, self._log_failure)
+        self._worker = NewestFirstWorker(
+            self._process, self._log_failure, on_ready=self._on_worker_ready
+        )
         if config.calibration_monitor.period_s:
             self._calibration_monitor = CalibrationOutputs(
                 self._types, config.calibration_monitor, self._log_failure
             )
+        readings = {s.topic: s.name for s in self._rig.sensors.values()}
+        self._intake_worker = IntakeWorker(
+            self._intake,
+            self._worker.submit,
+            lambda: self._worker is not None and self._worker.is_ready,
+            self._log_failure,
+            readings,
+        )
+        self._topics = TopicSubscriptions(
+            self,
+            self._node_clock,
+            self._receive,
+            readings,
+            self._intake.synchronizer.next_deadline_ns,
+            self._on_lost,
+        )
         for topic, name in self._intake.topics.items():
-            self._subscribe(topic, name)
+            qos = {STATIC_TOPIC: LATCHED_QOS, MOVING_TOPIC: MOTION_QOS}.get(topic, SENSOR_QOS)
+            self._topics.add(topic, name, qos)
         # Publishers that are not latched do not match a latched subscription.
-        self._subscribe(STATIC_TOPIC, self._intake.topics[STATIC_TOPIC], MOTION_QOS, "volatile")
+        self._topics.add(STATIC_TOPIC, self._intake.topics[STATIC_TOPIC], MOTION_QOS, "volatile")
         # Timers of simulated time would never fire without /clock.
         periods = {
             self._check_deadline: DEADLINE_CHECK_S,
-            self._publish_diagnostics: config.diagnostics_period_s,
+            self._request_diagnostics: config.diagnostics_period_s,
         }
         self._timers_owned = [
             self.create_timer(period_s, callback, clock=self._steady_clock)
@@ -158,16 +178,18 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _stop(self) -> None:
-        for subscription in self._subscriptions_owned:
-            self.destroy_subscription(subscription)
+        if self._topics is not None:
+            self._topics.close()
         for timer in self._timers_owned:
             self.destroy_timer(timer)
-        self._subscriptions_owned, self._timers_owned = [], []
+        self._topics, self._timers_owned = None, []
+        if self._intake_worker is not None and not self._intake_worker.stop():
+            self.get_logger().error("decoding did not end within 5 s")
         if self._worker is not None and not self._worker.stop():
             self.get_logger().error("inference did not end within 5 s")
         if self._calibration_monitor is not None:
             self._calibration_monitor.stop()
-        self._worker = self._intake = self._calibration_monitor = None
+        self._worker = self._intake_worker = self._intake = self._calibration_monitor = None
 
     def _release(self) -> None:
         self._stop()
@@ -179,58 +201,42 @@ class PerceptionNode(LifecycleNode):
 
     # Messages in (on the executor's thread) -------------------------------------------------------
 
-    def _subscribe(
-        self, topic: str, name: str, qos: QoSProfile | None = None, entity: str = ""
-    ) -> None:
-        """Subscribe through message_filters if it is installed, otherwise directly.
-
-        entity: name of a second subscription to the same topic in the QoS parameters.
-        """
-        if qos is None:
-            qos = {STATIC_TOPIC: LATCHED_QOS, MOVING_TOPIC: MOTION_QOS}.get(topic, SENSOR_QOS)
-        overriding = QoSOverridingOptions.with_default_policies(entity_id=entity or None)
-        message_class = message_types.message_class(name)
-
-        def receive(msg: Any) -> None:
-            self._receive(topic, msg)
-
-        filters = message_filters()
-        if filters is not None:
-            subscriber = filters.Subscriber(
-                self, message_class, topic, qos_profile=qos, qos_overriding_options=overriding
-            )
-            subscriber.registerCallback(receive)
-            self._subscriptions_owned.append(subscriber.sub)
-            return
-        subscription = self.create_subscription(
-            message_class, topic, receive, qos, qos_overriding_options=overriding
-        )
-        self._subscriptions_owned.append(subscription)
-
-    def _receive(self, topic: str, msg: Any) -> None:
-        assert self._intake is not None
+    def _receive(self, topic: str, msg: Any, arrival_ns: int) -> None:
+        assert self._intake_worker is not None
         arrival_s = time.perf_counter()
         self._node_clock.on_message()
-        self._submit(self._intake.receive(topic, msg, self._now_ns()), arrival_s)
+        self._intake_worker.receive(topic, msg, arrival_ns, arrival_s)
+        self._max_callback_s = max(self._max_callback_s, time.perf_counter() - arrival_s)
+
+    def _on_lost(self, topic: str, count: int) -> None:
+        assert self._intake is not None and self._intake_worker is not None
+        self._intake_worker.call(partial(self._intake.count_lost, topic, count))
 
     def _check_deadline(self) -> None:
-        assert self._intake is not None
+        """Close a frame at its deadline, after messages that have arrived by then have been taken."""
+        assert self._intake is not None and self._topics is not None
+        assert self._intake_worker is not None
+        synchronizer = self._intake.synchronizer
+        synchronizer.clock.resolution_ns = self._node_clock.resolution_ns
+        deadline_ns = synchronizer.next_deadline_ns()
+        if deadline_ns is None or self._now_ns() < deadline_ns:
+            return
         now_ns = self._now_ns()
-        deadline_ns = self._intake.synchronizer.next_deadline_ns()
+        self._topics.take_waiting()
+        deadline_ns = synchronizer.next_deadline_ns()
         if deadline_ns is not None and now_ns >= deadline_ns:
-            self._submit(self._intake.advance(now_ns), time.perf_counter())
+            self._intake_worker.advance(now_ns)
 
-    def _submit(self, frames: Sequence[SensorFrame], arrival_s: float) -> None:
-        for frame in frames:
-            if self._worker is not None:
-                self._worker.submit(_Job(frame, arrival_s))
+    def _on_worker_ready(self) -> None:
+        if self._intake_worker is not None:
+            self._intake_worker.consumer_became_ready()
 
     def _now_ns(self) -> int:
         return self._node_clock.now_ns()
 
     # Results out (on the inference thread) ------------------------------------------------------
 
-    def _process(self, job: _Job) -> None:
+    def _process(self, job: IntakeFrame) -> None:
         pipeline, publishers, monitor = (
             self._pipeline,
             self._publishers_owned,
@@ -238,28 +244,42 @@ class PerceptionNode(LifecycleNode):
         )
         assert pipeline is not None and publishers is not None
         started_s = time.perf_counter()
+        reported = {} if self._sensor_reports is None else self._sensor_reports.health
         # Health is older than the frame: a sensor that is in the frame is not silent any more.
         health = {
             name: sensor
-            for name, sensor in self._health.items()
+            for name, sensor in reported.items()
             if sensor.level in (Level.OK, Level.WARN) or name not in job.frame.present
         }
+        pipeline.set_load_level(self._load.level)
+        published_s = started_s
+
+        def publish_boxes(boxes: Boxes3D) -> None:
+            nonlocal published_s
+            if self._has_result(job.frame, len(boxes)):
+                publishers.publish_objects(boxes)
+            published_s = time.perf_counter()
+
         perception = pipeline.process(
             job.frame,
             health,
             requested=publishers.requested(),
             agreement=None if monitor is None else monitor.agreement,
+            on_boxes=publish_boxes,
         )
         self._image_quality = {**self._image_quality, **perception.image_quality}
         processed_s = time.perf_counter()
-        if self._has_result(job.frame, len(perception.boxes)):
-            publishers.publish_objects(perception)
-        published_s = time.perf_counter()
         publishers.publish_others(perception, job.frame)
+        ended_s = time.perf_counter()
+        if job.period_s:
+            self._load.observe(ended_s - started_s, job.period_s)
         times = {
-            "intake": 1e3 * (started_s - job.arrival_s),
-            "publish_objects": 1e3 * (published_s - processed_s),
-            "publish_others": 1e3 * (time.perf_counter() - published_s),
+            "intake_queue": 1e3 * (job.started_s - job.arrival_s),
+            "decode": 1e3 * (job.ready_s - job.started_s),
+            "inference_queue": 1e3 * (started_s - job.ready_s),
+            "until_objects": 1e3 * (published_s - started_s),
+            "node": 1e3 * (published_s - job.arrival_s),
+            "publish_others": 1e3 * (ended_s - processed_s),
         }
         timing = diagnostics.timing_message(self._types, perception, times, job.frame)
         publishers.publish(outputs.TIMING_TOPIC, timing)
@@ -283,16 +303,25 @@ class PerceptionNode(LifecycleNode):
             throttle_duration_sec=1.0,
         )
 
-    # Diagnostics (on the executor's thread) -----------------------------------------------------
+    # Diagnostics (on the intake's thread) ---------------------------------------------------------
+
+    def _request_diagnostics(self) -> None:
+        """Called by the executor: the intake's state is read on the thread that changes it."""
+        if self._intake_worker is not None:
+            self._intake_worker.call(self._publish_diagnostics)
 
     def _publish_diagnostics(self) -> None:
         intake, pipeline, publishers = self._intake, self._pipeline, self._publishers_owned
+        reports = self._sensor_reports
         assert intake is not None and pipeline is not None and publishers is not None
+        assert reports is not None
         now_ns, name = self._now_ns(), self.get_fully_qualified_name()
         statuses = [self._pipeline_status(name, intake, pipeline)]
         statuses += [diagnostics.stage_status(self._types, name, s) for s in pipeline.status]
+        statuses.append(diagnostics.load_status(self._types, name, self._load))
         statuses.append(diagnostics.sensor_use_status(self._types, name, self._rig_use.status))
-        statuses += self._sensor_statuses(name, intake, now_ns)
+        statuses += reports.sensor_statuses(name, intake, now_ns, self._image_quality)
+        statuses.append(reports.odometry_status(name, intake, now_ns))
         if self._calibration_monitor is not None:
             statuses += self._calibration_monitor.statuses(name)
         for notice in intake.pop_notices():
@@ -300,37 +329,9 @@ class PerceptionNode(LifecycleNode):
         message = diagnostics.diagnostic_array(self._types, now_ns, statuses)
         publishers.publish(outputs.DIAGNOSTICS_TOPIC, message)
 
-    def _sensor_statuses(self, node: str, intake: MessageIntake, now_ns: int) -> list[Any]:
-        assert self._rig is not None
-        statuses: list[Any] = []
-        current: dict[str, SensorHealth] = {}
-        for sensor in self._rig.sensors.values():
-            drops = intake.drop_counts(sensor.name)
-            statistics = intake.statistics()[sensor.name]
-            last = self._reported_drops[sensor.name]
-            streak = intake.assembler.unusable_streaks[sensor.name]
-            health = sensor_health(
-                sensor, statistics, drops, last, now_ns, self._config.health, streak
-            )
-            self._reported_drops[sensor.name] = drops
-            current[sensor.name] = health
-            statuses.append(
-                diagnostics.sensor_status(
-                    self._types,
-                    node,
-                    health,
-                    clock_statistics(statistics),
-                    self._image_quality.get(sensor.name),
-                    self._config.pipeline.image_quality.warn_quality,
-                    intake.details(sensor.name),
-                )
-            )
-        # A new dictionary each time: the inference thread may be reading the last one.
-        self._health = current
-        return statuses
-
     def _pipeline_status(self, node: str, intake: MessageIntake, pipeline: Pipeline) -> Any:
-        assert self._rig is not None and self._worker is not None
+        worker, intake_worker = self._worker, self._intake_worker
+        assert self._rig is not None and worker is not None and intake_worker is not None
         synchronizer = intake.synchronizer
         other_drops = {
             f"dropped.{topic}.{reason}": n
@@ -341,11 +342,12 @@ class PerceptionNode(LifecycleNode):
             "frames_synchronized": synchronizer.sets,
             "frames_incomplete": synchronizer.incomplete,
             "frames_processed": self._frames_processed,
-            "frames_dropped_busy": self._worker.dropped,
-            "frames_failed": self._worker.failed,
+            "frames_dropped_busy": worker.dropped + intake_worker.replaced,
+            "frames_failed": worker.failed,
             "frames_withheld": self._frames_withheld,
             "frames_without_required": self._frames_without_required,
             "clock_jumps": synchronizer.clock_jumps,
+            "frame_time_restarts": synchronizer.time_restarts,
             **pipeline.counts,
             **other_drops,
         }
@@ -354,6 +356,7 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(clock_problem, throttle_duration_sec=5.0)
         last, self._last_counts = self._last_counts, counts
         latency_s, self._max_latency_s = self._max_latency_s, 0.0
+        callback_s, self._max_callback_s = self._max_callback_s, 0.0
         return diagnostics.pipeline_status(
             self._types,
             node,
@@ -363,7 +366,11 @@ class PerceptionNode(LifecycleNode):
             latency_s,
             self._config.warn_latency_s,
             clock_problem,
-            {**intake.details("odometry"), **self._rig_use.details},
+            {
+                **intake.details("odometry"),
+                **self._rig_use.details,
+                "max_executor_callback_ms": 1e3 * callback_s,
+            },
         )
 
     # Parameters -----------------------------------------------------------------------------------
@@ -376,15 +383,6 @@ class PerceptionNode(LifecycleNode):
             reason = f"{', '.join(names)}: deactivate and clean up the node first"
             return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
-
-
-def message_filters() -> Any:
-    """The message_filters package, or None if it is not installed."""
-    try:
-        import message_filters as module
-    except ImportError:
-        return None
-    return module
 
 
 def make_perception_node() -> PerceptionNode:
@@ -403,6 +401,9 @@ def make_perception_node() -> PerceptionNode:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point of perception_node."""
+    # A thread that returns from a library waits for the interpreter at most this long, by default 5 ms;
+    # three threads pass messages and frames to each other.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return spin(make_perception_node, sys.argv if args is None else args)
 
 

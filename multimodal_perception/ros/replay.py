@@ -6,9 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
@@ -18,15 +16,12 @@ from rclpy.node import Node
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.dataset import Dataset
 from multimodal_perception.datasets.open_dataset import open_dataset
-from multimodal_perception.frame import Boxes3D
-from multimodal_perception.latency import latency_percentiles
 from multimodal_perception.messages import decoders, encoders, message_types
 from multimodal_perception.messages.frame_messages import (
     TF_STATIC,
     frame_messages,
     static_transforms,
 )
-from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.ros.node_process import prepare_environment
 from multimodal_perception.ros.occupancy_outputs import GRID_TOPIC
 from multimodal_perception.ros.outputs import (
@@ -36,57 +31,24 @@ from multimodal_perception.ros.outputs import (
     TIMING_TOPIC,
 )
 from multimodal_perception.ros.qos import LATCHED_QOS, OUTPUT_QOS
+from multimodal_perception.ros.replay_statistics import (
+    FrameResult,
+    ReplayResult,
+    ReplayStatistics,
+)
 from multimodal_perception.ros.spinning import spin
 
 # Encoded frames kept in memory; the frames of a longer recording are encoded again in each loop.
 MAX_CACHED_FRAMES = 32
-# Interval between repetitions of the first frame while waiting for its result, seconds.
-FIRST_FRAME_INTERVAL_S = 3.0
+# The first frame is sent again if its result is not received within this time, or if it is incomplete
+# this long after its boxes, seconds; after so many results the replay starts anyway.
+FIRST_FRAME_TIMEOUT_S = 3.0
+FIRST_FRAME_PAUSE_S = 0.5
+MAX_FIRST_FRAMES = 5
+# Published frames that wait for results; those of older frames count as missing.
+MAX_PENDING = 100
 # Maximum time to wait for the node's counts; it publishes them once a second by default.
 COUNTS_TIMEOUT_S = 3.0
-
-
-@dataclass
-class FrameResult:
-    """Results of the node for one published frame. Times of one monotonic clock, in seconds.
-
-    missing: sensors without a reading in the frame that the node processed, "" if it was complete.
-    """
-
-    index: int
-    published_s: float
-    received_s: float | None = None
-    objects: Any = None
-    occupancy: Any = None
-    stage_ms: dict[str, float] = field(default_factory=dict)
-    missing: str = ""
-
-    def complete(self) -> bool:
-        """Whether boxes, times and, if the node computes one, the grid were received."""
-        has_grid = self.occupancy is not None or "occupancy" not in self.stage_ms
-        return self.received_s is not None and bool(self.stage_ms) and has_grid
-
-    def boxes(self) -> Boxes3D:
-        """The received boxes. Raises ValueError if none were received."""
-        if self.objects is None:
-            raise ValueError("no boxes were received")
-        return decoders.boxes_from_message(self.objects)
-
-    def grid(self) -> OccupancyGrid | None:
-        """The received occupancy grid, if any."""
-        return None if self.occupancy is None else decoders.occupancy_from_message(self.occupancy)
-
-
-@dataclass(frozen=True)
-class ReplayResult:
-    """Results of all frames, and the increase of the node's counts during the replay.
-
-    counts: of the pipeline (frames_dropped_busy, frames_failed, ...) and of sensors
-    (`sensor.dropped.reason`), without zeros; empty if the node published none.
-    """
-
-    results: list[FrameResult]
-    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class ReplayNode(Node):
@@ -102,8 +64,10 @@ class ReplayNode(Node):
         self._publishers_by_topic: dict[str, Any] = {}
         self._encoded: dict[int, tuple[Any, list[tuple[str, str, Any]], int]] = {}
         self._lock = threading.Lock()
-        self._results: dict[int, FrameResult] = {}
+        self._pending: dict[int, FrameResult] = {}
+        self.statistics = ReplayStatistics()
         self._counts: dict[str, int] = {}
+        self._engines: dict[str, str] = {}
         self._counts_received = threading.Event()
         self.create_subscription(
             message_types.message_class(FIXED_TOPICS[DIAGNOSTICS_TOPIC]),
@@ -131,10 +95,11 @@ class ReplayNode(Node):
             self._publisher(topic, name)
 
     def wait_until_connected(self, timeout_s: float, alive: Callable[[], bool]) -> bool:
-        """Wait until a node has subscribed to every sensor topic and published a result.
+        """Wait until a node has subscribed to every sensor topic and has published a complete result.
 
         The first frame is sent repeatedly and not counted: its result shows that both sides have
-        discovered each other, and it includes one-time initialisation.
+        discovered each other on all topics, and it includes one-time initialisation. If the node does
+        not use a sensor of the frame, the last of MAX_FIRST_FRAMES results counts as complete.
         Returns whether a node subscribed.
         """
         end = time.monotonic() + timeout_s
@@ -144,25 +109,54 @@ class ReplayNode(Node):
             if s.topic in self._publishers_by_topic
         ]
         objects = self.resolve_topic_name(OBJECTS_TOPIC)
-        while not (self.count_publishers(objects) and all(map(self.count_subscribers, topics))):
+        while not (
+            self.count_publishers(objects)
+            and all(self._publishers_by_topic[t].get_subscription_count() for t in topics)
+        ):
             if time.monotonic() > end or not alive():
                 return False
             time.sleep(0.05)
-        sent_s = -FIRST_FRAME_INTERVAL_S
-        while not self._has_result() and time.monotonic() < end and alive():
-            if time.monotonic() > sent_s + FIRST_FRAME_INTERVAL_S:
-                sent_s = time.monotonic()
-                self.publish(0, self.get_clock().now().nanoseconds)
-            time.sleep(0.02)
-        self.wait_for_results(FIRST_FRAME_INTERVAL_S)
-        self.results()
+        absent = set(self._dataset.rig.sensors) - set(self._dataset[0].readings)
+        answers = 0
+        while answers < MAX_FIRST_FRAMES and time.monotonic() < end and alive():
+            result = self._send_first_frame(
+                min(time.monotonic() + FIRST_FRAME_TIMEOUT_S, end), alive
+            )
+            answers += result.received_s is not None
+            if result.complete() and set(filter(None, result.missing.split(", "))) <= absent:
+                break
+        self.finish()
+        self.statistics = ReplayStatistics()
         return True
+
+    def _send_first_frame(self, end: float, alive: Callable[[], bool]) -> FrameResult:
+        """Send the first frame and wait for its result, or for FIRST_FRAME_PAUSE_S after its boxes."""
+        stamp_ns = self.get_clock().now().nanoseconds
+        self.publish(0, stamp_ns)
+        with self._lock:
+            result = self._pending.get(stamp_ns) or FrameResult(0, 0.0)
+        while not result.complete() and time.monotonic() < end and alive():
+            if result.received_s is not None:
+                end = min(end, time.monotonic() + FIRST_FRAME_PAUSE_S)
+            time.sleep(0.02)
+        return result
 
     def wait_for_results(self, timeout_s: float) -> None:
         """Wait until every published frame has its result."""
         end = time.monotonic() + timeout_s
         while self.pending() and time.monotonic() < end:
             time.sleep(0.02)
+
+    def finish(self) -> None:
+        """Count the pending frames as they are."""
+        with self._lock:
+            for result in self._pending.values():
+                self.statistics.add(result)
+            self._pending.clear()
+
+    def engines(self) -> dict[str, str]:
+        """Engine, precision and device by network, from the diagnostics received so far."""
+        return dict(self._engines)
 
     def counts(self) -> dict[str, int]:
         """The node's present counts; empty if it does not publish diagnostics in time."""
@@ -180,30 +174,32 @@ class ReplayNode(Node):
             message.header.stamp = encoders.make_time(self._types, stamp_ns + offset_ns)
         self._encoded[index] = transforms, content, stamp_ns
         with self._lock:
-            result = self._results[stamp_ns] = FrameResult(index, time.perf_counter())
+            result = self._pending[stamp_ns] = FrameResult(index, time.perf_counter())
+            self._count_old()
         for topic, name, message in content:
             self._publisher(topic, name).publish(message)
         result.published_s = time.perf_counter()
 
-    def results(self) -> list[FrameResult]:
-        """One result for each published frame, in order; they are removed from the node."""
-        with self._lock:
-            results, self._results = list(self._results.values()), {}
-        return results
-
     def pending(self) -> int:
         """Number of published frames whose boxes, times or grid have not been received."""
         with self._lock:
-            return sum(not r.complete() for r in self._results.values())
+            return len(self._pending)
 
-    def _has_result(self) -> bool:
-        with self._lock:
-            return any(a.received_s is not None for a in self._results.values())
+    def _count_old(self) -> None:
+        """Count frames whose results are not expected any more. The caller holds the lock."""
+        while len(self._pending) > MAX_PENDING:
+            self.statistics.add(self._pending.pop(next(iter(self._pending))))
 
     def _on_diagnostics(self, msg: Any) -> None:
         counts: dict[str, int] = {}
         for status in msg.status:
             source = status.name.rpartition(": ")[2]
+            values = {v.key: v.value for v in status.values}
+            if "engine" in values:
+                network = source.removeprefix("inference of ")
+                self._engines[network] = " ".join(
+                    values.get(key, "") for key in ("engine", "precision", "device")
+                )
             pairs = ((v.key, v.value) for v in status.values if v.value.isdecimal())
             if source == "pipeline":
                 counts |= {key: int(n) for key, n in pairs}
@@ -235,17 +231,19 @@ class ReplayNode(Node):
         def receive(msg: Any) -> None:
             now_s, stamp_ns = time.perf_counter(), decoders.stamp_ns_of(msg)
             with self._lock:
-                result = self._results.get(stamp_ns)
+                result = self._pending.get(stamp_ns)
                 if result is None:
                     return
                 if attribute == "timing":
                     stages, readings = msg.status
                     result.stage_ms = {v.key: float(v.value) for v in stages.values}
                     _, _, result.missing = readings.message.partition("missing: ")
-                    return
-                setattr(result, attribute, msg)
-                if attribute == "objects":
-                    result.received_s = now_s
+                else:
+                    setattr(result, attribute, msg)
+                    if attribute == "objects":
+                        result.received_s = now_s
+                if result.complete():
+                    self.statistics.add(self._pending.pop(stamp_ns))
 
         return receive
 
@@ -286,10 +284,12 @@ def play(
             node.publish(count % len(dataset), node.get_clock().now().nanoseconds)
             if on_frame is not None:
                 on_frame(count)
-        node.wait_for_results(2.0)
+        node.wait_for_results(2.0 + 2.0 / rate_hz)
+        node.finish()
         after = node.counts() if before else {}
         increase = {name: n - before.get(name, 0) for name, n in after.items()}
-        return ReplayResult(node.results(), {name: n for name, n in increase.items() if n})
+        counts = {name: n for name, n in increase.items() if n}
+        return ReplayResult(node.statistics, counts, node.engines())
     finally:
         executor.shutdown()
         if thread.ident is not None:
@@ -297,36 +297,6 @@ def play(
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-
-
-def summarise(replayed: ReplayResult) -> dict[str, Any]:
-    """Summary of a replay as plain values.
-
-    sent, received: numbers of frames. latency_ms, overhead_ms, stage_ms: p50 and p95. The latency is the
-    time from the publication of a frame's last input to the arrival of its boxes; the overhead is the
-    latency without the pipeline's own time, i.e. DDS in both directions, decoding, synchronization and
-    encoding. missing_results: number of missing results by frame index. node_counts: see ReplayResult.
-    """
-    results = replayed.results
-    received = [r for r in results if r.received_s is not None]
-    latency = [1e3 * ((r.received_s or 0.0) - r.published_s) for r in received]
-    overhead = [
-        ms - r.stage_ms["total"] for ms, r in zip(latency, received, strict=True) if r.stage_ms
-    ]
-    stages: dict[str, list[float]] = {}
-    for result in received:
-        for stage, value in result.stage_ms.items():
-            stages.setdefault(stage, []).append(value)
-    missing = Counter(r.index for r in results if r.received_s is None)
-    return {
-        "sent": len(results),
-        "received": len(received),
-        "latency_ms": latency_percentiles(latency),
-        "overhead_ms": latency_percentiles(overhead),
-        "stage_ms": {stage: latency_percentiles(values) for stage, values in stages.items()},
-        "missing_results": {str(index): n for index, n in sorted(missing.items())},
-        "node_counts": dict(replayed.counts),
-    }
 
 
 def _spin_until_shutdown(executor: SingleThreadedExecutor) -> None:
@@ -356,7 +326,6 @@ class _LoopingReplay(ReplayNode):
     def _next(self) -> None:
         self.publish(self._count % len(self._dataset), self.get_clock().now().nanoseconds)
         self._count += 1
-        self.results()
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -28,8 +28,8 @@ from multimodal_perception.notices import Notices
 from multimodal_perception.pointcloud.deskew import deskew, has_duration
 from multimodal_perception.rig import Rig
 from multimodal_perception.synchronization.odometry import Odometry
+from multimodal_perception.synchronization.reading_set import ReadingSet
 from multimodal_perception.synchronization.sensor_frames import SensorFrames, to_sensor_frame
-from multimodal_perception.synchronization.synchronizer import ReadingSet
 
 FIELDS = {
     Modality.LIDAR: ("lidars", LidarSweep),
@@ -85,6 +85,7 @@ class FrameAssembler:
         models: dict[str, CameraModel] = {}
         rectifications: dict[str, NDArray[np.float64]] = {}
         odom_from_base = self.odometry(readings.stamp_ns)
+        self.odometry_source.record_frame(odom_from_base is not None)
         if odom_from_base is None:
             frames = f"{self._rig.odom_frame} to {self._rig.base_frame}"
             self.notices.add(

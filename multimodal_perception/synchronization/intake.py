@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from multimodal_perception.frame import Modality, Reading, SensorFrame
 from multimodal_perception.geometry.transform_tree import TransformError, TransformTree
@@ -18,10 +19,10 @@ from multimodal_perception.messages.decoders import stamp_ns_of, ultrasonic_from
 from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.messages.images import image_from_message
-from multimodal_perception.messages.odometry import add_odometry, pose_from_geometry
+from multimodal_perception.messages.odometry import add_odometry
 from multimodal_perception.messages.pointcloud import PointCloudOptions, sweep_from_message
 from multimodal_perception.messages.thermal import thermal_from_message
-from multimodal_perception.notices import Notices
+from multimodal_perception.perception import StageStatus
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.synchronization.frame_assembler import FrameAssembler, sensor_counts
 from multimodal_perception.synchronization.message_filters_policies import (
@@ -29,12 +30,26 @@ from multimodal_perception.synchronization.message_filters_policies import (
     Policy,
     make_synchronizer,
 )
+from multimodal_perception.synchronization.reading_set import ReadingSet
+from multimodal_perception.synchronization.sensor_clocks import MAX_LEAD_S
 from multimodal_perception.synchronization.sensor_queue import SensorStatistics
-from multimodal_perception.synchronization.synchronizer import ReadingSet
+from multimodal_perception.synchronization.transform_intake import (
+    MAX_ODOMETRY_LEAD_NS,
+    MOVING_TOPIC,
+    STATIC_TOPIC,
+    PoseStampCheck,
+    TransformIntake,
+)
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
-STATIC_TOPIC, MOVING_TOPIC = "/tf_static", "/tf"
 Handler = Callable[[Any, int], list[SensorFrame]]
+
+
+class DeferredFrame(NamedTuple):
+    """A closed set of readings. stamp_ns: of the frame. assemble: makes the frame, at most once."""
+
+    stamp_ns: int
+    assemble: Callable[[], SensorFrame]
 
 
 class MessageIntake:
@@ -42,7 +57,9 @@ class MessageIntake:
 
     topics: message type by topic, including /tf, /tf_static, CameraInfo and odometry.
     drops: number of messages by (sensor or topic, reason) that were invalid or of which a part could
-    not be used. log: notices about assumptions, and counts of values without a measurement.
+    not be used. deferred: if true, receive, advance and flush return DeferredFrames instead of frames,
+    so that a frame that will not be used need not be assembled. log: notices about assumptions, and
+    counts of values without a measurement.
     """
 
     def __init__(
@@ -51,22 +68,29 @@ class MessageIntake:
         deadline_s: float = 0.05,
         policy: Policy = "deadline",
         frame_rate_hz: float | None = None,
+        max_lead_s: float = MAX_LEAD_S,
     ) -> None:
-        """For deadline_s, policy and frame_rate_hz and for errors see make_synchronizer."""
+        """For the arguments and errors see make_synchronizer."""
         self.rig = rig
         self.transforms = TransformTree()
         self.synchronizer: AnySynchronizer = make_synchronizer(
-            rig.sensors.values(), policy, deadline_s, frame_rate_hz
+            rig.sensors.values(), policy, deadline_s, frame_rate_hz, max_lead_s
         )
         self.assembler = FrameAssembler(rig, self.transforms)
         self.drops: Counter[tuple[str, str]] = Counter()
         self.log = DecodingLog(self.assembler.notices, losses=self.drops)
+        self._odometry = self.assembler.odometry_source
+        self._stamps = PoseStampCheck(self.synchronizer.clock, self.transforms, self._odometry)
+        self._transform_intake = TransformIntake(
+            rig, self.transforms, self._odometry, self._stamps, self.drops, self.log.notices
+        )
+        self.deferred = False
         self._undecodable: set[str] = set()
         self._clock_jumps = 0
         self.topics: dict[str, str] = {STATIC_TOPIC: TF_TYPE, MOVING_TOPIC: TF_TYPE}
         self._handlers: dict[str, Handler] = {
-            STATIC_TOPIC: lambda msg, _: self._on_transforms(msg, True),
-            MOVING_TOPIC: lambda msg, _: self._on_transforms(msg, False),
+            STATIC_TOPIC: lambda msg, now_ns: self._on_transforms(msg, True, now_ns),
+            MOVING_TOPIC: lambda msg, now_ns: self._on_transforms(msg, False, now_ns),
         }
         # Messages that arrived together are processed in the order of `topics`: CameraInfo precedes the
         # image that needs it.
@@ -92,6 +116,12 @@ class MessageIntake:
         """Return all pending frames, for example at the end of a recording."""
         return self._frames(self.synchronizer.flush(now_ns))
 
+    def count_lost(self, topic: str, count: int) -> None:
+        """Count messages of a sensor's topic that were sent and not received."""
+        for sensor in self.rig.sensors.values():
+            if sensor.topic == topic:
+                self.drops[sensor.name, "lost_by_dds"] += count
+
     def pop_notices(self) -> list[str]:
         """Return new messages for the user, each of which occurs once, and clear them."""
         return self.log.notices.pop()
@@ -110,8 +140,17 @@ class MessageIntake:
             for (name, reason), count in self.log.information.items()
             if name == subject and count
         }
+        if subject in self.rig.sensors:
+            # Each received reading is used, dropped or pending.
+            statistics = self.synchronizer.statistics[subject]
+            counts["received"], counts["used"] = str(statistics.received), str(statistics.used)
+            counts["pending"] = str(self.synchronizer.pending()[subject])
         notices = self.log.notices.texts(subject)
         return counts | {f"notice.{i}": text for i, text in enumerate(notices, 1)}
+
+    def odometry_status(self, now_ns: int) -> StageStatus:
+        """Return the state of the odometry for diagnostics."""
+        return self._odometry.status(self._stamps.sensor_time_ns(now_ns))
 
     def statistics(self) -> dict[str, SensorStatistics]:
         """Return the statistics of each sensor's readings."""
@@ -133,7 +172,9 @@ class MessageIntake:
                 self._undecodable.add(sensor.name)
                 return self.advance(now_ns)
             self._undecodable.discard(sensor.name)
-            return self._frames(self.synchronizer.add(sensor.name, stamp_ns, reading, now_ns))
+            sets = self.synchronizer.add(sensor.name, stamp_ns, reading, now_ns)
+            self._stamps.update(now_ns)
+            return self._frames(sets)
 
         return handle
 
@@ -141,12 +182,19 @@ class MessageIntake:
         if self.synchronizer.clock_jumps != self._clock_jumps:
             self._clock_jumps = self.synchronizer.clock_jumps
             self.transforms.clear_dynamic()
-            self.assembler.odometry_source.clear()
-        return [self._with_dropped(self.assembler.assemble(s)) for s in sets]
+            self._odometry.clear()
+        if self.deferred:
+            # With the sensors that are undecodable now, not when the frame is assembled.
+            return [
+                DeferredFrame(s.stamp_ns, partial(self._assembled, s, self._undecodable.copy()))  # type: ignore[misc]
+                for s in sets
+            ]
+        return [self._assembled(s, self._undecodable) for s in sets]
 
-    def _with_dropped(self, frame: SensorFrame) -> SensorFrame:
-        """Mark the missing sensors whose last message could not be decoded as dropped."""
-        undecodable = self._undecodable & frame.missing
+    def _assembled(self, readings: ReadingSet, undecodable: set[str]) -> SensorFrame:
+        """The frame of a set; missing sensors whose last message is undecodable count as dropped."""
+        frame = self.assembler.assemble(readings)
+        undecodable = undecodable & frame.missing
         return replace(frame, dropped=frame.dropped | undecodable) if undecodable else frame
 
     def _info_handler(self, sensors: Sequence[Sensor]) -> Handler:
@@ -157,13 +205,17 @@ class MessageIntake:
 
         return handle
 
-    def _on_transforms(self, msg: Any, static: bool) -> list[SensorFrame]:
-        add_transforms(self.transforms, msg, static, self.drops, self.log.notices)
+    def _on_transforms(self, msg: Any, static: bool, now_ns: int) -> list[SensorFrame]:
+        self._transform_intake.add(msg, static, now_ns)
         return []
 
     def _on_odometry(self, msg: Any, now_ns: int) -> list[SensorFrame]:
         try:
-            add_odometry(self.assembler.odometry_source, msg)
+            stamp_ns = stamp_ns_of(msg)
+            reason = self._stamps.reason(stamp_ns, now_ns, MAX_ODOMETRY_LEAD_NS)
+            if reason is not None:
+                raise MessageError(reason, "the stamp differs from the clock of the sensors")
+            add_odometry(self._odometry, msg)
         except (MessageError, TransformError) as error:
             self.drops[str(self.rig.odometry_topic), error.reason] += 1
         return []
@@ -193,34 +245,6 @@ def set_calibration(
     assembler.calibrations[sensor.name] = calibration
     for notice in calibration.notices:
         assembler.notices.add(sensor.name, notice)
-
-
-def add_transforms(
-    tree: TransformTree,
-    msg: Any,
-    static: bool,
-    drops: Counter[tuple[str, str]],
-    notices: Notices | None = None,
-) -> None:
-    """Add a TFMessage to a tree; invalid transforms are counted in `drops`.
-
-    A frame whose parent changes has two publishers: this is counted as parent_changed, with a notice.
-    """
-    topic = STATIC_TOPIC if static else MOVING_TOPIC
-    for transform in msg.transforms:
-        try:
-            known = tree.parent(transform.child_frame_id)
-            parent, child = transform.header.frame_id, transform.child_frame_id
-            pose = pose_from_geometry(transform.transform.translation, transform.transform.rotation)
-            tree.set(parent, child, stamp_ns_of(transform), pose, static)
-        except (MessageError, TransformError) as error:
-            drops[topic, error.reason] += 1
-            continue
-        if known is not None and known != tree.parent(child):
-            drops[topic, "parent_changed"] += 1
-            if notices is not None:
-                parents = " and ".join(sorted((known, str(tree.parent(child)))))
-                notices.add(topic, f"{child} has two parents, {parents}: two publishers")
 
 
 def decode_reading(

@@ -15,13 +15,15 @@ from typing import Any, Literal
 
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronization.sensor_queue import SensorStatistics, silence_timeout_s
-from multimodal_perception.synchronization.synchronizer import (
+from multimodal_perception.synchronization.reading_set import MODALITY_PRIORITY, ReadingSet
+from multimodal_perception.synchronization.sensor_clocks import (
+    MAX_LEAD_S,
     MAX_SKEW_NS,
-    MODALITY_PRIORITY,
-    ReadingSet,
-    Synchronizer,
+    MajorityClock,
+    SensorClock,
 )
+from multimodal_perception.synchronization.sensor_queue import SensorStatistics
+from multimodal_perception.synchronization.synchronizer import Synchronizer
 
 Policy = Literal["deadline", "approximate", "exact"]
 # Number of readings kept per sensor, like queue_size of message_filters.
@@ -33,8 +35,8 @@ class _SensorBuffer:
 
     def __init__(self, sensor: Sensor) -> None:
         self.offset_ns = round(sensor.time_offset_s * NANOSECONDS_PER_SECOND)
-        silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS_PER_SECOND)
-        self.statistics = SensorStatistics(silence_ns=silence_ns)
+        self.clock = SensorClock(sensor)
+        self.statistics = SensorStatistics(clock=self.clock)
         self.stamps: list[int] = []
         self.items: dict[int, tuple[int, Any]] = {}  # by stamp: (order of arrival, reading)
 
@@ -49,9 +51,18 @@ class _SensorBuffer:
 
 
 class _MessageFiltersPolicy:
-    """Base of both policies: one buffer per sensor, and the interface of Synchronizer."""
+    """Base of both policies: one buffer per sensor, and the interface of Synchronizer.
 
-    def __init__(self, sensors: Iterable[Sensor], queue_size: int = QUEUE_SIZE) -> None:
+    The majority's clock is only estimated, for diagnostics and for the odometry: readings with wrong
+    stamps do not match others.
+    """
+
+    def __init__(
+        self,
+        sensors: Iterable[Sensor],
+        queue_size: int = QUEUE_SIZE,
+        max_lead_s: float = MAX_LEAD_S,
+    ) -> None:
         """Create the buffers; each keeps the `queue_size` readings with the newest stamps.
 
         Raises ValueError without sensors, or if queue_size is below 1.
@@ -63,11 +74,13 @@ class _MessageFiltersPolicy:
             )
         self._size = queue_size
         self._buffers = {s.name: _SensorBuffer(s) for s in ordered}
+        self.clock = MajorityClock([b.clock for b in self._buffers.values()], max_lead_s)
         self._arrivals = count()
         self._now_ns = 0
         self.sets = 0
         self.incomplete = 0
         self.clock_jumps = 0
+        self.time_restarts = 0
 
     @property
     def statistics(self) -> dict[str, SensorStatistics]:
@@ -86,6 +99,9 @@ class _MessageFiltersPolicy:
         stamp_ns -= buffer.offset_ns
         buffer.statistics.received += 1
         buffer.statistics.observe(stamp_ns, now_ns)
+        buffer.clock.observe(stamp_ns - now_ns, now_ns)
+        if now_ns >= self.clock.next_ns:
+            self.clock.estimate(now_ns)
         if stamp_ns in buffer.items:
             buffer.statistics.drops["duplicate"] += 1
             buffer.items[stamp_ns] = buffer.items[stamp_ns][0], reading
@@ -107,6 +123,7 @@ class _MessageFiltersPolicy:
         """Advance the time, which closes no set. If the clock went back, the buffers are emptied."""
         if now_ns < self._now_ns - MAX_SKEW_NS:
             self.clock_jumps += 1
+            self.clock.restart()
             for buffer in self._buffers.values():
                 buffer.statistics.restart()
                 for stamp_ns in list(buffer.stamps):
@@ -150,13 +167,17 @@ class ApproximateMatcher(_MessageFiltersPolicy):
     """
 
     def __init__(
-        self, sensors: Iterable[Sensor], slop_s: float, queue_size: int = QUEUE_SIZE
+        self,
+        sensors: Iterable[Sensor],
+        slop_s: float,
+        queue_size: int = QUEUE_SIZE,
+        max_lead_s: float = MAX_LEAD_S,
     ) -> None:
         """Create the policy. slop_s: upper limit (exclusive) of the stamp differences in a set, seconds.
 
         Raises ValueError without sensors, if queue_size is below 1 or if slop_s is below 0.
         """
-        super().__init__(sensors, queue_size)
+        super().__init__(sensors, queue_size, max_lead_s)
         if not slop_s >= 0:
             raise ValueError("slop_s is below 0")
         self._slop_ns = int(slop_s * NANOSECONDS_PER_SECOND)
@@ -232,16 +253,20 @@ def make_synchronizer(
     policy: Policy = "deadline",
     deadline_s: float = 0.05,
     frame_rate_hz: float | None = None,
+    max_lead_s: float = MAX_LEAD_S,
 ) -> AnySynchronizer:
     """Create the synchronizer of a policy. The slop of "approximate" is the largest sensor tolerance.
+
+    For the other arguments see Synchronizer.
 
     Raises ValueError for an unknown policy and in the cases of the synchronizers.
     """
     sensors = list(sensors)
     if policy == "deadline":
-        return Synchronizer(sensors, deadline_s, frame_rate_hz)
+        return Synchronizer(sensors, deadline_s, frame_rate_hz, max_lead_s)
     if policy == "exact":
-        return ExactMatcher(sensors)
+        return ExactMatcher(sensors, max_lead_s=max_lead_s)
     if policy == "approximate":
-        return ApproximateMatcher(sensors, max((s.tolerance_s for s in sensors), default=0.0))
+        slop_s = max((s.tolerance_s for s in sensors), default=0.0)
+        return ApproximateMatcher(sensors, slop_s, max_lead_s=max_lead_s)
     raise ValueError(f"policy {policy!r}; allowed: deadline, approximate, exact")

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
+from multimodal_perception.synchronization.sensor_clocks import SensorClock
 
-# A sensor that has not published for this many periods, and for at least this time, is not awaited.
-SILENT_PERIODS = 3.0
-SILENT_S = 0.5
+# If more than half of the sensors that publish are missing in this many sets in a row, the sensor that
+# defines the reference times is excluded from that, unless it is ahead of them by less than MIN_LEAD_NS.
+MISSED_SETS = 3
+MIN_LEAD_NS = NANOSECONDS_PER_SECOND // 20
 # Weight of the newest reading in the exponential averages.
 SMOOTHING = 0.1
 # Clock drift is the slope through the maximum offset in each of DRIFT_WINDOWS time windows.
 DRIFT_WINDOW_NS = 2 * NANOSECONDS_PER_SECOND
 DRIFT_WINDOWS = 30
-MIN_WINDOWS = 5
-
-
-def silence_timeout_s(rate_hz: float) -> float:
-    """Return the time without readings after which a sensor counts as silent, seconds."""
-    return max(SILENT_PERIODS / rate_hz, SILENT_S)
+# A drift is reported if the slopes of both halves of the windows confirm it; each half has at least this
+# many windows. CONFIDENCE_Z is the quantile of the normal distribution for a two-sided 95 % interval.
+MIN_HALF_WINDOWS = 5
+CONFIDENCE_Z = 1.96
 
 
 class ClockDrift:
@@ -61,19 +62,38 @@ class ClockDrift:
     def seconds_per_second(self) -> float | None:
         """Return the drift: seconds that the sensor's clock gains per second. None if unknown yet.
 
-        It is the median of the slopes between all pairs of windows (Theil 1950, Sen 1968), which is
-        robust against single windows with high latency.
+        It is the median of the slopes between all pairs of windows (Theil 1950), and 0 unless the
+        confidence intervals (Sen 1968) of both halves of the windows exclude 0 on the same side: the
+        latency of a busy computer also changes the offsets, but not steadily.
         """
         points = list(self._points)
-        if len(points) < MIN_WINDOWS:
+        half = len(points) // 2
+        if half < MIN_HALF_WINDOWS:
             return None
-        slopes = sorted(
-            (b[1] - a[1]) / (b[0] - a[0])
-            for i, a in enumerate(points)
-            for b in points[i + 1 :]
-            if b[0] > a[0]
-        )
-        return slopes[len(slopes) // 2] if slopes else None
+        first, second = (_slope_interval(p) for p in (points[:half], points[half:]))
+        if not (min(first[0], second[0]) > 0 or max(first[1], second[1]) < 0):
+            return 0.0
+        slopes = _slopes(points)
+        return slopes[len(slopes) // 2]
+
+
+def _slopes(points: list[tuple[float, float]]) -> list[float]:
+    """Return the slopes between all pairs of points with different times, sorted."""
+    return sorted(
+        (b[1] - a[1]) / (b[0] - a[0])
+        for i, a in enumerate(points)
+        for b in points[i + 1 :]
+        if b[0] > a[0]
+    )
+
+
+def _slope_interval(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the slope (Sen 1968, equation 3.10, from Kendall's tau)."""
+    slopes, n = _slopes(points), len(points)
+    half_width = CONFIDENCE_Z * math.sqrt(n * (n - 1) * (2 * n + 5) / 18.0) / 2.0
+    low = max(int(len(slopes) / 2.0 - half_width), 0)
+    high = min(math.ceil(len(slopes) / 2.0 + half_width), len(slopes) - 1)
+    return slopes[low], slopes[high]
 
 
 @dataclass(slots=True)
@@ -84,7 +104,7 @@ class SensorStatistics:
     superseded (another reading matched better), overflow, stamp_ahead, stamp_behind, clock_jump.
     max_lateness_s: maximum lateness of readings dropped as late. offset_s: average of stamp minus
     arrival time. interval_s: average interval between stamps. jitter_s: average absolute deviation from
-    interval_s.
+    interval_s. clock: see SensorClock; None for statistics without a sensor.
     """
 
     received: int = 0
@@ -96,7 +116,7 @@ class SensorStatistics:
     offset_s: float = 0.0
     interval_s: float = 0.0
     jitter_s: float = 0.0
-    silence_ns: int = NANOSECONDS_PER_SECOND
+    clock: SensorClock | None = None
     drift: ClockDrift = field(default_factory=ClockDrift)
 
     @property
@@ -119,7 +139,7 @@ class SensorStatistics:
         if interval_ns <= 0:
             return
         self.last_stamp_ns = stamp_ns
-        if interval_ns > self.silence_ns:
+        if self.clock is not None and interval_ns > self.clock.silence_ns:
             return  # an outage is not part of the rate
         interval = interval_ns / NANOSECONDS_PER_SECOND
         if self.interval_s == 0.0:
@@ -138,16 +158,15 @@ class ReadingQueue:
     """Pending readings of one sensor, sorted by stamp; at most max_size."""
 
     __slots__ = (
-        "clock_offset_ns",
-        "half_period_ns",
+        "clock",
         "items",
-        "last_message_ns",
         "last_used",
         "max_size",
+        "missed_sets",
         "name",
         "offset_ns",
+        "rank",
         "reuse_ns",
-        "silence_ns",
         "slack_ns",
         "stamps",
         "statistics",
@@ -159,18 +178,15 @@ class ReadingQueue:
         self.offset_ns = round(sensor.time_offset_s * NANOSECONDS_PER_SECOND)
         self.tolerance_ns = round(sensor.tolerance_s * NANOSECONDS_PER_SECOND)
         self.reuse_ns = round(sensor.reuse_s * NANOSECONDS_PER_SECOND)
-        self.half_period_ns = round(0.5 * NANOSECONDS_PER_SECOND / sensor.rate_hz)
-        self.silence_ns = round(silence_timeout_s(sensor.rate_hz) * NANOSECONDS_PER_SECOND)
+        self.clock = SensorClock(sensor)
         self.max_size = min(max(8, math.ceil(3 * sensor.rate_hz / frame_rate_hz)), 1000)
         self.stamps: list[int] = []
         self.items: list[Any] = []
         self.last_used: tuple[int, Any] | None = None
-        self.slack_ns = self.half_period_ns  # how early a reading may define a reference time
-        self.clock_offset_ns: int | None = (
-            None  # stamp minus arrival of the last message, accepted or not
-        )
-        self.last_message_ns = 0  # arrival of the last message, accepted or not
-        self.statistics = SensorStatistics(silence_ns=self.silence_ns)
+        self.slack_ns = self.clock.period_ns // 2  # how early a reading may define a reference time
+        self.rank = 0  # position in the order of the sensors that define reference times
+        self.missed_sets = 0  # number of sets without a reading since the last one with one
+        self.statistics = SensorStatistics(clock=self.clock)
 
     def put(self, stamp_ns: int, item: Any) -> None:
         """Add a reading whose stamp is not pending; if the queue is full, one reading is dropped."""
@@ -179,7 +195,7 @@ class ReadingQueue:
             if len(stamps) >= self.max_size:
                 # A sensor faster than its nominal rate is thinned out, so that the queue still covers
                 # the time back to a LiDAR sweep, which arrives one period after its stamp.
-                faster_than_nominal = stamp_ns - stamps[-1] < self.half_period_ns
+                faster_than_nominal = 2 * (stamp_ns - stamps[-1]) < self.clock.nominal_ns
                 dropped = -1 if faster_than_nominal else 0
                 del stamps[dropped], items[dropped]
                 self.statistics.drops["overflow"] += 1
@@ -208,12 +224,13 @@ class ReadingQueue:
         newest_ns = self.statistics.last_stamp_ns
         if newest_ns is None:
             return False
+        half_period_ns = self.clock.period_ns // 2
         if self.stamps:
             gap = stamp_ns - self.stamps[-1]
-            if gap <= 0 or (gap <= self.half_period_ns and gap <= self.tolerance_ns):
+            if gap <= 0 or (gap <= half_period_ns and gap <= self.tolerance_ns):
                 return True
         # The next reading of a slow sensor may be outside the tolerance.
-        next_ns = newest_ns + self.half_period_ns + self.half_period_ns // 2
+        next_ns = newest_ns + half_period_ns + half_period_ns // 2
         return next_ns > stamp_ns + self.tolerance_ns or self.can_reuse(stamp_ns)
 
     def can_reuse(self, stamp_ns: int) -> bool:
@@ -249,8 +266,42 @@ class ReadingQueue:
             self.statistics.drops[reason] += count
             del self.stamps[:count], self.items[:count]
 
+    def remove_after(self, stamp_ns: int) -> None:
+        """Drop pending readings with later stamps as stamp_ahead; clear the last used one if later."""
+        at = bisect_right(self.stamps, stamp_ns)
+        if at < len(self.stamps):
+            self.statistics.drops["stamp_ahead"] += len(self.stamps) - at
+            del self.stamps[at:], self.items[at:]
+        if self.last_used is not None and self.last_used[0] > stamp_ns:
+            self.last_used = None
+        newest_ns = self.statistics.last_stamp_ns
+        if newest_ns is not None and newest_ns > stamp_ns:
+            self.statistics.last_stamp_ns = self.stamps[-1] if self.stamps else None
+
     def restart(self) -> None:
         """Drop all pending readings because a clock jumped."""
         self.drop_oldest(len(self.stamps), "clock_jump")
         self.last_used = None
+        self.missed_sets = 0
         self.statistics.restart()
+
+
+def lead_over_missing(
+    reference: ReadingQueue, queues: Iterable[ReadingQueue], now_ns: int, period_ns: int
+) -> int | None:
+    """Return by how much a sensor is ahead of the sensors that miss the sets, if they are the majority.
+
+    The smallest lead is returned, or None. Counted are sensors that publish, at least at 2/3 of the rate
+    of the sets, and whose stamps may define reference times. period_ns: period of the sets.
+    """
+    frequent = [
+        q
+        for q in queues
+        if q.clock.may_define_frame_time
+        and now_ns - q.clock.last_message_ns <= q.clock.silence_ns
+        and 2 * q.clock.period_ns <= 3 * period_ns
+    ]
+    offset_ns = reference.clock.offset_ns()
+    missing = (q for q in frequent if q.missed_sets >= MISSED_SETS)
+    leads_ns = [lead for q in missing if (lead := offset_ns - q.clock.offset_ns()) > MIN_LEAD_NS]
+    return min(leads_ns) if 2 * len(leads_ns) > len(frequent) else None

@@ -2,57 +2,44 @@
 
 Every set has a reference time: the stamp of the first live sensor in the order LiDARs, cameras,
 thermal cameras, ultrasonic sensors. A set closes as soon as every live sensor has its best matching
-reading, or at its deadline with the readings that have arrived. The caller passes the current time
-to every method, so a recording gives the same sets at any playback speed.
-message_filters_policies.py has policies that behave like ROS message_filters.
+reading, or at its deadline with the readings that have arrived. Stamps must agree with the clock of
+the majority of the sensors (sensor_clocks.py); a sensor whose clock is ahead never defines the
+reference time. The caller passes the time of arrival, so a recording gives the same sets at any
+playback speed. message_filters_policies.py has policies that behave like ROS message_filters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
-from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronization.sensor_queue import ReadingQueue, SensorStatistics
+from multimodal_perception.synchronization.reading_set import MODALITY_PRIORITY, ReadingSet
+from multimodal_perception.synchronization.sensor_clocks import (
+    MAX_LEAD_S,
+    MAX_SKEW_NS,
+    NEVER_NS,
+    MajorityClock,
+)
+from multimodal_perception.synchronization.sensor_queue import (
+    ReadingQueue,
+    SensorStatistics,
+    lead_over_missing,
+)
 
 # A reference time may come earlier than expected by this fraction of the frame period.
 EARLY_FRACTION = 0.3
 # A sensor slower than this fraction of the frame rate is a reference sensor only if no other is live.
 MIN_REFERENCE_RATE_FRACTION = 0.7
-# After the start, and after a pause of all sensors, every sensor is awaited for this long.
+# After the start every sensor is awaited for this long.
 STARTUP_WAIT_NS = NANOSECONDS_PER_SECOND
-# Stamps that differ from those of the other sensors by more than this are rejected, unless the
-# majority of the sensors agrees with them. A clock that goes back by more than this has been reset.
-MAX_SKEW_NS = NANOSECONDS_PER_SECOND
-MODALITY_PRIORITY = (Modality.LIDAR, Modality.CAMERA, Modality.THERMAL, Modality.ULTRASONIC)
-
-
-@dataclass(frozen=True)
-class ReadingSet:
-    """Readings that belong to one reference time.
-
-    stamp_ns: the reference time. readings: (corrected stamp, reading) by sensor. missing: sensors
-    without a reading.
-    """
-
-    stamp_ns: int
-    readings: Mapping[str, tuple[int, Any]]
-    missing: frozenset[str]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every sensor has a reading."""
-        return not self.missing
-
-    @property
-    def staleness_s(self) -> dict[str, float]:
-        """Seconds by which each reading is older than the reference time; negative if newer."""
-        return {
-            n: (self.stamp_ns - r[0]) / NANOSECONDS_PER_SECOND for n, r in self.readings.items()
-        }
+# All sensors have paused if none has published for this many periods of the fastest one, and for at
+# least this time.
+PAUSE_PERIODS = 1.6
+MIN_PAUSE_NS = 3 * NANOSECONDS_PER_SECOND // 20
+# The first set after a pause waits for this long for the sensors that published before the pause.
+RESUME_WAIT_NS = 3 * NANOSECONDS_PER_SECOND // 4
 
 
 class Synchronizer:
@@ -67,11 +54,14 @@ class Synchronizer:
         sensors: Iterable[Sensor],
         deadline_s: float = 0.05,
         frame_rate_hz: float | None = None,
+        max_lead_s: float = MAX_LEAD_S,
     ) -> None:
         """Create a synchronizer for the sensors of a rig.
 
-        deadline_s: a set closes at the latest this long after its first reading arrived.
+        deadline_s: a set closes at the latest this long after its first reading arrived, or in
+        proportion later while the sensors publish more slowly than the rig states.
         frame_rate_hz: rate of the sets; defaults to the rate of the sensor with the highest priority.
+        max_lead_s: by how much a stamp may be ahead of its arrival; see MajorityClock.
 
         Raises ValueError without sensors, or if the deadline or the rate is not positive.
         """
@@ -81,26 +71,32 @@ class Synchronizer:
         rate = ordered[0].rate_hz if frame_rate_hz is None else frame_rate_hz
         if not (deadline_s > 0 and rate > 0):
             raise ValueError("deadline and frame rate must be positive")
-        self._deadline_ns = round(deadline_s * NANOSECONDS_PER_SECOND)
+        self._nominal_deadline_ns = self._deadline_ns = round(deadline_s * NANOSECONDS_PER_SECOND)
         self._period_ns = round(NANOSECONDS_PER_SECOND / rate)
         self._early_ns = round(EARLY_FRACTION * self._period_ns)
         self._queues = {s.name: ReadingQueue(s, rate) for s in ordered}
         self._queues_by_priority = list(self._queues.values())
+        self.clock = MajorityClock(
+            [q.clock for q in self._queues_by_priority], max_lead_s, deadline_s
+        )
         fast = [
             self._queues[s.name] for s in ordered if s.rate_hz >= MIN_REFERENCE_RATE_FRACTION * rate
         ]
         # Sensors that are fast enough for every frame come first.
         self._reference_candidates = fast + [q for q in self._queues_by_priority if q not in fast]
-        # Arrival of the first reading, or of the first one after a pause of all sensors.
+        for rank, queue in enumerate(self._reference_candidates):
+            queue.rank = rank
+        # Arrival of the first reading, or of the first one after a pause of all sensors; the one before.
         self._start_ns: int | None = None
+        self._last_start_ns: int | None = None
         self._last_arrival_ns = 0  # arrival of the last accepted reading
-        self._pause_ns = max(q.silence_ns for q in self._queues_by_priority)
+        self._update_pause()
         self._now_ns = 0
         self._last_ns: int | None = None  # reference time of the last set
+        self._leader: ReadingQueue | None = None  # sensor of the last reference time
         self._target_ns: int | None = None  # expected next reference time
-        self._closed_ns = 0
+        self._closed_ns = NEVER_NS
         self._closes_ns: int | None = None
-        self._clock_offset_ns: int | None = None  # stamp minus arrival, median over sensors
         # The search for a sensor that must be awaited resumes where it last stopped, so that every
         # sensor is checked once per set, however many messages arrive.
         self._reference_queue: ReadingQueue | None = None
@@ -111,6 +107,7 @@ class Synchronizer:
         self.sets = 0
         self.incomplete = 0
         self.clock_jumps = 0
+        self.time_restarts = 0
 
     @property
     def statistics(self) -> dict[str, SensorStatistics]:
@@ -126,8 +123,6 @@ class Synchronizer:
         """
         queue = self._queues[sensor]
         sets = self.advance(now_ns)
-        if self._start_ns is None or now_ns - self._last_arrival_ns > self._pause_ns:
-            self._start_ns = now_ns
         stamp_ns -= queue.offset_ns
         statistics = queue.statistics
         statistics.received += 1
@@ -136,8 +131,10 @@ class Synchronizer:
             statistics.drops[reason] += 1
             return sets
         last_ns = statistics.last_arrival_ns
+        if now_ns - self._last_arrival_ns > self._pause_ns or self._start_ns is None:
+            self._last_start_ns, self._start_ns = self._start_ns, now_ns
         self._last_arrival_ns = now_ns
-        resumed = last_ns is None or now_ns - last_ns > queue.silence_ns
+        resumed = last_ns is None or now_ns - last_ns > queue.clock.silence_ns
         statistics.observe(stamp_ns, now_ns)
         queue.put(stamp_ns, reading)
         if resumed:
@@ -145,13 +142,16 @@ class Synchronizer:
         is_reference = queue is (
             self._find_reference_queue(now_ns) if resumed else self._reference_queue
         )
-        if (is_reference or self._closes_ns is None) and self._is_due(queue, stamp_ns):
-            self._open(queue, now_ns)
+        if (
+            (is_reference or self._closes_ns is None)
+            and queue.clock.may_define_frame_time
+            and self._is_due(queue, stamp_ns)
+        ):
+            self._open(queue, stamp_ns, now_ns)
         elif is_reference and self._closes_ns is not None and stamp_ns > (self._last_ns or 0):
             # Other sensors opened a set between two readings of the reference sensor: the set waits for
             # the next reading of the reference sensor.
-            next_ns = now_ns + 2 * queue.half_period_ns + self._deadline_ns
-            self._closes_ns = max(self._closes_ns, next_ns)
+            self._await_next(queue, now_ns)
         if self._closes_ns is None:
             return sets
         if is_reference and (self._reference_ns is None or stamp_ns < self._reference_ns):
@@ -167,6 +167,7 @@ class Synchronizer:
     def advance(self, now_ns: int) -> list[ReadingSet]:
         """Advance the time; return the sets whose deadline has passed."""
         if now_ns < self._now_ns - MAX_SKEW_NS:
+            self.clock.restart()
             self._restart(now_ns)
         self._now_ns = now_ns
         sets: list[ReadingSet] = []
@@ -191,32 +192,62 @@ class Synchronizer:
 
     # Opening and closing of sets -----------------------------------------------------------------
 
-    def _open(self, queue: ReadingQueue, now_ns: int) -> None:
+    def _open(self, queue: ReadingQueue, stamp_ns: int, now_ns: int) -> None:
         """Set the deadline of the next set, which a reading of this sensor has opened."""
         closes_ns = now_ns + self._deadline_ns
+        lead_ns = stamp_ns - (self.clock.offset_ns or 0) - now_ns
+        if lead_ns > 0:
+            # The stamp is in the future, within the tolerance; so are the best readings of others.
+            closes_ns += lead_ns + self._deadline_ns
+        start_ns = now_ns if self._start_ns is None else self._start_ns
         reference = self._find_reference_queue(now_ns)
-        if reference is not None and reference is not queue:
+        if self._last_start_ns is not None and self._closed_ns < start_ns:
+            closes_ns = max(closes_ns, start_ns + RESUME_WAIT_NS)
+        elif reference is not None and reference is not queue:
             # A LiDAR sweep arrives later after its stamp than an image, so the set waits until the next
             # reading of the reference sensor is due.
             last_ns = reference.statistics.last_arrival_ns
-            last_ns = (self._start_ns or now_ns) if last_ns is None else last_ns
-            next_ns = last_ns + 2 * reference.half_period_ns + self._deadline_ns
+            last_ns = start_ns if last_ns is None else max(last_ns, start_ns)
+            next_ns = last_ns + reference.clock.period_ns + self._deadline_ns
             closes_ns = max(closes_ns, next_ns)
-        if self._closes_ns is None or closes_ns < self._closes_ns:
+        is_ahead = lead_ns > 0 and queue is reference
+        if self._closes_ns is None or closes_ns < self._closes_ns or is_ahead:
             self._closes_ns = closes_ns
+
+    def _await_next(self, reference: ReadingQueue, now_ns: int) -> None:
+        """Postpone the deadline of the open set until the next reading of the reference sensor."""
+        if self._closes_ns is not None:
+            next_ns = now_ns + reference.clock.period_ns + self._deadline_ns
+            self._closes_ns = max(self._closes_ns, next_ns)
 
     def _find_reference_queue(self, now_ns: int) -> ReadingQueue | None:
         for queue in self._reference_candidates:
-            if now_ns <= self._alive_until(queue):
+            if queue.clock.may_define_frame_time and now_ns <= self._alive_until(queue):
                 return queue
         return None
 
     def _alive_until(self, queue: ReadingQueue) -> int:
-        """Time until which a sensor counts as live: it has published recently or has just started."""
+        """Time until which a sensor counts as live.
+
+        It has published recently, or it published before a pause of all sensors; after the start every
+        sensor is live for a short time.
+        """
         last_ns, start_ns = queue.statistics.last_arrival_ns, self._start_ns or 0
-        if last_ns is None or last_ns < start_ns:
-            return start_ns + max(STARTUP_WAIT_NS, queue.silence_ns)
-        return last_ns + queue.silence_ns
+        silence_ns = queue.clock.silence_ns
+        if last_ns is None:
+            is_first = self._last_start_ns is None
+            return start_ns + max(STARTUP_WAIT_NS, silence_ns) if is_first else NEVER_NS
+        if (
+            last_ns < start_ns
+            and self._last_start_ns is not None
+            and last_ns >= self._last_start_ns
+        ):
+            return start_ns + max(RESUME_WAIT_NS, queue.clock.period_ns)
+        return last_ns + silence_ns
+
+    def _update_pause(self) -> None:
+        fastest_ns = min(q.clock.period_ns for q in self._queues_by_priority)
+        self._pause_ns = max(round(PAUSE_PERIODS * fastest_ns), MIN_PAUSE_NS)
 
     def _is_due(self, queue: ReadingQueue, stamp_ns: int) -> bool:
         """Return whether a stamp is close enough to the next reference time, or after it."""
@@ -255,11 +286,14 @@ class Synchronizer:
     def _close(self, now_ns: int) -> list[ReadingSet]:
         self._closes_ns = self._reference_queue = None
         for reference in self._reference_candidates:
-            reference_ns = self._first_due_stamp(reference)
+            reference_ns = (
+                self._first_due_stamp(reference) if reference.clock.may_define_frame_time else None
+            )
             if reference_ns is not None:
                 break
         else:
             return []
+        self._leader = reference
         self._schedule_next(reference, reference_ns)
         readings: dict[str, tuple[int, Any]] = {}
         waiting = None
@@ -268,7 +302,15 @@ class Synchronizer:
             reading = queue.take(reference_ns, reference_ns + early_ns)
             if reading is not None:
                 readings[queue.name] = reading
-            if waiting is None and queue.stamps and self._is_due(queue, queue.stamps[-1]):
+                queue.missed_sets = 0
+            else:
+                queue.missed_sets += 1
+            if (
+                waiting is None
+                and queue.stamps
+                and queue.clock.may_define_frame_time
+                and self._is_due(queue, queue.stamps[-1])
+            ):
                 waiting = queue
         self._last_ns, self._closed_ns = reference_ns, now_ns
         self.sets += 1
@@ -276,8 +318,11 @@ class Synchronizer:
         if len(readings) < len(self._queues_by_priority):
             missing = frozenset(self._queues) - readings.keys()
             self.incomplete += 1
+            if 2 * len(missing) >= len(self._queues) and self._makes_others_late(reference, now_ns):
+                self._restart_frame_time(now_ns)
+                waiting = None
         if waiting is not None:
-            self._open(waiting, now_ns)
+            self._open(waiting, waiting.stamps[-1], now_ns)
         return [ReadingSet(reference_ns, readings, missing)]
 
     def _schedule_next(self, reference: ReadingQueue, reference_ns: int) -> None:
@@ -290,8 +335,7 @@ class Synchronizer:
         last_target_ns, self._target_ns = self._target_ns, reference_ns + self._period_ns
         for queue in self._queues_by_priority:
             interval_ns = (
-                int(queue.statistics.interval_s * NANOSECONDS_PER_SECOND)
-                or 2 * queue.half_period_ns
+                int(queue.statistics.interval_s * NANOSECONDS_PER_SECOND) or queue.clock.period_ns
             )
             queue.slack_ns = min(interval_ns // 2, self._early_ns)
         if last_target_ns is not None and reference.slack_ns < self._early_ns:
@@ -303,15 +347,17 @@ class Synchronizer:
 
     def _rejection_reason(self, queue: ReadingQueue, stamp_ns: int, now_ns: int) -> str | None:
         """Return why a reading is dropped, or None if it is accepted."""
-        clock_offset_ns = queue.clock_offset_ns = stamp_ns - now_ns
-        queue.last_message_ns = now_ns
-        if (
-            self._clock_offset_ns is None
-            or abs(clock_offset_ns - self._clock_offset_ns) > MAX_SKEW_NS
-        ):
-            self._clock_offset_ns = self._estimate_clock_offset(now_ns)
-            if abs(clock_offset_ns - self._clock_offset_ns) > MAX_SKEW_NS:
-                return "stamp_ahead" if clock_offset_ns > self._clock_offset_ns else "stamp_behind"
+        clock, offset_ns = queue.clock, stamp_ns - now_ns
+        clock.observe(offset_ns, now_ns)
+        is_acceptable = clock.min_offset_ns <= offset_ns <= clock.max_offset_ns
+        if not is_acceptable or now_ns >= self.clock.next_ns:
+            self._estimate_clock(now_ns)
+            if offset_ns > clock.max_offset_ns:
+                queue.remove_after(now_ns + clock.max_offset_ns)
+                clock.refused_ns = now_ns
+                return "stamp_ahead"
+            if offset_ns < clock.min_offset_ns:
+                return "stamp_behind"
         last_ns = self._last_ns
         newest_ns = queue.statistics.last_stamp_ns
         if (newest_ns is None or stamp_ns > newest_ns) and (last_ns is None or stamp_ns > last_ns):
@@ -319,47 +365,78 @@ class Synchronizer:
         if queue.contains(stamp_ns):
             return "duplicate"
         if queue.last_used is not None and stamp_ns < queue.last_used[0]:
-            return self._reject_late(queue, queue.last_used[0] - stamp_ns, now_ns)
+            return self._reject_late(queue, queue.last_used[0] - stamp_ns, offset_ns, now_ns)
         if last_ns is None or stamp_ns > last_ns:
             return None
         # The set of this reading is closed; the reading may still match the next one.
         if last_ns + self._period_ns - stamp_ns > queue.tolerance_ns:
-            return self._reject_late(queue, last_ns - stamp_ns, now_ns)
+            return self._reject_late(queue, last_ns - stamp_ns, offset_ns, now_ns)
         return None
 
-    def _reject_late(self, queue: ReadingQueue, lateness_ns: int, now_ns: int) -> str:
-        if lateness_ns <= queue.tolerance_ns and now_ns - self._closed_ns <= self._deadline_ns:
-            # The sensor publishes again: the last set would have had this reading if it had waited.
-            queue.statistics.last_arrival_ns = now_ns
-            self._reference_queue = None
+    def _reject_late(
+        self, queue: ReadingQueue, lateness_ns: int, offset_ns: int, now_ns: int
+    ) -> str:
         seconds = lateness_ns / NANOSECONDS_PER_SECOND
         queue.statistics.max_lateness_s = max(queue.statistics.max_lateness_s, seconds)
+        # The last set would have had this reading if it had waited.
+        nearly = lateness_ns <= queue.tolerance_ns and now_ns - self._closed_ns <= self._deadline_ns
+        leads = (
+            self._leader is not None
+            and queue.rank < self._leader.rank
+            and queue.clock.may_define_frame_time
+            and offset_ns >= queue.clock.min_reference_offset_ns
+        )
+        if nearly or leads:
+            # The sensor publishes again. A sensor that defines reference times before the present one
+            # does so again: the open set waits until its stamps are due.
+            queue.statistics.last_arrival_ns = now_ns
+            self._reference_queue = None
+            if leads:
+                self._await_next(queue, now_ns)
         return "late"
 
-    def _estimate_clock_offset(self, now_ns: int) -> int:
-        """Return the median over the sensors of stamp minus arrival time."""
-        recent = [
-            q for q in self._queues_by_priority if 0 <= now_ns - q.last_message_ns <= q.silence_ns
-        ]
-        # Sensors whose recent readings were rejected count only if no sensor has accepted readings.
-        accepted = [
-            q
-            for q in recent
-            if q.statistics.last_arrival_ns is None or now_ns <= self._alive_until(q)
-        ]
-        offsets = sorted(
-            q.clock_offset_ns for q in accepted or recent if q.clock_offset_ns is not None
-        )
-        median = offsets[(len(offsets) - 1) // 2]
-        if self._clock_offset_ns is not None and abs(median - self._clock_offset_ns) > MAX_SKEW_NS:
+    # Clocks of the sensors -----------------------------------------------------------------------
+
+    def _estimate_clock(self, now_ns: int) -> None:
+        """Estimate the clock of the majority; restart if it jumped or if the frames' time is ahead."""
+        if self.clock.estimate(now_ns):
             self._restart(now_ns)
-        return median
+            return
+        slowdown = self.clock.slowdown
+        self._deadline_ns = self._nominal_deadline_ns
+        if slowdown > 1.0:
+            self._deadline_ns = round(slowdown * self._deadline_ns)
+        self._update_pause()
+        if self._last_ns is not None and self._last_ns > now_ns + self.clock.latest_ns:
+            self._restart_frame_time(now_ns)
+
+    def _makes_others_late(self, reference: ReadingQueue, now_ns: int) -> bool:
+        """Return whether most sensors miss the sets because of the sensor that defines their times.
+
+        If so, that sensor does not define them any more.
+        """
+        period_ns = max(self._period_ns, reference.clock.period_ns)
+        lead_ns = lead_over_missing(reference, self._queues_by_priority, now_ns, period_ns)
+        if lead_ns is None:
+            return False
+        reference.clock.max_ahead_ns = lead_ns // 2
+        reference.clock.may_define_frame_time = False
+        return True
+
+    def _restart_frame_time(self, now_ns: int) -> None:
+        """Continue with the reference times of the majority: those so far were ahead of it."""
+        self.time_restarts += 1
+        self._last_ns = self._target_ns = self._closes_ns = None
+        self._reference_queue = self._leader = None
+        for queue in self._queues_by_priority:
+            queue.missed_sets = 0
+            queue.remove_after(now_ns + queue.clock.max_offset_ns)
 
     def _restart(self, now_ns: int) -> None:
         """Start again after a jump of a clock: all pending readings are dropped."""
         self.clock_jumps += 1
         self._start_ns = now_ns
         self._last_ns = self._target_ns = self._closes_ns = None
-        self._reference_queue = self._clock_offset_ns = None
+        self._reference_queue = self._leader = None
         for queue in self._queues_by_priority:
             queue.restart()

@@ -125,5 +125,7 @@ def test_transform_with_two_parents_is_counted() -> None:
     for i, parent in enumerate(("odom", "odom_combined") * 3):
         stamp_ns = START_NS + i * MS
         intake.receive("/tf", clouds.transform(parent, "base_link", stamp_ns=stamp_ns), stamp_ns)
-    assert intake.drops["/tf", "parent_changed"] == 5
+    # The first parent is kept.
+    assert intake.drops["/tf", "parent_changed"] == 3
+    assert intake.transforms.parent("base_link") == "odom"
     assert "two publishers" in clouds.notices(intake)

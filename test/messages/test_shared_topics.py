@@ -97,7 +97,7 @@ def test_rig_keeps_refusing_one_image_topic_for_two_sensors() -> None:
         ({"odometry_topic": "/tf"}, {}, "odometry_topic: /tf is already used for the transforms"),
         ({"odometry_topic": "/a"}, {}, "odometry_topic: /a is already used for sensors.a.topic"),
         ({}, {"camera_info_topic": "/a"}, "camera_info_topic: /a is already used for"),
-        ({}, {"camera_info_topic": "a"}, "camera_info_topic: a is already used for"),
+        ({}, {"camera_info_topic": "a"}, "camera_info_topic: /a is already used for"),
         ({}, {"topic": "/tf_static"}, "topic: /tf_static is already used for the transforms"),
     ],
 )

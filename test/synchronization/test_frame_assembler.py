@@ -15,7 +15,7 @@ from multimodal_perception.geometry.transform_tree import TransformTree
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics
 from multimodal_perception.synchronization.frame_assembler import FrameAssembler, sensor_counts
-from multimodal_perception.synchronization.synchronizer import ReadingSet
+from multimodal_perception.synchronization.reading_set import ReadingSet
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from multimodal_perception.frame import Modality
 from multimodal_perception.rig import Sensor
-from multimodal_perception.synchronization.synchronizer import ReadingSet, Synchronizer
+from multimodal_perception.synchronization.reading_set import ReadingSet
+from multimodal_perception.synchronization.synchronizer import Synchronizer
 
 MS = 1_000_000
 SECOND = 1000 * MS

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import EDGES, corners
 from multimodal_perception.images.thermal_normalization import auto_gain
@@ -35,13 +35,32 @@ def draw_thermal(frame: SensorFrame, camera: str, boxes: Boxes3D) -> NDArray[np.
     The colour map runs from black (cold) through purple and orange to white (hot).
     Raises KeyError if the frame has no such thermal camera.
     """
-    image = frame.thermals[camera]
+    return _draw_boxes_on(thermal_colours(frame.thermals[camera]), frame, camera, boxes)
+
+
+def thermal_colours(image: ThermalImage) -> NDArray[np.uint8]:
+    """RGB image (H, W, 3) uint8 of a thermal image: black (cold), purple, orange, white (hot)."""
     grey = image.filled_pixels()
     if grey.dtype != np.uint8:
         kelvin = 1.0 if image.counts_to_kelvin is None else image.counts_to_kelvin[0]
         grey = auto_gain(grey, 1.0 / kelvin)
     colours = cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1]
-    return _draw_boxes_on(np.asarray(colours, np.uint8), frame, camera, boxes)
+    return np.asarray(colours, np.uint8)
+
+
+def project_edges(
+    frame: SensorFrame, camera: str, box: NDArray[np.floating]
+) -> list[NDArray[np.float64]]:
+    """Visible parts of the edges of a box in an image: polylines (n, 2), n > 1, in pixels.
+
+    The cross on the front face is included. Raises KeyError without extrinsics or intrinsics.
+    """
+    pixels, visible = _project_edges(frame, camera, box)
+    parts = []
+    for line, inside in zip(pixels, visible, strict=True):
+        ends = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(np.int8)))
+        parts += [line[a:b] for a, b in ends.reshape(-1, 2).tolist() if b - a > 1]
+    return parts
 
 
 def visible_labels(frame: SensorFrame) -> Boxes3D | None:
@@ -79,17 +98,7 @@ def _draw_box(
 ) -> tuple[int, int, int] | None:
     """Draw one box. Returns (u, v, width in pixels) with the topmost visible pixel, or None if no
     part of the box is visible."""
-    camera_from_base = poses.inverse(frame.reference_from_sensor(camera))
-    corner = corners(box)[0]
-    ends = np.array(EDGES)
-    fraction = np.linspace(0.0, 1.0, EDGE_SEGMENTS + 1)[None, :, None]
-    lines = corner[ends[:, :1]] * (1 - fraction) + corner[ends[:, 1:]] * fraction
-    # A cross on the front face shows the heading.
-    for a, b in ((0, 7), (3, 4)):
-        lines = np.concatenate([lines, corner[a] * (1 - fraction) + corner[b] * fraction])
-    points = poses.transform_points(camera_from_base, lines.reshape(-1, 3))
-    pixels, visible = frame.intrinsics[camera].project(points)
-    pixels, visible = pixels.reshape(len(lines), -1, 2), visible.reshape(len(lines), -1)
+    pixels, visible = _project_edges(frame, camera, box)
     if not visible.any():
         return None
     for line, inside in zip(pixels, visible, strict=True):
@@ -100,3 +109,20 @@ def _draw_box(
     drawn = pixels[visible]
     u, v = drawn[drawn[:, 1].argmin()]
     return int(u), int(max(v, 18)), int(np.ptp(drawn[:, 0]))
+
+
+def _project_edges(
+    frame: SensorFrame, camera: str, box: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Pixels (lines, EDGE_SEGMENTS + 1, 2) of the edges and whether each is in the image."""
+    camera_from_base = poses.inverse(frame.reference_from_sensor(camera))
+    corner = corners(box)[0]
+    ends = np.array(EDGES)
+    fraction = np.linspace(0.0, 1.0, EDGE_SEGMENTS + 1)[None, :, None]
+    lines = corner[ends[:, :1]] * (1 - fraction) + corner[ends[:, 1:]] * fraction
+    # A cross on the front face shows the heading.
+    for a, b in ((0, 7), (3, 4)):
+        lines = np.concatenate([lines, corner[a] * (1 - fraction) + corner[b] * fraction])
+    points = poses.transform_points(camera_from_base, lines.reshape(-1, 3))
+    pixels, visible = frame.intrinsics[camera].project(points)
+    return pixels.reshape(len(lines), -1, 2), visible.reshape(len(lines), -1)

@@ -14,6 +14,8 @@ CLASS_COLOURS: dict[str, Colour] = {
     "cyclist": (255, 170, 40),
     "cone": (255, 120, 0),
     "barrier": (180, 150, 90),
+    "trailer": (120, 120, 255),
+    "motorcyclist": (255, 215, 90),
 }
 GROUND_TRUTH: Colour = (80, 220, 100)
 EGO: Colour = (245, 245, 245)

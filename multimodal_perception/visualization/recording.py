@@ -2,79 +2,64 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Boxes3D, SensorFrame
-from multimodal_perception.geometry import poses
+from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Perception
-from multimodal_perception.visualization.palette import GROUND_TRUTH, Colour, class_colour
+from multimodal_perception.rig import Rig
+from multimodal_perception.visualization.live_view_blueprint import sensor_blueprint
+from multimodal_perception.visualization.rerun_log import APPLICATION, RerunLog, import_rerun
+
+# With less space than this, a failed write is reported as a full disk.
+MIN_FREE_BYTES = 1 << 20
 
 
-def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]]) -> int:
-    """Write frames with their boxes, labels and occupancy grids. Returns the number of frames.
+def write_recording(path: Path, results: Iterable[tuple[SensorFrame, Perception]], rig: Rig) -> int:
+    """Write frames with all their results, and the layout for the sensors of a rig.
+
+    Returns the number of frames.
 
     Raises UserError if rerun-sdk is not installed or the file cannot be written.
     """
-    try:
-        import rerun as rr
-    except ImportError as error:
-        raise UserError("a .rrd recording needs rerun-sdk: pip install rerun-sdk") from error
-    stream = rr.RecordingStream("multimodal_perception")
+    rerun = import_rerun()
+    stream = rerun.RecordingStream(APPLICATION)
+    save(stream, path)
+    stream.send_blueprint(sensor_blueprint(rerun, rig))
+    log = RerunLog(rerun, stream, rig)
+    count = 0
+    for frame, perception in results:
+        log.log_result(frame, perception)
+        flush(stream, path, count)
+        count += 1
+    return count
+
+
+def save(stream: Any, path: Path) -> None:
+    """Let a rerun.RecordingStream write to a file. Raises UserError if that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream.save(str(path))
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
-    stream.log("base_link", rr.ViewCoordinates.FLU, static=True)
-    count = 0
-    for frame, perception in results:
-        stream.set_time("stamp", timestamp=np.datetime64(frame.stamp_ns, "ns"))
-        _log_sensors(rr, stream, frame)
-        _log_boxes(rr, stream, "base_link/objects", perception.boxes, None)
-        if frame.labels is not None:
-            _log_boxes(rr, stream, "base_link/labels", frame.labels, GROUND_TRUTH)
-        if perception.occupancy is not None:
-            percent = np.rint(100 * perception.occupancy.probability()).astype(np.uint8)
-            # x (forward) points up and y (left) points left, as in the PNG images.
-            stream.log("occupancy", rr.Image(np.ascontiguousarray(percent.T[::-1, ::-1]) * 2))
-        count += 1
-    stream.flush()
-    return count
 
 
-def _log_sensors(rr, stream, frame: SensorFrame) -> None:  # type: ignore[no-untyped-def]
-    points = frame.points_in_base()
-    height_ratio = np.clip(points[:, 2] / 3.0, 0.0, 1.0)[:, None]
-    colours = (90 + height_ratio * (255 - 90) * np.array([1.0, 0.8, 0.5])).astype(np.uint8)
-    stream.log("base_link/points", rr.Points3D(points[:, :3], colors=colours, radii=0.02))
-    for name, image in frame.cameras.items():
-        pose = frame.reference_from_sensor(name)
-        translation, quaternion = poses.to_quaternion(pose)
-        entity = f"base_link/{name}"
-        rotation = rr.Quaternion(xyzw=quaternion)
-        stream.log(entity, rr.Transform3D(translation=translation, rotation=rotation))
-        model = frame.intrinsics[name]
-        pinhole = rr.Pinhole(image_from_camera=model.matrix, width=model.width, height=model.height)
-        stream.log(entity, pinhole)
-        stream.log(entity, rr.Image(np.ascontiguousarray(image.rgb())).compress(jpeg_quality=85))
+def flush(stream: Any, path: Path, count: int) -> None:
+    """Wait until everything is written. count: complete frames before, for the error.
+
+    Raises UserError if the file cannot be written any more.
+    """
+    try:
+        stream.flush()
+    except RuntimeError as error:  # the disk is full or was removed
+        reason = "no space left on device" if _is_full(path) else str(error)
+        raise UserError(
+            f"{path}: cannot be written: {reason}; the recording contains {count} frames"
+        ) from error
 
 
-def _log_boxes(rr, stream, entity: str, boxes: Boxes3D, colour: Colour | None) -> None:  # type: ignore[no-untyped-def]
-    names = [boxes.class_names[label] for label in boxes.labels]
-    half_yaw = boxes.boxes[:, 6] / 2
-    zero = np.zeros_like(half_yaw)
-    quaternions = np.column_stack([zero, zero, np.sin(half_yaw), np.cos(half_yaw)])
-    stream.log(
-        entity,
-        rr.Boxes3D(
-            centers=boxes.boxes[:, :3],
-            sizes=boxes.boxes[:, 3:6],
-            quaternions=quaternions,
-            labels=[f"{n} {s:.2f}" for n, s in zip(names, boxes.scores, strict=True)],
-            colors=[class_colour(n) if colour is None else colour for n in names],
-        ),
-    )
+def _is_full(path: Path) -> bool:
+    return shutil.disk_usage(path.parent).free < MIN_FREE_BYTES

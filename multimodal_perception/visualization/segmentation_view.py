@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +11,13 @@ from numpy.typing import NDArray
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.segmentation.classes import COLOURS, SEGMENTATION_CLASSES
-from multimodal_perception.visualization.palette import class_colour
+from multimodal_perception.visualization.palette import Colour, class_colour
 
 MASK_OPACITY = 0.5
-_BY_NAME = dict(zip(SEGMENTATION_CLASSES, COLOURS, strict=True))
+_BY_NAME: dict[str, Colour] = {
+    name: (int(r), int(g), int(b))
+    for name, (r, g, b) in zip(SEGMENTATION_CLASSES, COLOURS, strict=True)
+}
 
 
 def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.uint8]:
@@ -21,10 +26,7 @@ def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.
     If the frame has no image of the sensor, only the mask colours are drawn. Labels without a class name
     are black.
     """
-    colours = np.zeros((256, 3), np.uint8)
-    for i, name in enumerate(mask.class_names[:256]):
-        colours[i] = _BY_NAME.get(name, class_colour(name))
-    mask_colours = colours[mask.labels]
+    mask_colours = mask_palette(mask.class_names)[mask.labels]
     image = _image(frame, mask.sensor)
     if image is None:
         return mask_colours
@@ -34,6 +36,19 @@ def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.
     return np.asarray(
         cv2.addWeighted(image, 1.0 - MASK_OPACITY, mask_colours, MASK_OPACITY, 0.0), np.uint8
     )
+
+
+def mask_palette(class_names: Sequence[str]) -> NDArray[np.uint8]:
+    """Colours (256, 3) uint8 RGB by label; black for labels without a class name."""
+    colours = np.zeros((256, 3), np.uint8)
+    for i, name in enumerate(class_names[:256]):
+        colours[i] = name_colour(name)
+    return colours
+
+
+def name_colour(name: str) -> Colour:
+    """The colour of a class of objects or of pixels; grey for other names."""
+    return _BY_NAME.get(name) or class_colour(name)
 
 
 def _image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:

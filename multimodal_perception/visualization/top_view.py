@@ -37,7 +37,7 @@ def draw_sweep(frame: SensorFrame, boxes: Boxes3D, extent: float, size: int) -> 
     points = frame.points_in_base()
     order = np.argsort(points[:, 2], kind="stable")  # higher points are drawn over lower ones
     points = points[order]
-    canvas.draw_points(points[:, :2], _height_colours(points[:, 2]))
+    canvas.draw_points(points[:, :2], height_colours(points[:, 2]))
     for name, reading in frame.ultrasonics.items():
         if name in frame.base_from_sensor:
             _draw_cone(canvas, reading, frame.reference_from_sensor(name))
@@ -64,12 +64,19 @@ def draw_occupancy(
     row, column = np.where(inside, row, 0), np.where(inside, column, 0)
     free = np.where(inside, grid.free[row, column], 0)[..., None]
     occupied = np.where(inside, grid.occupied[row, column], 0)[..., None]
-    colours = (1 - free - occupied) * UNKNOWN_CELL + free * FREE + occupied * OCCUPIED
-    canvas.image[:] = np.clip(np.rint(colours), 0, 255).astype(np.uint8)
+    canvas.image[:] = occupancy_colours(free, occupied)
     canvas.draw_range_rings()
     _draw_boxes(canvas, boxes, None)
     canvas.draw_ego()
     return canvas.image
+
+
+def occupancy_colours(
+    free: NDArray[np.float32], occupied: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Colours (..., 3) uint8 of cells with masses (..., 1): free, occupied and unknown mixed."""
+    colours = (1 - free - occupied) * UNKNOWN_CELL + free * FREE + occupied * OCCUPIED
+    return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
 
 
 def draw_outlines(canvas: Canvas, boxes: Boxes3D) -> None:
@@ -86,17 +93,26 @@ def _draw_cone(
     canvas: Canvas, reading: UltrasonicReading, base_from_sensor: NDArray[np.float64]
 ) -> None:
     """Draw a cone up to the echo, or up to the maximum range if there is no echo; the echo is an arc."""
+    arc, has_echo = cone_arc(reading)
+    corners_3d = np.concatenate([arc, np.zeros((1, 3))])
+    flat = poses.transform_points(base_from_sensor, corners_3d)[:, :2]
+    canvas.draw_polygon(flat, ULTRASONIC_CONE, 1)
+    if has_echo:
+        canvas.draw_line(flat[:-1], ECHO, 2)
+
+
+def cone_arc(reading: UltrasonicReading) -> tuple[NDArray[np.float64], bool]:
+    """The arc (13, 3) at the end of a cone, in the sensor's frame, and whether it is an echo.
+
+    It is at the echo, at min_range if an object is closer, and at max_range without an echo.
+    """
     has_echo = bool(np.isfinite(reading.range_m))
     distance = reading.range_m if has_echo else reading.max_range
     if reading.range_m == -np.inf:
         has_echo, distance = True, reading.min_range
     angle = np.linspace(-0.5, 0.5, 13) * reading.field_of_view
     arc = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0 * angle])
-    corners_3d = np.concatenate([arc, np.zeros((1, 3))])
-    flat = poses.transform_points(base_from_sensor, corners_3d)[:, :2]
-    canvas.draw_polygon(flat, ULTRASONIC_CONE, 1)
-    if has_echo:
-        canvas.draw_line(flat[:-1], ECHO, 2)
+    return arc, has_echo
 
 
 def _draw_boxes(canvas: Canvas, boxes: Boxes3D, colour: Colour | None) -> None:
@@ -116,7 +132,7 @@ def _draw_boxes(canvas: Canvas, boxes: Boxes3D, colour: Colour | None) -> None:
             write_text(canvas.image, text, (column, row - 4), shade, 0.38)
 
 
-def _height_colours(z: NDArray[np.floating]) -> NDArray[np.uint8]:
+def height_colours(z: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Colours (N, 3) uint8 of heights (N,) in metres: grey at the ground, then blue, to warm white
     at 3 m."""
     ratio = np.clip(z / 3.0, 0.0, 1.0)[:, None]

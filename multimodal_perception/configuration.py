@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
+from multimodal_perception.files import FileError, UserError, read_regular_file
+from multimodal_perception.yaml_reader import YamlError, read_yaml_text
+
+__all__ = ["ConfigurationError", "UserError", "build", "load", "load_yaml", "parse_yaml"]
 
 T = TypeVar("T")
 
 # Configuration files are written by hand; a larger file is a mistake or an attack.
 MAX_YAML_BYTES = 1 << 20
-
-
-class UserError(Exception):
-    """An error that the user can fix. The message names the cause; it is printed without a traceback."""
 
 
 class ConfigurationError(UserError):
@@ -30,16 +29,14 @@ class ConfigurationError(UserError):
 def load_yaml(path: str | Path) -> Any:
     """Parse a YAML file without trusting its content.
 
-    Raises ConfigurationError if the file is missing, too large, not UTF-8 or not YAML, if it repeats a
-    key, or if it uses aliases (with which a small file can expand without limit).
+    Raises ConfigurationError if the file is missing, not a regular file, too large, not UTF-8 or not
+    YAML, if it repeats a key, or if it exceeds the limits of yaml_reader.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigurationError(f"{path}: larger than {MAX_YAML_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror or error}") from error
+        text = read_regular_file(path, MAX_YAML_BYTES).decode("utf-8")
+    except FileError as error:
+        raise ConfigurationError(str(error)) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: not UTF-8 text ({error.reason})") from error
     return parse_yaml(text, str(path))
@@ -48,12 +45,9 @@ def load_yaml(path: str | Path) -> Any:
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML text. `source` is its name in errors. See load_yaml."""
     try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # PyYAML raises the other types for a tag that does not match its value.
+        return read_yaml_text(text)
+    except YamlError as error:
         raise ConfigurationError(f"{source}: {error}") from error
-    except RecursionError as error:
-        raise ConfigurationError(f"{source}: nested too deeply") from error
 
 
 def build(cls: type[T], values: Any, source: str, key: str = "") -> T:
@@ -91,33 +85,6 @@ def build(cls: type[T], values: Any, source: str, key: str = "") -> T:
 def load(cls: type[T], path: str | Path) -> T:
     """Read a YAML file into the dataclass `cls`. Raises ConfigurationError."""
     return build(cls, load_yaml(path), str(path))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                None, None, "aliases are not allowed", event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        if isinstance(node, yaml.MappingNode):
-            known_names: set[Any] = set()
-            for key_node, _ in node.value:
-                if not isinstance(key_node, yaml.ScalarNode):
-                    continue
-                # Compare the text and the parsed value: 0x1 equals 1, and yes equals true.
-                names = {key_node.value}
-                if key_node.tag != "tag:yaml.org,2002:merge":
-                    names.add(self.construct_object(key_node))
-                if names & known_names:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key {key_node.value!r} appears twice", key_node.start_mark
-                    )
-                known_names |= names
-        return super().construct_mapping(node, deep)
 
 
 def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
@@ -211,7 +178,7 @@ def _check_range(field: dataclasses.Field[Any], value: Any, source: str, key: st
 
 
 def _describe(value: Any) -> str:
-    text = repr(value)
+    text = repr(value) if not isinstance(value, (list, tuple, dict)) else f"of {len(value)} values"
     return f"{type(value).__name__} {text[:60]}"
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import runpy
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from multimodal_perception.processes import WorkerPool
 
 # Starts a process that sleeps for a minute, prints its process id, and waits.
 PARENT = """
@@ -88,3 +92,49 @@ def test_each_test_run_has_its_own_ros_domain(monkeypatch: pytest.MonkeyPatch) -
         assert 1 <= int(first) <= 101 and second != first
     monkeypatch.setenv("ROS_DOMAIN_ID", "7")
     assert _hold_domain() == ("7", None)
+
+
+INTERRUPTED_POOL = """
+import os, sys, time
+from pathlib import Path
+from multimodal_perception.processes import WorkerPool
+if __name__ == "__main__":
+    print(os.getpid(), flush=True)
+    with WorkerPool(2) as pool:
+        tasks = [pool.submit(time.sleep, 60) for _ in range(4)]
+        for k, process in enumerate(pool._processes.values()):
+            print(process.pid, flush=True)
+        tasks[0].result()
+"""
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.02, 0.1, 0.3, 0.6, 1.0])
+def test_an_interrupt_at_any_moment_ends_the_workers(delay_s: float, tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole process group of a terminal, also workers that are still starting."""
+    path = tmp_path / "parent.py"
+    path.write_text(INTERRUPTED_POOL)
+    parent = subprocess.Popen(
+        [sys.executable, path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    group = int(parent.stdout.readline())
+    time.sleep(delay_s)
+    os.killpg(group, signal.SIGINT)
+    output, errors = parent.communicate(timeout=15.0)
+    assert parent.returncode != 0
+    assert errors.count("Traceback") <= 1, errors  # that of the parent's KeyboardInterrupt
+    for child in map(int, output.split()):
+        assert ended(child)
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
+        os.killpg(group, 0)
+
+
+def test_a_failed_task_ends_the_pool_and_keeps_the_error() -> None:
+    with pytest.raises(ZeroDivisionError), WorkerPool(2) as pool:
+        waiting = pool.submit(time.sleep, 60)
+        pool.submit(divmod, 1, 0).result()
+    assert waiting.cancelled() or waiting.exception() is not None

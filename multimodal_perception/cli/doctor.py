@@ -32,6 +32,7 @@ PACKAGES = (
     ("rosbags", "rosbags", True, "bags without ROS tools"),
     ("torch", "torch", False, "networks"),
     ("onnxruntime", "onnxruntime", False, "networks"),
+    ("openvino", "openvino", False, "networks: the fastest engine on most CPUs"),
     ("safetensors", "safetensors", False, "weights of networks run by torch"),
     ("onnx", "onnx", False, "TensorRT at fp16 and int8"),
     ("open3d", "open3d-cpu", False, "simulation"),
@@ -175,7 +176,16 @@ def _backends() -> list[Check]:
 
         providers = ", ".join(onnxruntime.get_available_providers())
         checks.append(Check("ONNX Runtime providers", "ok", providers))
+    checks += _openvino_devices()
     return [*checks, *(_tensorrt(name) for name in ("tensorrt", "tensorrt_rtx"))]
+
+
+def _openvino_devices() -> list[Check]:
+    """The devices of OpenVINO and the precisions that they compute with; empty without OpenVINO."""
+    from multimodal_perception.runtime.openvino import device_precisions, devices
+
+    found = [f"{name} ({', '.join(device_precisions(name))})" for name in devices()]
+    return [Check("OpenVINO devices", "ok", ", ".join(found))] if found else []
 
 
 def _tensorrt(module: str) -> Check:

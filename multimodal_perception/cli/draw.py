@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     config = None if args.pipeline is None else load(PipelineConfig, args.pipeline)
     pipeline = build_pipeline(config)
     if args.out.suffix == ".rrd":
-        count = write_recording(args.out, ((f, pipeline.process(f)) for f in dataset))
+        results = ((f, pipeline.process(f)) for f in dataset)
+        count = write_recording(args.out, results, dataset.rig)
         print_notes(dataset)
         print(f"{args.out}: {count} frames")
         return 0
@@ -76,8 +77,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--frame {args.frame}: {dataset.name} has frames 0 to {len(dataset) - 1}")
     title = f"{dataset.name}, frame {args.frame}"
     if args.layers:
-        if args.history < 0:
-            raise UserError(f"--history: allowed: 0 or more; got {args.history}")
         for index in range(max(args.frame - args.history, 0), args.frame + 1):
             perception = pipeline.process(dataset[index])
         if perception.occupancy is None:

@@ -7,13 +7,16 @@ command is imported, because torch, Open3D and rclpy take seconds to import.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from multimodal_perception import __version__
+from multimodal_perception.cli.argument_ranges import check_values
 from multimodal_perception.configuration import UserError
 
 
@@ -29,6 +32,10 @@ class Command:
     subcommands: Mapping[str, Command] = field(default_factory=dict)
 
 
+# Errors of the operating system that the user can fix: no space, no permission, a removed disk.
+STORAGE_ERRORS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+)
 BENCHMARKS = "multimodal_perception.benchmarks"
 
 COMMANDS: dict[str, Command] = {
@@ -46,9 +53,17 @@ COMMANDS: dict[str, Command] = {
                 "compare the detection metrics with nuscenes-devkit and a KITTI evaluator",
                 f"{BENCHMARKS}.evaluators",
             ),
+            "fuzz": Command(
+                "feed mutated messages, files or frames and report unexpected failures",
+                f"{BENCHMARKS}.fuzz",
+            ),
             "intake": Command(
                 "message intake over DDS: complete frames, CPU time, latency and memory",
                 f"{BENCHMARKS}.intake",
+            ),
+            "latency": Command(
+                "time of each step of a frame in the live node, from message to message over DDS",
+                f"{BENCHMARKS}.latency",
             ),
             "occupancy": Command(
                 "time of evidential occupancy on one core, compared with OctoMap",
@@ -57,6 +72,10 @@ COMMANDS: dict[str, Command] = {
             "simulate": Command(
                 "speed and memory of the simulator, or a comparison of its sweeps with KITTI",
                 f"{BENCHMARKS}.simulation",
+            ),
+            "soak": Command(
+                "endurance of the live node while publishers are killed and clocks are wrong",
+                f"{BENCHMARKS}.soak",
             ),
             "sync": Command(
                 "cost of the synchronizer, compared with message_filters",
@@ -95,6 +114,10 @@ COMMANDS: dict[str, Command] = {
                 "compare the ONNX networks of a fusion detector with its torch networks",
                 ".evaluate.agreement",
             ),
+            "cameras": Command(
+                "evaluate a detector with some cameras turned off, by viewing sector",
+                ".evaluate.cameras",
+            ),
             "calibration": Command(
                 "estimate known shifts of visible and thermal pairs and known rotations of cameras",
                 ".evaluate.calibration",
@@ -104,8 +127,8 @@ COMMANDS: dict[str, Command] = {
                 ".evaluate.detections",
             ),
             "image-detector": Command(
-                "compute COCO AP of 2D boxes and their position error on the ground, on simulated "
-                "drives",
+                "compute AP and recall of 2D boxes on real images, or AP and their position error on "
+                "the ground on simulated drives",
                 ".evaluate.image_detector",
             ),
             "image-fusion": Command(
@@ -120,9 +143,25 @@ COMMANDS: dict[str, Command] = {
                 "compare occupancy with simulated ground truth, or with labels of real frames",
                 ".evaluate.occupancy",
             ),
+            "realism": Command(
+                "compare a detector on recorded frames and on simulated drives of both profiles",
+                ".evaluate.realism",
+            ),
+            "rigs": Command(
+                "compare a detector on several rigs, with and without LiDAR and images",
+                ".evaluate.rigs",
+            ),
+            "precision": Command(
+                "compare engines and precisions of a fusion detector on simulated drives",
+                ".evaluate.precision",
+            ),
             "segmentation": Command(
-                "compute mIoU of camera and thermal segmentation on simulated drives",
+                "compute mIoU of camera and thermal segmentation on real images or simulated drives",
                 ".evaluate.segmentation",
+            ),
+            "tracking": Command(
+                "compute MOTA, MOTP and identity switches of the tracks on labelled drives",
+                ".evaluate.tracking",
             ),
             "subsets": Command(
                 "evaluate one detector with every subset of the sensors on simulated drives",
@@ -142,6 +181,10 @@ COMMANDS: dict[str, Command] = {
                 "write a trained image detector as ONNX, weights and model card",
                 ".export.image_detector",
             ),
+            "int8": Command(
+                "calibrate the int8 version of a model for OpenVINO, ONNX Runtime and TensorRT",
+                ".export.int8",
+            ),
             "image-fusion": Command(
                 "write a trained image-fusion network for another image size",
                 ".export.image_fusion",
@@ -151,6 +194,14 @@ COMMANDS: dict[str, Command] = {
     "import": Command(
         "convert published weights to a model folder with ONNX and model card",
         subcommands={
+            "detector": Command(
+                "boxes in images by an ONNX network of the formats YOLOX, YOLOv8, DETR, SSD or with NMS",
+                ".import_.detector",
+            ),
+            "segmenter": Command(
+                "classes of pixels by an ONNX network for Cityscapes, CamVid, ADE20K or other classes",
+                ".import_.segmenter",
+            ),
             "twinlitenet": Command(
                 "drivable area and lanes of a published TwinLiteNet checkpoint (best.pth)",
                 ".import_.twinlitenet",
@@ -189,6 +240,10 @@ COMMANDS: dict[str, Command] = {
                 "train visible-thermal image fusion (MoE-Fusion) on aligned pairs",
                 ".train.image_fusion",
             ),
+            "label-images": Command(
+                "label real images with networks as teachers, for training on them",
+                ".train.label_images",
+            ),
             "near-field": Command(
                 "train the near-field network of fisheye cameras and ultrasonic sensors",
                 ".train.near_field",
@@ -207,6 +262,9 @@ COMMANDS: dict[str, Command] = {
             ),
         },
     ),
+    "view": Command(
+        "watch sensors and results of a running node or of recorded data in a browser", ".view"
+    ),
 }
 
 
@@ -216,6 +274,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit codes: 0 success, 1 a check failed, 2 unusable input, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # File names may have bytes that the terminal's encoding does not have.
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="multimodal-perception",
         description="3D boxes and BEV occupancy from cameras, LiDAR, thermal and ultrasonic "
@@ -236,6 +298,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of the pipe (head, less) has exited, which is not an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -259,6 +327,7 @@ def _add_commands(
         else:
             module = importlib.import_module(command.module, "multimodal_perception.cli")
             module.add_arguments(subparser)
+            check_values(subparser)
             subparser.set_defaults(run=module.run)
 
 

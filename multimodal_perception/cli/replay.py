@@ -14,7 +14,6 @@ from rich.table import Table
 from tqdm import tqdm
 
 from multimodal_perception.cli.recordings import open_recording
-from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.rig import load_rig, resolve_rig_path
@@ -37,9 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from multimodal_perception.ros import node_process, replay
+    from multimodal_perception.ros.replay_statistics import summarise
 
-    if not (args.rate > 0 and args.loops > 0):
-        raise UserError("--rate and --loops must be above 0")
     rig = None if args.rig is None else load_rig(resolve_rig_path(args.rig))
     dataset = open_recording(args.path, args.dataset, rig)
     node = (
@@ -51,13 +49,15 @@ def run(args: argparse.Namespace) -> int:
         replayed = replay.play(
             dataset, args.rate, args.loops, on_frame=lambda _: bar.update(), process=process
         )
-    result = replay.summarise(replayed)
+    result = summarise(replayed)
     table = Table(title=f"{dataset.name} at {args.rate:g} Hz")
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_row("frames sent / results received", f"{result['sent']} / {result['received']}")
     if busy := result["node_counts"].get("frames_dropped_busy"):
         table.add_row("frames dropped because the node was busy", str(busy))
+    for sensor, count in result["missing_sensors"].items():
+        table.add_row(f"results without {sensor}", str(count))
     for name in ("latency_ms", "overhead_ms"):
         values = result[name]
         table.add_row(f"{name} p50 / p95", f"{values['p50']:.1f} / {values['p95']:.1f}")

@@ -8,17 +8,29 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from multimodal_perception.cli.drive_options import parse_seeds
+from multimodal_perception.cli.executor import (
+    LOCAL,
+    Executor,
+    add_executor_arguments,
+    executor_from,
+    report_failures,
+    run_drives,
+)
+from multimodal_perception.cli.inputs import expand_names
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.simulation_writer import (
     SimulationPlan,
     write_shards,
     write_simulation,
 )
-from multimodal_perception.rig import load_rig, resolve_rig_path
+from multimodal_perception.simulation.profile import PROFILE_HELP, PROFILES
+from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 from multimodal_perception.simulation.sensors.conditions import (
     CONDITION_HELP,
     FAULT_HELP,
@@ -32,19 +44,29 @@ MAX_WORKERS = 64
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario",
-        default="urban_street",
+        nargs="+",
+        default=["urban_street"],
         help="name of an installed scenario (urban_street, intersection, highway, parking_lot, "
-        "warehouse) or path of a .yaml file",
+        "warehouse), path of a .yaml file, pattern such as 'scenarios/*.yaml', or @FILE with one of "
+        "them on each line; several are simulated as drives of their own",
     )
-    parser.add_argument(
-        "--rig", default="simulation", help="name in config/rigs, or path of a .yaml file"
-    )
+    parser.add_argument("--rig", default="simulation", help=RIG_HELP)
+    parser.add_argument("--profile", choices=PROFILES, default="realistic", help=PROFILE_HELP)
     parser.add_argument("--seed", type=int, default=0, help="seed of scene, traffic and noise")
+    parser.add_argument(
+        "--seeds",
+        metavar="A..B",
+        help="several drives of each scenario, with these seeds instead of --seed",
+    )
     parser.add_argument(
         "--frames", type=int, default=100, help="number of frames, at the rate of the first LiDAR"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="output folder; an interrupted one is resumed"
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder; an interrupted one is resumed. Of several drives, the folder with a "
+        "folder SCENARIO-SEED for each",
     )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="number of worker processes"
@@ -69,19 +91,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FAULT",
         help=f"sensor fault, may be repeated: {FAULT_HELP}",
     )
+    add_executor_arguments(parser, workers=False, resume=False)
+
+
+@dataclass(frozen=True)
+class SimulationJob:
+    """One simulated drive: its plan, the output folder and the format (bag or dataset)."""
+
+    plan: SimulationPlan
+    out: str
+    format: str
+
+
+def simulate_drive(job: SimulationJob) -> int:
+    """Simulate a drive in this process, or resume it, and return its number of frames."""
+    write = write_simulation if job.format == "bag" else write_shards
+    return write(job.plan, Path(job.out), 1)
 
 
 def run(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= MAX_WORKERS:
         raise UserError(f"--workers: allowed: 1 to {MAX_WORKERS}; got {args.workers}")
-    plan = SimulationPlan(
-        load_scenario(args.scenario),
-        load_rig(resolve_rig_path(args.rig)),
-        args.seed,
-        args.frames,
-        tuple(args.condition),
-        tuple(parse_fault(f) for f in args.fault),
-    )
+    plans = _plans(args)
+    executor = executor_from(args)
+    if len(plans) > 1 or args.seeds is not None:
+        return _simulate_all(args, plans, executor)
+    if executor.kind != LOCAL:
+        raise UserError("--executor ray: needs several drives: --seeds A..B or several --scenario")
+    plan = plans[0]
     write = write_simulation if args.format == "bag" else write_shards
     if threading.current_thread() is threading.main_thread():
         # Background jobs of a shell ignore SIGINT, and `kill` and time limits send SIGTERM: both must
@@ -104,3 +141,37 @@ def run(args: argparse.Namespace) -> int:
         raise
     print(f"{args.out}: {count} frames")
     return 0
+
+
+def _plans(args: argparse.Namespace) -> list[SimulationPlan]:
+    rig = open_rig(args.rig)
+    seeds = [args.seed] if args.seeds is None else parse_seeds(args.seeds)
+    return [
+        SimulationPlan(
+            load_scenario(scenario),
+            rig,
+            seed,
+            args.frames,
+            tuple(args.condition),
+            tuple(parse_fault(f) for f in args.fault),
+            args.profile,
+        )
+        for scenario in expand_names(args.scenario)
+        for seed in seeds
+    ]
+
+
+def _simulate_all(args: argparse.Namespace, plans: list[SimulationPlan], executor: Executor) -> int:
+    """Simulate several drives, each in one process; an interrupted drive is resumed by its writer."""
+    names = [f"{plan.scenario.name}-{plan.seed}" for plan in plans]
+    if len(set(names)) < len(names):
+        raise UserError(f"--scenario: two scenarios have the same name, {names[0]!r} for example")
+    jobs = [
+        SimulationJob(plan, str(args.out / name), args.format)
+        for plan, name in zip(plans, names, strict=True)
+    ]
+    outcomes = run_drives(simulate_drive, jobs, names, executor)
+    failed = report_failures(outcomes)
+    frames = sum(o.result for o in outcomes if o.result is not None)
+    print(f"{args.out}: {len(outcomes) - failed} drives, {frames} frames")
+    return int(failed > 0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from multimodal_perception.frame import SensorFrame
+from multimodal_perception.load_control import LoadController
 from multimodal_perception.messages.encoders import make_header
 from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.perception import (
@@ -88,6 +89,23 @@ def stage_status(types: MessageTypes, node: str, stage: StageStatus) -> Any:
 def sensor_use_status(types: MessageTypes, node: str, use: StageStatus) -> Any:
     """DiagnosticStatus with the sensors that no stage uses, and the images that exceed a network."""
     return status(types, f"{node}: sensor use", use.level, use.message, use.values)
+
+
+def odometry_status(types: MessageTypes, node: str, odometry: StageStatus) -> Any:
+    """DiagnosticStatus of the odometry; WARN if it is lost."""
+    return status(types, f"{node}: odometry", odometry.level, odometry.message, odometry.values)
+
+
+def load_status(types: MessageTypes, node: str, load: LoadController) -> Any:
+    """DiagnosticStatus of the load: WARN with the reason while the detector saves computing time."""
+    level = Level.WARN if load.level else Level.OK
+    values = {
+        "level": load.level,
+        "level_name": load.level_name,
+        "levels": ", ".join(load.levels),
+        **load.counts,
+    }
+    return status(types, f"{node}: load", level, load.reason or "ok", values)
 
 
 def pipeline_status(

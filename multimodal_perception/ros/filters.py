@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from multimodal_perception.messages.decoders import stamp_ns_of
 from multimodal_perception.synchronization.message_filters_policies import AnySynchronizer
-from multimodal_perception.synchronization.synchronizer import ReadingSet
+from multimodal_perception.synchronization.reading_set import ReadingSet
 
 
 class Filter(Protocol):

@@ -41,7 +41,7 @@ def perception_process(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rig.yaml"
         path.write_text(dump_rig(rig))
-        command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
+        command = [sys.executable, "-m", "multimodal_perception.ros.start_node", "--ros-args"]
         if parameters is not None:
             command += ["--params-file", str(parameters)]
         overrides = {**(settings or {}), "rig": str(path), "autostart": "true"}

@@ -15,7 +15,7 @@ from multimodal_perception.frame import Boxes3D, CameraImage, Modality, SensorFr
 from multimodal_perception.messages import encoders
 from multimodal_perception.messages.message_types import MessageTypes
 from multimodal_perception.perception import Boxes2D, SegmentationMask
-from multimodal_perception.pipeline_builder import PipelineConfig
+from multimodal_perception.pipeline_builder import PipelineConfig, select_image_detector
 from multimodal_perception.rig import Rig
 from multimodal_perception.ros.occupancy_outputs import GRID_TOPIC, LAYER_TOPICS, MAP_TOPIC
 from multimodal_perception.stages import Output
@@ -47,6 +47,8 @@ FIXED_TOPICS = {
 TRACK_FIELDS = np.dtype(
     [
         *((name, "<f4") for name in ("x", "y", "z", "vx", "vy", "yaw", "score")),
+        ("vx_variance", "<f4"),
+        ("vy_variance", "<f4"),
         ("id", "<u4"),
         ("class", "u1"),
     ]
@@ -60,7 +62,7 @@ def optional_topics(rig: Rig, config: PipelineConfig) -> dict[Output, dict[str, 
         topics[Output.SEGMENTATIONS] = segmentation_topics(rig)
     if config.image_fusion.model:
         topics[Output.FUSED_IMAGES] = fused_image_topics(rig)
-    if config.image_detector != "none":
+    if select_image_detector(config, rig) != "none":
         topics[Output.IMAGE_BOXES] = image_box_topics(rig)
     return topics
 
@@ -89,8 +91,9 @@ def image_box_topics(rig: Rig) -> dict[str, str]:
 def tracks_message(types: MessageTypes, boxes: Boxes3D) -> Any:
     """PointCloud2 with one point at the centre of each tracked box.
 
-    vx, vy: velocity over ground in m/s along the axes of the message's frame, NaN if unknown. id: as in
-    Detection3D, modulo 2^32. class: index into frame.CLASS_NAMES.
+    vx, vy: velocity over ground in m/s along the axes of the message's frame, NaN if unknown.
+    vx_variance, vy_variance: in m^2/s^2, NaN if unknown. id: as in Detection3D, modulo 2^32. class:
+    index into frame.CLASS_NAMES.
     """
     ids = np.full(len(boxes), -1) if boxes.track_ids is None else boxes.track_ids
     tracked = boxes.select(np.flatnonzero(ids >= 0))
@@ -99,9 +102,12 @@ def tracks_message(types: MessageTypes, boxes: Boxes3D) -> Any:
         rows[name] = tracked.boxes[:, column]
     velocities = tracked.velocities
     rows["vx"], rows["vy"] = (np.nan, np.nan) if velocities is None else velocities.T
+    covariances = tracked.velocity_covariances
+    for k, name in enumerate(("vx_variance", "vy_variance")):
+        rows[name] = np.nan if covariances is None else covariances[:, k, k]
     rows["score"], rows["class"] = tracked.scores, tracked.labels
     rows["id"] = ids[ids >= 0] % (1 << 32)
-    finite = bool(np.isfinite(rows["vx"]).all())
+    finite = bool(np.isfinite(rows["vx"]).all() and np.isfinite(rows["vx_variance"]).all())
     return encoders.points_to_message(types, rows, boxes.stamp_ns, boxes.frame_id, finite)
 
 

@@ -19,8 +19,10 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from multimodal_perception.calibration_monitor.monitor import CalibrationMonitorConfig
-from multimodal_perception.configuration import build
+from multimodal_perception.configuration import ConfigurationError, build
+from multimodal_perception.load_control import LoadConfig
 from multimodal_perception.pipeline_builder import PipelineConfig
+from multimodal_perception.ros.arguments import check_names
 from multimodal_perception.ros.occupancy_outputs import OccupancyOutputConfig
 from multimodal_perception.synchronization.message_filters_policies import Policy
 from multimodal_perception.synchronization.sensor_health import HealthConfig
@@ -55,6 +57,7 @@ class NodeConfig:
         warn_latency_s: Latency above which /diagnostics warns, from the arrival of the last reading
             of a frame to the publication of its boxes. Set it to what your planner tolerates.
         health: Health monitoring of the sensors.
+        load: Reaction to a load at which not every frame can be processed.
         occupancy: Publication of occupancy grids.
         calibration_monitor: Monitoring of the calibration between sensors.
         pipeline: Perception pipeline.
@@ -71,6 +74,7 @@ class NodeConfig:
     marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0, "unit": "s"})
     warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0, "unit": "s"})
     health: HealthConfig = field(default_factory=HealthConfig)
+    load: LoadConfig = field(default_factory=LoadConfig)
     occupancy: OccupancyOutputConfig = field(default_factory=OccupancyOutputConfig)
     calibration_monitor: CalibrationMonitorConfig = field(default_factory=CalibrationMonitorConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
@@ -145,10 +149,18 @@ def section_summaries(config: Any = None, prefix: str = "") -> dict[str, str]:
 
 
 def declare(node: Node) -> None:
-    """Declare every parameter on a node."""
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+    """Declare every parameter on a node.
 
+    An integer is accepted for a parameter of type double. Raises ConfigurationError for an unknown
+    parameter, a wrong type or a value outside the range.
+    """
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    overrides = node._parameter_overrides  # rclpy has no public access to them
+    check_names(overrides, (entry.name for entry in entries()))
     for entry in entries():
+        _convert_integer(overrides, entry)
         descriptor = ParameterDescriptor(
             description=entry.full_description(),
             additional_constraints="read when the node is configured",
@@ -167,7 +179,39 @@ def declare(node: Node) -> None:
                 descriptor.integer_range = [
                     IntegerRange(from_value=int(entry.minimum), to_value=int(entry.maximum), step=1)
                 ]
-        node.declare_parameter(entry.name, entry.default, descriptor)
+        try:
+            node.declare_parameter(entry.name, entry.default, descriptor)
+        except InvalidParameterTypeException:
+            given = overrides[entry.name]
+            raise ConfigurationError(
+                f"parameter {entry.name}: expected {_type_name(entry)}, got "
+                f"{given.type_.name.lower().replace('_', ' ')} {str(given.value)[:60]!r}"
+            ) from None
+        except InvalidParameterValueException:
+            raise ConfigurationError(
+                f"parameter {entry.name}: allowed: {entry.minimum:g} to {entry.maximum:g}"
+                f"{' ' + entry.unit if entry.unit else ''}; got {overrides[entry.name].value}"
+            ) from None
+
+
+def _convert_integer(overrides: dict[str, Any], entry: ParameterEntry) -> None:
+    """Convert the given integer value of a parameter of type double."""
+    from rclpy.parameter import Parameter
+
+    given = overrides.get(entry.name)
+    if given is None:
+        return
+    if isinstance(entry.default, float) and given.type_ == Parameter.Type.INTEGER:
+        overrides[entry.name] = Parameter(entry.name, Parameter.Type.DOUBLE, float(given.value))
+    if (
+        isinstance(entry.default, list)
+        and entry.default
+        and isinstance(entry.default[0], float)
+        and given.type_ == Parameter.Type.INTEGER_ARRAY
+    ):
+        overrides[entry.name] = Parameter(
+            entry.name, Parameter.Type.DOUBLE_ARRAY, [float(v) for v in given.value]
+        )
 
 
 def read(node: Node) -> NodeConfig:

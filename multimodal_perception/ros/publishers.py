@@ -7,7 +7,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
-from multimodal_perception.frame import SensorFrame
+from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.messages import encoders
 from multimodal_perception.messages.message_types import MessageTypes, message_class
 from multimodal_perception.perception import Perception
@@ -67,9 +67,9 @@ class OutputPublishers:
         if publisher is not None and publisher.is_activated:
             publisher.publish(message)
 
-    def publish_objects(self, perception: Perception) -> None:
+    def publish_objects(self, boxes: Boxes3D) -> None:
         """Publish the 3D boxes. Call it first: the other messages must not delay them."""
-        message = encoders.boxes_to_message(self._types, perception.boxes)
+        message = encoders.boxes_to_message(self._types, boxes)
         self.publish(outputs.OBJECTS_TOPIC, message)
 
     def publish_others(self, perception: Perception, frame: SensorFrame) -> None:

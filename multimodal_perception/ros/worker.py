@@ -21,16 +21,26 @@ class NewestFirstWorker(Generic[T]):
         process: Callable[[T], None],
         on_error: Callable[[Exception], None],
         name: str = "inference",
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
+        """on_ready: called on the thread when it has processed an item and none is waiting."""
         self._process = process
         self._on_error = on_error
+        self._on_ready = on_ready
         self._condition = threading.Condition()
         self._waiting: list[T] = []
         self._stopping = False
+        self._busy = False
         self.dropped = 0
         self.failed = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether no item is being processed or waiting."""
+        with self._condition:
+            return not self._busy and not self._waiting
 
     def submit(self, item: T) -> None:
         """Submit one item; returns immediately."""
@@ -58,9 +68,15 @@ class NewestFirstWorker(Generic[T]):
                 if self._stopping:
                     return
                 item = self._waiting.pop()
+                self._busy = True
             try:
                 self._process(item)
             except Exception as error:
                 # An item that cannot be processed must not end the thread.
                 self.failed += 1
                 self._on_error(error)
+            with self._condition:
+                self._busy = False
+                is_ready = not self._waiting
+            if is_ready:
+                self._on_ready()

@@ -38,10 +38,12 @@ class NodeClient:
     """Sends frames to the node and collects its messages by topic.
 
     send: publishes a frame and returns its stamp. subscribe: adds a topic with a message type.
+    subscriptions: reliabilities of another node's subscriptions to the sensors and the outputs.
     """
 
     send: Callable[[SensorFrame], int]
     subscribe: Callable[[str, str], None]
+    subscriptions: Callable[[str], set[str]]
     received: dict[str, list[Any]] = field(default_factory=dict)
 
     def send_until(self, frame: SensorFrame, condition: Callable[[], Any]) -> list[int]:
@@ -114,6 +116,13 @@ def start_node(
             callback = received.setdefault(topic, []).append
             node.create_subscription(message_types.message_class(name), topic, callback, OUTPUT_QOS)
 
+        def subscriptions(name: str) -> set[str]:
+            sensor_topics = [s.topic for s in sensors.values()]
+            outputs = [t for t, _ in node.get_topic_names_and_types() if "perception/" in t]
+            found = [node.get_subscriptions_info_by_topic(t) for t in (*sensor_topics, *outputs)]
+            infos = [info for topic in found for info in topic if info.node_name == name]
+            return {info.qos_profile.reliability.name for info in infos}
+
         for topic, name in topics.items():
             subscribe(topic, name)
         executor = SingleThreadedExecutor()
@@ -123,7 +132,7 @@ def start_node(
         wait_for(
             lambda: all(s.get_subscription_count() for s in publishers.values()), 100.0, "node"
         )
-        return NodeClient(send, subscribe, received)
+        return NodeClient(send, subscribe, subscriptions, received)
 
     with stack:
         yield start

@@ -75,3 +75,36 @@ def test_time_stands_still_while_a_simulation_is_paused(monkeypatch: pytest.Monk
     times.elapse(600.0, ros=False)
     assert times.clock.now_ns() == 1_000 * SECOND
     assert not times.clock.problem
+
+
+def test_arrival_is_the_time_of_reception_if_it_is_plausible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = Times(monkeypatch, is_simulated=False)
+    times.ros_ns = 1_000 * SECOND
+    for received_ns, expected_ns in (
+        (999 * SECOND, 999 * SECOND),
+        (0, 1_000 * SECOND),  # not filled in by the middleware
+        (1_001 * SECOND, 1_000 * SECOND),  # the clock was set back
+    ):
+        assert times.clock.arrival_ns({"received_timestamp": received_ns}) == expected_ns
+    assert times.clock.arrival_ns(None) == 1_000 * SECOND
+
+
+def test_arrival_is_now_and_the_step_of_the_clock_is_measured_with_simulated_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = Times(monkeypatch)
+    times.ros_ns = 1_000 * SECOND
+    assert times.clock.arrival_ns({"received_timestamp": 5}) == 1_000 * SECOND
+    for _ in range(50):
+        times.elapse(0.1, ros=True)
+        times.clock.now_ns()
+    assert times.clock.resolution_ns == SECOND // 10
+    times.ros_ns += 100 * SECOND  # a jump
+    times.clock.now_ns()
+    assert times.clock.resolution_ns == SECOND // 10
+    for _ in range(500):
+        times.elapse(0.01, ros=True)
+        times.clock.now_ns()
+    assert times.clock.resolution_ns == SECOND // 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,37 @@ def test_a_working_network_is_reported_with_its_engine(
     assert (level, message) == (Level.OK.value, "ok")
     assert values["model"] == "segmentation" and values["engine"] == "onnxruntime"
     assert values["device"] == "cpu"
+
+
+def test_the_load_level_is_raised_counted_reported_and_lowered(
+    example_on_path: None, start_node: Callable[..., Any], observation: Observation
+) -> None:
+    settings = {
+        "pipeline.detector": "slow_detector:SlowDetector",
+        "diagnostics_period_s": "0.2",
+        "deadline_s": "0.05",
+        "load.recovery_s": "1.0",
+        "load.low_fraction": "0.9",
+        "pipeline.tracking.enabled": "false",
+        "pipeline.image_detector": "none",
+    }
+    client = start_node(settings, DIAGNOSTICS)
+
+    def loads(level: Level, name: str) -> list[Status]:
+        found = all_status(client, "load")
+        return [s for s in found if s[0] == level.value and s[2]["level_name"] == name]
+
+    def send_at_2_hz(condition: Callable[[], Any]) -> None:
+        for _ in range(80):
+            client.send(observation.frame)
+            time.sleep(0.5)
+            if condition():
+                return
+        raise AssertionError(f"the load level did not change: {all_status(client, 'load')[-1:]}")
+
+    send_at_2_hz(lambda: loads(Level.WARN, "quick"))
+    _, message, values = loads(Level.WARN, "quick")[-1]
+    assert message.startswith("frames took ") and message.endswith(": quick")
+    assert values["raised.quick"] == "1" and values["levels"] == "full, quick"
+    send_at_2_hz(lambda: [s for s in loads(Level.OK, "full") if "lowered.full" in s[2]])
+    assert int(all_status(client, "load")[-1][2]["frames.quick"]) > 0

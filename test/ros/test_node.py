@@ -361,7 +361,9 @@ def test_objects_keep_their_ids_and_moving_ones_have_velocity_arrows(
         start, end = arrow.points
         assert abs(end.x - start.x - 2.0) < 1.0 and abs(end.y - start.y) < 0.5
     wait_for(lambda: points and decoders.stamp_ns_of(points[-1]) == stamp_ns, 5.0, "tracks")
-    assert points[-1].width == len(ids[-1]) and "vx" in {f.name for f in points[-1].fields}
+    assert points[-1].width == len(ids[-1]) and {"vx", "vx_variance"} <= {
+        f.name for f in points[-1].fields
+    }
     active.destroy_publisher(motion)
     active.destroy_subscription(tracks)
 

@@ -67,6 +67,20 @@ def test_every_tracked_box_is_a_point_with_all_its_values() -> None:
     assert CLASS_NAMES[first["class"]] == "car" and CLASS_NAMES[last["class"]] == "cyclist"
     assert np.isnan(last["vx"]) and np.isnan(last["vy"]) and last["id"] == 2**31
     assert last["score"] == 0.25
+    assert np.isnan(first["vx_variance"])
+
+
+def test_variances_of_velocities_are_published() -> None:
+    covariances = np.zeros((3, 2, 2), np.float32)
+    covariances[0] = [[0.25, 0.1], [0.1, 4.0]]
+    covariances[2] = np.nan
+    boxes = replace(
+        tracked_boxes([7, -1, 8], [(1, 2), (9, 9), (3, 4)]), velocity_covariances=covariances
+    )
+    msg = tracks_message(RclpyTypes(), boxes)
+    first, last = read_points(deserialize_message(serialize_message(msg), PointCloud2))
+    assert (first["vx_variance"], first["vy_variance"]) == (0.25, 4.0)
+    assert np.isnan(last["vx_variance"]) and np.isnan(last["vy_variance"]) and last["vx"] == 3
 
 
 def test_tracks_without_velocities_have_nan_and_boxes_without_tracks_are_left_out() -> None:

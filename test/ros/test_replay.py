@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from multimodal_perception.datasets.synthetic import SyntheticDataset
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.pipeline_builder import build_pipeline
 from multimodal_perception.ros import node_process, replay
+from multimodal_perception.ros.replay_statistics import (
+    MAX_KEPT_RESULTS,
+    FrameResult,
+    ReplayStatistics,
+    summarise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def test_results_over_dds_equal_those_of_the_pipeline(
         replayed = replay.play(bag, rate_hz=5.0, loops=3, process=process)
         assert process.poll() is None
     assert process.returncode == 0
-    result = replay.summarise(replayed)
+    result = summarise(replayed)
     # On a busy machine, frames are dropped when a newer one arrives.
     assert result["sent"] == 9 == replayed.counts["frames_synchronized"]
     assert "frames_incomplete" not in replayed.counts
@@ -41,10 +48,9 @@ def test_results_over_dds_equal_those_of_the_pipeline(
     assert sum(result["missing_results"].values()) == 9 - result["received"]
     assert result["latency_ms"]["p50"] > 0
     pipeline = build_pipeline()
+    assert [r.index for r in replayed.results] == [0, 1, 2]
     for received in replayed.results:
         truth = pipeline.process(street[received.index])
-        if received.received_s is None:
-            continue
         boxes = received.boxes()
         assert boxes.boxes[:, :6] == pytest.approx(truth.boxes.boxes[:, :6], abs=1e-4)
         assert np.array_equal(boxes.labels, truth.boxes.labels)
@@ -94,5 +100,40 @@ def test_result_names_the_sensors_that_are_missing_in_its_frame() -> None:
     street = _WithoutCamera(frames=2, rings=32, columns=900)
     with node_process.perception_process(street.rig) as process:
         replayed = replay.play(street, rate_hz=5.0, loops=2, process=process)
-    received = [r for r in replayed.results if r.received_s is not None and r.stage_ms]
-    assert received and {r.missing for r in received} == {"camera"}
+    assert {r.missing for r in replayed.results} == {"camera"}
+    result = summarise(replayed)
+    assert result["missing_sensors"] == {"camera": result["received"]}
+
+
+def test_memory_of_the_results_does_not_grow_with_the_length_of_the_replay() -> None:
+    statistics = ReplayStatistics()
+
+    def play(first: int, count: int) -> None:
+        for i in range(first, first + count):
+            grid = bytearray(10_000)
+            done_s = None if i % 10 == 9 else i + 0.05 + 0.01 * (i % 7)
+            statistics.add(FrameResult(i % 500, i, done_s, [], grid, {"total": 40.0}))
+
+    tracemalloc.start()
+    play(0, 20_000)
+    before = tracemalloc.get_traced_memory()[0]
+    play(20_000, 40_000)
+    growth = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert growth < 100_000
+    summary = statistics.summary()
+    assert (summary["sent"], summary["received"]) == (60_000, 54_000)
+    assert sum(summary["missing_results"].values()) == 6_000
+    assert summary["latency_ms"]["p50"] == pytest.approx(80.0, abs=1.0)
+    assert summary["latency_ms"]["p95"] == pytest.approx(110.0, abs=1.0)
+    assert summary["overhead_ms"]["p50"] == pytest.approx(40.0, abs=1.0)
+    assert len(statistics.kept) == MAX_KEPT_RESULTS
+
+
+def test_complete_results_are_kept_before_fast_incomplete_ones() -> None:
+    statistics = ReplayStatistics()
+    for missing, latency_s in (("lidar", 0.01), ("", 0.2), ("", 0.1), ("lidar, camera", 0.02)):
+        statistics.add(FrameResult(0, 5.0, 5.0 + latency_s, missing=missing))
+    kept = statistics.kept[0]
+    assert (kept.missing, kept.latency_ms()) == ("", pytest.approx(100.0))
+    assert statistics.summary()["missing_sensors"] == {"camera": 1, "lidar": 2}

@@ -11,7 +11,8 @@ from launch import LaunchDescription
 
 
 def generate_launch_description():
-    """Arguments: rig, parameters, detector, autostart, use_sim_time, namespace, rviz."""
+    """Arguments: rig, parameters, detector, autostart, use_sim_time, namespace, namespaced_tf,
+    rviz."""
     share = FindPackageShare("multimodal_perception")
     defaults = PathJoinSubstitution([share, "config", "perception.yaml"])
     profile = PathJoinSubstitution([share, "config", "rviz", "perception.rviz"])
@@ -40,8 +41,19 @@ def generate_launch_description():
         DeclareLaunchArgument(
             "namespace", default_value="", description="namespace of the node and its output topics"
         ),
+        DeclareLaunchArgument(
+            "namespaced_tf",
+            default_value="true",
+            description="with a namespace: use the topics tf and tf_static in it instead of the global "
+            "/tf and /tf_static, as Nav2 does, so that robots do not share transforms",
+        ),
         DeclareLaunchArgument("rviz", default_value="false", description="also start RViz"),
     ]
+
+    def tf_remappings(context):
+        if LaunchConfiguration("namespaced_tf").perform(context).lower() == "false":
+            return []
+        return [("/tf", "tf"), ("/tf_static", "tf_static")]
 
     def perception(context):
         parameters = {
@@ -60,15 +72,21 @@ def generate_launch_description():
             output="screen",
             parameters=[LaunchConfiguration("parameters"), parameters],
             additional_env=environment,
+            remappings=tf_remappings(context),
         )
         return [node]
 
-    rviz = Node(
-        package="rviz2",
-        executable="rviz2",
-        namespace=LaunchConfiguration("namespace"),
-        arguments=["-d", profile],
-        parameters=[{"use_sim_time": use_sim_time}],
-        condition=IfCondition(LaunchConfiguration("rviz")),
-    )
-    return LaunchDescription([*arguments, OpaqueFunction(function=perception), rviz])
+    def rviz(context):
+        node = Node(
+            package="rviz2",
+            executable="rviz2",
+            namespace=LaunchConfiguration("namespace"),
+            arguments=["-d", profile],
+            parameters=[{"use_sim_time": use_sim_time}],
+            remappings=tf_remappings(context),
+            condition=IfCondition(LaunchConfiguration("rviz")),
+        )
+        return [node]
+
+    functions = [OpaqueFunction(function=f) for f in (perception, rviz)]
+    return LaunchDescription([*arguments, *functions])

@@ -7,7 +7,8 @@ z forward, x right, y down.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,20 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 
 # The object classes used throughout the package; any other label is mapped to UNKNOWN.
-CLASS_NAMES = ("unknown", "car", "van", "truck", "bus", "pedestrian", "cyclist", "cone", "barrier")
+# New classes are appended, because messages and stored samples contain the indices.
+CLASS_NAMES = (
+    "unknown",
+    "car",
+    "van",
+    "truck",
+    "bus",
+    "pedestrian",
+    "cyclist",
+    "cone",
+    "barrier",
+    "trailer",
+    "motorcyclist",
+)
 UNKNOWN = 0
 
 
@@ -141,6 +155,17 @@ class UltrasonicReading:
 Reading = LidarSweep | CameraImage | ThermalImage | UltrasonicReading
 
 
+# Optional fields of Boxes3D in their order, and the value for boxes where it is unknown.
+OPTIONAL_BOX_FIELDS: Mapping[str, float] = {
+    "velocities": math.nan,
+    "track_ids": -1,
+    "num_points": -1,
+    "visibility": math.nan,
+    "covariances": 0.0,
+    "velocity_covariances": math.nan,
+}
+
+
 @dataclass(frozen=True)
 class Boxes3D:
     """N oriented 3D bounding boxes in one coordinate frame.
@@ -151,7 +176,8 @@ class Boxes3D:
     num_points: (N,) int64, number of LiDAR points inside each box, or None. visibility: (N,) float32
     in [0, 1], visible fraction of the object, or None. covariances: (N, 6, 6) float32 of x y z and
     the rotations about x y z, ordered as in geometry_msgs/PoseWithCovariance, in m^2 and rad^2; None
-    if unknown.
+    if unknown, zeros for boxes whose covariance is unknown. velocity_covariances: (N, 2, 2) float32 of
+    the velocities, m^2/s^2; None if unknown, NaN for boxes whose covariance is unknown.
     """
 
     stamp_ns: int
@@ -165,6 +191,7 @@ class Boxes3D:
     num_points: NDArray[np.int64] | None = None
     visibility: NDArray[np.float32] | None = None
     covariances: NDArray[np.float32] | None = None
+    velocity_covariances: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -173,7 +200,7 @@ class Boxes3D:
             self.scores.shape == (n,) and self.labels.shape == (n,),
             "scores and labels must be (N,)",
         )
-        for name in ("velocities", "track_ids", "num_points", "visibility", "covariances"):
+        for name in OPTIONAL_BOX_FIELDS:
             values = getattr(self, name)
             require(values is None or len(values) == n, f"{name} must have one row per box")
 
@@ -194,13 +221,7 @@ class Boxes3D:
 
     def select(self, index: Any) -> Boxes3D:
         """Return the boxes selected by a boolean mask (N,) or by indices, in that order."""
-        optional = (
-            self.velocities,
-            self.track_ids,
-            self.num_points,
-            self.visibility,
-            self.covariances,
-        )
+        optional = (getattr(self, name) for name in OPTIONAL_BOX_FIELDS)
         return Boxes3D(
             self.stamp_ns,
             self.frame_id,
@@ -209,6 +230,38 @@ class Boxes3D:
             self.labels[index],
             self.class_names,
             *(None if values is None else values[index] for values in optional),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Boxes3D]) -> Boxes3D:
+        """Return the boxes of all parts, in their order, with the stamp and frame of the first.
+
+        The parts must have the same class names. Optional values that only some parts have are unknown
+        for the others: NaN for velocities, their covariances and visibility, -1 for track ids and
+        numbers of points, zeros for covariances.
+        """
+        first = parts[0]
+        require(all(p.class_names == first.class_names for p in parts), "class names must be equal")
+        optional: dict[str, Any] = {}
+        for name, unknown in OPTIONAL_BOX_FIELDS.items():
+            given = [getattr(p, name) for p in parts]
+            known = next((values for values in given if values is not None), None)
+            if known is None:
+                continue
+            optional[name] = np.concatenate(
+                [
+                    np.full((len(p), *known.shape[1:]), unknown, known.dtype) if v is None else v
+                    for p, v in zip(parts, given, strict=True)
+                ]
+            )
+        return cls(
+            first.stamp_ns,
+            first.frame_id,
+            np.concatenate([p.boxes for p in parts]),
+            np.concatenate([p.scores for p in parts]),
+            np.concatenate([p.labels for p in parts]),
+            first.class_names,
+            **optional,
         )
 
     def transformed(self, target_from_source: NDArray[np.float64], frame_id: str) -> Boxes3D:
@@ -224,6 +277,11 @@ class Boxes3D:
         if velocities is not None:
             c, s = np.cos(rotation), np.sin(rotation)
             velocities = velocities @ np.array([[c, s], [-s, c]], velocities.dtype)
+        velocity_covariances = self.velocity_covariances
+        if velocity_covariances is not None:
+            c, s = np.cos(rotation), np.sin(rotation)
+            turn = np.array([[c, -s], [s, c]])
+            velocity_covariances = (turn @ velocity_covariances @ turn.T).astype(np.float32)
         covariances = self.covariances
         if covariances is not None:
             # (6, 6): rotates the position block and the rotation block.
@@ -241,6 +299,7 @@ class Boxes3D:
             self.num_points,
             self.visibility,
             covariances,
+            velocity_covariances,
         )
 
 
@@ -329,6 +388,20 @@ class SensorFrame:
             cameras=self.cameras if Modality.CAMERA in modalities else {},
             thermals=self.thermals if Modality.THERMAL in modalities else {},
             ultrasonics=self.ultrasonics if Modality.ULTRASONIC in modalities else {},
+        )
+
+    def without_sensors(self, names: Collection[str]) -> SensorFrame:
+        """Return the frame without the readings of some sensors; they become missing."""
+
+        def select(readings: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: reading for name, reading in readings.items() if name not in names}
+
+        return replace(
+            self,
+            lidars=select(self.lidars),
+            cameras=select(self.cameras),
+            thermals=select(self.thermals),
+            ultrasonics=select(self.ultrasonics),
         )
 
     def base_from_optical(self, sensor: str) -> NDArray[np.float64]:

@@ -44,12 +44,19 @@ class Boxes2D:
 
 @dataclass(frozen=True)
 class SegmentationMask:
-    """Semantic segmentation of one image. labels: (H, W) uint8, index into class_names."""
+    """Semantic segmentation of one image.
+
+    labels: (H, W) uint8, index into class_names. logits: (h, w, classes) float32, class scores before
+    the softmax in a lower resolution that covers the whole image: the pixel (x, y) of the image, pixel
+    centres at whole numbers, is at ((x + 0.5) * w / W - 0.5, (y + 0.5) * h / H - 0.5). None if the
+    segmenter does not provide them.
+    """
 
     sensor: str
     stamp_ns: int
     labels: NDArray[np.uint8]
     class_names: tuple[str, ...]
+    logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

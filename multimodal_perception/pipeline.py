@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from multimodal_perception import stages
@@ -14,7 +15,7 @@ from multimodal_perception.perception import Perception, SensorHealth, StageStat
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 from multimodal_perception.rig import Rig
 from multimodal_perception.sensor_use import RigUse
-from multimodal_perception.stages import Output, StageTimer
+from multimodal_perception.stages import ImageResults, Output, StageTimer
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Pipeline:
 
     Build one with `pipeline_builder.build_pipeline`. Stages that are None are skipped. Frames must be
     in the order of their stamps. `counts` and `status` may be read from another thread.
+
+    choice_status: how the stages were chosen, for diagnostics.
     """
 
     detector: stages.Detector
@@ -35,6 +38,10 @@ class Pipeline:
     image_fusion: stages.ImageFusion | None = None
     near_field: stages.NearFieldEstimator | None = None
     occupancy: stages.OccupancyMapper | None = None
+    choice_status: tuple[StageStatus, ...] = ()
+    _ground_thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, "ground"), init=False, repr=False
+    )
     _own_counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def process(
@@ -44,40 +51,50 @@ class Pipeline:
         *,
         requested: Collection[Output] = stages.ALL_OUTPUTS,
         agreement: Mapping[str, float] | None = None,
+        on_boxes: Callable[[Boxes3D], None] | None = None,
     ) -> Perception:
         """Process one frame.
 
         health: by sensor; sensors with problems get a lower weight in the occupancy grid. requested:
         optional outputs to compute; others are computed only if another stage needs them. agreement:
         by sensor, 0 to 1, from the calibration monitor; lowers the quality of images that disagree
-        with other sensors. Images below the minimum quality count as missing.
+        with other sensors. Images below the minimum quality count as missing. on_boxes: called with the
+        boxes as soon as they are tracked, before the occupancy grid is computed.
         """
         timed = StageTimer()
         with timed("total"):
+            # The ground needs no image: it is segmented while the images are assessed.
+            ground = self._ground_thread.submit(self._segment_ground, frame, timed)
             with timed("image_quality"):
                 quality = self.image_quality.assess(frame, agreement)
                 frame = self.image_quality.drop_low_quality(frame, quality)
                 health = stages.with_image_quality(health or {}, quality)
             self.detector.prepare(frame)
-            with timed("ground"):
-                cloud = self.point_cloud(frame)
+            cloud = ground.result()
+            # Points that may be rain or fog are left out. They still count as obstacles to rays.
+            reliable = cloud.reliable
             boxes2d: stages.BoxesBySensor = {}
+            masks: stages.MasksBySensor = {}
             projected = Boxes3D.empty(frame.stamp_ns, frame.base_frame)
-            if self.image_detector is not None and self._needs_image_boxes(frame, requested):
+            needed = stages.needed_outputs(frame, requested, self.detector, self.occupancy)
+            if self.image_detector is not None and Output.IMAGE_BOXES in needed:
                 with timed("image_detect"):
                     boxes2d = self.image_detector.detect(frame)
-                    projected = self.box_projection(boxes2d, frame)
+                    projected = self.box_projection(boxes2d, frame, reliable)
+            if self.segmenter is not None and Output.SEGMENTATIONS in needed:
+                with timed("segment"):
+                    masks = self.segmenter.segment(frame)
             with timed("detect"):
-                boxes = self._detect(frame, cloud, projected)
+                images = ImageResults(boxes2d, masks)
+                boxes = self._detect(frame, reliable, projected, images)
             if self.tracker is not None:
                 with timed("track"):
                     boxes = self.tracker.update(boxes, frame)
-            masks: stages.MasksBySensor = {}
+            if on_boxes is not None:
+                with timed("on_boxes"):
+                    on_boxes(boxes)
             fused: stages.ImagesBySensor = {}
             near = grid = odom_grid = None
-            if self.segmenter is not None and self._needs_masks(requested):
-                with timed("segment"):
-                    masks = self.segmenter.segment(frame)
             if self.image_fusion is not None and Output.FUSED_IMAGES in requested:
                 with timed("fuse_images"):
                     fused = self.image_fusion.fuse(frame)
@@ -105,6 +122,10 @@ class Pipeline:
             boxes2d=boxes2d,
         )
 
+    def _segment_ground(self, frame: SensorFrame, timed: StageTimer) -> Cloud:
+        with timed("ground"):
+            return self.point_cloud(frame)
+
     @property
     def counts(self) -> Mapping[str, int]:
         """Inputs that the stages dropped or could not use, by `stage.sensor.reason`."""
@@ -113,15 +134,25 @@ class Pipeline:
     @property
     def status(self) -> list[StageStatus]:
         """Status of the stages, such as the inference engines in use, for diagnostics."""
-        return stages.collect_status(self._stages())
+        return [*self.choice_status, *stages.collect_status(self._stages())]
+
+    @property
+    def load_levels(self) -> tuple[str, ...]:
+        """Names of the load levels of the detector; empty if it has none."""
+        return stages.load_levels(self.detector)
+
+    def set_load_level(self, level: int) -> None:
+        """Use a load level from the next frame on; call it between frames. See stages.LoadAdaptive."""
+        stages.set_load_level(self.detector, level)
 
     def sensor_use(self, rig: Rig) -> RigUse:
         """Which sensors of a rig no stage uses, and which images exceed the inputs of a network."""
         return stages.collect_sensor_use(rig, self._stages())
 
-    def _detect(self, frame: SensorFrame, cloud: Cloud, projected: Boxes3D) -> Boxes3D:
-        # Points that may be rain or fog are left out. They still count as obstacles to rays.
-        boxes = self.detector.detect(frame, cloud.reliable, projected)
+    def _detect(
+        self, frame: SensorFrame, cloud: Cloud, projected: Boxes3D, images: ImageResults
+    ) -> Boxes3D:
+        boxes = self.detector.detect(frame, cloud, projected, images)
         if not frame.lidars:
             boxes = merge_with_nms(boxes, projected)
         kept = remove_ego_vehicle(boxes, frame.vehicle_footprint)
@@ -129,22 +160,5 @@ class Pipeline:
             self._own_counts["detector.ego_vehicle"] += len(boxes) - len(kept)
         return kept
 
-    def _needs_image_boxes(self, frame: SensorFrame, requested: Collection[Output]) -> bool:
-        needed = not frame.lidars or self.detector.uses_proposals
-        return needed or Output.IMAGE_BOXES in requested
-
-    def _needs_masks(self, requested: Collection[Output]) -> bool:
-        needed = self.occupancy is not None and self.occupancy.uses_masks
-        return needed or Output.SEGMENTATIONS in requested
-
     def _stages(self) -> dict[str, stages.Stage | None]:
-        return {
-            "detector": self.detector,
-            "image_quality": self.image_quality,
-            "near_field": self.near_field,
-            "segmentation": self.segmenter,
-            "image_fusion": self.image_fusion,
-            "image_detector": self.image_detector,
-            "tracking": self.tracker,
-            "occupancy": self.occupancy,
-        }
+        return {name: getattr(self, attribute) for name, attribute in stages.ATTRIBUTES.items()}

@@ -13,18 +13,23 @@ import numpy as np
 
 from multimodal_perception import plugins, stages
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.detector import FusionDetector
 from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.geometric.detector import GeometricConfig, GeometricDetector
-from multimodal_perception.detection.images.ground_projection import (
-    GroundProjectionConfig,
-    project_frame_boxes,
+from multimodal_perception.detection.fusion_detectors import open_fusion_detector
+from multimodal_perception.detection.geometric.detector import GeometricDetector
+from multimodal_perception.detection.geometric.geometric_config import GeometricConfig
+from multimodal_perception.detection.images.config import ImageDetectorConfig
+from multimodal_perception.detection.images.ground_projection import GroundProjectionConfig
+from multimodal_perception.detection.images.image_objects import ImageObjects
+from multimodal_perception.detection.images.imported import ImportedDetector
+from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
+from multimodal_perception.detector_choice import (
+    DetectorChoice,
+    MeasuredTime,
+    choose_by_time,
+    measure_pipeline,
+    stored_p95_ms,
 )
-from multimodal_perception.detection.images.rgb_thermal import (
-    RgbThermalDetector,
-    RgbThermalDetectorConfig,
-)
-from multimodal_perception.frame import Boxes3D, LidarSweep, SensorFrame, UltrasonicReading
+from multimodal_perception.frame import LidarSweep, Modality, SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig
 from multimodal_perception.images.image_quality import ImageQualityConfig, ImageQualityMonitor
@@ -35,18 +40,21 @@ from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pointcloud.ground_segmentation import Cloud, GroundConfig, segment_ground
 from multimodal_perception.pointcloud.weather_noise_filter import filter_weather_noise
+from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import CARD, shipped_cards
 from multimodal_perception.runtime.cuda import gpu_present
+from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.drivable import DrivableConfig, DrivableSegmenter
+from multimodal_perception.segmentation.imported import ImportedSegmenter, ImportedSegmenterConfig
 from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
 from multimodal_perception.tracking import Tracker, TrackingConfig
 
 log = logging.getLogger(__name__)
 
 DETECTORS = ("auto", "geometric", "fusion")
-IMAGE_DETECTORS = ("none", "rgb_thermal")
-SEGMENTERS = ("none", "rgb_thermal", "drivable")
+IMAGE_DETECTORS = ("auto", "none", "rgb_thermal", "imported")
+SEGMENTERS = ("none", "rgb_thermal", "drivable", "imported")
 OCCUPANCY_MAPPERS = ("evidential", "raycast", "none")
 
 
@@ -57,16 +65,19 @@ class PipelineConfig:
     Attributes:
         detector: Detector of 3D objects. `fusion` is the network of all sensors, with the geometric
             detector as its fallback; `geometric` needs only LiDAR and no network; `auto` is `fusion` if
-            a GPU runs it and `geometric` otherwise. Use `geometric` on computers without a GPU, where
-            the networks are too slow for 10 Hz.
+            this computer processes 95 % of the frames of the rig in 80 % of the frame period with it,
+            and `geometric` otherwise. Set it to `geometric` to keep the CPU free for other programs;
+            set it to `fusion` if late results are better than results with less accuracy.
         occupancy: Occupancy mapper. `evidential` accumulates evidence of all sensors while the vehicle
             moves; `raycast` uses the LiDAR sweeps of a single frame. Use `raycast` without odometry, or
             `none` if nothing uses the grid.
         segmenter: Semantic segmentation of images. `rgb_thermal` uses visible and thermal images,
-            `drivable` is an imported TwinLiteNet. Enable it to mark drivable road as free space in the
-            evidential grid.
-        image_detector: Object detector in images. `rgb_thermal` uses visible and thermal images. Enable
-            it to get 2D boxes and, in frames without LiDAR, 3D boxes projected onto the ground.
+            `drivable` is an imported TwinLiteNet, `imported` any other imported network. Enable it to
+            mark drivable road as free space in the evidential grid.
+        image_detector: Object detector in images. `rgb_thermal` uses visible and thermal images,
+            `imported` is your own network; `auto` is `rgb_thermal` for rigs without LiDAR and `none` for
+            others. Enable it to get 2D boxes, 3D boxes of them in frames without LiDAR, and classes of
+            LiDAR clusters from images.
         plugin_options: Path of a YAML file with constructor arguments of plug-ins, by parameter
             (detector, image_detector, segmenter, occupancy). Leave it empty if no plug-in needs any.
         ground: Ground segmentation.
@@ -80,6 +91,8 @@ class PipelineConfig:
         image_quality: Image quality assessment.
         image_fusion: Visible-thermal image fusion.
         rgb_thermal_detector: Visible-thermal image detector.
+        imported_detector: Image detector that `import detector` wrote.
+        imported_segmenter: Segmentation network that `import segmenter` wrote.
         ground_projection: Projection of 2D boxes onto the ground.
         tracking: Tracking of 3D boxes.
         runtime: Inference engines.
@@ -88,7 +101,7 @@ class PipelineConfig:
     detector: str = field(default="auto", metadata={"builtin": DETECTORS})
     occupancy: str = field(default="evidential", metadata={"builtin": OCCUPANCY_MAPPERS})
     segmenter: str = field(default="none", metadata={"builtin": SEGMENTERS})
-    image_detector: str = field(default="none", metadata={"builtin": IMAGE_DETECTORS})
+    image_detector: str = field(default="auto", metadata={"builtin": IMAGE_DETECTORS})
     plugin_options: str = ""
     ground: GroundConfig = field(default_factory=GroundConfig)
     geometric: GeometricConfig = field(default_factory=GeometricConfig)
@@ -102,7 +115,11 @@ class PipelineConfig:
     drivable: DrivableConfig = field(default_factory=DrivableConfig)
     image_quality: ImageQualityConfig = field(default_factory=ImageQualityConfig)
     image_fusion: ImageFusionConfig = field(default_factory=ImageFusionConfig)
-    rgb_thermal_detector: RgbThermalDetectorConfig = field(default_factory=RgbThermalDetectorConfig)
+    rgb_thermal_detector: ImageDetectorConfig = field(default_factory=ImageDetectorConfig)
+    imported_detector: ImageDetectorConfig = field(
+        default_factory=lambda: ImageDetectorConfig(model="")
+    )
+    imported_segmenter: ImportedSegmenterConfig = field(default_factory=ImportedSegmenterConfig)
     ground_projection: GroundProjectionConfig = field(default_factory=GroundProjectionConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -115,13 +132,19 @@ class PipelineConfig:
                 raise ValueError(error)
 
 
-def build_pipeline(config: PipelineConfig | None = None, **overrides: Any) -> Pipeline:
+def build_pipeline(
+    config: PipelineConfig | None = None, rig: Rig | None = None, /, **overrides: Any
+) -> Pipeline:
     """The pipeline of a configuration, warmed up: the first frame takes no longer than later ones.
 
-    overrides: stages to use instead of the configured ones, by attribute of Pipeline (`detector=...`).
+    rig: whose frames `detector: auto` measures (see detector_choice), and whose sensors determine
+    `image_detector: auto`. Without it, they are the fusion detector if a GPU runs it, else the geometric
+    detector; and no image detector. overrides: stages to use instead of the
+    configured ones, by attribute of Pipeline (`detector=...`).
     Raises UserError for a model, an engine or a user-defined stage that cannot be used.
     """
     config = config or PipelineConfig()
+    config = dataclasses.replace(config, image_detector=select_image_detector(config, rig))
     compile_kernels(config)
     builders: dict[str, Callable[[PipelineConfig], Any]] = {
         "detector": build_detector,
@@ -140,12 +163,68 @@ def build_pipeline(config: PipelineConfig | None = None, **overrides: Any) -> Pi
         raise TypeError(
             f"{', '.join(sorted(unknown))}: not a stage; allowed: {', '.join(builders)}"
         )
-    return Pipeline(
-        **{
-            name: overrides[name] if name in overrides else build(config)
-            for name, build in builders.items()
+    built = {
+        name: overrides[name] if name in overrides else build(config)
+        for name, build in builders.items()
+        if name != "detector"
+    }
+    if "detector" in overrides or config.detector != "auto" or rig is None:
+        detector, choice = overrides.get("detector") or build_detector(config), None
+    else:
+        detector, choice = _choose_detector(config, rig, built)
+    pipeline = Pipeline(detector=detector, **built)
+    if choice is not None:
+        pipeline.choice_status = (choice.status,)
+    return pipeline
+
+
+def select_image_detector(config: PipelineConfig, rig: Rig | None) -> str:
+    """The image detector of a configuration; `auto` is resolved by the sensors of the rig."""
+    if config.image_detector != "auto":
+        return config.image_detector
+    if rig is None or rig.sensors_of(Modality.LIDAR):
+        return "none"
+    images = rig.sensors_of(Modality.CAMERA) or rig.sensors_of(Modality.THERMAL)
+    return "rgb_thermal" if images else "none"
+
+
+def _choose_detector(
+    config: PipelineConfig, rig: Rig, built: Mapping[str, Any]
+) -> tuple[stages.Detector, DetectorChoice]:
+    """The detector of `auto` and the reason; measures the pipeline if there is no stored result.
+
+    built: the other stages. Stages that store data of earlier frames are replaced for the measurement.
+    """
+    geometric = GeometricDetector(config.geometric)
+    if config.runtime.measuring == "never":
+        detector = build_detector(config)
+        return detector, DetectorChoice(
+            detector.name, "runtime.measure is never: selected by the presence of a GPU"
+        )
+    opened: list[stages.Detector] = []
+
+    def measure() -> MeasuredTime:
+        opened.append(build_detector(dataclasses.replace(config, detector="fusion")))
+        fresh = {
+            "image_quality": ImageQualityMonitor(config.image_quality),
+            "tracker": Tracker(config.tracking) if config.tracking.enabled else None,
+            "occupancy": _occupancy(config),
         }
-    )
+        pipeline = Pipeline(detector=opened[0], **{**built, **fresh})
+        return measure_pipeline(lambda frame: pipeline.process(frame, requested=()), rig)
+
+    settings = dataclasses.replace(config, runtime=RuntimeConfig())
+    try:
+        p95_ms = stored_p95_ms(settings, config.fusion.model, config.runtime, rig, measure)
+        choice = choose_by_time(p95_ms, rig)
+        if choice.detector == "fusion" and not opened:
+            opened.append(build_detector(dataclasses.replace(config, detector="fusion")))
+    except UserError as error:
+        if not isinstance(error.__cause__, EngineError):
+            raise
+        choice = DetectorChoice("geometric", f"no engine runs the fusion detector: {error}")
+    log.info("detector auto: %s: %s", choice.detector, choice.reason)
+    return (opened[0] if choice.detector == "fusion" else geometric), choice
 
 
 def build_detector(config: PipelineConfig) -> stages.Detector:
@@ -158,7 +237,7 @@ def build_detector(config: PipelineConfig) -> stages.Detector:
     if name == "auto" and (config.runtime.device == "cpu" or not gpu_present(config.runtime.gpu)):
         return GeometricDetector(config.geometric)
     fallback = GeometricDetector(config.geometric)
-    detector = FusionDetector(config.fusion, config.runtime, fallback)
+    detector = open_fusion_detector(config.fusion, config.runtime, fallback)
     if name == "auto" and detector.proposal_network.device == "cpu":
         log.info("no engine runs the fusion detector on the GPU; using the geometric detector")
         return fallback
@@ -220,18 +299,17 @@ def _point_cloud(config: PipelineConfig) -> Callable[[SensorFrame], Cloud]:
 
 
 def _box_projection(config: PipelineConfig) -> stages.BoxProjection:
-    def project(boxes2d: stages.BoxesBySensor, frame: SensorFrame) -> Boxes3D:
-        return project_frame_boxes(boxes2d, frame, config.ground_projection)
-
-    return project
+    return ImageObjects(config.ground_projection, config.geometric)
 
 
 def _image_detector(config: PipelineConfig) -> stages.ImageDetector | None:
     name = config.image_detector
-    if name == "none":
+    if name in ("auto", "none"):
         return None
     if name == "rgb_thermal":
         return RgbThermalDetector(config.rgb_thermal_detector, config.runtime)
+    if name == "imported":
+        return ImportedDetector(config.imported_detector, config.runtime)
     options = _options(config, "image_detector")
     return plugins.load_stage("image_detector", name, IMAGE_DETECTORS, options)
 
@@ -244,6 +322,8 @@ def _segmenter(config: PipelineConfig) -> stages.Segmenter | None:
         return RgbThermalSegmenter(config.rgb_thermal_segmenter, config.runtime)
     if name == "drivable":
         return DrivableSegmenter(config.drivable, config.runtime)
+    if name == "imported":
+        return ImportedSegmenter(config.imported_segmenter, config.runtime)
     return plugins.load_stage("segmenter", name, SEGMENTERS, _options(config, "segmenter"))
 
 

@@ -18,13 +18,15 @@ from multimodal_perception.configuration import (
     build,
     load_yaml,
 )
+from multimodal_perception.files import check_name, user_path
 from multimodal_perception.frame import Modality, VehicleFootprint
 from multimodal_perception.image_topics import rectified_by_topic
 from multimodal_perception.resources import share_path
-from multimodal_perception.rig_topics import topic_conflict
+from multimodal_perception.rig_topics import check_topic_name, resolve_topic, topic_conflict
 from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics, RangeLimits
+from multimodal_perception.yaml_reader import YamlDumper
 
-# Unit of thermal images with floating-point pixels; auto decides by the values.
+# Unit of thermal images with floating-point pixels; auto: determined from the values.
 TemperatureUnit = Literal["auto", "kelvin", "celsius", "fahrenheit"]
 
 MESSAGE_TYPES: dict[Modality, tuple[str, ...]] = {
@@ -44,7 +46,8 @@ class Sensor:
             and _.
         modality: Type of the sensor: lidar, camera, thermal or ultrasonic. Change it to match the
             sensor.
-        topic: ROS topic of the sensor's messages. Change it to the topic that the driver publishes.
+        topic: ROS topic of the sensor's messages. A relative name, without a leading slash, is in the
+            namespace of the node. Change it to the topic that the driver publishes.
         frame_id: Coordinate frame of the messages; for images, the optical frame. It is used if a
             message has no frame_id. Change it to the name that the driver or the URDF uses.
         extrinsics: Mounting pose of the sensor. Keep it empty to take the pose from /tf and
@@ -68,14 +71,14 @@ class Sensor:
             the file. Set it if the driver publishes calibrated camera information.
         limits: Measuring limits of an ultrasonic sensor. Set them for the simulator.
         rectified: Whether the images are rectified, so that P and R of the CameraInfo are used
-            instead of K and D; auto decides by the topic, such as image_rect or rect/image. Set it
+            instead of K and D; auto: determined from the topic, such as image_rect or rect/image. Set it
             to true or false if the topics do not show it.
         apply_baseline: Whether the fourth column of P displaces the optical centre of a rectified
             stereo camera, as sensor_msgs defines for images in the frame of the first camera. Set
             it to false for drivers whose second camera has a frame_id of its own.
         counts_to_kelvin: Scale and offset of a radiometric thermal camera, kelvin = scale * count +
             offset. Keep it empty for cameras that publish 8-bit images.
-        temperature_unit: Unit of thermal images with floating-point pixels; auto decides between
+        temperature_unit: Unit of thermal images with floating-point pixels; auto selects between
             kelvin and celsius by the values and reports the choice. Set it to the unit that the
             driver publishes, in particular for fahrenheit.
         invalid_counts: Pixel values of 16-bit thermal images that mean no measurement; empty
@@ -127,8 +130,8 @@ class Sensor:
             object.__setattr__(self, "message", allowed[0])
         if self.message not in allowed:
             raise ValueError(f"message {self.message!r}; allowed: {', '.join(allowed)}")
-        if not self.topic.startswith("/") and not self.topic:
-            raise ValueError("topic is empty")
+        for key in ("topic", "camera_info_topic"):
+            check_topic_name(getattr(self, key), key)
         is_image = self.modality in (Modality.CAMERA, Modality.THERMAL)
         if is_image and self.intrinsics is None and self.camera_info_topic is None:
             raise ValueError("an image sensor needs intrinsics or a camera_info_topic")
@@ -253,14 +256,18 @@ class RigFile:
             )
 
 
-def load_rig(path: str | Path) -> Rig:
+def load_rig(path: str | Path, namespace: str = "/") -> Rig:
     """Read a rig file. Raises ConfigurationError with the file, the key and the allowed values."""
-    return parse_rig(load_yaml(path), str(path), Path(path))
+    return parse_rig(load_yaml(path), str(path), Path(path), namespace)
 
 
-def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
-    """Build a rig from parsed YAML. `source` is the name in errors. Raises ConfigurationError."""
+def parse_rig(values: Any, source: str, path: Path | None = None, namespace: str = "/") -> Rig:
+    """Build a rig from parsed YAML. `source` is the name in errors. Raises ConfigurationError.
+
+    namespace: to which relative topics are appended; the topics of the result are absolute.
+    """
     content = build(RigFile, values, source)
+    check_name(content.name, source, "name")
     if not content.sensors:
         raise ConfigurationError(f"{source}: sensors: a rig needs at least one sensor")
     sensors = {}
@@ -278,14 +285,15 @@ def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
                     f"{source}: {key}.name: not allowed; the key is the name of the sensor"
                 )
             entry = {"name": name, **entry}
-        sensor = build(Sensor, entry, source, key)
+        sensor = _with_absolute_topics(build(Sensor, entry, source, key), namespace)
         if sensor.topic in topics:
             raise ConfigurationError(
                 f"{source}: {key}.topic: {sensor.topic} is already used by {topics[sensor.topic]}"
             )
         topics[sensor.topic] = name
         sensors[name] = sensor
-    conflict = topic_conflict(sensors, content.odometry_topic)
+    odometry_topic = resolve_topic(content.odometry_topic, namespace)
+    conflict = topic_conflict(sensors, odometry_topic)
     if conflict is not None:
         raise ConfigurationError(f"{source}: {conflict}")
     return Rig(
@@ -293,11 +301,19 @@ def parse_rig(values: Any, source: str, path: Path | None = None) -> Rig:
         sensors,
         content.base_frame,
         content.odom_frame,
-        content.odometry_topic,
+        odometry_topic,
         content.footprint,
         path,
         content.footprint_offset_x,
         content.ground_z,
+    )
+
+
+def _with_absolute_topics(sensor: Sensor, namespace: str) -> Sensor:
+    return dataclasses.replace(
+        sensor,
+        topic=resolve_topic(sensor.topic, namespace),
+        camera_info_topic=resolve_topic(sensor.camera_info_topic, namespace),
     )
 
 
@@ -307,7 +323,7 @@ def resolve_rig_path(rig: str) -> Path:
         raise UserError(
             "parameter rig: missing; set it to the path of a rig file or the name of a shipped rig"
         )
-    path = Path(rig).expanduser()
+    path = user_path(rig)
     if path.is_file() or path.suffix or len(path.parts) > 1:
         return path
     try:
@@ -323,7 +339,7 @@ def dump_rig(rig: Rig) -> str:
     content = {k: v for k, v in _to_yaml(rig).items() if k != "path"}
     for sensor in content["sensors"].values():
         del sensor["name"]
-    return yaml.safe_dump(content, sort_keys=False)
+    return yaml.dump(content, Dumper=YamlDumper, sort_keys=False)
 
 
 def _to_yaml(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -17,6 +18,34 @@ ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 # Poses of sensors in the same frame differ by less than this (metres and rotation matrix entries).
 SAME_POSE = 1e-6
+
+
+# Names of topics by ROS 2's rules, without substitutions such as {node} and without ~.
+TOPIC_NAME = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(?:/[A-Za-z_][A-Za-z0-9_]*)*")
+
+
+def check_topic_name(topic: str | None, key: str) -> None:
+    """Raise ValueError for a name that ROS 2 does not allow. None is allowed."""
+    if topic is not None and (not TOPIC_NAME.fullmatch(topic) or "__" in topic or len(topic) > 200):
+        raise ValueError(
+            f"{key}: {topic[:60]!r} is not the name of a ROS topic, such as lidar/points (in the "
+            "namespace of the node) or /lidar/points"
+        )
+
+
+@overload
+def resolve_topic(topic: str, namespace: str) -> str: ...
+
+
+@overload
+def resolve_topic(topic: str | None, namespace: str) -> str | None: ...
+
+
+def resolve_topic(topic: str | None, namespace: str) -> str | None:
+    """The absolute name of a topic for a node in a namespace such as / or /robot_1."""
+    if topic is None or topic.startswith("/"):
+        return topic
+    return f"{namespace.rstrip('/')}/{topic}"
 
 
 def topic_conflict(sensors: dict[str, Sensor], odometry_topic: str | None) -> str | None:

@@ -107,6 +107,22 @@ def of_view(rig: Rig, cameras: Sequence[str], uses_thermal: bool = True) -> Sens
     return SensorUse(frozenset(names) | thermals, notes=(note,))
 
 
+def of_views(
+    rig: Rig, cameras: Sequence[str], max_images: int = 0, uses_thermal: bool = True
+) -> SensorUse:
+    """The sensors of a stage that processes the images of all cameras, or of configured ones.
+
+    cameras: configured names; empty for all. max_images: maximum number of images per frame, 0 for no
+    limit. uses_thermal: whether thermal cameras are processed, too.
+    """
+    modalities = IMAGE_MODALITIES if uses_thermal else (Modality.CAMERA,)
+    if cameras:
+        return of_view(rig, cameras, uses_thermal)
+    used = of_modalities(rig, *modalities)
+    turns = f"at most {max_images} of {len(used)} images are processed in each frame, in turns"
+    return SensorUse(used, notes=(turns,) if 0 < max_images < len(used) else ())
+
+
 def merged(*uses: SensorUse) -> SensorUse:
     """The use of several inputs of one stage."""
     used = frozenset[str]().union(*(u.used for u in uses))

@@ -8,9 +8,9 @@ The node reads both on another thread while a frame is processed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol, runtime_checkable
 
@@ -67,6 +67,19 @@ class SensorUser(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ImageResults:
+    """Results of the image networks for one frame, which run before the 3D detector.
+
+    boxes: 2D boxes (class, score, pixels of the image) by camera or thermal camera. segmentations:
+    masks in the size of the image, with the class scores where the segmenter has them, by camera or
+    thermal camera. An image that was not processed in this frame has no entry.
+    """
+
+    boxes: BoxesBySensor = field(default_factory=dict)
+    segmentations: MasksBySensor = field(default_factory=dict)
+
+
 class Detector(Stage, Protocol):
     """Detects objects in 3D."""
 
@@ -77,7 +90,12 @@ class Detector(Stage, Protocol):
 
     @property
     def uses_proposals(self) -> bool:
-        """Whether `detect` uses its `proposals`. If not, image detection may be skipped."""
+        """Whether `detect` uses `proposals` or 2D boxes. If not, image detection may be skipped."""
+        ...
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether `detect` uses segmentation masks. If not, segmentation may be skipped."""
         ...
 
     def prepare(self, frame: SensorFrame) -> None:
@@ -87,12 +105,54 @@ class Detector(Stage, Protocol):
         """
         ...
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+    def detect(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        proposals: Boxes3D | None = None,
+        image_results: ImageResults | None = None,
+    ) -> Boxes3D:
         """Boxes in the frame's base_frame at its stamp, highest score first.
 
-        proposals: boxes of an image detector in base_frame, projected onto the ground; a detector
-        with a refinement stage may refine them beside its own proposals.
+        proposals: 3D boxes of the 2D boxes of all images, in base_frame (see BoxProjection); a
+        detector with a refinement stage may refine them beside its own proposals. image_results: 2D
+        boxes and masks of the frame's images, for example as features of the LiDAR points; None
+        without image networks.
         """
+        ...
+
+
+@runtime_checkable
+class UsesPastSweeps(Protocol):
+    """A detector that also uses the LiDAR sweeps of earlier frames. Optional.
+
+    `detect` stores the sweeps of its frame itself. With these methods single frames of a recording can
+    be processed with the sweeps before them.
+    """
+
+    def add_past_sweep(self, frame: SensorFrame, cloud: Cloud) -> None:
+        """Store the points of a frame as a past sweep, without detecting objects in it."""
+        ...
+
+    def clear_past_sweeps(self) -> None:
+        """Remove all past sweeps."""
+        ...
+
+
+@runtime_checkable
+class LoadAdaptive(Protocol):
+    """A Detector that can reduce its computing time at the cost of accuracy. Optional.
+
+    The node changes the level while it runs (see load_control); replays and evaluations do not.
+    """
+
+    @property
+    def load_levels(self) -> tuple[str, ...]:
+        """Names of the load levels, from full accuracy (level 0) to the lowest computing time."""
+        ...
+
+    def set_load_level(self, level: int) -> None:
+        """Use load_levels[level] from the next `prepare` and `detect` on. Raises ValueError."""
         ...
 
 
@@ -105,10 +165,13 @@ class ImageDetector(Stage, Protocol):
 
 
 class BoxProjection(Protocol):
-    """Projects 2D boxes of all images of a frame onto the ground."""
+    """Makes 3D boxes of the 2D boxes in all images of a frame."""
 
-    def __call__(self, boxes2d: BoxesBySensor, frame: SensorFrame) -> Boxes3D:
-        """Boxes in the frame's base_frame at its stamp, with covariances."""
+    def __call__(self, boxes2d: BoxesBySensor, frame: SensorFrame, cloud: Cloud) -> Boxes3D:
+        """Boxes in the frame's base_frame at its stamp, highest score first, with covariances.
+
+        cloud: without points in a frame without LiDAR.
+        """
         ...
 
 
@@ -204,6 +267,32 @@ class QualityMonitor(Stage, Protocol):
         ...
 
 
+def needed_outputs(
+    frame: SensorFrame,
+    requested: Collection[Output],
+    detector: Detector,
+    occupancy: OccupancyMapper | None,
+) -> frozenset[Output]:
+    """The requested outputs, and those that the detector or the occupancy mapper uses in this frame."""
+    needed = set(requested)
+    if detector.uses_proposals or not frame.lidars:
+        needed.add(Output.IMAGE_BOXES)
+    if detector.uses_masks or (occupancy is not None and occupancy.uses_masks):
+        needed.add(Output.SEGMENTATIONS)
+    return frozenset(needed)
+
+
+def load_levels(detector: Detector) -> tuple[str, ...]:
+    """Names of the load levels of a detector; empty if it has none."""
+    return detector.load_levels if isinstance(detector, LoadAdaptive) else ()
+
+
+def set_load_level(detector: Detector, level: int) -> None:
+    """Use a load level of a detector that has some."""
+    if isinstance(detector, LoadAdaptive):
+        detector.set_load_level(level)
+
+
 def collect_counts(stages: Mapping[str, Stage | None]) -> dict[str, int]:
     """Counts of all stages that are not None, as `stage.sensor.reason`."""
     return {
@@ -218,6 +307,17 @@ def collect_status(stages: Mapping[str, Stage | None]) -> list[StageStatus]:
     return [status for stage in stages.values() for status in getattr(stage, "status", ())]
 
 
+# The pipeline's attribute of each stage, by the stage's name in counts and diagnostics.
+ATTRIBUTES = {
+    "detector": "detector",
+    "image_quality": "image_quality",
+    "near_field": "near_field",
+    "segmentation": "segmenter",
+    "image_fusion": "image_fusion",
+    "image_detector": "image_detector",
+    "tracking": "tracker",
+    "occupancy": "occupancy",
+}
 # Stages that only assess or post-process: a sensor that no other stage uses counts as unused.
 AUXILIARY_STAGES = ("image_quality", "tracking")
 

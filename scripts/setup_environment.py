@@ -42,7 +42,6 @@ def main() -> int:
 
 def build_environment(venv: Path) -> int:
     """Bring the environment at `venv` up to date. Returns an exit code."""
-    delete_stale_kernels()
     distribution = sourced_distribution()
     expected = fingerprint(distribution)
     stamp = venv / STAMP
@@ -64,17 +63,6 @@ def build_environment(venv: Path) -> int:
     stamp.write_text(expected)
     log("done")
     return 0
-
-
-def delete_stale_kernels() -> None:
-    """Delete compiled kernels older than the code, because numba does not detect changes in other
-    files."""
-    package = ROOT / "multimodal_perception"
-    cached = list(package.rglob("__pycache__/*.nb[ic]"))
-    newest = max(p.stat().st_mtime for p in package.rglob("*.py"))
-    if cached and newest > min(p.stat().st_mtime for p in cached):
-        for path in cached:
-            path.unlink(missing_ok=True)
 
 
 def sourced_distribution() -> str | None:

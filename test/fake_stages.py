@@ -11,6 +11,7 @@ import numpy as np
 from multimodal_perception.frame import Boxes3D, CameraImage, SensorFrame
 from multimodal_perception.perception import Boxes2D, OccupancyGrid, SegmentationMask, StageStatus
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.stages import ImageResults
 
 
 class FakeStage:
@@ -26,6 +27,7 @@ class FakeDetector(FakeStage):
 
     name = "fake"
     uses_proposals = False
+    uses_masks = False
 
     def __init__(
         self,
@@ -36,13 +38,21 @@ class FakeDetector(FakeStage):
         self.boxes, self.status = boxes, status
         self.prepared: list[SensorFrame] = []
         self.proposals: list[Boxes3D | None] = []
+        self.image_results: list[ImageResults | None] = []
 
     def prepare(self, frame: SensorFrame) -> None:
         self.prepared.append(frame)
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+    def detect(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        proposals: Boxes3D | None = None,
+        image_results: ImageResults | None = None,
+    ) -> Boxes3D:
         self.frames.append(frame)
         self.proposals.append(proposals)
+        self.image_results.append(image_results)
         if self.boxes is None:
             return Boxes3D.empty(frame.stamp_ns, frame.base_frame)
         return self.boxes(frame, cloud)

@@ -280,3 +280,44 @@ def test_modality_values():
 @given(st.integers(0, 2**31 - 1), st.integers(0, 10**9 - 1))
 def test_stamp_to_ns_returns_nanoseconds(seconds, nanoseconds):
     assert divmod(stamp_to_ns(seconds, nanoseconds), 10**9) == (seconds, nanoseconds)
+
+
+def boxes_with(count: int, **optional: object) -> Boxes3D:
+    rng = np.random.default_rng(count)
+    rows = rng.normal(size=(count, 7)).astype(np.float32)
+    scores, labels = np.ones(count, np.float32), np.ones(count, np.int64)
+    return Boxes3D(0, "base_link", rows, scores, labels, **optional)  # type: ignore[arg-type]
+
+
+def test_concatenated_boxes_keep_optional_values_and_mark_unknown_ones() -> None:
+    covariances = np.tile(np.eye(2, dtype=np.float32), (2, 1, 1))
+    first = boxes_with(
+        2,
+        velocities=np.ones((2, 2), np.float32),
+        covariances=np.ones((2, 6, 6), np.float32),
+        velocity_covariances=covariances,
+    )
+    second = boxes_with(3, track_ids=np.arange(3))
+    both = Boxes3D.concatenate([first, second])
+    np.testing.assert_array_equal(both.boxes, np.concatenate([first.boxes, second.boxes]))
+    assert both.velocities is not None and both.covariances is not None
+    assert (both.velocities[:2] == 1).all() and np.isnan(both.velocities[2:]).all()
+    assert (both.covariances[:2] == 1).all() and not both.covariances[2:].any()
+    assert both.velocity_covariances is not None
+    assert np.isnan(both.velocity_covariances[2:]).all()
+    assert both.track_ids is not None and both.track_ids.tolist() == [-1, -1, 0, 1, 2]
+    assert both.num_points is None and both.visibility is None
+    selected = both.select([4, 0])
+    assert selected.velocity_covariances is not None
+    np.testing.assert_array_equal(selected.velocity_covariances[1], np.eye(2))
+    with pytest.raises(ValueError, match="class names"):
+        Boxes3D.concatenate([first, dataclasses.replace(second, class_names=("a", "b"))])
+
+
+def test_velocity_covariances_turn_with_the_boxes() -> None:
+    covariances = np.array([[[4.0, 0.0], [0.0, 1.0]]], np.float32)
+    velocities = np.array([[3.0, 0.0]], np.float32)
+    boxes = boxes_with(1, velocities=velocities, velocity_covariances=covariances)
+    turned = boxes.transformed(poses.from_xyz_rpy((1, 2, 3), (0, 0, np.pi / 2)), "other")
+    np.testing.assert_allclose(turned.velocities, [[0.0, 3.0]], atol=1e-6)
+    np.testing.assert_allclose(turned.velocity_covariances, [[[1.0, 0.0], [0.0, 4.0]]], atol=1e-6)

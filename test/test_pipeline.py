@@ -25,7 +25,7 @@ from multimodal_perception.perception import Level, Perception, SensorHealth, St
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
 from multimodal_perception.pointcloud.ground_segmentation import Cloud, segment_ground
-from multimodal_perception.stages import Output
+from multimodal_perception.stages import ImageResults, Output
 from multimodal_perception.tracking import TrackingConfig
 from test.fake_stages import (
     FakeDetector,
@@ -125,7 +125,10 @@ def test_every_stage_is_timed_and_the_overhead_is_small(
     for _ in range(5):
         times = pipeline.process(frame).stage_ms
         assert set(times) == {"image_quality", "ground", "detect", "track", "occupancy", "total"}
-        overheads.append(times["total"] - sum(v for k, v in times.items() if k != "total"))
+        # Ground segmentation overlaps with the assessment of the images.
+        parts = {k: v for k, v in times.items() if k not in ("total", "ground", "image_quality")}
+        slower = max(times["ground"], times["image_quality"])
+        overheads.append(times["total"] - sum(parts.values()) - slower)
     assert 0 <= min(overheads) < 5.0  # the minimum: another process may use the core
 
 
@@ -181,24 +184,44 @@ def _occupied_at(perception: Perception, x: float, y: float) -> float:
     return float(grid.occupied[int(row), int(column)])
 
 
-def test_image_boxes_become_3d_boxes_only_without_lidar(frame: SensorFrame) -> None:
+def test_image_boxes_become_3d_boxes_without_lidar(frame: SensorFrame) -> None:
     image_detector = FakeImageDetector({"front.blank": 2})
     pipeline = build_pipeline(image_detector=image_detector)
     with_lidar = pipeline.process(frame)
     assert set(with_lidar.boxes2d) == set(frame.cameras) and "image_detect" in with_lidar.stage_ms
-    plain = build_pipeline().process(frame)
-    np.testing.assert_array_equal(with_lidar.boxes.boxes, plain.boxes.boxes)
     without_lidar = pipeline.process(replace(frame, lidars={}))
     assert len(without_lidar.boxes) == 1 and without_lidar.boxes.covariances is not None
     assert without_lidar.boxes.boxes[0, 0] > 5.0 and 0.0 < without_lidar.boxes.scores[0] < 0.9
+    assert without_lidar.boxes.track_ids is not None
     assert without_lidar.occupancy is not None
     assert pipeline.counts["image_detector.front.blank"] == 2
+
+
+def test_image_networks_run_before_the_detector_which_gets_their_results(
+    frame: SensorFrame,
+) -> None:
+    detector = FakeDetector()
+    pipeline = build_pipeline(
+        detector=detector,
+        image_detector=FakeImageDetector(),
+        segmenter=FakeSegmenter(),
+        occupancy=FakeMapper(),
+    )
+    pipeline.process(frame, requested=())
+    assert detector.image_results[-1] == ImageResults()  # nothing uses them
+    detector.uses_proposals = detector.uses_masks = True
+    perception = pipeline.process(frame, requested=())
+    results = detector.image_results[-1]
+    assert results is not None and results.boxes == perception.boxes2d
+    assert set(results.segmentations) == set(frame.cameras)
+    names = list(perception.stage_ms)
+    assert max(names.index("image_detect"), names.index("segment")) < names.index("detect")
 
 
 def test_optional_outputs_are_computed_only_on_request(frame: SensorFrame) -> None:
     fusion, segmenter, images = FakeImageFusion(), FakeSegmenter(), FakeImageDetector()
     stages = {"image_fusion": fusion, "segmenter": segmenter, "image_detector": images}
-    pipeline = build_pipeline(occupancy=FakeMapper(uses_masks=False), **stages)
+    pipeline = build_pipeline(detector=FakeDetector(), occupancy=FakeMapper(), **stages)
     none = pipeline.process(frame, requested=())
     assert not fusion.frames and not segmenter.frames and not images.frames
     assert not none.fused_images and not none.segmentations and not none.boxes2d

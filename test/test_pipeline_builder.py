@@ -15,7 +15,9 @@ from multimodal_perception.pipeline_builder import (
     PipelineConfig,
     build_pipeline,
     open_detector,
+    select_image_detector,
 )
+from multimodal_perception.rig import Rig, parse_rig
 from test.fake_stages import FakeDetector, FakeMapper
 
 
@@ -67,7 +69,7 @@ def test_auto_selects_the_networks_only_if_a_gpu_runs_them(
         def detect(self, *_: object) -> Boxes3D:
             return Boxes3D.empty(0, "base_link")
 
-    monkeypatch.setattr(pipeline_builder, "FusionDetector", FakeFusionDetector)
+    monkeypatch.setattr(pipeline_builder, "open_fusion_detector", FakeFusionDetector)
     for gpu, device_, expected in (
         (False, "cuda:0", "geometric"),
         (True, "cuda:0", "fusion"),
@@ -89,3 +91,24 @@ def test_open_detector_accepts_the_names_of_the_configuration() -> None:
 def test_open_detector_refuses_an_unknown_name_with_the_allowed_ones(name: str) -> None:
     with pytest.raises(UserError, match=r"allowed: auto, geometric, fusion.*shipped.*model"):
         open_detector(name)
+
+
+def test_image_detector_is_chosen_by_the_sensors_of_the_rig() -> None:
+    def rig(*modalities: str) -> Rig:
+        sensors = {m: {"modality": m, "topic": f"/{m}", "frame_id": m} for m in modalities}
+        for name in sensors.keys() - {"lidar"}:
+            sensors[name]["camera_info_topic"] = f"/{name}/camera_info"
+        return parse_rig({"name": "test", "sensors": sensors}, "test rig")
+
+    config = PipelineConfig()
+    assert config.image_detector == "auto"
+    assert select_image_detector(config, None) == "none"
+    assert select_image_detector(config, rig("lidar", "camera")) == "none"
+    assert select_image_detector(config, rig("camera")) == "rgb_thermal"
+    assert select_image_detector(config, rig("thermal")) == "rgb_thermal"
+    imported = PipelineConfig(image_detector="imported")
+    assert select_image_detector(imported, rig("lidar")) == "imported"
+    with pytest.raises(UserError, match=r"imported_detector\.model: missing"):
+        build_pipeline(imported)
+    with pytest.raises(UserError, match=r"imported_segmenter\.model: missing"):
+        build_pipeline(PipelineConfig(segmenter="imported"))

@@ -110,7 +110,7 @@ def test_an_unknown_name_is_refused_with_the_installed_entry_points(installed: N
         (
             "example_stages:IncompleteDetector",
             r"IncompleteDetector does not implement multimodal_perception.stages.Detector:"
-            r" missing prepare, uses_proposals",
+            r" missing prepare, uses_masks, uses_proposals",
         ),
     ],
 )

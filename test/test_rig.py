@@ -181,7 +181,7 @@ def test_missing_extrinsics_give_none():
         ("sensors.roof", [], ("truck.yaml: sensors.roof: expected a mapping",)),
         ("sensors.roof.topc", "/x", ("sensors.roof.topc: unknown key", "topic")),
         ("sensors.roof.topic", ..., ("sensors.roof.topic: missing",)),
-        ("sensors.roof.topic", "", ("sensors.roof: topic is empty",)),
+        ("sensors.roof.topic", "", ("sensors.roof: topic: '' is not the name of a ROS topic",)),
         ("sensors.roof.topic", 5, ("sensors.roof.topic: expected str",)),
         ("sensors.roof.topic", "/rear/range", ("sensors.rear.topic", "already used by roof")),
         ("sensors.roof.frame_id", ..., ("sensors.roof.frame_id: missing",)),

@@ -18,6 +18,7 @@ from multimodal_perception.sensor_use import (
     combine,
     limited,
     of_view,
+    of_views,
     training_rig_notes,
 )
 from multimodal_perception.stages import SensorUser
@@ -97,6 +98,19 @@ def test_stages_of_one_view_state_the_other_cameras() -> None:
     chosen = of_view(car, ("camera_rear", "gone"), uses_thermal=False)
     assert chosen.used == {"camera_rear"}
     assert chosen.notes == ("cameras: gone not in the rig",)
+
+
+def test_image_stages_use_all_cameras_or_the_configured_ones() -> None:
+    car = rig("car")
+    use = of_views(car, ())
+    assert len(use.used) >= 6 and not use.surplus and not use.notes
+    limited_use = of_views(car, (), 2)
+    assert limited_use.used == use.used
+    assert f"at most 2 of {len(use.used)} images are processed" in limited_use.notes[0]
+    assert of_views(car, ("camera_rear",)).used >= {"camera_rear"}
+    assert not of_views(car, (), uses_thermal=False).used & set(car.sensors_of(Modality.THERMAL))
+    stages = pipeline(segmenter="rgb_thermal", image_detector="rgb_thermal")
+    assert not stages.sensor_use(car).unused_images
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 9])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from multimodal_perception.kernels import njit
 
 FULL_CIRCLE = 2 * np.pi
 
@@ -14,7 +15,7 @@ _A0, _A1, _A2 = np.float32(0.99997726), np.float32(-0.33262347), np.float32(0.19
 _A3, _A4, _A5 = np.float32(-0.11643287), np.float32(0.05265332), np.float32(-0.01172120)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+@njit(nogil=True, fastmath=True, inline="always")
 def azimuth(x, y):  # type: ignore[no-untyped-def]
     """Approximate arctan2(y, x) in [-pi, pi], radians; the error is below 4e-6.
 

@@ -5,9 +5,10 @@ x y z is the centre of the box; yaw rotates about z.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 # Signs of length, width and height at the eight corners; same order as `corners`.
 CORNER_SIGNS = np.array(
@@ -101,7 +102,7 @@ def non_maximum_suppression(
     return _suppress(iou_bev(boxes, boxes), order, threshold)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _suppress(overlap, order, threshold):  # type: ignore[no-untyped-def]
     kept, n = np.empty(len(order), np.int64), 0
     for i in order:
@@ -120,7 +121,7 @@ def _as_arrays(
     return np.asarray(a, np.float64).reshape(-1, 7), np.asarray(b, np.float64).reshape(-1, 7)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count(points, boxes, margin):  # type: ignore[no-untyped-def]
     counts = np.zeros(len(boxes), np.int64)
     for j in range(len(boxes)):
@@ -136,7 +137,7 @@ def _count(points, boxes, margin):  # type: ignore[no-untyped-def]
     return counts
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _footprint(box):  # type: ignore[no-untyped-def]
     c, s = np.cos(box[6]), np.sin(box[6])
     polygon = np.empty((4, 2))
@@ -149,7 +150,7 @@ def _footprint(box):  # type: ignore[no-untyped-def]
     return polygon
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _overlap_area(a, b):  # type: ignore[no-untyped-def]
     """Area of the intersection of two convex counter-clockwise quadrilaterals.
 
@@ -185,7 +186,7 @@ def _overlap_area(a, b):  # type: ignore[no-untyped-def]
     return max(area / 2, 0.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _iou(a, b, volume):  # type: ignore[no-untyped-def]
     result = np.zeros((len(a), len(b)))
     for i in range(len(a)):
@@ -208,7 +209,7 @@ def _iou(a, b, volume):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _iou_each(a, b):  # type: ignore[no-untyped-def]
     result = np.empty(len(a))
     for i in range(len(a)):

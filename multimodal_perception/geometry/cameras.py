@@ -145,10 +145,10 @@ class CameraModel:
         distorted = cv2.projectPoints(rays, zero, zero, np.eye(3), self.coefficients)[0][:, 0]
         # Beyond the radius where the polynomial stops growing, points outside the field of view would
         # be projected into the image.
-        usable &= np.linalg.norm(ideal, axis=1) <= self._max_radius()
+        usable &= np.linalg.norm(ideal, axis=1) <= self.max_radius()
         return distorted, usable
 
-    def _max_radius(self) -> float:
+    def max_radius(self) -> float:
         """Undistorted radius (tangent of the angle) up to which the distorted radius grows."""
         radius = np.linspace(0.0, 10.0, 2001)
         k = np.zeros(8)
@@ -173,12 +173,12 @@ class CameraModel:
         )
         with np.errstate(invalid="ignore"):
             # The image direction of a point on the optical axis behind the camera is undefined.
-            usable = (theta <= self._max_theta()) & ((radius > 0) | (points[:, 2] > 0))
+            usable = (theta <= self.max_theta()) & ((radius > 0) | (points[:, 2] > 0))
         return points[:, :2] * scale[:, None], usable
 
     def _undistort_equidistant(self, distorted: NDArray[np.float64]) -> NDArray[np.float64]:
         radius = np.linalg.norm(distorted, axis=1)
-        max_theta = self._max_theta()
+        max_theta = self.max_theta()
         low, high = np.zeros_like(radius), np.full_like(radius, max_theta)
         theta = np.clip(radius, 0.0, max_theta)
         for _ in range(60):  # Newton steps; bisection where a step leaves the bracket
@@ -204,7 +204,7 @@ class CameraModel:
         t2, (k1, k2, k3, k4) = theta**2, self.coefficients
         return 1 + t2 * (3 * k1 + t2 * (5 * k2 + t2 * (7 * k3 + t2 * 9 * k4)))
 
-    def _max_theta(self) -> float:
+    def max_theta(self) -> float:
         """Angle to the optical axis up to which the distorted angle grows, radians."""
         theta = np.linspace(0.0, np.pi, 1001)
         decreasing = np.flatnonzero(self._theta_slope(theta) <= 0)

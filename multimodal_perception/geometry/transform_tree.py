@@ -6,7 +6,7 @@ some seconds and interpolated at the requested stamp.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 import numpy as np
@@ -97,6 +97,21 @@ class TransformTree:
         """Return the parent of a frame, or None if it has none."""
         edge = self._edges.get(normalise_name(frame))
         return None if edge is None else edge.parent
+
+    def newest_ns(self, frame: str) -> int | None:
+        """Return the newest stamp of a frame's moving transform, or None if it has none."""
+        edge = self._edges.get(normalise_name(frame))
+        return None if edge is None or edge.static or not edge.stamps else edge.stamps[-1]
+
+    def remove_after(self, stamp_ns: int) -> None:
+        """Remove the poses of dynamic transforms with later stamps."""
+        for child, edge in list(self._edges.items()):
+            if edge.static or edge.stamps[-1] <= stamp_ns:
+                continue
+            at = bisect_right(edge.stamps, stamp_ns)
+            del edge.stamps[at:], edge.poses[at:]
+            if not edge.stamps:
+                del self._edges[child]
 
     def empty_copy(self) -> TransformTree:
         """Return a tree without frames that keeps as many transforms as this one."""

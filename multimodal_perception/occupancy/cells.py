@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 
 class GridGeometry(NamedTuple):
@@ -55,7 +56,7 @@ class GridGeometry(NamedTuple):
         )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def cell_centre(cells, row, column):  # type: ignore[no-untyped-def]
     """x and y in base_link of a cell's centre, m."""
     u = (column + 0.5) * cells.resolution
@@ -66,7 +67,7 @@ def cell_centre(cells, row, column):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def cell_at(cells, x, y):  # type: ignore[no-untyped-def]
     """Row and column of the cell that contains a point in base_link; they may be outside the grid."""
     dx, dy = x - cells.origin_x, y - cells.origin_y

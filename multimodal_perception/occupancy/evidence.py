@@ -11,12 +11,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.kernels import njit
 from multimodal_perception.occupancy.cells import GridGeometry
 
 Rule = Literal["yager", "dempster", "log_odds"]
@@ -201,7 +201,7 @@ def shift_layer(layer: Layer, rows: int, columns: int) -> Layer:
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _decay(free, occupied, conflict, keep, keep_moving):  # type: ignore[no-untyped-def]
     # Conflict in a cell is mostly caused by motion (Moras et al. 2011), so it ages faster.
     f, o, c = free.reshape(-1), occupied.reshape(-1), conflict.reshape(-1)
@@ -212,7 +212,7 @@ def _decay(free, occupied, conflict, keep, keep_moving):  # type: ignore[no-unty
         c[i] *= factor
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _yager(f, o, c, g, p):  # type: ignore[no-untyped-def]
     """Yager 1987, eq. 8: contradiction adds to unknown.
 
@@ -225,7 +225,7 @@ def _yager(f, o, c, g, p):  # type: ignore[no-untyped-def]
     return f * (one - p) + (u + c) * g, o * (one - g) + (u + c) * p, f * p + o * g + c * v
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _dempster(f, o, c, g, p):  # type: ignore[no-untyped-def]
     """Dempster 1967, eq. 2.7: joint masses without the contradiction, normalised to one."""
     one, zero = np.float32(1.0), np.float32(0.0)
@@ -236,7 +236,7 @@ def _dempster(f, o, c, g, p):  # type: ignore[no-untyped-def]
     return (f * (one - p) + u * g) * scale, (o * (one - g) + u * p) * scale, zero
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _log_odds(f, o, c, g, p):  # type: ignore[no-untyped-def]
     """Moravec and Elfes 1985 in odds form: adds the log-odds of the pignistic probabilities."""
     one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)
@@ -247,7 +247,7 @@ def _log_odds(f, o, c, g, p):  # type: ignore[no-untyped-def]
     return max(one - a - a, zero), max(a + a - one, zero), zero
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _combine(  # type: ignore[no-untyped-def]
     free, occupied, conflict, source_free, source_occupied, rule, top, bottom, left, right
 ):

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
+from multimodal_perception.kernels import njit
 from multimodal_perception.occupancy.cells import GridGeometry, cell_at, cell_centre
 from multimodal_perception.occupancy.evidence import EvidentialGrid, GridConfig
 from multimodal_perception.occupancy.footprints import FootprintConfig, FootprintModel
@@ -299,7 +299,7 @@ def resample_to_base_axes(
     return result
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _clear_occluded_free_space(  # type: ignore[no-untyped-def]
     memory, free, occupied, cells, x, y, depth
 ):
@@ -328,7 +328,7 @@ def _clear_occluded_free_space(  # type: ignore[no-untyped-def]
                     break
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _resample_to_base_axes(  # type: ignore[no-untyped-def]
     free, occupied, conflict, source_free, source_occupied, source_conflict, cells, left, bottom
 ):
@@ -369,7 +369,7 @@ def _resample_to_base_axes(  # type: ignore[no-untyped-def]
                     free[i, j], occupied[i, j], conflict[i, j] = f[at], o[at], n[at]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _resample(  # type: ignore[no-untyped-def]
     free, occupied, cells, source_free, source_occupied, left, bottom, step, reliability
 ):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D
+from multimodal_perception.kernels import njit
 from multimodal_perception.occupancy.cells import GridGeometry, cell_at, cell_centre
 
 Layer = NDArray[np.float32]
@@ -101,7 +101,7 @@ def _window(cells: GridGeometry, box: NDArray[np.float64]) -> Window:
     return cells.window(float(box[0]), float(box[1]), 0.5 * float(np.hypot(box[3], box[4])))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fill(layer, window, cells, box, mass):  # type: ignore[no-untyped-def]
     """Raise the cells whose centre is inside the box to `mass`; a negative mass sets them to zero.
 

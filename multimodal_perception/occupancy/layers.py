@@ -23,8 +23,10 @@ SEMANTIC_CLASS_OF_BOX = {
     "van": "vehicle",
     "truck": "vehicle",
     "bus": "vehicle",
+    "trailer": "vehicle",
     "pedestrian": "person",
     "cyclist": "person",
+    "motorcyclist": "person",
     "cone": "pole",
     "barrier": "wall",
 }

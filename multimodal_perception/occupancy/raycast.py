@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.geometry.angles import FULL_CIRCLE, azimuth
+from multimodal_perception.kernels import njit
 from multimodal_perception.occupancy.cells import GridGeometry, cell_at, cell_centre
 from multimodal_perception.perception import OccupancyGrid
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
@@ -195,7 +195,7 @@ class RayCaster:
         )
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _lowest_passing_slopes(  # type: ignore[no-untyped-def]
     slopes, stopped, points, height, source, index, origin, resolution, low, ceiling
 ):
@@ -239,7 +239,7 @@ def _lowest_passing_slopes(  # type: ignore[no-untyped-def]
     return _fill_azimuth_gaps(slopes, filled, ends)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _bearings(points, origin, azimuths):  # type: ignore[no-untyped-def]
     """Azimuth bin (N,) int32 and horizontal distance (N,) float32 from a LiDAR."""
     bins, distances = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
@@ -254,7 +254,7 @@ def _bearings(points, origin, azimuths):  # type: ignore[no-untyped-def]
     return bins, distances
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fill_azimuth_gaps(slopes, filled, ends):  # type: ignore[no-untyped-def]
     """Fill an azimuth bin between two columns of the LiDAR with the higher slope of both.
 
@@ -277,7 +277,7 @@ def _fill_azimuth_gaps(slopes, filled, ends):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _fill_free(  # type: ignore[no-untyped-def]
     free, slopes, filled, cells, heights, bin_length, origin, mass, clearance
 ):
@@ -305,7 +305,7 @@ def _fill_free(  # type: ignore[no-untyped-def]
             free[i, j] = max(free[i, j], new)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _polar(bins, distance, row, cells, x, y, count):  # type: ignore[no-untyped-def]
     """Angular bin (of `count` bins) and distance of the cell centres of a row, around x, y."""
     start_x, start_y = cell_centre(cells, row, 0)
@@ -321,7 +321,7 @@ def _polar(bins, distance, row, cells, x, y, count):  # type: ignore[no-untyped-
         bins[j] = at - count if at >= count else at
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+@njit(nogil=True, fastmath=True, inline="always")
 def _ground_at(heights, ring):  # type: ignore[no-untyped-def]
     """z of a GroundModel's sector (rings,) at a position in rings, linear between ring centres."""
     ring = ring - np.float32(0.5)
@@ -330,7 +330,7 @@ def _ground_at(heights, ring):  # type: ignore[no-untyped-def]
     return heights[low] + fraction * (heights[low + 1] - heights[low])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add_hits(  # type: ignore[no-untyped-def]
     occupied, points, height, source, low, high, cells, masses
 ):
@@ -345,7 +345,7 @@ def _add_hits(  # type: ignore[no-untyped-def]
                 occupied[row, column] = before + max(gain, np.float32(0.0))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _reduce_free_by_occupied(free, occupied):  # type: ignore[no-untyped-def]
     """Give returns priority over rays: a thin pole occupies a cell that most rays pass."""
     f, o = free.reshape(-1), occupied.reshape(-1)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from multimodal_perception.frame import SensorFrame, UltrasonicReading
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.angles import azimuth
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.kernels import njit
 from multimodal_perception.occupancy.cells import GridGeometry, cell_centre
 from multimodal_perception.ultrasonic_readings import unusable_reason
 
@@ -286,7 +286,7 @@ class UltrasonicModel:
         _fill_cone(free, occupied, window, cells, pose, free_range, arc, thickness, masses)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fill_cone(  # type: ignore[no-untyped-def]
     free, occupied, window, cells, pose, free_range, arc, thickness, masses
 ):
@@ -317,7 +317,7 @@ def _fill_cone(  # type: ignore[no-untyped-def]
                 occupied[i, j] += (1.0 - occupied[i, j]) * mass
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _arc_mean(layer, window, cells, pose, arc, thickness):  # type: ignore[no-untyped-def]
     """Mean of a layer over the arc of an echo, with the profile of its occupied mass as weights."""
     sensor_x, sensor_y, heading, half = pose
@@ -336,7 +336,7 @@ def _arc_mean(layer, window, cells, pose, arc, thickness):  # type: ignore[no-un
     return total / weights if weights > 0.0 else 0.0
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _resolve_overlap(free, occupied, top, bottom, left, right):  # type: ignore[no-untyped-def]
     for i in range(top, bottom):
         for j in range(left, right):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import LidarSweep
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.kernels import njit
 from multimodal_perception.pointcloud.returns import find_returns
 
 Pose = NDArray[np.float64]
@@ -101,7 +101,7 @@ def _extrapolate_repeated(known: list[Pose]) -> list[Pose]:
     return result
 
 
-@numba.njit(cache=True)
+@njit()
 def _time_range(times, limit):  # type: ignore[no-untyped-def]
     """Minimum and maximum of the times within +-limit; 0 and 0 if there are none."""
     first, last = np.inf, -np.inf
@@ -111,7 +111,7 @@ def _time_range(times, limit):  # type: ignore[no-untyped-def]
     return (first, last) if first <= last else (0.0, 0.0)
 
 
-@numba.njit(cache=True)
+@njit()
 def _transform_points(points, times, first, knots_per_s, limit, motions, result):  # type: ignore[no-untyped-def]
     """motions: (K, 3, 4) float32, from the sensor at a knot's time to the sensor at the stamp."""
     last_knot = len(motions) - 2

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import SensorFrame, VehicleFootprint
 from multimodal_perception.geometry.angles import FULL_CIRCLE, azimuth
+from multimodal_perception.kernels import njit
 from multimodal_perception.pointcloud.intensity import estimate_gain, full_scale
 
 # The tolerance does not grow any further for gaps longer than this: behind long shadows, the bonnets of
@@ -206,7 +206,7 @@ def _normalise_intensities(
         start += count
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _object_intensities(points, height, min_height, step):  # type: ignore[no-untyped-def]
     """Intensities of the returns from nearby objects, of every step-th point."""
     samples = np.empty(len(points) // step + 1, np.float32)
@@ -219,13 +219,13 @@ def _object_intensities(points, height, min_height, step):  # type: ignore[no-un
     return samples[:n]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _scale_intensities(points, gain):  # type: ignore[no-untyped-def]
     for i in range(len(points)):
         points[i, 3] = min(points[i, 3] * gain, np.float32(1.0))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _transform(points, pose, max_range, footprint, scale):  # type: ignore[no-untyped-def]
     """Points (M, 4) in base_link within max_range and outside the footprint, intensities scaled."""
     result = np.empty((len(points), 4), np.float32)
@@ -245,7 +245,7 @@ def _transform(points, pose, max_range, footprint, scale):  # type: ignore[no-un
     return result[:n]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _polar_positions(points, sectors, bins, bin_length):  # type: ignore[no-untyped-def]
     """Sector (N,) int32 of each point, and its distance from the vehicle (N,) float32 in bins."""
     sector, distance = np.empty(len(points), np.int32), np.empty(len(points), np.float32)
@@ -260,7 +260,7 @@ def _polar_positions(points, sectors, bins, bin_length):  # type: ignore[no-unty
     return sector, distance
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _sort_heights(points, sector, distance, sectors, bins):  # type: ignore[no-untyped-def]
     """Heights z (N,) sorted by cell (sector, then bin), and the first index of each cell."""
     cells = np.empty(len(points), np.int32)
@@ -278,7 +278,7 @@ def _sort_heights(points, sector, distance, sectors, bins):  # type: ignore[no-u
     return z, starts
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _follow_ground(  # type: ignore[no-untyped-def]
     points, sector_of, distance, heights, bin_length, height_tolerance, tolerance_growth, max_slope
 ):
@@ -315,7 +315,7 @@ def _follow_ground(  # type: ignore[no-untyped-def]
     _fill_gaps(ground, heights)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _rises_steeply(z, starts, cell, remaining, lowest, bin_length):  # type: ignore[no-untyped-def]
     """Whether the sector's returns within LOOKAHEAD behind a bin rise steeply above its lowest return.
 
@@ -332,7 +332,7 @@ def _rises_steeply(z, starts, cell, remaining, lowest, bin_length):  # type: ign
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fill_gaps(ground, heights):  # type: ignore[no-untyped-def]
     """Fill heights (sectors, bins) from ground heights with gaps (NaN).
 
@@ -361,7 +361,7 @@ def _fill_gaps(ground, heights):  # type: ignore[no-untyped-def]
             heights[sector, k] = max(min(a, b), min(max(a, b), c))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@njit(nogil=True, fastmath=True)
 def _interpolate(sector, distance, heights):  # type: ignore[no-untyped-def]
     """Ground z (N,) float32 at polar positions, linear between the centres of neighbouring bins."""
     bins = heights.shape[1]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from multimodal_perception.kernels import njit
 
 
 class Returns(NamedTuple):
@@ -41,7 +42,7 @@ def find_returns(points: NDArray[np.float32], min_range: float, max_range: float
     return Returns(keep, *(int(n) for n in counts))
 
 
-@numba.njit(cache=True)
+@njit()
 def _classify(points, min_squared, max_squared, keep):  # type: ignore[no-untyped-def]
     not_finite, near, far = 0, 0, 0
     for i in range(len(points)):

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.geometry.angles import FULL_CIRCLE, azimuth
+from multimodal_perception.kernels import njit
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
 # Fraction of isolated returns from which the air is considered not clear. Clear streets with trees have
@@ -72,7 +72,7 @@ def neighbour_support(cloud: Cloud) -> NDArray[np.float32] | None:
     return support
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _isolated_fraction(points, source, origins, ranges):  # type: ignore[no-untyped-def]
     """Fraction of returns whose range differs from both neighbours in the sweep; fills ranges (N,)."""
     for i in range(len(points)):
@@ -87,7 +87,7 @@ def _isolated_fraction(points, source, origins, ranges):  # type: ignore[no-unty
     return count / max(len(points) - 2, 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _grid_position(point, origin):  # type: ignore[no-untyped-def]
     """Row and column of a point in the angular grid; the row may be outside."""
     x, y, z = point[0] - origin[0], point[1] - origin[1], point[2] - origin[2]
@@ -96,7 +96,7 @@ def _grid_position(point, origin):  # type: ignore[no-untyped-def]
     return int(np.floor((elevation - MIN_ELEVATION) / ROW_STEP)), column
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _range_image(points, source, index, origin, ranges):  # type: ignore[no-untyped-def]
     """Ranges of one LiDAR's returns on the angular grid, 0 where there is none."""
     image = np.zeros((ROWS, COLUMNS), np.float32)
@@ -108,7 +108,7 @@ def _range_image(points, source, index, origin, ranges):  # type: ignore[no-unty
     return image
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count_isolated_in_rows(points, source, index, origin, ranges):  # type: ignore[no-untyped-def]
     """Number of cells with left and right neighbours, and how many of them differ from both."""
     image = _range_image(points, source, index, origin, ranges)
@@ -124,7 +124,7 @@ def _count_isolated_in_rows(points, source, index, origin, ranges):  # type: ign
     return checked, isolated
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _compute_support(points, source, index, origin, ranges, support):  # type: ignore[no-untyped-def]
     """Fill support (N,) for the returns of one LiDAR; see neighbour_support."""
     image = _range_image(points, source, index, origin, ranges)

@@ -9,6 +9,7 @@ import numpy as np
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.perception import Boxes2D, OccupancyGrid, SegmentationMask
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.stages import ImageResults
 
 
 class NearestPointDetector:
@@ -16,6 +17,7 @@ class NearestPointDetector:
 
     name = "nearest_point"
     uses_proposals = False
+    uses_masks = False
 
     def __init__(self, size: float = 1.0) -> None:
         if size <= 0:
@@ -26,7 +28,13 @@ class NearestPointDetector:
     def prepare(self, frame: SensorFrame) -> None:
         """Nothing to prepare."""
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+    def detect(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        proposals: Boxes3D | None = None,
+        image_results: ImageResults | None = None,
+    ) -> Boxes3D:
         points = cloud.points[cloud.height > 0.3]
         if not len(points):
             self.counts["no_points"] += 1
@@ -83,7 +91,7 @@ class FreeMapper:
 
 
 class IncompleteDetector:
-    """A detector without `prepare` and `uses_proposals`."""
+    """A detector without `prepare`, `uses_proposals` and `uses_masks`."""
 
     name = "incomplete"
 

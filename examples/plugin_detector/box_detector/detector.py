@@ -9,6 +9,7 @@ from scipy.ndimage import label
 
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
+from multimodal_perception.stages import ImageResults
 
 EXTENT_M = 40.0
 
@@ -21,6 +22,7 @@ class GridDetector:
 
     name = "boxes_by_grid"
     uses_proposals = False  # boxes of an image detector are ignored
+    uses_masks = False  # so are segmentation masks
 
     def __init__(self, cell: float = 0.4, min_points: int = 30) -> None:
         """cell: size of the grid cells, metres. min_points: of a group; smaller groups are dropped."""
@@ -32,7 +34,13 @@ class GridDetector:
     def prepare(self, frame: SensorFrame) -> None:
         """Nothing to prepare: this detector needs only the point cloud."""
 
-    def detect(self, frame: SensorFrame, cloud: Cloud, proposals: Boxes3D | None = None) -> Boxes3D:
+    def detect(
+        self,
+        frame: SensorFrame,
+        cloud: Cloud,
+        proposals: Boxes3D | None = None,
+        image_results: ImageResults | None = None,
+    ) -> Boxes3D:
         """Boxes in base_link, highest score first."""
         obstacle = (cloud.height > 0.3) & (cloud.height < 2.5)
         points = cloud.points[obstacle & (np.abs(cloud.points[:, :2]) < EXTENT_M).all(axis=1)]

@@ -10,15 +10,19 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from multimodal_perception import __version__
 from multimodal_perception.resources import share_path
+
+if TYPE_CHECKING:
+    from multimodal_perception.rig import Rig
 
 State = Literal["ok", "optional", "missing"]
 INSTALL_COMMAND = "make env"
@@ -61,6 +65,12 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rig", help="rig file, or name of a shipped rig, to check as well")
+    parser.add_argument(
+        "--warm",
+        action="store_true",
+        help="compile the kernels and measure the inference engines now, so that the first start of the "
+        "node takes no longer than later ones; with --rig, for the sensors of this rig",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(f.subject, f"[{colours[f.state]}]{f.state}[/]", f.detail, f.fix)
     console = Console()
     console.print(table)
+    rig = None
     if args.rig:
         from multimodal_perception.rig import load_rig, resolve_rig_path
 
@@ -82,8 +93,24 @@ def run(args: argparse.Namespace) -> int:
     if broken:
         console.print(f"[red]perception cannot run without: {', '.join(broken)}[/]")
         return 1
+    if args.warm:
+        _warm_up(console, rig)
     console.print("[green]perception can run[/]")
     return 0
+
+
+def _warm_up(console: Console, rig: Rig | None) -> None:
+    """Fill the caches of kernels, measured times and compiled models for the default parameters."""
+    from multimodal_perception.kernels import CACHE_FOLDER
+    from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
+    from multimodal_perception.pointcloud.deskew import compile_kernels
+
+    start = time.monotonic()
+    with console.status("compiling kernels and measuring inference engines"):
+        compile_kernels()
+        build_pipeline(PipelineConfig(), rig)
+    seconds = time.monotonic() - start
+    console.print(f"kernels and engines are ready ({seconds:.0f} s); kernels: {CACHE_FOLDER}")
 
 
 def _system() -> list[Check]:

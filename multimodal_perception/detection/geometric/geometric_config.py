@@ -18,7 +18,7 @@ class GeometricConfig:
             Raise the minimum if grass or kerbs become objects; lower the maximum if trees join
             objects.
         max_gap: Maximum gap between points of one object, at distance 0. Increase it if objects are
-            split into several clusters; decrease it if neighbouring objects are joined.
+            split into several clusters; decrease it if neighbouring objects become one cluster.
         max_gap_growth: Increase of max_gap per metre of distance, because the spacing of a LiDAR's
             points grows with the distance. Increase it for LiDARs with a low resolution.
         min_points: Minimum number of points of a cluster. Decrease it to detect distant objects;

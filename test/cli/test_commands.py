@@ -97,6 +97,17 @@ def test_doctor_lists_installed_and_missing_packages(
     assert "pip install numba" in output
 
 
+def test_doctor_compiles_kernels_in_advance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from multimodal_perception import kernels
+
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["doctor", "--warm", "--rig", "kitti"]) == 0
+    assert f"kernels: {kernels.CACHE_FOLDER}" in capsys.readouterr().out.replace("\n", "")
+    assert list(kernels.CACHE_FOLDER.rglob("*.nbc"))  # type: ignore[union-attr]
+
+
 def test_the_demo_replays_four_modalities_into_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

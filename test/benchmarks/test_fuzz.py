@@ -35,6 +35,18 @@ def test_mutated_files_are_read_or_refused(target: str, tmp_path: Path) -> None:
             assert str(error)
 
 
+def test_a_topic_whose_name_is_a_mapping_is_refused(tmp_path: Path) -> None:
+    """Found by `bench fuzz files --count 10000`."""
+    definition = FILE_TARGETS["bag_sqlite"]
+    definition.write(tmp_path)
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    text = metadata.read_text()
+    assert "name: /lidar/points" in text
+    metadata.write_text(text.replace("name: /lidar/points", "name: {a: 1}"))
+    with pytest.raises(UserError, match=r"bag.*"):
+        definition.read(tmp_path)
+
+
 def test_mutated_messages_and_frames_are_processed() -> None:
     assert max(fuzz_messages(5, 400)) >= 400
     assert max(fuzz_frames(5, 30)) == 30

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from multimodal_perception import stages
 from multimodal_perception.detection.ego_vehicle import remove_ego_vehicle
@@ -24,7 +25,6 @@ class Pipeline:
 
     Build one with `pipeline_builder.build_pipeline`. Stages that are None are skipped. Frames must be
     in the order of their stamps. `counts` and `status` may be read from another thread.
-
     choice_status: how the stages were chosen, for diagnostics.
     """
 
@@ -39,9 +39,7 @@ class Pipeline:
     near_field: stages.NearFieldEstimator | None = None
     occupancy: stages.OccupancyMapper | None = None
     choice_status: tuple[StageStatus, ...] = ()
-    _ground_thread: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, "ground"), init=False, repr=False
-    )
+    _thread: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1), init=False)
     _own_counts: Counter[str] = field(default_factory=Counter, init=False)
 
     def process(
@@ -64,15 +62,14 @@ class Pipeline:
         timed = StageTimer()
         with timed("total"):
             # The ground needs no image: it is segmented while the images are assessed.
-            ground = self._ground_thread.submit(self._segment_ground, frame, timed)
+            ground = self._thread.submit(self._segment_ground, frame, timed)
             with timed("image_quality"):
                 quality = self.image_quality.assess(frame, agreement)
                 frame = self.image_quality.drop_low_quality(frame, quality)
                 health = stages.with_image_quality(health or {}, quality)
             self.detector.prepare(frame)
             cloud = ground.result()
-            # Points that may be rain or fog are left out. They still count as obstacles to rays.
-            reliable = cloud.reliable
+            reliable = cloud.reliable  # without rain and fog, which still end the rays of the grid
             boxes2d: stages.BoxesBySensor = {}
             masks: stages.MasksBySensor = {}
             projected = Boxes3D.empty(frame.stamp_ns, frame.base_frame)
@@ -85,8 +82,7 @@ class Pipeline:
                 with timed("segment"):
                     masks = self.segmenter.segment(frame)
             with timed("detect"):
-                images = ImageResults(boxes2d, masks)
-                boxes = self._detect(frame, reliable, projected, images)
+                boxes = self._detect(frame, reliable, projected, ImageResults(boxes2d, masks))
             if self.tracker is not None:
                 with timed("track"):
                     boxes = self.tracker.update(boxes, frame)
@@ -135,15 +131,6 @@ class Pipeline:
     def status(self) -> list[StageStatus]:
         """Status of the stages, such as the inference engines in use, for diagnostics."""
         return [*self.choice_status, *stages.collect_status(self._stages())]
-
-    @property
-    def load_levels(self) -> tuple[str, ...]:
-        """Names of the load levels of the detector; empty if it has none."""
-        return stages.load_levels(self.detector)
-
-    def set_load_level(self, level: int) -> None:
-        """Use a load level from the next frame on; call it between frames. See stages.LoadAdaptive."""
-        stages.set_load_level(self.detector, level)
 
     def sensor_use(self, rig: Rig) -> RigUse:
         """Which sensors of a rig no stage uses, and which images exceed the inputs of a network."""

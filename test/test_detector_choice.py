@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from multimodal_perception import pipeline_builder
+from multimodal_perception import detector_choice, pipeline_builder
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detector_choice import (
     MeasuredTime,
@@ -151,13 +150,20 @@ def test_measured_frames_have_the_sensors_of_the_rig_under_other_names(rig: Rig)
     assert [f.stamp_ns for f in frames] == sorted({f.stamp_ns for f in frames})
 
 
-def test_waiting_for_the_cpu_is_a_disturbance_and_computing_is_not(rig: Rig) -> None:
-    assert measure_pipeline(lambda frame: time.sleep(0.01), rig).disturbed
+def test_waiting_for_the_cpu_is_a_disturbance_and_computing_is_not(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clocks are replaced: threads of other tests use CPU time of this process."""
+    now = {"wall": 0.0, "cpu": 0.0}
+    monkeypatch.setattr(detector_choice.time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(detector_choice.time, "process_time", lambda: now["cpu"])
 
-    def compute(frame: SensorFrame) -> None:
-        end = time.process_time() + 0.005
-        while time.process_time() < end:
-            pass
+    def run(cpu_fraction: float) -> MeasuredTime:
+        def process(frame: SensorFrame) -> None:
+            now["wall"] += 0.010
+            now["cpu"] += 0.010 * cpu_fraction
 
-    computed = measure_pipeline(compute, rig)
-    assert computed.p95_ms >= 5.0
+        return measure_pipeline(process, rig)
+
+    assert run(0.5).disturbed and not run(1.0).disturbed and not run(1.9).disturbed
+    assert run(1.0).p95_ms == pytest.approx(10.0)

@@ -62,7 +62,9 @@ def open_reader(path: Path) -> AnyReader:
         reader.open()
         for connection in reader.connections:  # rosbags does not check the types in metadata.yaml
             if not isinstance(connection.topic, str) or not isinstance(connection.msgtype, str):
-                raise DatasetError(f"{path}: metadata.yaml: the name or type of a topic is not a text")
+                raise DatasetError(
+                    f"{path}: metadata.yaml: the name or type of a topic is not a text"
+                )
         # rosbags uses the default types only if the bag has no definitions at all.
         store, known = reader.typestore, typestore().fielddefs
         store.register({n: d for n, d in known.items() if n not in store.fielddefs})

@@ -128,7 +128,7 @@ class NuScenesDataset(Dataset):
         try:
             rows = read_json(path)
         except DatasetError as error:
-            raise DatasetError(f"{error}: not a nuScenes table") from error
+            raise DatasetError(f"{path}: not a nuScenes table ({error})") from error
         if not isinstance(rows, list) or not all(
             isinstance(r, dict) and isinstance(r.get("token"), str) for r in rows
         ):

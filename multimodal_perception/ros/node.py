@@ -14,6 +14,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from multimodal_perception import stages
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.load_control import LoadController
@@ -89,7 +90,9 @@ class PerceptionNode(LifecycleNode):
             self._rig = load_rig(resolve_rig_path(self._config.rig), self.get_namespace())
             self._pipeline = build_pipeline(self._config.pipeline, self._rig)
             compile_kernels()  # of deskewing, which is not a stage of the pipeline
-            self._load = LoadController(self._pipeline.load_levels, self._config.load)
+            self._load = LoadController(
+                stages.load_levels(self._pipeline.detector), self._config.load
+            )
             self._publishers_owned = OutputPublishers(self, self._types, self._rig, self._config)
         except Exception as error:  # rclpy would not print it
             expected = isinstance(error, UserError)
@@ -251,7 +254,7 @@ class PerceptionNode(LifecycleNode):
             for name, sensor in reported.items()
             if sensor.level in (Level.OK, Level.WARN) or name not in job.frame.present
         }
-        pipeline.set_load_level(self._load.level)
+        stages.set_load_level(pipeline.detector, self._load.level)
         published_s = started_s
 
         def publish_boxes(boxes: Boxes3D) -> None:

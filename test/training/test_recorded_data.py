@@ -117,4 +117,5 @@ def test_training_on_a_bag_with_ground_truth(shared_data: Path, tmp_path: Path) 
     assert main(["convert", "--dataset", "kitti", "--root", str(root), "--out", str(bag)]) == 0
     train(bag, tmp_path)
     sample = read_sample(sample_paths(tmp_path / "data")[0])
-    assert len(sample["boxes"]) and "labels_in_view" not in sample
+    # As in the folder: KITTI has labels in the camera's image only, and the stored rig is KITTI's.
+    assert len(sample["boxes"]) and "labels_in_view" in sample

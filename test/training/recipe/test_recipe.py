@@ -72,10 +72,9 @@ def test_a_recipe_writes_models_with_complete_cards(finished: tuple[Path, Path])
     assert training.files["recipe.yaml"] == load_recipe(recipe).file_hashes()["recipe.yaml"]
     assert "seeds 3" in training.data and training.version and training.device
     assert card.notes == "For a test."
-    model = str(out / "export" / "tiny")
     assert card.figures["quick"] == {
         "command": "evaluate subsets --detector {model}",
-        "arguments": ["subsets", "--detector", model],
+        "arguments": ["subsets", "--detector", "tiny"],  # no path of this computer
     }
     other = load_card(out / "models" / "tiny_refinement")
     assert other.training == training and "quick" not in other.figures

@@ -289,6 +289,7 @@ def test_occupancy_is_published_as_grid_as_layers_and_as_a_latched_map(
     stamp_ns = now_ns(vehicle)
     for k in range(3):
         stamp_ns += 100_000_000
+        wait_for(lambda t=stamp_ns: now_ns(active) >= t, 5.0, "time of the frame")
         pose = poses.from_xyz_rpy((10.0 + 0.1 * k, 5.0, 0.0))
         transform = encoders.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
         motion.publish(TFMessage(transforms=[transform]))
@@ -340,6 +341,8 @@ def test_objects_keep_their_ids_and_moving_ones_have_velocity_arrows(
     stamp_ns, ids = now_ns(active), []
     for k in range(6):
         stamp_ns += 100_000_000
+        # Stamps ahead of the node's clock would be those of a wrong sensor clock.
+        wait_for(lambda t=stamp_ns: now_ns(active) >= t, 5.0, "time of the frame")
         # The same sweep from a vehicle at 2 m/s: all objects move with the vehicle.
         pose = poses.from_xyz_rpy((0.2 * k, 0.0, 0.0))
         transform = encoders.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)

@@ -289,7 +289,7 @@ def test_occupancy_is_published_as_grid_as_layers_and_as_a_latched_map(
     stamp_ns = now_ns(vehicle)
     for k in range(3):
         stamp_ns += 100_000_000
-        wait_for(lambda t=stamp_ns: now_ns(active) >= t, 5.0, "time of the frame")
+        wait_for(lambda t=stamp_ns: now_ns(vehicle) >= t, 5.0, "time of the frame")
         pose = poses.from_xyz_rpy((10.0 + 0.1 * k, 5.0, 0.0))
         transform = encoders.transform_to_message(TYPES, pose, "odom", "base_link", stamp_ns)
         motion.publish(TFMessage(transforms=[transform]))

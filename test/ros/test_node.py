@@ -378,6 +378,7 @@ def test_markers_of_disappeared_boxes_are_deleted(active: Vehicle, frame: Sensor
     count = len(result_of(active, first_ns).detections)
     assert count > 3
     later_ns = first_ns + 100_000_000
+    wait_for(lambda: now_ns(active) >= later_ns, 5.0, "time of the frame")
     later = inputs(frame, later_ns)
     flat = np.array([[x, y, -1.8, 0] for x in range(3, 9) for y in range(-3, 4)], np.float32)
     sweep = encoders.sweep_to_message(

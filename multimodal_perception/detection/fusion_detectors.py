@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.bev_fusion.model_cards import is_bev_fusion
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.runtime.settings import RuntimeConfig
 

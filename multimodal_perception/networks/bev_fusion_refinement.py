@@ -25,7 +25,7 @@ from multimodal_perception.detection.bev_fusion.network_inputs import (
     PROPOSAL_FEATURES,
     stage2_inputs,
 )
-from multimodal_perception.detection.fusion.roi_features import (
+from multimodal_perception.detection.bev_fusion.roi_features import (
     CAR_LENGTH,
     EXTENT_FEATURES,
     FACE_FEATURES,
@@ -38,12 +38,7 @@ from multimodal_perception.networks.bev_fusion import (
     metric_variances,
     read_settings,
 )
-from multimodal_perception.networks.local_fusion import (
-    GRID_POINT_FEATURES,
-    GRID_POINTS,
-    DynamicAggregation,
-)
-from multimodal_perception.networks.refinement_head import (
+from multimodal_perception.networks.box_residuals import (
     END_BINS,
     RBF_CENTRES,
     RESIDUALS,
@@ -52,8 +47,15 @@ from multimodal_perception.networks.refinement_head import (
     expected_shift,
     shift_far_end,
 )
+from multimodal_perception.networks.dynamic_aggregation import (
+    GRID_POINT_FEATURES,
+    GRID_POINTS,
+    DynamicAggregation,
+)
 
 HIDDEN = 192
+# Class scores of proposals are limited to this distance from 0 and 1 before their logit is taken.
+MIN_SCORE = 0.01
 
 
 class RefinementOutputs(NamedTuple):
@@ -76,7 +78,9 @@ class RefinementOutputs(NamedTuple):
 class BevFusionRefinement(nn.Module):
     """Stage 2: proposals, the BEV map and RoI features to confidences, boxes, velocities, variances.
 
-    Works with points only, with images only, and with neither (then from the BEV map).
+    Works with points only, with images only, and with neither (then from the BEV map). All outputs are
+    changes of the proposals, so that an untrained network keeps their classes, scores, boxes, velocities
+    and variances.
     """
 
     def __init__(self, config: BevFusionNetworkConfig) -> None:
@@ -101,8 +105,9 @@ class BevFusionRefinement(nn.Module):
         self.confidence = nn.Linear(HIDDEN, classes)
         # Residuals of the box, change of the velocity, change of the log variances.
         self.residual = nn.Linear(HIDDEN, RESIDUALS + 2 + VARIANCES)
-        nn.init.normal_(self.residual.weight, std=0.001)
-        nn.init.zeros_(self.residual.bias)
+        for layer in (self.confidence, self.residual):
+            nn.init.normal_(layer.weight, std=0.001)
+            nn.init.zeros_(layer.bias)
         # See RefinementHead: metric inputs, only for large vehicles.
         inputs = proposal + 8 + PROFILE_FEATURES + classes + RESIDUALS + 1 + 2 * RBF_CENTRES
         last = nn.Linear(128, classes + RESIDUALS + END_BINS)
@@ -153,12 +158,13 @@ class BevFusionRefinement(nn.Module):
         residuals, velocity_change, variance_change = self.residual(x).split(
             (RESIDUALS, 2, VARIANCES), -1
         )
+        logits = score_logits(proposals[..., : len(CLASSES)]) + self.confidence(x)
         first_log_variances = proposals[..., -VARIANCES:] * LOG_VARIANCE_SCALE
         log_variances = (first_log_variances + variance_change).clamp(
             MIN_LOG_VARIANCE, MAX_LOG_VARIANCE
         )
         return RefinementOutputs(
-            *self._refine_large(proposals, inputs["roi_profile"], self.confidence(x), residuals),
+            *self._refine_large(proposals, inputs["roi_profile"], logits, residuals),
             inputs["velocities"] + velocity_change,
             log_variances,
         )
@@ -186,6 +192,12 @@ class BevFusionRefinement(nn.Module):
         shift = expected_shift(end_logits) * large
         shifted = shift_far_end(before_end, shift, length, profile)
         return logits + more_logits * large, shifted, before_end, end_logits
+
+
+def score_logits(scores: Tensor) -> Tensor:
+    """Logits of class scores of any shape; float32."""
+    limited = scores.float().clamp(MIN_SCORE, 1.0 - MIN_SCORE)
+    return limited.log() - (1.0 - limited).log()
 
 
 STAGE2_OUTPUTS = ("confidences", "refined_boxes", "refined_velocities", "refined_variances")

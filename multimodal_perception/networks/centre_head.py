@@ -6,30 +6,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from multimodal_perception.networks.bev_backbone import convolution
+from torch import Tensor
 
 # Box code: offset in the cell (2), z, log size (3), sine and cosine of the yaw (2) and of twice the yaw
 # (2). Twice the yaw gives the axis, the yaw only which end is the front: if the front is uncertain, the
 # mean of both possible yaws would be perpendicular to the axis.
 BOX_CODE_SIZE = 10
-
-
-class CentreHead(nn.Module):
-    """Predicts one heatmap per class and one box code per cell."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.shared = convolution(channels, channels)
-        self.heatmap = nn.Conv2d(channels, classes, 1)
-        self.code = nn.Conv2d(channels, BOX_CODE_SIZE, 1)
-        nn.init.constant_(self.heatmap.bias, -2.19)  # type: ignore[arg-type]  # a probability of 0.1
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) -> heatmap logits (B, classes, H, W) and box codes (B, 10, H, W)."""
-        shared = self.shared(features)
-        return self.heatmap(shared), self.code(shared)
 
 
 def select_peaks(

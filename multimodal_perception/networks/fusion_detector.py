@@ -17,24 +17,36 @@ import torch
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError, build
+from multimodal_perception.detection.bev_fusion.pillars import PILLAR_CHANNELS
 from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
     IMAGE_MODALITIES,
     ULTRASONIC_CHANNELS,
     DetectorConfig,
 )
-from multimodal_perception.detection.fusion.pillars import PILLAR_CHANNELS
-from multimodal_perception.networks.bev_backbone import BevBackbone, FeaturePyramid, RCNetPyramid
-from multimodal_perception.networks.centre_head import CentreHead, decode_boxes, select_peaks
+from multimodal_perception.networks.bev_backbone import FeaturePyramid
+from multimodal_perception.networks.box_residuals import apply_residuals
+from multimodal_perception.networks.centre_head import (
+    decode_boxes,
+    select_peaks,
+)
 from multimodal_perception.networks.deep_interaction import BevToImageAttention
+from multimodal_perception.networks.fusion_backbone import (
+    BevBackbone,
+    RCNetPyramid,
+)
+from multimodal_perception.networks.fusion_head import CentreHead
+from multimodal_perception.networks.fusion_image_network import (
+    ImageNeck,
+    ImageNetwork,
+)
 from multimodal_perception.networks.global_fusion import GlobalFusion
-from multimodal_perception.networks.image_encoder import ImageBackbone, ImageNeck, ImageNetwork
+from multimodal_perception.networks.image_encoder import ImageBackbone
 from multimodal_perception.networks.local_fusion import RoiImages
 from multimodal_perception.networks.pillars import PillarEncoder, scatter_to_canvas
 from multimodal_perception.networks.refinement_head import (
     RefinementHead,
     RefinementOutput,
-    apply_residuals,
 )
 
 # By class, the fraction of the maximum score among a cell's neighbours that the cell needs to be a peak.

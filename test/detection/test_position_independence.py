@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from multimodal_perception.datasets.simulation_writer import SimulationPlan
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.frame import CLASS_NAMES, Modality
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.rig import load_rig, resolve_rig_path

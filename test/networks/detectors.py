@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from multimodal_perception.detection.bev_fusion.pillars import PillarConfig
 from multimodal_perception.detection.fusion.network_config import DetectorConfig
-from multimodal_perception.detection.fusion.pillars import PillarConfig
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
 
 SMALL = DetectorConfig(

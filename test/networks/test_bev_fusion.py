@@ -105,10 +105,19 @@ def test_grid_points_that_no_image_shows_keep_their_features() -> None:
     assert changed.any(0).tolist() == [False, False, True, False, False]
 
 
-def test_untrained_refinement_keeps_velocities_and_variances() -> None:
+def test_untrained_refinement_keeps_the_proposals() -> None:
     torch.manual_seed(0)
     network, inputs = BevFusionRefinement(SMALL).eval(), refinement_tensors()
+    scores = torch.zeros(1, inputs["boxes"].shape[1], len(CLASSES))
+    labels = torch.arange(scores.shape[1]) % len(CLASSES)
+    values = torch.linspace(0.1, 0.9, len(labels))
+    scores[0, torch.arange(len(labels)), labels] = values
+    inputs["proposal_features"][..., : len(CLASSES)] = scores
     outputs = network.refine(inputs)
+    confidences = outputs.logits.sigmoid()[0]
+    assert confidences.argmax(-1).tolist() == labels.tolist()
+    torch.testing.assert_close(confidences.amax(-1), values, atol=0.02, rtol=0.0)
+    assert float(outputs.residuals.detach().abs().max()) < 0.05
     first = inputs["proposal_features"][..., -VARIANCES:] * LOG_VARIANCE_SCALE
     torch.testing.assert_close(outputs.velocities, inputs["velocities"], atol=0.1, rtol=0.0)
     torch.testing.assert_close(outputs.log_variances, first.clamp(-8.0, 6.0), atol=0.2, rtol=0.0)

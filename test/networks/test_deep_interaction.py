@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from multimodal_perception.configuration import ConfigurationError, build
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.image_projection import (
     RAY_SAMPLES,
-    ImageView,
     project_rays_to_bev,
 )
 from multimodal_perception.detection.fusion.network_config import DetectorConfig

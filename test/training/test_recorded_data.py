@@ -10,18 +10,22 @@ import torch
 import yaml
 
 from multimodal_perception.cli.main import main
+from multimodal_perception.detection.bev_fusion.pillars import PillarConfig
 from multimodal_perception.detection.fusion.network_config import DetectorConfig
-from multimodal_perception.detection.fusion.pillars import PillarConfig
-from multimodal_perception.training.detector.augmentation import AugmentationConfig, DropoutConfig
-from multimodal_perception.training.detector.dataset import DetectorDataset, TrainingFrame
-from multimodal_perception.training.detector.proposal_selection import supervised_mask
-from multimodal_perception.training.detector.samples import (
-    build_sample,
+from multimodal_perception.training.bev_fusion.augmentation import AugmentationConfig
+from multimodal_perception.training.bev_fusion.box_losses import (
+    UNLABELLED,
+    heat_loss,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
     read_sample,
     sample_paths,
     write_sample,
 )
-from multimodal_perception.training.detector.targets_and_losses import UNLABELLED, heat_loss
+from multimodal_perception.training.detector.available_sensors import DropoutConfig
+from multimodal_perception.training.detector.dataset import DetectorDataset, TrainingFrame
+from multimodal_perception.training.detector.refinement_targets import supervised_mask
+from multimodal_perception.training.detector.samples import build_sample
 from test.networks.detectors import SMALL
 from test.training.detector.tiny_samples import frame_of
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from multimodal_perception.training.detector.samples import sample_paths
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from test.networks.detectors import SMALL
 from test.training.detector.tiny_samples import samples as samples
 from test.training.event_files import read_scalars

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.detection.bev_fusion.network_config import VARIANCES
-from multimodal_perception.detection.fusion.proposals import shift_heights
+from multimodal_perception.detection.bev_fusion.proposals import shift_heights
 from multimodal_perception.frame import Boxes3D
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel

@@ -8,7 +8,7 @@ The steps for each frame:
 3. The images are lifted into the bird's-eye view and sampled at the pillars (`image_bev`).
 4. The first stage predicts proposals, the second stage refines the best of them.
 5. Non-maximum suppression removes duplicates, and the geometric check adds vehicles that the networks
-   missed (see detection.fusion.geometric_check).
+   missed (see detection.bev_fusion.geometric_check).
 
 Heights are measured from the estimated ground surface, so that slopes do not shift the networks' inputs.
 """
@@ -39,6 +39,8 @@ from multimodal_perception.detection.bev_fusion.frame_images import (
     image_group_scores,
     paint_images,
 )
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.bev_fusion.geometric_check import add_unexplained_vehicles
 from multimodal_perception.detection.bev_fusion.image_bev import ImageSet
 from multimodal_perception.detection.bev_fusion.model_cards import read_detector_cards
 from multimodal_perception.detection.bev_fusion.network_inputs import (
@@ -48,11 +50,9 @@ from multimodal_perception.detection.bev_fusion.network_inputs import (
 from multimodal_perception.detection.bev_fusion.painting import PaintedImage, paint_points
 from multimodal_perception.detection.bev_fusion.past_sweep_buffer import PastSweepBuffer
 from multimodal_perception.detection.bev_fusion.refinement import refine_proposals
+from multimodal_perception.detection.bev_fusion.roi_features import PointIndex
+from multimodal_perception.detection.bev_fusion.ultrasonic_channels import ultrasonic_readings
 from multimodal_perception.detection.bev_fusion.warm_up import compile_kernels
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.geometric_check import add_unexplained_vehicles
-from multimodal_perception.detection.fusion.network_inputs import ultrasonic_readings
-from multimodal_perception.detection.fusion.roi_features import PointIndex
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.detection.load_levels import (
     GEOMETRIC,
@@ -173,7 +173,7 @@ class BevFusionDetector:
         self._image_executor = ThreadPoolExecutor(1, "detector_images")
         self._executor = ThreadPoolExecutor(max(available_cores(), 2), "detector_inputs")
         self._prepared: _Prepared | None = None
-        self._fallback = fallback or GeometricDetector()
+        self.fallback = fallback or GeometricDetector()
         self._own_counts: Counter[str] = Counter()
         self._last_failure: _Failure | None = None
         self._stamp_ns = 0
@@ -302,10 +302,10 @@ class BevFusionDetector:
             self._own_counts[f"load.{level}"] += 1
         if level == GEOMETRIC:
             self._past_sweeps.add(frame, cloud)
-            return self._fallback.detect(frame, cloud)
+            return self.fallback.detect(frame, cloud)
         geometric = None
         if self.config.geometric_check and len(cloud.points):
-            geometric = self._executor.submit(self._fallback.detect, frame, cloud)
+            geometric = self._executor.submit(self.fallback.detect, frame, cloud)
         pending_index = self._executor.submit(
             PointIndex.build, cloud.ground_relative_points, self.network_config.pillars.half_extent
         )
@@ -328,7 +328,7 @@ class BevFusionDetector:
         except EngineError as error:
             self._own_counts["fallback_geometric"] += 1
             self._report(frame.stamp_ns, f"{error}; the geometric detector is used instead")
-            return geometric.result() if geometric else self._fallback.detect(frame, cloud)
+            return geometric.result() if geometric else self.fallback.detect(frame, cloud)
         chosen = select_boxes(
             found, self.cards.calibration, self.config.min_score, self.config.nms_iou
         )

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.bev_fusion.image_bev import FrameImage
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import BevFusionNetworkConfig
 from multimodal_perception.detection.bev_fusion.painting import group_scores, paint_grid
 from multimodal_perception.detection.bev_fusion.ray_features import ray_features
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.images.resize import fit_image, fitted_model

@@ -21,6 +21,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import (
     DEPTH_STRIDE,
     FEATURE_STRIDE,
@@ -28,7 +29,6 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     PAINT_CHANNELS,
     BevFusionNetworkConfig,
 )
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.camera_kernels import (
     EQUIDISTANT,

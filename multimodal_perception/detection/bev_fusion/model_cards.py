@@ -17,7 +17,7 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     stage1_inputs,
 )
 from multimodal_perception.detection.bev_fusion.network_inputs import stage2_inputs
-from multimodal_perception.detection.fusion.model_cards import class_indices, find_refinement_card
+from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.runtime.card import ModelCard, load_card
 
 STAGE1, IMAGE, REFINEMENT = "bev_fusion", "bev_fusion_image", "bev_fusion_refinement"
@@ -198,3 +198,23 @@ def _check_tensors(
                 f"{card.source}: {kind}.{name}: {list(spec.shape)} {spec.dtype}; settings.network "
                 f"needs {list(shape)} {dtype}"
             )
+
+
+def find_refinement_card(card: ModelCard, refinement: str) -> ModelCard | None:
+    """Card of the refinement network, see FusionConfig.refinement; None without refinement."""
+    if refinement == "none":
+        return None
+    if refinement != "card":
+        return load_card(refinement)
+    name = str(card.settings.get("refinement", ""))
+    return card.sibling_card(name) if name else None
+
+
+def class_indices(card: ModelCard) -> NDArray[np.int64]:
+    """Index into CLASS_NAMES of each of a card's classes. Raises UserError for unknown classes."""
+    unknown = set(card.classes) - set(CLASS_NAMES)
+    if unknown or not card.classes:
+        raise UserError(
+            f"{card.source}: classes: must name at least one of {', '.join(CLASS_NAMES)}"
+        )
+    return np.array([CLASS_NAMES.index(name) for name in card.classes], np.int64)

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.fusion.pillars import PILLAR_CHANNELS, PillarConfig
+from multimodal_perception.detection.bev_fusion.pillars import (
+    PILLAR_CHANNELS,
+    PillarConfig,
+)
 
 # All images of one modality share an image network.
 IMAGE_MODALITIES = ("camera", "thermal")

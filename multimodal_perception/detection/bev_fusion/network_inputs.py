@@ -22,13 +22,8 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     BevFusionNetworkConfig,
     stage1_inputs,
 )
-from multimodal_perception.detection.bev_fusion.sweep_pillars import (
-    PastSweep,
-    build_sweep_pillars,
-)
-from multimodal_perception.detection.fusion.network_inputs import Arrays
-from multimodal_perception.detection.fusion.pillars import Pillars
-from multimodal_perception.detection.fusion.roi_features import (
+from multimodal_perception.detection.bev_fusion.pillars import Pillars
+from multimodal_perception.detection.bev_fusion.roi_features import (
     EXTENT_FEATURES,
     GRID,
     MIN_SIZE,
@@ -36,8 +31,15 @@ from multimodal_perception.detection.fusion.roi_features import (
     PointIndex,
     compute_roi_features,
 )
-from multimodal_perception.detection.fusion.ultrasonic_channels import rasterise_ultrasonic_ranges
+from multimodal_perception.detection.bev_fusion.sweep_pillars import (
+    PastSweep,
+    build_sweep_pillars,
+)
+from multimodal_perception.detection.bev_fusion.ultrasonic_channels import (
+    rasterise_ultrasonic_ranges,
+)
 
+Arrays = dict[str, NDArray]
 # Features of a proposal after its class scores: log size (3), range, height, extents of its points, and
 # velocity (2) and log variances of the first stage.
 PROPOSAL_FEATURES = 5 + EXTENT_FEATURES + 2 + VARIANCES

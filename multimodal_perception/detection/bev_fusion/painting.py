@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import (
     DEPTH_STRIDE,
     PAINT_CHANNELS,
     PAINT_GROUPS,
 )
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.camera_kernels import camera_parameters, project_point
 from multimodal_perception.kernels import njit

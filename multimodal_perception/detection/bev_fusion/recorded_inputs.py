@@ -6,20 +6,44 @@ frame, with ONNX Runtime or torch in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector, Network
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.bev_fusion.model_cards import STAGE1
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.recorded_inputs import REFERENCE, RecordingNetwork
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
-from multimodal_perception.runtime.card import CARD, ModelCard, load_card
+from multimodal_perception.runtime.card import CARD, ModelCard, TensorSpec, load_card
+from multimodal_perception.runtime.engine import Arrays
+from multimodal_perception.runtime.settings import RuntimeConfig
+
+REFERENCE = RuntimeConfig(order=("onnxruntime", "torch"), device="cpu", precision="fp32")
+
+
+class RecordingNetwork:
+    """A network that keeps the inputs of its last run in `recorded`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.recorded: dict[str, NDArray[Any]] | None = None
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]:
+        return self._network.inputs
+
+    @property
+    def device(self) -> str:
+        return self._network.device
+
+    def run(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """See Network."""
+        self.recorded = {name: array.copy() for name, array in arrays.items()}
+        return self._network.run(arrays)
 
 
 def frame_inputs(card: ModelCard) -> Callable[[SensorFrame], dict[str, NDArray[Any]]]:

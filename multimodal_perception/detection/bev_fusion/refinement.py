@@ -12,11 +12,11 @@ from multimodal_perception.detection.bev_fusion.boxes import BevDetections
 from multimodal_perception.detection.bev_fusion.image_bev import ImageSet
 from multimodal_perception.detection.bev_fusion.network_config import BevFusionNetworkConfig
 from multimodal_perception.detection.bev_fusion.network_inputs import refinement_arrays
-from multimodal_perception.detection.fusion.proposals import (
+from multimodal_perception.detection.bev_fusion.proposals import (
     UNREFINED_SCORE_EXPONENT,
     combine_scores,
 )
-from multimodal_perception.detection.fusion.roi_features import PointIndex
+from multimodal_perception.detection.bev_fusion.roi_features import PointIndex
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.runtime.engine import Arrays

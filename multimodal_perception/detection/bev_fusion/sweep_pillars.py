@@ -1,6 +1,6 @@
 """Pillars of the current sweep, of past sweeps and of painted points.
 
-The channels of the current sweep are those of `detection.fusion.pillars`. Each past sweep, moved into
+The channels of the current sweep are those of the module `pillars`. Each past sweep, moved into
 the current frame by odometry, adds the number and the mean position of its points in the cell: a moving
 object leaves a trace of cells, from which the network derives its velocity.
 """
@@ -19,7 +19,7 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     SWEEP_CHANNELS,
     BevFusionNetworkConfig,
 )
-from multimodal_perception.detection.fusion.pillars import (
+from multimodal_perception.detection.bev_fusion.pillars import (
     HEIGHT_BIN,
     HEIGHT_BINS,
     LOG_COUNTS,

@@ -10,6 +10,7 @@ from multimodal_perception.detection.bev_fusion.image_bev import (
     lift_images,
     sample_images,
 )
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import (
     IMAGE_MODALITIES,
     PAINT_CHANNELS,
@@ -18,7 +19,6 @@ from multimodal_perception.detection.bev_fusion.network_config import (
 )
 from multimodal_perception.detection.bev_fusion.painting import PaintedImage, paint_points
 from multimodal_perception.detection.bev_fusion.sweep_pillars import PastSweep, build_sweep_pillars
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel

@@ -23,15 +23,29 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.geometric_check import add_unexplained_vehicles
-from multimodal_perception.detection.fusion.image_features import Network, run_image_networks
+from multimodal_perception.detection.bev_fusion.detector import Network
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.bev_fusion.geometric_check import add_unexplained_vehicles
+from multimodal_perception.detection.bev_fusion.model_cards import (
+    class_indices,
+    find_refinement_card,
+)
+from multimodal_perception.detection.bev_fusion.proposals import (
+    UNREFINED_SCORE_EXPONENT,
+    combine_scores,
+    shift_heights,
+)
+from multimodal_perception.detection.bev_fusion.roi_features import PointIndex
+from multimodal_perception.detection.bev_fusion.ultrasonic_channels import ultrasonic_readings
+from multimodal_perception.detection.fusion.external_proposals import (
+    Detections,
+    add_proposals,
+)
+from multimodal_perception.detection.fusion.image_features import run_image_networks
 from multimodal_perception.detection.fusion.model_cards import (
     PROPOSALS,
     REFINEMENT,
-    class_indices,
     find_image_cards,
-    find_refinement_card,
     find_without_lidar_card,
     merge_network_configs,
     read_network_config,
@@ -41,16 +55,7 @@ from multimodal_perception.detection.fusion.network_inputs import (
     ImageViews,
     proposal_inputs,
     refinement_inputs,
-    ultrasonic_readings,
 )
-from multimodal_perception.detection.fusion.proposals import (
-    UNREFINED_SCORE_EXPONENT,
-    Detections,
-    add_proposals,
-    combine_scores,
-    shift_heights,
-)
-from multimodal_perception.detection.fusion.roi_features import PointIndex
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.detection.load_levels import (
     FULL,
@@ -148,7 +153,7 @@ class FusionDetector:
         # Scales images during ground segmentation, and builds pillars while the image networks run.
         self._executor = ThreadPoolExecutor(1, "detector_inputs")
         self._prepared: tuple[SensorFrame, Future[tuple[ImageViews, Arrays]]] | None = None
-        self._fallback = fallback or GeometricDetector()
+        self.fallback = fallback or GeometricDetector()
         self.counts: Counter[str] = Counter()
         self.last_failure: Failure | None = None
         self._stamp_ns = 0
@@ -246,7 +251,7 @@ class FusionDetector:
         if self._level_name != FULL:
             self.counts[f"load.{self._level_name}"] += 1
         if self._level_name == GEOMETRIC:
-            return self._fallback.detect(frame, cloud)
+            return self.fallback.detect(frame, cloud)
         refine = self.refinement_network is not None and self._level_name != NO_REFINEMENT
         points = cloud.ground_relative_points
         available, pixels = self._views_and_pixels(frame)
@@ -264,7 +269,7 @@ class FusionDetector:
         )
         geometric = None
         if self.config.geometric_check and len(cloud.points):
-            geometric = self._executor.submit(self._fallback.detect, frame, cloud)
+            geometric = self._executor.submit(self.fallback.detect, frame, cloud)
         views, feature_maps = self._run_image_networks(available, pixels, frame.stamp_ns)
         arrays, overflow = pending.result()
         if views.count < available.count:
@@ -285,7 +290,7 @@ class FusionDetector:
         except EngineError as error:
             self.counts["fallback_geometric"] += 1
             self._report(frame.stamp_ns, f"{error}; the geometric detector is used instead")
-            return geometric.result() if geometric else self._fallback.detect(frame, cloud)
+            return geometric.result() if geometric else self.fallback.detect(frame, cloud)
         boxes, scores, labels = found
         keep = scores >= self.config.min_score
         boxes, scores, labels = boxes[keep], scores[keep], labels[keep]

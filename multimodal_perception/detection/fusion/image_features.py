@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.fusion.image_projection import ImageView
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.fusion.network_inputs import FEATURE_STRIDE, ImageViews
 from multimodal_perception.runtime.card import TensorSpec
 from multimodal_perception.runtime.engine import Arrays, EngineError, run_many

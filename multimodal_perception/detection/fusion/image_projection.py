@@ -8,28 +8,18 @@ torch.nn.functional.grid_sample defines them with align_corners=False.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection.bev_fusion.image_view import (
+    ImageView,
+)
 from multimodal_perception.geometry import poses
-from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel
 
 # Samples along the ray of a feature map cell: number, distance of the first and of the last in metres.
 RAY_SAMPLES, RAY_MIN_DISTANCE, RAY_MAX_DISTANCE = 12, 2.0, 70.0
-
-
-@dataclass(frozen=True)
-class ImageView:
-    """Geometry of one image of a stack.
-
-    model: camera model of the image scaled to the network's input size. base_from_optical: (4, 4).
-    """
-
-    model: CameraModel
-    base_from_optical: NDArray[np.float64]
 
 
 def project_to_feature_map(

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-from numpy.typing import NDArray
-
 from multimodal_perception.configuration import UserError, build
 from multimodal_perception.detection.fusion.network_config import IMAGE_MODALITIES, DetectorConfig
-from multimodal_perception.frame import CLASS_NAMES
-from multimodal_perception.runtime.card import ModelCard, load_card
+from multimodal_perception.runtime.card import ModelCard
 
 IMAGE, PROPOSALS, REFINEMENT = "detector_image", "detector_proposals", "detector_refinement"
 # Settings that only concern the refinement network; its card may differ from the detector's in them.
@@ -30,16 +26,6 @@ def read_network_config(card: ModelCard, architecture: str) -> DetectorConfig:
             f"{card.source}: architecture: {card.architecture!r}; expected {architecture!r}"
         )
     return build(DetectorConfig, card.settings.get("network", {}), card.source, "settings.network")
-
-
-def find_refinement_card(card: ModelCard, refinement: str) -> ModelCard | None:
-    """Card of the refinement network, see FusionConfig.refinement; None without refinement."""
-    if refinement == "none":
-        return None
-    if refinement != "card":
-        return load_card(refinement)
-    name = str(card.settings.get("refinement", ""))
-    return card.sibling_card(name) if name else None
 
 
 def find_image_cards(card: ModelCard, network: DetectorConfig) -> dict[str, ModelCard]:
@@ -103,13 +89,3 @@ def merge_network_configs(
             f"{card.source}"
         )
     return merged
-
-
-def class_indices(card: ModelCard) -> NDArray[np.int64]:
-    """Index into CLASS_NAMES of each of a card's classes. Raises UserError for unknown classes."""
-    unknown = set(card.classes) - set(CLASS_NAMES)
-    if unknown or not card.classes:
-        raise UserError(
-            f"{card.source}: classes: must name at least one of {', '.join(CLASS_NAMES)}"
-        )
-    return np.array([CLASS_NAMES.index(name) for name in card.classes], np.int64)

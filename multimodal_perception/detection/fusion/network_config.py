@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from multimodal_perception.detection.fusion.pillars import PillarConfig
+from multimodal_perception.detection.bev_fusion.pillars import PillarConfig
 
 CLASSES = ("car", "van", "truck", "bus", "pedestrian", "cyclist")
 ULTRASONIC_CHANNELS = 2

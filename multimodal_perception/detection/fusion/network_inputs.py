@@ -15,29 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.image_projection import (
-    ImageView,
-    project_rays_to_bev,
-    project_to_feature_map,
-)
-from multimodal_perception.detection.fusion.pillars import (
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
+from multimodal_perception.detection.bev_fusion.pillars import (
     HEIGHT_BIN,
     HEIGHT_BINS,
     MIN_HEIGHT,
     PILLAR_CHANNELS,
+    RANGE_CHANNEL,
     PillarConfig,
     Pillars,
     build_pillars,
-    empty_pillars,
 )
-from multimodal_perception.detection.fusion.roi_features import (
+from multimodal_perception.detection.bev_fusion.roi_features import (
     EXTENT_FEATURES,
     GRID,
     MIN_SIZE,
     PointIndex,
     compute_roi_features,
 )
-from multimodal_perception.detection.fusion.ultrasonic_channels import rasterise_ultrasonic_ranges
+from multimodal_perception.detection.bev_fusion.ultrasonic_channels import (
+    rasterise_ultrasonic_ranges,
+)
+from multimodal_perception.detection.fusion.image_projection import (
+    project_rays_to_bev,
+    project_to_feature_map,
+)
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import points_in_box
@@ -303,13 +305,11 @@ def _calibrated(frame: SensorFrame, images: Mapping, count: int) -> list[tuple]:
     return usable[:count]
 
 
-def ultrasonic_readings(frame: SensorFrame) -> NDArray[np.float32]:
-    """A frame's ultrasonic readings (U, 8) float32, see rasterise_ultrasonic_ranges."""
-    rows = []
-    for name, reading in frame.ultrasonics.items():
-        if name not in frame.base_from_sensor:
-            continue
-        pose = frame.reference_from_sensor(name)
-        limits = reading.range_m, reading.min_range, reading.max_range, reading.field_of_view
-        rows.append((*pose[:3, 3], poses.to_yaw(pose), *limits))
-    return np.array(rows, np.float32).reshape(-1, 8)
+def empty_pillars(
+    positions: NDArray[np.float32], cells: NDArray[np.int32], config: PillarConfig
+) -> Pillars:
+    """Pillars without points at positions (M, 3); their features come from images only."""
+    features = np.zeros((len(cells), PILLAR_CHANNELS), np.float32)
+    distance = np.hypot(positions[:, 0], positions[:, 1])
+    features[:, RANGE_CHANNEL] = distance / np.float32(config.half_extent)
+    return Pillars(features, cells, positions)

@@ -14,6 +14,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.detection.geometric.box_covariance import box_covariances
 from multimodal_perception.detection.geometric.clustered_cloud import ClusteredCloud
 from multimodal_perception.detection.geometric.geometric_config import GeometricConfig
 from multimodal_perception.detection.geometric.image_classes import (
@@ -98,6 +99,7 @@ class GeometricDetector:
             scores[kept].astype(np.float32),
             labels[kept],
             num_points=completed.hits[kept].astype(np.int64),
+            covariances=box_covariances(labels[kept]),
         )
 
     def _hypotheses(self, shapes: Shapes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

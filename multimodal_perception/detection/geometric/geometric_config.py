@@ -38,9 +38,11 @@ class GeometricConfig:
     height_range: tuple[float, float] = field(default=(0.25, 2.3), metadata={"unit": "m"})
     max_gap: float = field(default=0.3, metadata={"min": 0.1, "max": 2.0, "unit": "m"})
     max_gap_growth: float = field(default=0.012, metadata={"min": 0.0, "max": 0.1, "unit": "m/m"})
-    min_points: int = field(default=5, metadata={"min": 1, "max": 1000})
-    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    nms_overlap_of_smaller: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
+    min_points: int = field(default=5, metadata={"min": 1, "max": 1000, "dynamic": True})
+    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    nms_overlap_of_smaller: float = field(
+        default=0.3, metadata={"min": 0.0, "max": 1.0, "dynamic": True}
+    )
     image_classes: bool = True
 
     def __post_init__(self) -> None:

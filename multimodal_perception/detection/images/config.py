@@ -24,7 +24,8 @@ class ImageDetectorConfig:
             of the network.
         tile_overlap: Overlap of neighbouring tiles as a fraction of their size. Increase it if large
             objects at the borders of tiles are missed.
-        min_score: Boxes with a lower score are not reported. Increase it to get fewer false detections,
+        min_score: Boxes with a lower score are not reported. The model's card may have other thresholds
+            for some classes, which change in proportion. Increase it to get fewer false detections,
             decrease it to miss fewer objects.
         nms_iou: Of two boxes of one class whose IoU is larger, the one with the lower score is dropped
             as a second detection of the same object. Increase it for crowds, where objects overlap in
@@ -39,9 +40,9 @@ class ImageDetectorConfig:
     max_images_per_frame: int = field(default=0, metadata={"min": 0, "max": 64})
     tiles: tuple[int, int] = (1, 1)
     tile_overlap: float = field(default=0.2, metadata={"min": 0.0, "max": 0.8})
-    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
-    nms_iou: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
-    nms_containment: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    nms_iou: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    nms_containment: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
 
     def __post_init__(self) -> None:
         if min(self.tiles) < 1 or self.tiles[0] * self.tiles[1] > MAX_TILES:

@@ -143,6 +143,25 @@ def fit_image_boxes(
     return boxes3d, sources
 
 
+def compile_kernels() -> None:
+    """Compile the kernels of the fit, or load them from the cache, before the first image."""
+    model = CameraModel.pinhole(640, 360, 420.0)
+    base_from_camera = np.array(
+        [[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 1.5], [0.0, 0.0, 0.0, 1.0]]
+    )
+    label = next(iter(CLASS_PRIORS))
+    box = Boxes2D(
+        "",
+        0,
+        np.array([[280.0, 170.0, 360.0, 230.0]], np.float32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        (label,),
+        (640, 360),
+    )
+    project_image_boxes(box, model, base_from_camera, 0, "")
+
+
 def merge_with_nms(first: Boxes3D, second: Boxes3D) -> Boxes3D:
     """Boxes of two detectors of one frame after non-maximum suppression, highest score first.
 

@@ -45,14 +45,14 @@ class ImageObjects:
     ) -> None:
         """geometric: parameters of the clustering."""
         self.config = config or GroundProjectionConfig()
-        self._geometric = geometric or GeometricConfig()
+        self.geometric = geometric or GeometricConfig()
         self._memory = ViewMemory(self.config.max_age_s)
 
     def __call__(
         self, boxes2d: Mapping[str, Boxes2D], frame: SensorFrame, cloud: Cloud | None = None
     ) -> Boxes3D:
         """Boxes in the frame's base_frame at its stamp, highest score first, with covariances."""
-        clusters = cluster_boxes(boxes2d, frame, cloud, self._geometric)
+        clusters = cluster_boxes(boxes2d, frame, cloud, self.geometric)
         views = {}
         for name, found in boxes2d.items():
             projected, sources = fit_image_boxes(

@@ -14,6 +14,7 @@ from multimodal_perception.detection.images.box_runs import Candidates, detect_b
 from multimodal_perception.detection.images.config import ImageDetectorConfig
 from multimodal_perception.detection.images.decoders import DecoderSettings, decode
 from multimodal_perception.detection.images.riders import combine_riders
+from multimodal_perception.detection.images.score_thresholds import ScoreThresholds
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.image_models.class_maps import BOX_CLASSES
 from multimodal_perception.image_models.preprocessing import (
@@ -42,7 +43,7 @@ class ImportedDetector:
     """An ImageDetector (see stages) for imported networks of visible images.
 
     All cameras are processed, and thermal cameras as grey images. counts: unusable and skipped images
-    and failed runs, by `sensor.reason`.
+    and failed runs, by `sensor.reason`. score_thresholds: of the card, for the classes of the package.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ImportedDetector:
         self._spec = card.inputs[self._input]
         self._size = image_size(self._spec, self._preprocessing.layout)
         self.class_names, self._own_labels = read_class_map(card)
+        self.score_thresholds = ScoreThresholds(card, self.class_names)
         self.engine: Engine = open_model(card, runtime) if engine is None else engine
         self.counts: Counter[str] = Counter()
         self._images = SensorImages(config.cameras, self.counts)
@@ -92,11 +94,13 @@ class ImportedDetector:
 
     def decode_outputs(self, outputs: Outputs, frame: SensorFrame, name: str) -> Candidates:
         """See BoxNetwork. Classes of the network that are not used are left out."""
-        boxes, scores, labels = decode(outputs, self._decoder, self._size, self.config.min_score)
+        thresholds = self.score_thresholds.at(self.config.min_score)
+        lowest = self.score_thresholds.lowest(self.config.min_score)
+        boxes, scores, labels = decode(outputs, self._decoder, self._size, lowest)
         # A number of a class that the network does not have is not used.
         known = np.where(labels < len(self._own_labels), labels, -1)
         package_labels = np.append(self._own_labels, -1)[known]
-        used = np.flatnonzero(package_labels >= 0)
+        used = np.flatnonzero((package_labels >= 0) & (scores >= thresholds[package_labels]))
         model = frame.intrinsics[name]
         placement = place(model.width, model.height, self._size, self._preprocessing)
         found = placement.boxes_in_image(boxes[used]), scores[used], package_labels[used]

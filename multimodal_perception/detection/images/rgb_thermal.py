@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.images.box_runs import Candidates, detect_boxes
 from multimodal_perception.detection.images.config import ImageDetectorConfig
+from multimodal_perception.detection.images.score_thresholds import ScoreThresholds
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.images.network_runs import Outputs
 from multimodal_perception.images.rgb_thermal_inputs import (
@@ -26,6 +27,7 @@ from multimodal_perception.runtime.engine import Engine
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.runtime.temperatures import read_temperatures, scaled_scores
 from multimodal_perception.sensor_use import SensorUse, of_views
 
 OUTPUTS = ("scores", "boxes")
@@ -39,7 +41,8 @@ class RgbThermalDetector:
     under their own name.
 
     counts: unusable images, images that were skipped because of max_images_per_frame, and failed runs,
-    by `sensor.reason`.
+    by `sensor.reason`. score_thresholds: of the card, for the reported scores. temperatures: of the
+    card, with which the scores of the network become the reported ones; None for none.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class RgbThermalDetector:
         check_card(card)
         self.engine: Engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
+        self.score_thresholds = ScoreThresholds(card, card.classes)
+        self.temperatures = read_temperatures(card)
         self.counts: Counter[str] = Counter()
         images = RgbThermalSegmenterConfig(cameras=self.config.cameras)
         self._inputs = RgbThermalInputBuilder(card, images, self.counts)
@@ -90,8 +95,9 @@ class RgbThermalDetector:
         """See BoxNetwork. outputs: scores (1, A, classes) and boxes (1, A, 4) of all A cells."""
         scores, boxes = outputs["scores"][0], outputs["boxes"][0]
         labels = scores.argmax(axis=1)
-        best = scores[np.arange(len(scores)), labels]
-        chosen = np.flatnonzero(best >= self.config.min_score)
+        best = scaled_scores(scores[np.arange(len(scores)), labels], labels, self.temperatures)
+        thresholds = self.score_thresholds.at(self.config.min_score)
+        chosen = np.flatnonzero(best >= thresholds[labels])
         scale = np.float32(self._inputs.scale(frame.intrinsics[name]))
         return boxes[chosen] / scale, best[chosen], labels[chosen].astype(np.int64)
 

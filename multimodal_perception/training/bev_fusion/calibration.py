@@ -18,8 +18,8 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 from multimodal_perception.detection.bev_fusion.boxes import MIN_SCORE, BevDetections
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.bev_fusion.network_config import CLASSES, VARIANCES
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.evaluation.detections import match_by_distance
 from multimodal_perception.networks.bev_fusion_refinement import BevFusionRefinement
 from multimodal_perception.training import checkpoint
@@ -31,6 +31,7 @@ from multimodal_perception.training.bev_fusion.dataset import (
 )
 from multimodal_perception.training.bev_fusion.image_features import store_features
 from multimodal_perception.training.bev_fusion.inference import detect
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from multimodal_perception.training.bev_fusion.sensor_dropout import SensorDropoutConfig
 from multimodal_perception.training.bev_fusion.stage_weights import (
     WEIGHTS,
@@ -39,7 +40,6 @@ from multimodal_perception.training.bev_fusion.stage_weights import (
     load_stage1,
 )
 from multimodal_perception.training.checkpoint import load_weights, save_weights
-from multimodal_perception.training.detector.samples import sample_paths
 from multimodal_perception.training.loop import Progress
 from multimodal_perception.training.recipe.steps import write_atomically
 

@@ -9,11 +9,11 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     CLASSES,
     BevFusionNetworkConfig,
 )
+from multimodal_perception.training.bev_fusion.augmentation import AugmentationConfig
 from multimodal_perception.training.bev_fusion.image_augmentation import ImageAugmentationConfig
+from multimodal_perception.training.bev_fusion.object_sampling import MAX_PASTED
 from multimodal_perception.training.bev_fusion.painting import PaintingConfig
 from multimodal_perception.training.bev_fusion.sensor_dropout import SensorDropoutConfig
-from multimodal_perception.training.detector.augmentation import AugmentationConfig
-from multimodal_perception.training.detector.object_sampling import MAX_PASTED
 from multimodal_perception.training.loop import LoopConfig
 
 Stage = Literal["image_encoder", "lidar", "fusion", "refinement", "calibration"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from multimodal_perception.detection.bev_fusion.image_bev import ImageSet
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import (
     CLASSES,
     FEATURE_STRIDE,
@@ -26,8 +27,14 @@ from multimodal_perception.detection.bev_fusion.painting import (
     paint_points,
 )
 from multimodal_perception.detection.bev_fusion.sweep_pillars import PastSweep
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.geometry.boxes import points_in_box
+from multimodal_perception.training.bev_fusion.augmentation import (
+    AugmentationConfig,
+    draw_transform,
+    transform_boxes,
+    transform_point_cloud,
+    transform_ultrasonics,
+)
 from multimodal_perception.training.bev_fusion.frame_scene import (
     DETECTOR_LABELS,
     FrameScene,
@@ -37,10 +44,16 @@ from multimodal_perception.training.bev_fusion.frame_scene import (
     paste_objects,
 )
 from multimodal_perception.training.bev_fusion.image_features import read_images
+from multimodal_perception.training.bev_fusion.object_sampling import ObjectSampling
 from multimodal_perception.training.bev_fusion.painting import (
     PaintingConfig,
     image_scores,
     object_scores,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
+    Arrays,
+    image_views,
+    read_sample,
 )
 from multimodal_perception.training.bev_fusion.samples import image_keys, past_sweeps
 from multimodal_perception.training.bev_fusion.sensor_dropout import (
@@ -53,15 +66,6 @@ from multimodal_perception.training.bev_fusion.targets import (
     observability,
     stage1_targets,
 )
-from multimodal_perception.training.detector.augmentation import (
-    AugmentationConfig,
-    draw_transform,
-    transform_boxes,
-    transform_point_cloud,
-    transform_ultrasonics,
-)
-from multimodal_perception.training.detector.object_sampling import ObjectSampling
-from multimodal_perception.training.detector.samples import Arrays, image_views, read_sample
 
 # Weight of the velocity without past sweeps or without LiDAR, relative to that with them: one frame only
 # shows what is usual for the class and the place.

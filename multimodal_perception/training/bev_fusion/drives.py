@@ -19,9 +19,9 @@ from multimodal_perception.simulation.random_rigs import random_rig
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.truth import GridLayout
 from multimodal_perception.simulation.world import scene
+from multimodal_perception.training.bev_fusion.sample_files import write_sample
 from multimodal_perception.training.bev_fusion.samples import build_sample
-from multimodal_perception.training.detector.drives import drive_for_seed
-from multimodal_perception.training.detector.samples import write_sample
+from multimodal_perception.training.training_drives import drive_for_seed
 
 # Every BASIC_INTERVAL-th seed is a drive of the simulator's basic profile, and every
 # FIXED_RIG_INTERVAL-th has the fixed rig; both coincide in some seeds.

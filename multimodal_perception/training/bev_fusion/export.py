@@ -17,7 +17,11 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     stage1_inputs,
 )
 from multimodal_perception.detection.bev_fusion.network_inputs import stage2_inputs
-from multimodal_perception.detection.fusion.pillars import HEIGHT_BIN, HEIGHT_BINS, MIN_HEIGHT
+from multimodal_perception.detection.bev_fusion.pillars import (
+    HEIGHT_BIN,
+    HEIGHT_BINS,
+    MIN_HEIGHT,
+)
 from multimodal_perception.networks.bev_fusion import STAGE1_OUTPUTS, BevFusionNetwork
 from multimodal_perception.networks.bev_fusion_images import ImageEncoder, example_inputs
 from multimodal_perception.networks.bev_fusion_refinement import (
@@ -26,7 +30,7 @@ from multimodal_perception.networks.bev_fusion_refinement import (
 )
 from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training
 from multimodal_perception.training.checkpoint import load_weights
-from multimodal_perception.training.detector.export import write_model
+from multimodal_perception.training.model_export import write_model
 
 LICENCE = "Apache-2.0"
 IMAGE_OUTPUTS = ("features", "ranges")

@@ -13,29 +13,32 @@ from multimodal_perception.detection.bev_fusion.sweep_pillars import PastSweep
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel, estimate_ground
-from multimodal_perception.training.bev_fusion.pasted_motion import (
-    add_past_points,
-    draw_velocities,
-)
-from multimodal_perception.training.bev_fusion.samples import class_indices
-from multimodal_perception.training.detector.augmentation import (
+from multimodal_perception.training.bev_fusion.augmentation import (
     AugmentationConfig,
     drop_beams,
     perturb_points,
     scale_object_intensities,
 )
-from multimodal_perception.training.detector.object_sampling import ObjectSampling
-from multimodal_perception.training.detector.samples import (
+from multimodal_perception.training.bev_fusion.object_sampling import ObjectSampling
+from multimodal_perception.training.bev_fusion.pasted_motion import (
+    add_past_points,
+    draw_velocities,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
     POINT_STEP,
     Arrays,
     lidar_position,
     sample_points,
 )
+from multimodal_perception.training.bev_fusion.samples import class_indices
 
 # Class of the detector for each index into frame.CLASS_NAMES, -1 for classes that it does not have.
 DETECTOR_LABELS = class_indices(CLASSES)
 # Errors of the odometry between two sweeps in training: standard deviations in metres and radians.
 ODOMETRY_SHIFT, ODOMETRY_ROTATION = 0.01, 0.001
+# Beams are not dropped where a smaller fraction of the points would remain: all beams of a LiDAR of 16
+# or 32 beams may lie between those that are kept.
+MIN_KEPT_FRACTION = 0.08
 
 
 @dataclass
@@ -115,10 +118,12 @@ def augment_points(scene: FrameScene, config: AugmentationConfig, rng: np.random
         # The same beams are dropped in all sweeps.
         return drop_beams(points, position, config, np.random.default_rng(beam_seed))
 
-    points = thin(scene.points)
+    points, past = thin(scene.points), [thin(s.points) for s in scene.past]
+    if len(points) < MIN_KEPT_FRACTION * count:
+        points, past = scene.points, [s.points for s in scene.past]
     scene.past = [
-        PastSweep(perturb_alignment(thin(s.points), k + 1, rng), s.age_s)
-        for k, s in enumerate(scene.past)
+        PastSweep(perturb_alignment(moved, k + 1, rng), s.age_s)
+        for k, (s, moved) in enumerate(zip(scene.past, past, strict=True))
     ]
     if len(points) < count:
         scene.num_points = count_points_in_boxes(points, scene.boxes, 0.1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import (
     DEPTH_STRIDE,
     FEATURE_STRIDE,
@@ -24,10 +25,14 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     BevFusionNetworkConfig,
 )
 from multimodal_perception.detection.bev_fusion.ray_features import ray_features
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.training.bev_fusion.image_augmentation import (
     ImageAugmentationConfig,
     augment_image,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
+    Arrays,
+    image_views,
+    read_sample,
 )
 from multimodal_perception.training.bev_fusion.samples import (
     FAR,
@@ -36,7 +41,6 @@ from multimodal_perception.training.bev_fusion.samples import (
     decode_image,
     image_keys,
 )
-from multimodal_perception.training.detector.samples import Arrays, image_views, read_sample
 
 # Properties of the object at a pixel: sine and cosine of the yaw relative to the ray and of twice that
 # angle, log length, width and height, and the offset of the centre from the surface along the ray, to

@@ -19,13 +19,17 @@ from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.bev_fusion.image_bev import FrameImage
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import BevFusionNetworkConfig
 from multimodal_perception.detection.bev_fusion.ray_features import ray_features
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.files import atomic_write
 from multimodal_perception.networks.bev_fusion_images import ImageEncoder
+from multimodal_perception.training.bev_fusion.sample_files import (
+    Arrays,
+    image_views,
+    read_sample,
+)
 from multimodal_perception.training.bev_fusion.samples import decode_image, image_keys
-from multimodal_perception.training.detector.samples import Arrays, image_views, read_sample
 from multimodal_perception.training.precision import Precision, mixed_precision
 
 SUFFIX = ".features"

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from multimodal_perception.detection.bev_fusion.boxes import BevDetections
 from multimodal_perception.detection.bev_fusion.network_config import CLASSES
-from multimodal_perception.detection.bev_fusion.refinement import PROPOSAL_NMS_IOU
-from multimodal_perception.detection.fusion.proposals import (
+from multimodal_perception.detection.bev_fusion.proposals import (
     UNREFINED_SCORE_EXPONENT,
     combine_scores,
 )
+from multimodal_perception.detection.bev_fusion.refinement import PROPOSAL_NMS_IOU
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.networks.bev_fusion import BevFusionNetwork, metric_variances
 from multimodal_perception.networks.bev_fusion_refinement import BevFusionRefinement
-from multimodal_perception.networks.refinement_head import apply_residuals
+from multimodal_perception.networks.box_residuals import apply_residuals
 from multimodal_perception.training.bev_fusion.dataset import BevFusionFrame, collate
 from multimodal_perception.training.bev_fusion.train_refinement import propose, roi_inputs
 

@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multimodal_perception.detection.bev_fusion.network_config import VARIANCES
+from multimodal_perception.detection.bev_fusion.network_config import (
+    IMAGE_MODALITIES,
+    VARIANCES,
+    BevFusionNetworkConfig,
+)
 from multimodal_perception.networks.bev_fusion import (
     LOG_VARIANCE,
     MAX_LOG_VARIANCE,
@@ -15,8 +19,11 @@ from multimodal_perception.networks.bev_fusion import (
     BevOutputs,
 )
 from multimodal_perception.networks.centre_head import BOX_CODE_SIZE
+from multimodal_perception.training.bev_fusion.box_losses import (
+    code_loss,
+    heat_loss,
+)
 from multimodal_perception.training.bev_fusion.samples import SEGMENT_NAMES, UNKNOWN_SEGMENT
-from multimodal_perception.training.detector.targets_and_losses import code_loss, heat_loss
 from multimodal_perception.training.loop import Losses
 
 # Weights of the segmentation classes: rare and small ones have larger weights.
@@ -130,18 +137,31 @@ def variance_loss(log_variance: Tensor, error: Tensor, weights: Tensor) -> Tenso
     return (each * weights).sum() / weights.sum().clamp(min=1.0)
 
 
-def distillation_losses(student: BevOutputs, teacher: BevOutputs, rows: Tensor) -> Losses:
+def visible_cells(lifted: Tensor, config: BevFusionNetworkConfig) -> Tensor:
+    """1 for cells (B, 1, S, S) that any image shows, else 0. lifted: (B, S * S, K), see lift_images."""
+    last = [(m + 1) * config.modality_channels - 1 for m in range(len(IMAGE_MODALITIES))]
+    visible = lifted[..., last].amax(-1)
+    return visible.reshape(len(lifted), 1, config.lift_size, config.lift_size)
+
+
+def distillation_losses(
+    student: BevOutputs, teacher: BevOutputs, rows: Tensor, visible: Tensor | None = None
+) -> Losses:
     """Losses that draw frames without LiDAR to the outputs of the same frames with all sensors.
 
-    teacher: outputs of the frames `rows` (T,) of the student's batch, without gradient. "heat_teacher"
-    is the difference of the heatmaps, weighted with the larger one, so that empty cells do not dominate
-    (after the response distillation of UniDistill, Zhou et al. 2023). "feature_teacher" is the
-    difference of the BEV features at the cells where the teacher has objects.
+    teacher: outputs of the frames `rows` (T,) of the student's batch, without gradient. visible: (T, 1,
+    S, S), 1 for cells that an image of the student shows; the student cannot detect the teacher's
+    objects elsewhere, so other cells do not count. "heat_teacher" is the difference of the heatmaps,
+    weighted with the larger one, so that empty cells do not dominate (after the response distillation
+    of UniDistill, Zhou et al. 2023). "feature_teacher" is the difference of the BEV features at the
+    cells where the teacher has objects.
     """
     heat = student.heatmap.float()[rows].sigmoid()
     target = teacher.heatmap.detach().float().sigmoid()
     weight = torch.maximum(heat.detach(), target)
     objects = target.amax(1, keepdim=True)
+    if visible is not None:
+        weight, objects = weight * visible, objects * visible
     difference = F.smooth_l1_loss(
         student.bev_features.float()[rows], teacher.bev_features.detach().float(), reduction="none"
     ).mean(1, keepdim=True)

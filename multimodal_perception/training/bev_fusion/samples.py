@@ -1,6 +1,12 @@
 """Training samples of the BEV fusion detector: one .npz file for each simulated frame.
 
-The arrays are those of `training.detector.samples` with these differences:
+Arrays:
+- points (N, 3) int16: x, y and z in base_link, in units of POINT_STEP metres; intensity (N,) uint8, 255
+  is 1; lidar (3,): position of the first LiDAR in base_link. Missing or empty without LiDAR.
+- boxes (K, 7), labels (K,) indices into frame.CLASS_NAMES, num_points (K,) LiDAR points in each box,
+  visibility (K,) visible fraction: of the labelled objects.
+- ultrasonic (U, 8): see rasterise_ultrasonic_ranges. metadata: JSON text with the origin and the
+  conditions of the frame.
 - past<k>.points (N, 3) int16 and past<k>.age (): non-ground points of the k-th sweep before the frame, x
   and y in base_link of the frame, height above the ground of that sweep, in units of POINT_STEP; age in
   seconds.
@@ -9,7 +15,8 @@ The arrays are those of `training.detector.samples` with these differences:
   input size of the network; semantics (h / 4, w / 4) uint8: indices into SEGMENT_NAMES; objects
   (h / 4, w / 4) uint16: 1 + index of the labelled object, 0 for others; ranges (h / 8, w / 8) uint16:
   distance from the camera in units of RANGE_STEP, FAR beyond, 0 outside of the image; object_pixels
-  (K,) float32: visible pixels of each labelled object.
+  (K,) float32: visible pixels of each labelled object; matrix, coefficients, size and model of the
+  scaled image; pose (4, 4): base_link at the stamp of the frame from the optical frame.
 - ground_z (): height of the ground plane in base_link, metres.
 """
 
@@ -36,7 +43,7 @@ from multimodal_perception.detection.bev_fusion.sweep_pillars import (
     MIN_PAST_HEIGHT,
     PastSweep,
 )
-from multimodal_perception.detection.fusion.network_inputs import ultrasonic_readings
+from multimodal_perception.detection.bev_fusion.ultrasonic_channels import ultrasonic_readings
 from multimodal_perception.frame import CLASS_NAMES, CameraImage, SensorFrame, ThermalImage
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
@@ -47,7 +54,11 @@ from multimodal_perception.pointcloud.weather_noise_filter import filter_weather
 from multimodal_perception.simulation.sensors.camera import ImageTruth
 from multimodal_perception.simulation.simulation import Simulation
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
-from multimodal_perception.training.detector.samples import POINT_STEP, Arrays, SampleError
+from multimodal_perception.training.bev_fusion.sample_files import (
+    POINT_STEP,
+    Arrays,
+    SampleError,
+)
 
 # Points at larger horizontal distances are not stored: the pillars reach 51.2 m along x and y.
 MAX_DISTANCE = 70.0

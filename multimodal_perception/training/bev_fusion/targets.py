@@ -12,7 +12,7 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     CLASSES,
     BevFusionNetworkConfig,
 )
-from multimodal_perception.training.detector.targets_and_losses import (
+from multimodal_perception.training.bev_fusion.box_losses import (
     MAX_CENTRES,
     UNLABELLED,
     centre_targets,

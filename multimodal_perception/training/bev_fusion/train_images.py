@@ -23,10 +23,10 @@ from multimodal_perception.training.bev_fusion.image_dataset import (
     segment_cells,
 )
 from multimodal_perception.training.bev_fusion.losses import range_loss, segment_loss
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from multimodal_perception.training.bev_fusion.samples import SEGMENT_NAMES
 from multimodal_perception.training.bev_fusion.stage_weights import encoder_file
 from multimodal_perception.training.checkpoint import save_weights
-from multimodal_perception.training.detector.samples import sample_paths
 from multimodal_perception.training.loop import Loop, Losses
 from multimodal_perception.training.segmentation.train import keep_depthwise_in_float32
 

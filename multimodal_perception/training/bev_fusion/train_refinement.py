@@ -19,16 +19,30 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     BevFusionNetworkConfig,
 )
 from multimodal_perception.detection.bev_fusion.network_inputs import refinement_arrays
-from multimodal_perception.detection.fusion.roi_features import PointIndex
+from multimodal_perception.detection.bev_fusion.roi_features import PointIndex
 from multimodal_perception.networks.bev_fusion import BevFusionNetwork
 from multimodal_perception.networks.bev_fusion_refinement import BevFusionRefinement
-from multimodal_perception.networks.refinement_head import apply_residuals
+from multimodal_perception.networks.box_residuals import apply_residuals
+from multimodal_perception.training.bev_fusion.box_losses import (
+    confidence_loss,
+    ends_loss,
+    residual_loss,
+)
 from multimodal_perception.training.bev_fusion.configuration import BevFusionTraining
 from multimodal_perception.training.bev_fusion.dataset import Batch, BevFusionFrame, collate
 from multimodal_perception.training.bev_fusion.losses import (
     VARIANCE_WEIGHT,
     VELOCITY_WEIGHT,
     variance_loss,
+)
+from multimodal_perception.training.bev_fusion.proposal_selection import (
+    RoiSampling,
+    match_proposals,
+    nearest_boxes,
+    select_proposals,
+)
+from multimodal_perception.training.bev_fusion.proposal_selection import (
+    target_scores as overlap_scores,
 )
 from multimodal_perception.training.bev_fusion.stage_weights import (
     WEIGHTS,
@@ -37,20 +51,6 @@ from multimodal_perception.training.bev_fusion.stage_weights import (
 )
 from multimodal_perception.training.bev_fusion.train_stage1 import open_frames, to_device
 from multimodal_perception.training.checkpoint import load_matching_weights, save_weights
-from multimodal_perception.training.detector.proposal_selection import (
-    RoiSampling,
-    match_proposals,
-    nearest_boxes,
-    select_proposals,
-)
-from multimodal_perception.training.detector.proposal_selection import (
-    target_scores as overlap_scores,
-)
-from multimodal_perception.training.detector.targets_and_losses import (
-    confidence_loss,
-    ends_loss,
-    residual_loss,
-)
 from multimodal_perception.training.loop import Loop, Losses
 
 # Matching distances of the nuScenes metrics; the target score rises linearly between them.
@@ -66,13 +66,15 @@ class RoiBatch:
     """Inputs and targets of the second stage for R proposals of each of B frames.
 
     inputs: by name. matched_boxes (B, R, 7): the labelled boxes, the proposals themselves without one.
-    velocities (B, R, 2) and positive_mask (B, R): of the labelled boxes. frames: of the batch.
+    velocities (B, R, 2) and positive_mask (B, R): of the labelled boxes. frame_weight (B,): of the box
+    losses. frames: of the batch.
     """
 
     inputs: dict[str, Tensor]
     matched_boxes: Tensor
     velocities: Tensor
     positive_mask: Tensor
+    frame_weight: Tensor
     frames: Sequence[BevFusionFrame]
 
 
@@ -144,7 +146,12 @@ def build_roi_batch(
     matched = {
         n: torch.from_numpy(np.stack([t[n] for t in targets])).to(device) for n in targets[0]
     }
-    return RoiBatch({**stacked, "bev_features": bev_features}, frames=batch[2], **matched)
+    return RoiBatch(
+        {**stacked, "bev_features": bev_features},
+        frame_weight=batch[0]["frame_weight"].to(device),
+        frames=batch[2],
+        **matched,
+    )
 
 
 def roi_inputs(
@@ -188,13 +195,22 @@ def target_scores(
 
     The mean of two scores in the class of a labelled box: the soft target of the 3D IoU (LoGoNet,
     section 3.5), and the fraction of the matching distances of the nuScenes metrics that the box is
-    within. The latter also distinguishes boxes without LiDAR, which seldom overlap.
+    within. The latter also distinguishes boxes without LiDAR, which seldom overlap. Of the boxes that do
+    not overlap with their label, only the nearest one has it: others are duplicates, which non-maximum
+    suppression does not remove.
     """
     targets = 0.5 * overlap_scores(refined, boxes, labels, len(CLASSES))
     if len(boxes):
         nearest, distance = nearest_boxes(refined, boxes)
         rows = np.arange(len(refined))
-        targets[rows, labels[nearest]] += 0.5 * np.interp(distance, DISTANCES, DISTANCE_SCORES)
+        own = labels[nearest]
+        # Of each label, the box nearest to it: the first one of its rows by increasing distance.
+        order = np.argsort(distance, kind="stable")
+        _, first = np.unique(nearest[order], return_index=True)
+        counts = targets[rows, own] > 0
+        counts[order[first]] = True
+        score = np.interp(distance, DISTANCES, DISTANCE_SCORES)
+        targets[rows, own] += np.where(counts, 0.5 * score, 0.0)
     return targets.astype(np.float32)
 
 
@@ -203,7 +219,9 @@ def refinement_losses(network: nn.Module, rois: RoiBatch) -> Losses:
     assert isinstance(network, BevFusionRefinement)
     outputs = network.refine(rois.inputs)
     proposals, matched, positive = rois.inputs["boxes"], rois.matched_boxes, rois.positive_mask
-    residual, corner = residual_loss(proposals, outputs.residuals, matched, positive)
+    # Positions without LiDAR are inaccurate: with the same weight, their large losses would dominate.
+    weights = positive * rois.frame_weight[:, None]
+    residual, corner = residual_loss(proposals, outputs.residuals, matched, weights)
     refined = apply_residuals(proposals, outputs.residuals.detach().float())
     numpy_boxes = refined.cpu().numpy()
     scores = [

@@ -13,6 +13,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.bev_fusion.network_config import CLASSES
 from multimodal_perception.networks.bev_fusion import BevFusionNetwork, BevOutputs
 from multimodal_perception.networks.bev_fusion_images import ImageEncoder
+from multimodal_perception.training.bev_fusion.class_balance import repeat_rare_classes
 from multimodal_perception.training.bev_fusion.configuration import BevFusionTraining
 from multimodal_perception.training.bev_fusion.dataset import (
     Batch,
@@ -27,13 +28,13 @@ from multimodal_perception.training.bev_fusion.losses import (
     HEAT_DISTILLATION_WEIGHT,
     distillation_losses,
     stage1_losses,
+    visible_cells,
 )
+from multimodal_perception.training.bev_fusion.object_sampling import open_object_sampling
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from multimodal_perception.training.bev_fusion.samples import has_lidar
 from multimodal_perception.training.bev_fusion.stage_weights import WEIGHTS, load_encoders
 from multimodal_perception.training.checkpoint import load_matching_weights, save_weights
-from multimodal_perception.training.detector.dataset import repeat_rare_classes
-from multimodal_perception.training.detector.object_sampling import open_object_sampling
-from multimodal_perception.training.detector.samples import sample_paths
 from multimodal_perception.training.distributed import join_process_group, wait_for_all_ranks
 from multimodal_perception.training.loop import Loop, Losses
 
@@ -112,7 +113,10 @@ def batch_losses(network: nn.Module, batch: Batch, distillation: float) -> Losse
         with torch.no_grad():
             complete = network.bev_outputs(teacher)
         network.train(training)
-        more = distillation_losses(outputs, complete, rows)
+        visible = None
+        if "image_bev" in tensors:
+            visible = visible_cells(tensors["image_bev"][rows], network.config)
+        more = distillation_losses(outputs, complete, rows, visible)
         losses["total"] = losses["total"] + distillation * (
             HEAT_DISTILLATION_WEIGHT * more["heat_teacher"]
             + FEATURE_DISTILLATION_WEIGHT * more["feature_teacher"]

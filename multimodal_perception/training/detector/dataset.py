@@ -35,11 +35,8 @@ from multimodal_perception.networks.image_encoder import (
     ImageBackbone,
 )
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel, estimate_ground
-from multimodal_perception.training.detector.augmentation import (
+from multimodal_perception.training.bev_fusion.augmentation import (
     AugmentationConfig,
-    AvailableSensors,
-    DropoutConfig,
-    draw_available_sensors,
     draw_transform,
     drop_beams,
     perturb_points,
@@ -48,16 +45,27 @@ from multimodal_perception.training.detector.augmentation import (
     transform_point_cloud,
     transform_ultrasonics,
 )
-from multimodal_perception.training.detector.object_sampling import ObjectSampling, PastedObjects
-from multimodal_perception.training.detector.samples import (
+from multimodal_perception.training.bev_fusion.box_losses import (
+    UNLABELLED,
+    centre_targets,
+)
+from multimodal_perception.training.bev_fusion.object_sampling import (
+    ObjectSampling,
+    PastedObjects,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
     POINT_STEP,
-    UNKNOWN_SEGMENT,
     image_views,
     lidar_position,
     read_sample,
     sample_points,
 )
-from multimodal_perception.training.detector.targets_and_losses import UNLABELLED, centre_targets
+from multimodal_perception.training.detector.available_sensors import (
+    AvailableSensors,
+    DropoutConfig,
+    draw_available_sensors,
+)
+from multimodal_perception.training.detector.samples import UNKNOWN_SEGMENT
 
 # Feature maps of an image backbone at strides 4, 8 and 16.
 SCALES = ("finest", "fine", "coarse")
@@ -86,30 +94,6 @@ class TrainingFrame:
     views: ImageViews
     base_from_grid: NDArray[np.float64]
     labelled_cells: NDArray[np.bool_] | None = None
-
-
-def repeat_rare_classes(
-    paths: Sequence[Path],
-    threshold: float,
-    seed: int = 0,
-    class_table: NDArray[np.int64] = DETECTOR_LABELS,
-) -> list[Path]:
-    """Paths of samples, in which samples with rare classes are repeated.
-
-    class_table: class of the detector for each index into CLASS_NAMES, -1 for others.
-
-    A sample occurs sqrt(threshold / fraction of samples with its rarest class) times, at least once; the
-    fractional part is rounded at random (repeat factor sampling, Gupta et al. 2019, section 4.2).
-    """
-    contains = np.zeros((len(paths), int(class_table.max()) + 1), np.bool_)
-    for k, path in enumerate(paths):
-        sample = read_sample(path, ("labels", "num_points"))
-        labels = class_table[sample["labels"]][sample["num_points"] > 0]
-        contains[k, labels[labels >= 0]] = True
-    repeat_factor = np.sqrt(threshold / np.maximum(contains.mean(axis=0), 1e-9))
-    times = np.where(contains, repeat_factor, 1.0).max(axis=1, initial=1.0)
-    times += np.random.default_rng(seed).random(len(paths))
-    return [path for path, count in zip(paths, times, strict=True) for _ in range(int(count))]
 
 
 class DetectorDataset(Dataset[TrainingFrame]):

@@ -11,6 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.pillars import (
+    HEIGHT_BIN,
+    HEIGHT_BINS,
+    MIN_HEIGHT,
+    PILLAR_CHANNELS,
+)
+from multimodal_perception.detection.bev_fusion.roi_features import (
+    GRID,
+    PROFILE_FEATURES,
+)
 from multimodal_perception.detection.fusion.image_projection import RAY_SAMPLES
 from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
@@ -18,24 +28,23 @@ from multimodal_perception.detection.fusion.network_config import (
     DetectorConfig,
 )
 from multimodal_perception.detection.fusion.network_inputs import FEATURE_STRIDE
-from multimodal_perception.detection.fusion.pillars import (
-    HEIGHT_BIN,
-    HEIGHT_BINS,
-    MIN_HEIGHT,
-    PILLAR_CHANNELS,
+from multimodal_perception.networks.dynamic_aggregation import (
+    GRID_POINT_FEATURES,
+    GRID_POINTS,
 )
-from multimodal_perception.detection.fusion.roi_features import GRID, PROFILE_FEATURES
 from multimodal_perception.networks.fusion_detector import (
     ProposalNetwork,
     RefinementNetwork,
     build_image,
 )
-from multimodal_perception.networks.image_encoder import ImageNetwork
-from multimodal_perception.networks.local_fusion import GRID_POINT_FEATURES, GRID_POINTS
+from multimodal_perception.networks.fusion_image_network import ImageNetwork
 from multimodal_perception.networks.refinement_head import PROPOSAL_FEATURES
-from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training, write_card
-from multimodal_perception.runtime.onnx_export import export_onnx
-from multimodal_perception.training.checkpoint import load_weights, save_weights
+from multimodal_perception.runtime.card import ModelCard, TensorSpec, Training
+from multimodal_perception.training.checkpoint import load_weights
+from multimodal_perception.training.model_export import (
+    tensor_spec,
+    write_model,
+)
 
 LICENCE = "Apache-2.0"
 PROPOSAL_OUTPUTS = ("scores", "labels", "boxes", "bev_features")
@@ -212,25 +221,6 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(value, other[name]) for name, value in first.state_dict().items())
 
 
-def write_model(
-    folder: Path,
-    card: ModelCard,
-    network: nn.Module,
-    examples: Mapping[str, Tensor],
-    outputs: tuple[str, ...],
-) -> ModelCard:
-    """Write model.onnx, model.safetensors and card.yaml of a network. examples: its inputs by name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        results = network(*examples.values())
-    results = (results,) if isinstance(results, Tensor) else results
-    specs = {n: _spec(t) for n, t in zip(outputs, results, strict=True)}
-    export_onnx(network, examples, outputs, folder / "model.onnx")
-    save_weights(network, folder / "model.safetensors")
-    card = dataclasses.replace(card, outputs=specs)
-    return write_card(folder, card, "model.onnx", "model.safetensors")
-
-
 def proposal_examples(config: DetectorConfig) -> dict[str, Tensor]:
     """Inputs of the proposal network with the shapes of its configuration."""
     c, count = config, config.pillars.max_pillars
@@ -297,11 +287,7 @@ def refinement_examples(config: DetectorConfig) -> dict[str, Tensor]:
 
 
 def _specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
-    return {name: _spec(tensor) for name, tensor in tensors.items()}
-
-
-def _spec(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))  # type: ignore[arg-type]
+    return {name: tensor_spec(tensor) for name, tensor in tensors.items()}
 
 
 def _plain(config: DetectorConfig) -> dict[str, Any]:

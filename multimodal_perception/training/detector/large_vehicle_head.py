@@ -18,20 +18,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from multimodal_perception.detection.bev_fusion.roi_features import CAR_LENGTH
 from multimodal_perception.detection.fusion.network_config import CLASSES
-from multimodal_perception.detection.fusion.roi_features import CAR_LENGTH
 from multimodal_perception.geometry.boxes import iou_3d_aligned
+from multimodal_perception.networks.box_residuals import apply_residuals
 from multimodal_perception.networks.fusion_detector import ProposalNetwork, RefinementNetwork
-from multimodal_perception.networks.refinement_head import RefinementOutput, apply_residuals
+from multimodal_perception.networks.refinement_head import RefinementOutput
+from multimodal_perception.training.bev_fusion.box_losses import soft_target
+from multimodal_perception.training.bev_fusion.proposal_selection import match_proposals
 from multimodal_perception.training.checkpoint import save_weights
 from multimodal_perception.training.detector.dataset import DetectorDataset, TrainingFrame, collate
 from multimodal_perception.training.detector.losses import build_roi_batch, refinement_output_losses
-from multimodal_perception.training.detector.proposal_selection import (
+from multimodal_perception.training.detector.refinement_targets import (
     Detections,
-    RoiSampling,
-    match_proposals,
+    JitteredRoiSampling,
 )
-from multimodal_perception.training.detector.targets_and_losses import soft_target
 from multimodal_perception.training.detector.train import (
     DetectorTraining,
     build_dataset,
@@ -118,7 +119,7 @@ def collect_proposals(
     network.eval()
     device = next(network.parameters()).device
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    sampling = RoiSampling(STORED_ROIS, NMS_IOU, jitter_proposals)
+    sampling = JitteredRoiSampling(STORED_ROIS, NMS_IOU, jitter_proposals)
     for epoch in range(config.views_per_frame):
         frames.epoch = epoch
         loader = DataLoader(

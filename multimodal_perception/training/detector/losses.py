@@ -8,23 +8,38 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from multimodal_perception.detection.bev_fusion.pillars import RANGE_CHANNEL
+from multimodal_perception.detection.bev_fusion.roi_features import PointIndex
 from multimodal_perception.detection.fusion.network_config import (
     CLASSES,
     IMAGE_MODALITIES,
     DetectorConfig,
 )
 from multimodal_perception.detection.fusion.network_inputs import FEATURE_STRIDE, refinement_inputs
-from multimodal_perception.detection.fusion.pillars import RANGE_CHANNEL
-from multimodal_perception.detection.fusion.roi_features import PointIndex
+from multimodal_perception.networks.box_residuals import (
+    apply_residuals,
+)
 from multimodal_perception.networks.fusion_detector import (
     ImageFeatures,
     ProposalNetwork,
     RefinementNetwork,
 )
 from multimodal_perception.networks.image_encoder import stack_feature_maps
-from multimodal_perception.networks.refinement_head import RefinementOutput, apply_residuals
+from multimodal_perception.networks.refinement_head import RefinementOutput
+from multimodal_perception.training.bev_fusion.box_losses import (
+    code_loss,
+    confidence_loss,
+    ends_loss,
+    heat_loss,
+    residual_loss,
+)
+from multimodal_perception.training.bev_fusion.proposal_selection import (
+    select_proposals,
+    target_scores,
+)
 from multimodal_perception.training.detector.dataset import (
     SCALES,
     TrainingFrame,
@@ -32,21 +47,11 @@ from multimodal_perception.training.detector.dataset import (
 from multimodal_perception.training.detector.gradient_balancing import (
     GradientBalancer,
 )
-from multimodal_perception.training.detector.proposal_selection import (
+from multimodal_perception.training.detector.refinement_targets import (
     Detections,
-    RoiSampling,
+    JitteredRoiSampling,
     refinement_targets,
-    select_proposals,
     supervised_mask,
-    target_scores,
-)
-from multimodal_perception.training.detector.targets_and_losses import (
-    code_loss,
-    confidence_loss,
-    ends_loss,
-    heat_loss,
-    residual_loss,
-    segmentation_loss,
 )
 from multimodal_perception.training.loop import Losses
 
@@ -173,7 +178,8 @@ class RoiBatch:
         """Target scores (B, R, classes) of the proposals after residuals (B, R, 8) are applied."""
         boxes = apply_residuals(self.proposals, residuals.detach().float()).cpu().numpy()
         targets = [
-            target_scores(b, f.boxes, f.labels) for b, f in zip(boxes, self.frames, strict=True)
+            target_scores(b, f.boxes, f.labels, len(CLASSES))
+            for b, f in zip(boxes, self.frames, strict=True)
         ]
         return _stack(targets, self.proposals)
 
@@ -183,10 +189,10 @@ def build_roi_batch(
     device: torch.device,
     batch: Batch,
     rng: np.random.Generator,
-    sampling: RoiSampling | None = None,
+    sampling: JitteredRoiSampling | None = None,
 ) -> RoiBatch:
     """Proposals of the proposal network for a batch, with the inputs and targets of the refinement."""
-    sampling = sampling or RoiSampling()
+    sampling = sampling or JitteredRoiSampling()
     tensors, frames = _to_device(batch[0], device), batch[1]
     with torch.no_grad():
         feature_maps, _ = image_feature_maps(network, tensors)
@@ -290,3 +296,19 @@ def _device_of(network: nn.Module) -> torch.device:
 
 def _to_device(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the auxiliary segmentation, logits (N, C, h, w) and labels (N, h, w), 255
+    unknown.
+
+    Rare classes have larger weights.
+    """
+    weights = logits.new_ones(logits.shape[1], dtype=torch.float32)
+    weights[0] = 0.3
+    weights[2:4] = 3.0
+    weights[6:] = 2.0
+    labels = labels.long()
+    if not bool((labels != 255).any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), labels, weights, ignore_index=255)

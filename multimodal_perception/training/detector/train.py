@@ -21,6 +21,13 @@ from multimodal_perception.networks.fusion_detector import (
     RefinementNetwork,
 )
 from multimodal_perception.networks.image_encoder import ImageBackbone
+from multimodal_perception.training.bev_fusion.augmentation import AugmentationConfig
+from multimodal_perception.training.bev_fusion.class_balance import repeat_rare_classes
+from multimodal_perception.training.bev_fusion.object_sampling import (
+    MAX_PASTED,
+    open_object_sampling,
+)
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from multimodal_perception.training.checkpoint import (
     load_matching_weights,
     load_stream,
@@ -28,11 +35,11 @@ from multimodal_perception.training.checkpoint import (
     read_streams,
     save_weights,
 )
-from multimodal_perception.training.detector.augmentation import AugmentationConfig, DropoutConfig
+from multimodal_perception.training.detector.available_sensors import DropoutConfig
 from multimodal_perception.training.detector.dataset import (
+    DETECTOR_LABELS,
     DetectorDataset,
     collate,
-    repeat_rare_classes,
     store_features,
 )
 from multimodal_perception.training.detector.gradient_balancing import (
@@ -45,8 +52,6 @@ from multimodal_perception.training.detector.losses import (
     proposal_losses,
     refinement_losses,
 )
-from multimodal_perception.training.detector.object_sampling import MAX_PASTED, open_object_sampling
-from multimodal_perception.training.detector.samples import sample_paths
 from multimodal_perception.training.distributed import join_process_group, wait_for_all_ranks
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 
@@ -225,9 +230,11 @@ def build_dataset(
         rank, world_size = join_process_group()
         store_features(paths[rank::world_size], *backbones)
         wait_for_all_ranks()
-    sampling = open_object_sampling(paths, data, config.gt_sampling)
+    sampling = open_object_sampling(paths, data, config.gt_sampling, CLASSES)
     if config.repeat_threshold:
-        paths = repeat_rare_classes(paths, config.repeat_threshold, config.loop.seed)
+        paths = repeat_rare_classes(
+            paths, config.repeat_threshold, config.loop.seed, DETECTOR_LABELS
+        )
     dropout = config.modality_dropout
     if backbones is None:
         # A network without images: no images in any frame, and a LiDAR in all.

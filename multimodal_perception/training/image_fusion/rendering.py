@@ -18,7 +18,7 @@ from multimodal_perception.datasets.simulation_writer import (
 from multimodal_perception.files import atomic_write
 from multimodal_perception.rig import Rig
 from multimodal_perception.simulation.profile import Profile
-from multimodal_perception.training.detector.drives import drive_for_seed
+from multimodal_perception.training.training_drives import drive_for_seed
 
 # The arrays of a shard that the training uses.
 STORED = ("camera.pixels", "thermal.pixels", "truth.camera.semantics")

@@ -19,6 +19,8 @@ Network = Literal[
 RECIPE = "recipe.yaml"
 NAME = re.compile(r"[a-z0-9_]+")
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")
+# Networks whose confidences a recipe can calibrate; detectors of 3D boxes have a stage for it.
+CALIBRATED_NETWORKS = ("segmentation", "image_detector")
 # Seeds from here on are reserved for evaluation.
 FIRST_EVALUATION_SEED = 10_000
 
@@ -122,6 +124,9 @@ class Recipe:
         evaluation: Commands by name: the arguments of `multimodal-perception evaluate`, in which
             {model} is the folder of the model and {out} that of the recipe. Their figures are written
             into the model card. Change the seeds to evaluate on other drives.
+        calibration: Seeds of simulated drives on which the confidences of the exported segmentation
+            network or image detector are made probabilities (temperature scaling), single ones or ranges
+            A..B below 10000; empty for none. Set it to drives that no stage is trained on.
         notes: Text for the model card. Use it for what the figures do not show, such as limitations.
     """
 
@@ -132,11 +137,19 @@ class Recipe:
     export: dict[str, str] = field(default_factory=dict)
     variants: dict[str, dict[str, str]] = field(default_factory=dict)
     evaluation: dict[str, str] = field(default_factory=dict)
+    calibration: tuple[str, ...] = ()
     notes: str = ""
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("stages: must name at least one stage")
+        if self.calibration and self.network not in CALIBRATED_NETWORKS:
+            allowed = " and ".join(CALIBRATED_NETWORKS)
+            raise ValueError(f"calibration: allowed for {allowed}; the network is {self.network}")
+        used = {seed for data in self.data.values() for seed in data.seed_list()}
+        common = used & set(self.calibration_seeds())
+        if common:
+            raise ValueError(f"calibration: seed {min(common)} is used for the training")
         names = [("name", self.name)]
         names += [
             (f"{key}.{n}", n)
@@ -166,6 +179,10 @@ class Recipe:
             for part, stage_name in parts.items():
                 if stage_name not in self.stages:
                     raise ValueError(f"{key}.{part}: {_allowed(self.stages, stage_name)}")
+
+    def calibration_seeds(self) -> list[int]:
+        """Seeds of the drives for the calibration of the confidences. Raises ValueError."""
+        return DataConfig(seeds=self.calibration).seed_list() if self.calibration else []
 
     def merged_settings(self, name: str) -> dict[str, Any]:
         """The settings of a stage with those of the stages that it refers to."""

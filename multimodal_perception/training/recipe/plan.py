@@ -11,16 +11,22 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from multimodal_perception import __version__
 from multimodal_perception.configuration import UserError
 from multimodal_perception.processes import terminate_with_parent
+from multimodal_perception.rig import load_rig
 from multimodal_perception.training.recipe.card import write_model_cards
 from multimodal_perception.training.recipe.configuration import RecipeFile
 from multimodal_perception.training.recipe.steps import Step
 from multimodal_perception.training.recipe.workflow import Cost, StageInputs
 from multimodal_perception.training.recipe.workflows import WORKFLOWS, rig_file
 
+# Frames of each drive and condition (day, night, unlit, fog) for the calibration of confidences.
+CALIBRATION_FRAMES = 2
 # Runs the arguments of an evaluation command, which writes its figures to a JSON file.
 Evaluate = Callable[[Sequence[str]], None]
 # Configuration keys that name a model; its card is an input of the stage.
@@ -49,6 +55,7 @@ class Plan:
             self._export_step(f"export/{name}", f"{recipe.name}_{name}", parts)
             for name, parts in recipe.variants.items()
         ]
+        calibration = [self._calibration_step()] if recipe.calibration else []
         evaluations = [self._evaluation_step(name) for name in recipe.evaluation]
         card = Step(
             "card",
@@ -57,7 +64,7 @@ class Plan:
             (
                 "export",
                 *(f"train/{name}" for name in recipe.stages),
-                *(s.name for s in evaluations),
+                *(s.name for s in (*calibration, *evaluations)),
             ),
             self.model_folder,
             partial(
@@ -70,7 +77,7 @@ class Plan:
                 self._exported_parts(),
             ),
         )
-        return [*training, export, *variants, *evaluations, card]
+        return [*training, export, *variants, *calibration, *evaluations, card]
 
     def _training_steps(self) -> list[Step]:
         """The stages, each of them after the rendering of its data if that was not needed before."""
@@ -206,9 +213,35 @@ class Plan:
             Cost(60e6, 60.0),
         )
 
+    def _calibration_step(self) -> Step:
+        """Temperatures of the exported model, which are written into its card."""
+        recipe, result = self.file.recipe, self.out / "calibration.json"
+        seeds = recipe.calibration_seeds()
+
+        def run() -> None:
+            from multimodal_perception.training.confidence_calibration import calibrate_model
+
+            def progress(total: int) -> tqdm[Any]:
+                return tqdm(total=total, desc="calibration", unit="frame")
+
+            model = self.out / "export" / recipe.name
+            rig = load_rig(rig_file("simulation", self.file.path.parent))
+            calibrate_model(model, rig, seeds, CALIBRATION_FRAMES, progress, result)
+
+        return Step(
+            "calibrate",
+            f"temperatures of the confidences on {len(seeds)} simulated drives",
+            {"seeds": seeds, "frames": CALIBRATION_FRAMES},
+            ("export",),
+            result,
+            run,
+            Cost(1e4, 8.0 * CALIBRATION_FRAMES * len(seeds)),
+        )
+
     def _evaluation_step(self, name: str) -> Step:
         command, path = self.file.recipe.evaluation[name], self._evaluation_path(name)
         needs = ("export", *(f"export/{variant}" for variant in self.file.recipe.variants))
+        needs += ("calibrate",) if self.file.recipe.calibration else ()
         model = self.out / "export" / self.file.recipe.name
 
         def run() -> None:

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.detection.bev_fusion.image_bev import FrameImage
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import (
     PAINT_CHANNELS,
     BevFusionNetworkConfig,
 )
-from multimodal_perception.detection.fusion.image_projection import ImageView
-from multimodal_perception.detection.fusion.pillars import PillarConfig
+from multimodal_perception.detection.bev_fusion.pillars import PillarConfig
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, SensorFrame
 from multimodal_perception.geometry import poses

@@ -11,7 +11,7 @@ import torch
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.architectures import resolve

@@ -18,7 +18,7 @@ from multimodal_perception.detection.bev_fusion.image_bev import (
     lift_images,
     sample_images,
 )
-from multimodal_perception.detection.fusion.image_projection import ImageView
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.geometry import poses
 from multimodal_perception.networks import image_lift
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel

@@ -13,12 +13,12 @@ import pytest
 from multimodal_perception.configuration import UserError
 from multimodal_perception.detection.bev_fusion.boxes import calibrated_scores
 from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.bev_fusion.model_cards import (
     is_bev_fusion,
     read_detector_cards,
     score_calibration,
 )
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.frame import CLASS_NAMES, Modality
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline

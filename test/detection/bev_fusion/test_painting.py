@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
 from multimodal_perception.detection.bev_fusion.network_config import PAINT_CHANNELS, PAINT_GROUPS
 from multimodal_perception.detection.bev_fusion.painting import (
     PaintedImage,
@@ -13,7 +14,6 @@ from multimodal_perception.detection.bev_fusion.painting import (
     paint_grid,
     paint_points,
 )
-from multimodal_perception.detection.fusion.image_projection import ImageView
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.perception import Boxes2D, SegmentationMask

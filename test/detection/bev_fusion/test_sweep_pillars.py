@@ -11,12 +11,12 @@ from multimodal_perception.detection.bev_fusion.network_config import (
     PAINT_CHANNELS,
     BevFusionNetworkConfig,
 )
-from multimodal_perception.detection.bev_fusion.sweep_pillars import PastSweep, build_sweep_pillars
-from multimodal_perception.detection.fusion.pillars import (
+from multimodal_perception.detection.bev_fusion.pillars import (
     PILLAR_CHANNELS,
     PillarConfig,
     build_pillars,
 )
+from multimodal_perception.detection.bev_fusion.sweep_pillars import PastSweep, build_sweep_pillars
 from test.detection.bev_fusion.small_images import SMALL
 
 POINTS = np.array([[1.0, 2.0, 0.5, 0.1], [1.1, 2.1, 1.0, 0.3], [-3.0, 4.0, 0.2, 0.2]], np.float32)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.detector import Network
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.image_features import Network
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.evaluation.agreement import golden_frames
 from multimodal_perception.frame import (

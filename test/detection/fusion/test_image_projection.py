@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from multimodal_perception.detection.fusion.image_projection import (
-    ImageView,
-    project_to_feature_map,
-)
+from multimodal_perception.detection.bev_fusion.image_view import ImageView
+from multimodal_perception.detection.fusion.image_projection import project_to_feature_map
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL

@@ -290,6 +290,10 @@ def test_own_classes_are_mapped_by_a_file(tmp_path: Path) -> None:
         ({"preprocessing": {"order": "GBR"}}, "preprocessing.order: allowed: RGB, BGR"),
         ({"class_map": {"car": "tank"}}, "class_map.car: 'tank'"),
         ({"class_map": {}}, "class_map: expected"),
+        ({"score_thresholds": 0.2}, "score_thresholds: expected a score by class name"),
+        ({"score_thresholds": {"tank": 0.2}}, "score_thresholds.tank: allowed: .*person"),
+        ({"score_thresholds": {"person": 0.0}}, "score_thresholds.person: allowed: above 0"),
+        ({"score_thresholds": {"person": True}}, "score_thresholds.person: allowed: above 0"),
     ],
 )
 def test_edited_cards_are_refused_with_the_key(tmp_path: Path, change: dict, message: str) -> None:
@@ -302,6 +306,24 @@ def test_edited_cards_are_refused_with_the_key(tmp_path: Path, change: dict, mes
         ImportedDetector(ImageDetectorConfig(model="image_detector"), RUNTIME)
     with pytest.raises(UserError, match=r"imported_detector\.model: missing"):
         ImportedDetector(ImageDetectorConfig(model=""), RUNTIME)
+
+
+def test_classes_have_the_thresholds_of_the_card(tmp_path: Path) -> None:
+    file = rectangle_network(tmp_path / "a.onnx", (80, 160))
+    card = import_detector(DetectorImport(file, "nms", "coco"), picture(), tmp_path / "model")
+    frame = single_image_frame(np.ascontiguousarray(picture()[..., ::-1]))
+    (box,) = detector(card).detect(frame)[CAMERA].scores
+    name = detector(card).class_names[int(detector(card).detect(frame)[CAMERA].labels[0])]
+    for threshold, count in ((float(box) - 0.01, 1), (min(float(box) + 0.01, 1.0), 0)):
+        edited = dataclasses.replace(
+            card, settings={**card.settings, "score_thresholds": {name: threshold}}
+        )
+        own = ImportedDetector(ImageDetectorConfig(), RUNTIME, card=edited)
+        assert len(own.detect(frame)[CAMERA].boxes) == count
+    # A larger min_score raises the thresholds of all classes in proportion.
+    assert own.score_thresholds.lowest(0.15) == pytest.approx(0.15)
+    at = dict(zip(own.class_names, own.score_thresholds.at(0.15), strict=True))
+    assert at[name] == pytest.approx(min(float(box) + 0.01, 1.0) / 2)
 
 
 def test_command_writes_the_folder_and_the_picture(

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from multimodal_perception.training.bev_fusion.drives import render_drives
-from multimodal_perception.training.bev_fusion.stages import train_stage
-from test.training.bev_fusion.tiny import FRAMES, SEED, configured, rendering
-
 
 @pytest.fixture(scope="session")
 def tiny_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the samples of one drive. Tests must not write other samples into it."""
+    from multimodal_perception.training.bev_fusion.drives import render_drives
+    from test.training.bev_fusion.tiny import FRAMES, SEED, rendering
+
     folder = tmp_path_factory.mktemp("bev_fusion_samples")
     assert render_drives([SEED], rendering(), folder) == FRAMES
     return folder
@@ -22,6 +21,9 @@ def tiny_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tiny_samples: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The weights of all stages by name, each trained for a few steps from the earlier ones."""
+    from multimodal_perception.training.bev_fusion.stages import train_stage
+    from test.training.bev_fusion.tiny import configured
+
     out = tmp_path_factory.mktemp("bev_fusion_stages")
     weights: dict[str, Path] = {}
     files = {

@@ -10,26 +10,37 @@ import pytest
 import torch
 
 from multimodal_perception.detection.bev_fusion.network_config import CLASSES
+from multimodal_perception.detection.bev_fusion.pillars import PILLAR_CHANNELS
 from multimodal_perception.detection.bev_fusion.sweep_pillars import PastSweep
-from multimodal_perception.detection.fusion.pillars import PILLAR_CHANNELS
 from multimodal_perception.geometry.boxes import points_in_box
+from multimodal_perception.training.bev_fusion.augmentation import AugmentationConfig
+from multimodal_perception.training.bev_fusion.box_losses import UNLABELLED
 from multimodal_perception.training.bev_fusion.dataset import (
     BevFusionDataset,
     BevFusionFrame,
     FrameOptions,
     collate,
 )
-from multimodal_perception.training.bev_fusion.frame_scene import perturb_alignment
+from multimodal_perception.training.bev_fusion.frame_scene import (
+    FrameScene,
+    augment_points,
+    perturb_alignment,
+)
 from multimodal_perception.training.bev_fusion.image_features import (
     feature_path,
     quantise_outputs,
     read_images,
     store_features,
 )
+from multimodal_perception.training.bev_fusion.object_sampling import open_object_sampling
 from multimodal_perception.training.bev_fusion.painting import PaintingConfig
 from multimodal_perception.training.bev_fusion.pasted_motion import (
     add_past_points,
     draw_velocities,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
+    image_views,
+    sample_paths,
 )
 from multimodal_perception.training.bev_fusion.sensor_dropout import (
     SensorDropoutConfig,
@@ -41,10 +52,6 @@ from multimodal_perception.training.bev_fusion.targets import (
     observability,
     stage1_targets,
 )
-from multimodal_perception.training.detector.augmentation import AugmentationConfig
-from multimodal_perception.training.detector.object_sampling import open_object_sampling
-from multimodal_perception.training.detector.samples import image_views, sample_paths
-from multimodal_perception.training.detector.targets_and_losses import UNLABELLED
 from test.training.bev_fusion.tiny import TINY, sample_arrays
 
 COMPLETE = SensorDropoutConfig(0, 0, 0, 0, 0, 0, 0)
@@ -182,6 +189,33 @@ def test_points_of_pasted_objects_are_moved_back_by_their_velocity() -> None:
     speeds = np.linalg.norm(drawn, axis=1)
     assert not speeds[150:].any() and 0.35 < (speeds[:150] > 0).mean() < 0.65
     np.testing.assert_allclose(drawn[:, 0], 0.0, atol=1e-5)
+
+
+def test_beams_are_dropped_only_where_enough_of_them_remain() -> None:
+    """The beams of a LiDAR of 16 beams, 2 degrees apart, may all lie between those that are kept."""
+    azimuth = np.linspace(0, 6.28, 200)
+    fractions = {}
+    for step in (0.25, 2.0):
+        slope = np.tan(np.radians(np.arange(-15, 15.1, step)))
+        a, s = (v.ravel() for v in np.meshgrid(azimuth, slope))
+        points = np.column_stack([10 * np.cos(a), 10 * np.sin(a), 2 + 10 * s, a]).astype(np.float32)
+        kept = []
+        for seed in range(20):
+            empty = np.zeros((0, 7), np.float32)
+            scene = FrameScene(
+                {"lidar": np.array([0, 0, 2.0])}, points, [PastSweep(points[:, :3], 0.1)],
+                empty, np.zeros(0, np.int64), empty[:, :2], np.zeros(0, np.int64), None,
+            )  # fmt: skip
+            augment_points(
+                scene,
+                AugmentationConfig(0, 0, 0, 0, 0, 0, beam_dropout=1.0),
+                np.random.default_rng(seed),
+            )
+            assert len(scene.past[0].points) == len(scene.points)
+            kept.append(len(scene.points) / len(points))
+        fractions[step] = kept
+    assert max(fractions[0.25]) < 0.6 and min(fractions[0.25]) > 0.1
+    assert min(fractions[2.0]) > 0.1
 
 
 def test_an_odometry_error_moves_older_sweeps_more() -> None:

@@ -14,6 +14,7 @@ from multimodal_perception.training.bev_fusion.losses import (
     range_loss,
     stage1_losses,
     variance_loss,
+    visible_cells,
 )
 from multimodal_perception.training.bev_fusion.targets import FrameObjects, stage1_targets
 from multimodal_perception.training.bev_fusion.train_refinement import target_scores
@@ -107,6 +108,24 @@ def test_the_teacher_draws_its_frames_only() -> None:
     )
 
 
+def test_the_teacher_counts_only_where_an_image_shows_the_cell() -> None:
+    size = TINY.lift_size
+    lifted = torch.zeros(1, size * size, TINY.lift_channels)
+    lifted[0, 5, TINY.modality_channels - 1] = 1.0  # a camera shows cell 5, a thermal camera cell 7
+    lifted[0, 7, 2 * TINY.modality_channels - 1] = 1.0
+    visible = visible_cells(lifted, TINY)
+    assert visible.flatten().nonzero()[:, 0].tolist() == [5, 7]
+    student = BevOutputs(
+        torch.zeros(1, 8, size, size),
+        torch.zeros(1, 10, size, size, requires_grad=True),
+        torch.zeros(1, CODE_SIZE, size, size),
+    )
+    teacher = student._replace(heatmap=torch.full((1, 10, size, size), 3.0))
+    distillation_losses(student, teacher, torch.tensor([0]), visible)["heat_teacher"].backward()
+    assert student.heatmap.grad is not None
+    assert student.heatmap.grad.flatten(2).any(1)[0].nonzero()[:, 0].tolist() == [5, 7]
+
+
 def test_neighbouring_ranges_have_a_smaller_loss_than_distant_ones() -> None:
     bins = torch.full((1, 2, 2), 3)
     bins[0, 0, 0] = -1  # unknown
@@ -124,10 +143,21 @@ def test_neighbouring_ranges_have_a_smaller_loss_than_distant_ones() -> None:
 def test_target_scores_of_boxes_with_and_without_overlap() -> None:
     label = np.array([[10, 0, 1, 4, 2, 1.5, 0]], np.float32)
     boxes = np.repeat(label, 4, 0)
-    boxes[:, 1] += [0.0, 2.0, 3.0, 9.0]
+    boxes[:, 1] += [0.0, 2.1, 3.0, 9.0]
     scores = target_scores(boxes, label, np.array([3]))
-    assert scores[:, 3].tolist() == pytest.approx([1.0, 0.25, 0.125, 0.0])
+    # The others are duplicates that non-maximum suppression does not remove.
+    assert scores[:, 3].tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
     assert not np.delete(scores, 3, axis=1).any()
+    scores = target_scores(boxes[:0:-1], label, np.array([3]))
+    assert scores[:, 3].tolist() == pytest.approx([0.0, 0.0, 0.2375])
+    # Boxes that overlap with their label have both scores; the IoU of the second one is 0.6.
+    boxes[1, 1] = 0.5
+    scores = target_scores(boxes[:2], label, np.array([3]))
+    assert scores[:, 3].tolist() == pytest.approx([1.0, 0.5 * 0.7 + 0.5])
+    # Each label has its own nearest box.
+    labels = np.concatenate([label, label + np.eye(1, 7, 0, dtype=np.float32) * 20])
+    found = labels + np.eye(1, 7, 1, dtype=np.float32) * 2.5
+    assert target_scores(found, labels, np.array([3, 7])).max(axis=1).tolist() == [0.1875] * 2
     assert not target_scores(boxes, label[:0], np.array([], np.int64)).any()
 
 

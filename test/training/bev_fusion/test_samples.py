@@ -15,6 +15,7 @@ from multimodal_perception.training.bev_fusion.drives import (
     render_drive,
     rig_of_seed,
 )
+from multimodal_perception.training.bev_fusion.sample_files import image_views
 from multimodal_perception.training.bev_fusion.samples import (
     FAR,
     MAX_DISTANCE,
@@ -26,7 +27,6 @@ from multimodal_perception.training.bev_fusion.samples import (
     past_sweeps,
     sample_cells,
 )
-from multimodal_perception.training.detector.samples import image_views
 from test.training.bev_fusion.tiny import SEED, TINY, rendering, sample_arrays
 
 

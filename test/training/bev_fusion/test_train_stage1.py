@@ -13,6 +13,10 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.networks.bev_fusion import BevFusionNetwork
 from multimodal_perception.training.bev_fusion.dataset import collate
 from multimodal_perception.training.bev_fusion.drives import open_drive
+from multimodal_perception.training.bev_fusion.sample_files import (
+    sample_paths,
+    write_sample,
+)
 from multimodal_perception.training.bev_fusion.samples import build_sample, has_lidar
 from multimodal_perception.training.bev_fusion.stage_weights import load_encoders
 from multimodal_perception.training.bev_fusion.train_images import ImageEncoders, image_losses
@@ -21,7 +25,6 @@ from multimodal_perception.training.bev_fusion.train_stage1 import (
     bev_outputs,
     open_frames,
 )
-from multimodal_perception.training.detector.samples import sample_paths, write_sample
 from test.training.bev_fusion.tiny import SEED, TINY, configured, rendering
 
 

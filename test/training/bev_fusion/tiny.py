@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from multimodal_perception.detection.bev_fusion.network_config import BevFusionNetworkConfig
-from multimodal_perception.detection.fusion.pillars import PillarConfig
+from multimodal_perception.detection.bev_fusion.pillars import PillarConfig
 from multimodal_perception.simulation.rigs import open_rig
 from multimodal_perception.training.bev_fusion.configuration import BevFusionTraining, Stage
 from multimodal_perception.training.bev_fusion.drives import Rendering
-from multimodal_perception.training.detector.samples import sample_paths
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from multimodal_perception.training.loop import LoopConfig
 
 TINY = BevFusionNetworkConfig(

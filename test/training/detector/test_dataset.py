@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from multimodal_perception.frame import (
-    CLASS_NAMES,
-)
 from multimodal_perception.geometry.boxes import count_points_in_boxes
 from multimodal_perception.networks.fusion_detector import ProposalNetwork
-from multimodal_perception.training.detector.augmentation import (
-    AugmentationConfig,
-    DropoutConfig,
-)
-from multimodal_perception.training.detector.dataset import (
-    DetectorDataset,
-    collate,
-    feature_path,
-    repeat_rare_classes,
-    store_features,
-)
-from multimodal_perception.training.detector.losses import proposal_losses
-from multimodal_perception.training.detector.samples import (
+from multimodal_perception.training.bev_fusion.augmentation import AugmentationConfig
+from multimodal_perception.training.bev_fusion.sample_files import (
     SampleError,
     read_sample,
     sample_paths,
     write_sample,
 )
+from multimodal_perception.training.detector.available_sensors import DropoutConfig
+from multimodal_perception.training.detector.dataset import (
+    DetectorDataset,
+    collate,
+    feature_path,
+    store_features,
+)
+from multimodal_perception.training.detector.losses import proposal_losses
 from multimodal_perception.training.detector.train import (
     load_image_backbones,
 )
@@ -134,19 +127,6 @@ def test_without_lidar_weight_scales_the_loss_of_a_frame(samples: Path) -> None:
         < half["heat"]
         < max(zero_weight["heat"], full_weight["heat"])
     )
-
-
-def test_frames_with_rare_classes_are_repeated(samples: Path, tmp_path: Path) -> None:
-    common = sample_paths(samples)
-    rare = read_sample(common[0])
-    rare["labels"] = np.full_like(rare["labels"], CLASS_NAMES.index("bus"))
-    paths = [*common[1:], *common[1:], *common[1:], tmp_path / "rare.npz"]
-    write_sample(paths[-1], rare)
-    # One frame of 16 has a bus; with a threshold of 1/4 it is repeated sqrt(16 / 4) times.
-    counts = Counter(repeat_rare_classes(paths, 0.25))
-    assert counts[paths[-1]] == 2 and counts[paths[0]] == 3
-    assert repeat_rare_classes(paths, 0.25) == repeat_rare_classes(paths, 0.25)
-    assert len(repeat_rare_classes(paths, 0.001)) == len(paths)
 
 
 def test_errors_name_a_damaged_sample(tmp_path: Path) -> None:

@@ -11,21 +11,19 @@ import pytest
 import torch
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.pipeline_builder import PipelineConfig, open_detector
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.runtime.card import Training, load_card
 from multimodal_perception.runtime.open_model import open_single_engine
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.training.bev_fusion.sample_files import sample_paths
 from multimodal_perception.training.checkpoint import read_streams, read_weights, write_weights
 from multimodal_perception.training.detector.dataset import (
     store_features,
 )
 from multimodal_perception.training.detector.export import export_detector
-from multimodal_perception.training.detector.samples import (
-    sample_paths,
-)
 from multimodal_perception.training.detector.train import (
     load_image_backbones,
     train_proposals,

@@ -18,10 +18,8 @@ from multimodal_perception.frame import (
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.sensor_calibration import BODY_FROM_OPTICAL
-from multimodal_perception.training.detector.samples import (
-    build_sample,
-    write_sample,
-)
+from multimodal_perception.training.bev_fusion.sample_files import write_sample
+from multimodal_perception.training.detector.samples import build_sample
 from multimodal_perception.training.detector.train import (
     DetectorTraining,
 )

@@ -97,16 +97,6 @@ def build_pillars(points: NDArray[np.float32], config: PillarConfig) -> Pillars:
     return Pillars(features[nearest], cells[nearest], centroids[nearest], count - limit)
 
 
-def empty_pillars(
-    positions: NDArray[np.float32], cells: NDArray[np.int32], config: PillarConfig
-) -> Pillars:
-    """Pillars without points at positions (M, 3); their features come from images only."""
-    features = np.zeros((len(cells), PILLAR_CHANNELS), np.float32)
-    distance = np.hypot(positions[:, 0], positions[:, 1])
-    features[:, RANGE_CHANNEL] = distance / np.float32(config.half_extent)
-    return Pillars(features, cells, positions)
-
-
 @njit(nogil=True)
 def cell_of(x, y, half_extent, cells_per_m, size):  # type: ignore[no-untyped-def]
     column, row = int((x + half_extent) * cells_per_m), int((y + half_extent) * cells_per_m)

@@ -22,6 +22,19 @@ MIN_GROUND_POINTS, GROUND_QUANTILE, MAX_GROUND_STEP = 3, 0.1, 0.5
 OBSTACLE_HEIGHT, MAX_OBSTACLE_POINTS = 0.3, 2
 
 
+def point_density(points: NDArray[np.float32], lidar: NDArray[np.float32]) -> float:
+    """Mean number of points (N, 4) in an azimuth bin of a LiDAR at position (3,) that has any.
+
+    It is a measure of the resolution of a LiDAR, for instance about 25 with 16 beams.
+    """
+    return _density(_sort_by_azimuth(points, lidar)[1])
+
+
+def _density(starts: NDArray[np.int64]) -> float:
+    counts = np.diff(starts)
+    return float(counts.sum() / max(np.count_nonzero(counts), 1))
+
+
 class PastingScene:
     """The points of a frame sorted by azimuth, and the objects pasted so far."""
 
@@ -80,6 +93,11 @@ class PastingScene:
             self._added.append(moved)
             return True
         return False
+
+    @property
+    def density(self) -> float:
+        """See point_density."""
+        return _density(self.starts)
 
     def visible_points(self) -> NDArray[np.float32]:
         """Points (N, 4) of the frame that are not occluded, and those of the pasted objects."""

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import torch
 
-from multimodal_perception.detection.fusion.roi_features import PROFILE_FEATURES
-from multimodal_perception.networks.refinement_head import (
+from multimodal_perception.detection.bev_fusion.roi_features import CAR_LENGTH, PROFILE_FEATURES
+from multimodal_perception.networks.bev_fusion_refinement import RefinementOutputs
+from multimodal_perception.networks.box_residuals import (
     END_BINS,
-    PROPOSAL_FEATURES,
-    RefinementHead,
-    RefinementOutput,
     apply_residuals,
+    expected_shift,
+    shift_far_end,
 )
-from multimodal_perception.training.detector.targets_and_losses import ends_loss
+from multimodal_perception.training.bev_fusion.box_losses import ends_loss
 
 
 def test_far_ends_are_learnt_for_all_positions_of_the_sensor() -> None:
@@ -35,7 +35,6 @@ def test_far_ends_are_learnt_for_all_positions_of_the_sensor() -> None:
         sign = 1.0 if float(axis @ torch.tensor([x, y])) > 0 else -1.0
         matched[0, k, :2] += axis * sign * more / 2
         matched[0, k, 3] += more
-    head = RefinementHead(8, 8, 6, 16)
     length = proposals[..., 3:4]
     towards = -(proposals[..., 6].cos() * proposals[..., 0])[..., None]  # only the sign is used
     ends = torch.zeros(1, 4, END_BINS, requires_grad=True)
@@ -43,28 +42,17 @@ def test_far_ends_are_learnt_for_all_positions_of_the_sensor() -> None:
     zeros = torch.zeros(1, 4, 8)
     for _ in range(200):
         loss = ends_loss(
-            RefinementOutput(zeros, zeros, zeros, ends), proposals, matched, torch.ones(1, 4)
+            RefinementOutputs(zeros, zeros, zeros, ends, zeros, zeros),
+            proposals,
+            matched,
+            torch.ones(1, 4),
         )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert not ends[0, 3].detach().any()
-    features, profile = (
-        torch.zeros(1, 4, 6 + PROPOSAL_FEATURES),
-        torch.zeros(1, 4, PROFILE_FEATURES),
-    )
-    features[..., 6:7], profile[..., :1] = length.log(), towards
-    head.large_vehicle_head = FixedEnds(ends.detach())
-    residuals = head.refine_dimensions(features, profile, zeros[..., :6], zeros).residuals
+    profile = torch.zeros(1, 4, PROFILE_FEATURES)
+    profile[..., :1] = towards
+    shift = expected_shift(ends.detach()) * (length > CAR_LENGTH)
+    residuals = shift_far_end(zeros, shift, length, profile)
     np.testing.assert_allclose(apply_residuals(proposals, residuals), matched, atol=0.03)
-
-
-class FixedEnds(torch.nn.Module):
-    """A head with fixed logits of the ends and no other output."""
-
-    def __init__(self, ends: torch.Tensor) -> None:
-        super().__init__()
-        self.ends = ends
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.cat([inputs.new_zeros(*inputs.shape[:-1], 6 + 8), self.ends], -1)

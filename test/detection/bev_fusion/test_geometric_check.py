@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multimodal_perception.datasets.open_dataset import open_dataset
-from multimodal_perception.detection.fusion.geometric_check import (
+from multimodal_perception.detection.bev_fusion.geometric_check import (
     MAX_REPLACED_SCORE,
     add_unexplained_vehicles,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multimodal_perception.simulation.world.scenarios import load_scenario, moving_objects
-from multimodal_perception.training.detector.drives import (
+from multimodal_perception.training.training_drives import (
     CLUTTER_SEEDS,
     CYCLIST_SEEDS,
     LARGE_VEHICLE_TRAFFIC_SEEDS,
@@ -12,7 +12,6 @@ from multimodal_perception.training.detector.drives import (
     DetectorTrainingDrive,
     drive_for_seed,
 )
-from multimodal_perception.training.detector.samples import SEGMENT_NAMES, segment_lookup_table
 
 PEOPLE = ("pedestrian", "cyclist")
 
@@ -90,9 +89,3 @@ def test_clutter_drives_vary_clutter_gardens_and_foliage() -> None:
         SHARED_ROAD_SEEDS[0], "urban_street", (), False
     ).scenario_with_traffic()
     assert shared.clutter_density == 0.0 == shared.conditions.foliage_penetration
-
-
-def test_segmentation_classes_distinguish_vehicles() -> None:
-    table = segment_lookup_table(["road", "bus", "car", "van", "truck", "pedestrian", "pole"])
-    expected = ["background", "bus", "car", "van", "truck", "pedestrian", "pole"]
-    assert [SEGMENT_NAMES[k] for k in table] == expected

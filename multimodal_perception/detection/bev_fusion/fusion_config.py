@@ -36,11 +36,13 @@ class FusionConfig:
     """
 
     model: str = "detector"
-    min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0})
-    nms_iou: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
+    min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    nms_iou: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
     refinement: str = "card"
     external_proposals: bool = False
     geometric_check: bool = True
-    geometric_check_min_score: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
+    geometric_check_min_score: float = field(
+        default=0.9, metadata={"min": 0.0, "max": 1.0, "dynamic": True}
+    )
     max_cameras: int = field(default=8, metadata={"min": 0, "max": 64})
     max_thermal_cameras: int = field(default=4, metadata={"min": 0, "max": 64})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multimodal_perception.detection.fusion.ultrasonic_channels import rasterise_ultrasonic_ranges
+from multimodal_perception.detection.bev_fusion.ultrasonic_channels import (
+    rasterise_ultrasonic_ranges,
+)
 
 
 def row(distance: float, yaw: float = 0.0) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from multimodal_perception.detection.fusion.roi_features import (
+from multimodal_perception.detection.bev_fusion.roi_features import (
     FACE_BIN,
     FACE_FEATURES,
     GRID_MARGIN,

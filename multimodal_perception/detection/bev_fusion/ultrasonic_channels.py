@@ -1,10 +1,12 @@
-"""Rasterisation of ultrasonic ranges into BEV channels for a network."""
+"""Ultrasonic readings of a frame, and their rasterisation into BEV channels for a network."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.frame import SensorFrame
+from multimodal_perception.geometry import poses
 from multimodal_perception.kernels import njit
 
 
@@ -59,3 +61,15 @@ def _rasterise(channels, x, y, yaw, distance, half_angle, is_obstacle, half_exte
                         channels[0, i, j] += 1.0 / arc_cells
                 elif cell_distance < distance and second_pass == 0:
                     channels[1, i, j] = 1.0
+
+
+def ultrasonic_readings(frame: SensorFrame) -> NDArray[np.float32]:
+    """A frame's ultrasonic readings (U, 8) float32, see rasterise_ultrasonic_ranges."""
+    rows = []
+    for name, reading in frame.ultrasonics.items():
+        if name not in frame.base_from_sensor:
+            continue
+        pose = frame.reference_from_sensor(name)
+        limits = reading.range_m, reading.min_range, reading.max_range, reading.field_of_view
+        rows.append((*pose[:3, 3], poses.to_yaw(pose), *limits))
+    return np.array(rows, np.float32).reshape(-1, 8)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multimodal_perception.detection.fusion.network_config import (
-    CLASSES,
-)
 from multimodal_perception.geometry.boxes import iou_3d, non_maximum_suppression
-from multimodal_perception.training.detector.dataset import (
-    TrainingFrame,
-)
-from multimodal_perception.training.detector.targets_and_losses import (
-    soft_target,
-)
+from multimodal_perception.training.bev_fusion.box_losses import soft_target
 
 # Proposals of a training frame that are refined; at most half of them are positive.
 ROIS_PER_FRAME = 32
@@ -28,22 +19,17 @@ ROIS_PER_FRAME = 32
 MATCHING_IOU = 0.3
 INSIDE_FRACTION, MIN_IOU = 0.6, 0.1
 NMS_IOU = 0.7
-Detections = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (N, 7), scores (N,), labels (N,)
-# (frame, proposals, random generator) -> additional proposals.
-ProposalJitter = Callable[[TrainingFrame, Detections, np.random.Generator], Detections]
 
 
 @dataclass(frozen=True)
 class RoiSampling:
     """Which proposals of a training frame are refined.
 
-    rois_per_frame: how many. nms_iou: bird's-eye-view IoU above which proposals are suppressed. jitter:
-    makes additional proposals, among which is selected as well.
+    rois_per_frame: how many. nms_iou: bird's-eye-view IoU above which proposals are suppressed.
     """
 
     rois_per_frame: int = ROIS_PER_FRAME
     nms_iou: float = NMS_IOU
-    jitter: ProposalJitter | None = None
 
 
 def select_proposals(
@@ -111,25 +97,8 @@ def nearest_boxes(
     return distance.argmin(axis=1), distance.min(axis=1)
 
 
-def refinement_targets(
-    proposals: np.ndarray, boxes: np.ndarray, labels: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Targets of proposals (R, 7): matched_boxes (R, 7), target_labels (R,) and positive_mask (R,).
-
-    The matched box of a negative proposal is the proposal itself.
-    """
-    best, positive = match_proposals(proposals, boxes)
-    matched_boxes, target_labels = proposals.copy(), np.zeros(len(proposals), np.float32)
-    matched_boxes[positive], target_labels[positive] = boxes[best[positive]], labels[best[positive]]
-    return {
-        "matched_boxes": matched_boxes,
-        "target_labels": target_labels,
-        "positive_mask": positive.astype(np.float32),
-    }
-
-
 def target_scores(
-    refined: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: int = len(CLASSES)
+    refined: np.ndarray, boxes: np.ndarray, labels: np.ndarray, classes: int
 ) -> np.ndarray:
     """Target scores (R, classes) of refined boxes (R, 7).
 
@@ -144,20 +113,3 @@ def target_scores(
         rows = np.arange(len(refined))
         targets[rows, labels[best]] = soft_target(torch.from_numpy(overlap[rows, best])).numpy()
     return targets
-
-
-def supervised_mask(
-    proposals: np.ndarray,
-    positive_mask: np.ndarray,
-    labelled_cells: np.ndarray | None,
-    half_extent: float,
-) -> np.ndarray:
-    """1 for proposals (R, 7) whose score is supervised: positive ones, and those in a labelled area.
-
-    labelled_cells: see TrainingFrame; None where all of the frame is labelled.
-    """
-    if labelled_cells is None:
-        return np.ones(len(proposals), np.float32)
-    cells = (proposals[:, :2] + half_extent) / (2 * half_extent) * len(labelled_cells)
-    column, row = cells.astype(np.int64).clip(0, len(labelled_cells) - 1).T
-    return np.maximum(positive_mask, labelled_cells[row, column]).astype(np.float32)

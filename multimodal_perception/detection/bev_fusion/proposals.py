@@ -1,11 +1,10 @@
-"""Proposals of the fusion detector: external proposals, scores after refinement, and heights."""
+"""Scores of proposals after refinement, and heights of boxes above the ground."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.frame import Boxes3D
 from multimodal_perception.pointcloud.ground_segmentation import GroundModel
 
 # Weight of the proposal score in the geometric mean of proposal score and refined confidence. It is
@@ -14,27 +13,6 @@ from multimodal_perception.pointcloud.ground_segmentation import GroundModel
 PROPOSAL_SCORE_WEIGHT, PEDESTRIAN_PROPOSAL_SCORE_WEIGHT = 0.5, 0.8
 # Exponent of the scores of proposals that are not refined, so that they rank below refined ones.
 UNREFINED_SCORE_EXPONENT = 1.3
-
-# Boxes (N, 7), scores (N,) and class indices (N,) of a network.
-Detections = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
-
-
-def add_proposals(
-    detections: Detections, external: Boxes3D, classes: NDArray[np.int64], ground: GroundModel
-) -> Detections:
-    """The detections of a network, followed by the boxes of another detector.
-
-    external: boxes in base_link whose labels are all in `classes`. classes: (K,) indices in CLASS_NAMES
-    of the network's classes. The heights of the result are above the ground.
-    """
-    boxes, scores, labels = detections
-    order = np.argsort(classes)
-    class_indices = order[np.searchsorted(classes, external.labels, sorter=order)]
-    return (
-        np.concatenate([boxes, shift_heights(external.boxes, ground, -1.0)]),
-        np.concatenate([scores, external.scores]),
-        np.concatenate([labels, class_indices]),
-    )
 
 
 def combine_scores(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from multimodal_perception.training.detector.proposal_selection import (
+from multimodal_perception.training.bev_fusion.proposal_selection import (
     match_proposals,
-    refinement_targets,
     select_proposals,
     target_scores,
 )
-from test.training.detector.tiny_samples import samples as samples
 
 
 def test_a_proposal_of_the_end_of_a_bus_is_matched_to_the_bus() -> None:
@@ -23,10 +21,6 @@ def test_a_proposal_of_the_end_of_a_bus_is_matched_to_the_bus() -> None:
     boxes = np.array([[-30, 0, 1, 4, 2, 2, 0], bus], np.float32)
     best, positive = match_proposals(proposals, boxes)
     assert best[:2].tolist() == [1, 1] and positive.tolist() == [True, True, False, False]
-    target = refinement_targets(proposals, boxes, np.array([1, 3]))
-    assert target["target_labels"].tolist() == [3.0, 3.0, 0.0, 0.0]
-    np.testing.assert_array_equal(target["matched_boxes"], [boxes[1], boxes[1], *proposals[2:]])
-    assert target["positive_mask"].tolist() == [1.0, 1.0, 0.0, 0.0]
     assert not match_proposals(proposals, boxes[:0])[1].any()
 
 
@@ -52,8 +46,8 @@ def test_target_score_is_the_soft_iou_of_the_refined_box() -> None:
     refined[1, 0] += 4.0 / 3  # IoU 1/2, halfway from 0.25 to 0.75
     refined[2, 0] += 4.0  # no overlap
     refined[3, 6] = np.pi  # the same box with the opposite heading
-    scores = target_scores(refined, boxes, np.array([0, 3]))
+    scores = target_scores(refined, boxes, np.array([0, 3]), 6)
     expected = np.zeros((4, 6))
     expected[0, 3], expected[1, 0], expected[3, 0] = 1.0, 0.5, 1.0
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    assert not target_scores(refined, boxes[:0], np.zeros(0, int)).any()
+    assert not target_scores(refined, boxes[:0], np.zeros(0, int), 6).any()

@@ -1,7 +1,9 @@
 """Ground-truth sampling (SECOND, Yan et al. 2018, section 3.3): objects of other frames are pasted.
 
 An object is rotated about the LiDAR and keeps its distance, so that the density of its points is
-realistic, and is moved to the height of the ground. A position is used only with ground below it,
+realistic, and is moved to the height of the ground. It comes from a frame with a LiDAR of a similar
+resolution: a truck with the points of 128 beams among the points of 16 beams would be recognised by its
+density. A position is used only with ground below it,
 without another object there, with a free line of sight to the LiDAR and outside the range of all
 ultrasonic sensors, which would have to measure the object. Points behind the object are removed. The
 images do not show the object: all image features within its box are masked, and within as many boxes of
@@ -20,22 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.network_config import CLASSES
+from multimodal_perception.detection.bev_fusion.network_config import CLASSES
 from multimodal_perception.geometry.boxes import count_points_in_boxes
-from multimodal_perception.training.detector.object_bank import (
+from multimodal_perception.training.bev_fusion.object_bank import (
     ObjectBank,
     build_bank,
     read_bank,
     write_bank,
 )
-from multimodal_perception.training.detector.pasting_scene import ATTEMPTS, PastingScene
-from multimodal_perception.training.detector.samples import (
+from multimodal_perception.training.bev_fusion.pasting_scene import (
+    ATTEMPTS,
+    PastingScene,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
     lidar_position,
     sample_points,
 )
 
 # Largest number of objects of a class in a frame.
 MAX_PASTED = 50
+# Largest ratio of the densities of points (see point_density) of the frame of an object and of the frame
+# into which it is pasted.
+MAX_DENSITY_RATIO = 1.6
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,11 @@ class ObjectSampling:
             sample_points(sample), lidar_position(sample), sample["boxes"], sample["ultrasonic"]
         )
         labels, decoys = [], []
+        ratio = np.maximum(self.bank.densities, 1e-6) / max(scene.density, 1e-6)
+        similar = np.abs(np.log(ratio)) <= np.log(MAX_DENSITY_RATIO)
         for name, count in self.counts.items():
             label, before = self.classes.index(name), len(scene.pasted)
-            candidates = rng.permutation(np.flatnonzero(self.bank.labels == label))
+            candidates = rng.permutation(np.flatnonzero(similar & (self.bank.labels == label)))
             for k in candidates[: 2 * count]:
                 rows = slice(self.bank.starts[k], self.bank.starts[k + 1])
                 rotations = rng.uniform(0, 2 * np.pi) + np.linspace(0, 2 * np.pi, ATTEMPTS + 1)

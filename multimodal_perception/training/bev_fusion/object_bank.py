@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.network_config import CLASSES
+from multimodal_perception.detection.bev_fusion.network_config import CLASSES
 from multimodal_perception.files import FileError
 from multimodal_perception.frame import CLASS_NAMES
 from multimodal_perception.npz_reader import read_npz
-from multimodal_perception.training.detector.pasting_scene import MIN_POINTS, containing_boxes
-from multimodal_perception.training.detector.samples import (
+from multimodal_perception.training.bev_fusion.pasting_scene import (
+    MIN_POINTS,
+    containing_boxes,
+    point_density,
+)
+from multimodal_perception.training.bev_fusion.sample_files import (
     lidar_position,
     read_sample,
     sample_points,
@@ -33,13 +37,15 @@ class ObjectBank:
 
     points: (N, 4) float32, x, y, z relative to the LiDAR in the axes of base_link, and intensity.
     starts: (K + 1,) first point of each object. boxes: (K, 7), relative to the LiDAR. labels: (K,) from
-    0, indices into the classes of the detector.
+    0, indices into the classes of the detector. densities: (K,) of the points of each object's frame,
+    see point_density.
     """
 
     points: NDArray[np.float32]
     starts: NDArray[np.int64]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
+    densities: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +60,7 @@ def build_bank(
     """
     label_of = {CLASS_NAMES.index(n): classes.index(n) for n in names}
     objects: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
+    densities: list[float] = []
     counts = dict.fromkeys(label_of, 0)
     order = np.random.default_rng(0).permutation(len(paths))
     for k in tqdm(order, "objects to paste", disable=None):
@@ -64,6 +71,7 @@ def build_bank(
             continue
         sample = read_sample(paths[k])
         lidar, points = lidar_position(sample), sample_points(sample)
+        density = point_density(points, lidar)
         boxes = sample["boxes"][rows].copy()
         box_of_point = containing_boxes(points, boxes)
         boxes[:, :3] -= lidar
@@ -73,6 +81,7 @@ def build_bank(
             own = points[box_of_point == i]
             if len(own) >= MIN_POINTS and np.hypot(*boxes[i, :2]) > MIN_DISTANCE:
                 objects.append((label_of[label], boxes[i], own))
+                densities.append(density)
                 counts[label] += 1
         if all(count >= MAX_BANK_OBJECTS for count in counts.values()):
             break
@@ -82,13 +91,14 @@ def build_bank(
         starts.astype(np.int64),
         np.array([box for _, box, _ in objects], np.float32).reshape(-1, 7),
         np.array([label for label, _, _ in objects], np.int64),
+        np.array(densities, np.float32),
     )
 
 
 def read_bank(path: Path, key: str) -> ObjectBank | None:
     """The bank at `path`; None if it is missing, damaged or has another key (it is then built again)."""
     try:
-        names = ("points", "starts", "boxes", "labels")
+        names = ("points", "starts", "boxes", "labels", "densities")
         content = read_npz(path, ("key", *names))
         return ObjectBank(*(content[n] for n in names)) if str(content["key"]) == key else None
     except FileError:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from multimodal_perception.detection.fusion.network_inputs import proposal_inputs
-from multimodal_perception.detection.fusion.pillars import (
+from multimodal_perception.detection.bev_fusion.pillars import (
     MOMENT_CHANNELS,
     PillarConfig,
     build_pillars,
@@ -58,19 +56,3 @@ def test_most_distant_pillars_beyond_the_limit_are_dropped_and_counted() -> None
     )
     distances = np.sort(np.hypot(x, y))
     assert np.hypot(*pillars.centroids[:, :2].T).max() <= distances[CONFIG.max_pillars] + 1e-4
-
-
-def test_dropped_pillars_are_counted_without_lidar() -> None:
-    class Views:
-        """Every position is visible in a camera."""
-
-        count = 1
-
-        def project(self, positions: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
-            valid = np.ones(len(positions), np.float32)
-            return {"camera_valid": valid, "thermal_valid": 0 * valid}
-
-    no_points, no_ranges = np.zeros((0, 4), np.float32), np.zeros((0, 8), np.float32)
-    arrays, dropped = proposal_inputs(no_points, Views(), no_ranges, CONFIG)  # type: ignore[arg-type]
-    assert np.count_nonzero(arrays["camera_valid"]) == CONFIG.max_pillars
-    assert dropped == CONFIG.size**2 - CONFIG.max_pillars

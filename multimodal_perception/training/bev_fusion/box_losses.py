@@ -1,4 +1,4 @@
-"""Targets of the proposal network for labelled boxes, and the losses of both networks."""
+"""Targets of the first stage for labelled boxes, and the losses of the boxes of both stages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multimodal_perception.detection.fusion.roi_features import CAR_LENGTH
+from multimodal_perception.detection.bev_fusion.roi_features import CAR_LENGTH
 from multimodal_perception.kernels import njit
-from multimodal_perception.networks.centre_head import BOX_CODE_SIZE
-from multimodal_perception.networks.refinement_head import (
+from multimodal_perception.networks.box_residuals import (
     MAX_END_SHIFT,
     apply_residuals,
     end_shifts,
     far_end_sign,
 )
+from multimodal_perception.networks.centre_head import BOX_CODE_SIZE
 
 # Target heat of unlabelled cells: below 1, so that they are no centres, and so close to it that the
 # focal loss hardly penalises any prediction there.
@@ -96,22 +96,6 @@ def code_loss(code: Tensor, cells: Tensor, target: Tensor, weights: Tensor) -> T
     predicted = flat.gather(2, cells[:, None].expand(-1, BOX_CODE_SIZE, -1)).transpose(1, 2)
     error = (predicted - target).abs() * weights[..., None]
     return error.sum() / weights.sum().clamp(min=1.0)
-
-
-def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the auxiliary segmentation, logits (N, C, h, w) and labels (N, h, w), 255
-    unknown.
-
-    Rare classes have larger weights.
-    """
-    weights = logits.new_ones(logits.shape[1], dtype=torch.float32)
-    weights[0] = 0.3
-    weights[2:4] = 3.0
-    weights[6:] = 2.0
-    labels = labels.long()
-    if not bool((labels != 255).any()):
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits.float(), labels, weights, ignore_index=255)
 
 
 def soft_target(overlap: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from launch import LaunchDescription
 
 def generate_launch_description():
     """Arguments: rig, parameters, detector, autostart, use_sim_time, namespace, namespaced_tf,
-    rviz."""
+    rviz, rviz_profile."""
     share = FindPackageShare("multimodal_perception")
     defaults = PathJoinSubstitution([share, "config", "perception.yaml"])
     profile = PathJoinSubstitution([share, "config", "rviz", "perception.rviz"])
@@ -48,6 +48,11 @@ def generate_launch_description():
             "/tf and /tf_static, as Nav2 does, so that robots do not share transforms",
         ),
         DeclareLaunchArgument("rviz", default_value="false", description="also start RViz"),
+        DeclareLaunchArgument(
+            "rviz_profile",
+            default_value=profile,
+            description="RViz profile, for example one that `rig check --rviz FILE` wrote",
+        ),
     ]
 
     def tf_remappings(context):
@@ -81,7 +86,7 @@ def generate_launch_description():
             package="rviz2",
             executable="rviz2",
             namespace=LaunchConfiguration("namespace"),
-            arguments=["-d", profile],
+            arguments=["-d", LaunchConfiguration("rviz_profile")],
             parameters=[{"use_sim_time": use_sim_time}],
             remappings=tf_remappings(context),
             condition=IfCondition(LaunchConfiguration("rviz")),

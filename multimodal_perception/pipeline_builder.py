@@ -13,10 +13,11 @@ import numpy as np
 
 from multimodal_perception import plugins, stages
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.detection.geometric.geometric_config import GeometricConfig
+from multimodal_perception.detection.images import ground_projection
 from multimodal_perception.detection.images.config import ImageDetectorConfig
 from multimodal_perception.detection.images.ground_projection import GroundProjectionConfig
 from multimodal_perception.detection.images.image_objects import ImageObjects
@@ -30,6 +31,7 @@ from multimodal_perception.detector_choice import (
     stored_p95_ms,
 )
 from multimodal_perception.frame import LidarSweep, Modality, SensorFrame, UltrasonicReading
+from multimodal_perception.frozen_sensors import FrozenSensorMonitor, FrozenSensorsConfig
 from multimodal_perception.geometry import poses
 from multimodal_perception.image_fusion.stage import ImageFuser, ImageFusionConfig
 from multimodal_perception.images.image_quality import ImageQualityConfig, ImageQualityMonitor
@@ -89,6 +91,7 @@ class PipelineConfig:
         rgb_thermal_segmenter: Visible-thermal segmentation.
         drivable: Drivable-area segmentation.
         image_quality: Image quality assessment.
+        frozen_sensors: Detection of LiDARs and ultrasonic sensors that repeat old measurements.
         image_fusion: Visible-thermal image fusion.
         rgb_thermal_detector: Visible-thermal image detector.
         imported_detector: Image detector that `import detector` wrote.
@@ -114,6 +117,7 @@ class PipelineConfig:
     )
     drivable: DrivableConfig = field(default_factory=DrivableConfig)
     image_quality: ImageQualityConfig = field(default_factory=ImageQualityConfig)
+    frozen_sensors: FrozenSensorsConfig = field(default_factory=FrozenSensorsConfig)
     image_fusion: ImageFusionConfig = field(default_factory=ImageFusionConfig)
     rgb_thermal_detector: ImageDetectorConfig = field(default_factory=ImageDetectorConfig)
     imported_detector: ImageDetectorConfig = field(
@@ -151,6 +155,7 @@ def build_pipeline(
         "point_cloud": _point_cloud,
         "box_projection": _box_projection,
         "image_quality": lambda c: ImageQualityMonitor(c.image_quality),
+        "frozen_sensors": lambda c: FrozenSensorMonitor(c.frozen_sensors),
         "image_detector": _image_detector,
         "tracker": lambda c: Tracker(c.tracking) if c.tracking.enabled else None,
         "segmenter": _segmenter,
@@ -207,6 +212,7 @@ def _choose_detector(
         opened.append(build_detector(dataclasses.replace(config, detector="fusion")))
         fresh = {
             "image_quality": ImageQualityMonitor(config.image_quality),
+            "frozen_sensors": None,  # the measured frames repeat a sweep
             "tracker": Tracker(config.tracking) if config.tracking.enabled else None,
             "occupancy": _occupancy(config),
         }
@@ -289,6 +295,8 @@ def compile_kernels(config: PipelineConfig) -> None:
     )
     for step in range(3):
         pipeline.process(_warm_up_frame(step))
+    if config.image_detector not in ("auto", "none"):
+        ground_projection.compile_kernels()
 
 
 def _point_cloud(config: PipelineConfig) -> Callable[[SensorFrame], Cloud]:

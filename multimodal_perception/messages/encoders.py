@@ -42,7 +42,7 @@ def boxes_to_message(types: MessageTypes, boxes: Boxes3D) -> Any:
     tracks = [-1] * len(boxes) if boxes.track_ids is None else boxes.track_ids.tolist()
     detections = []
     for i in range(len(boxes)):
-        pose = _pose(types, boxes.boxes[i, :3], float(boxes.boxes[i, 6]))
+        pose = make_pose(types, boxes.boxes[i, :3], float(boxes.boxes[i, 6]))
         length, width, height = map(float, boxes.boxes[i, 3:6])
         size = types.new("geometry_msgs/msg/Vector3", x=length, y=width, z=height)
         hypothesis = types.new(
@@ -77,7 +77,7 @@ def image_boxes_to_message(types: MessageTypes, boxes: Boxes2D, frame_id: str) -
     head = make_header(types, boxes.stamp_ns, frame_id)
     unknown = types.new(
         "geometry_msgs/msg/PoseWithCovariance",
-        pose=_pose(types, (0.0, 0.0, 0.0), 0.0),
+        pose=make_pose(types, (0.0, 0.0, 0.0), 0.0),
         covariance=types.values(np.zeros(36)),
     )
     detections = []
@@ -116,11 +116,30 @@ def occupancy_to_message(types: MessageTypes, grid: OccupancyGrid, cells: NDArra
         resolution=float(grid.resolution),
         width=columns,
         height=rows,
-        origin=_pose(types, (*grid.origin, 0.0), 0.0),
+        origin=make_pose(types, (*grid.origin, 0.0), 0.0),
     )
     head = make_header(types, grid.stamp_ns, grid.frame_id)
     data = types.values(cells.reshape(-1))
     return types.new("nav_msgs/msg/OccupancyGrid", header=head, info=info, data=data)
+
+
+def occupancy_update_to_message(
+    types: MessageTypes, grid: OccupancyGrid, cells: NDArray[np.int8], corner: tuple[int, int]
+) -> Any:
+    """Encode a map_msgs/OccupancyGridUpdate: new values of a rectangle of cells of a map.
+
+    cells: (rows, columns), -1 to 100. corner: column and row of the first cell in the map.
+    """
+    rows, columns = cells.shape
+    return types.new(
+        "map_msgs/msg/OccupancyGridUpdate",
+        header=make_header(types, grid.stamp_ns, grid.frame_id),
+        x=corner[0],
+        y=corner[1],
+        width=columns,
+        height=rows,
+        data=types.values(cells.reshape(-1)),
+    )
 
 
 def sweep_to_message(types: MessageTypes, sweep: LidarSweep) -> Any:
@@ -270,7 +289,8 @@ def transform_to_message(
     )
 
 
-def _pose(types: MessageTypes, xyz: Any, yaw: float) -> Any:
+def make_pose(types: MessageTypes, xyz: Any, yaw: float) -> Any:
+    """Create a geometry_msgs/Pose from a position (3,) in metres and a rotation about z in radians."""
     x, y, z = map(float, xyz)
     half = yaw / 2
     return types.new(

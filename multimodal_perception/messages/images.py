@@ -29,6 +29,12 @@ MAX_12_BIT = 4095
 MIN_PIXELS_FOR_BYTE_ORDER = 256
 
 
+def is_known_encoding(msg: Any) -> bool:
+    """Whether pixels_from_message decodes an Image's encoding; also true for a CompressedImage."""
+    encoding = getattr(msg, "encoding", None)
+    return encoding is None or encoding in ENCODINGS or encoding in PLANAR_TO_RGB
+
+
 def pixels_from_message(msg: Any) -> NDArray[Any]:
     """Return the pixels of an Image without conversion: (H, W) or (H, W, C).
 

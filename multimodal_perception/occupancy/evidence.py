@@ -47,8 +47,12 @@ class GridConfig:
     """
 
     rule: Rule = "yager"
-    half_life_s: float = field(default=3.0, metadata={"min": 0.05, "max": 600.0, "unit": "s"})
-    moving_half_life_s: float = field(default=0.2, metadata={"min": 0.01, "max": 60.0, "unit": "s"})
+    half_life_s: float = field(
+        default=3.0, metadata={"min": 0.05, "max": 600.0, "unit": "s", "dynamic": True}
+    )
+    moving_half_life_s: float = field(
+        default=0.2, metadata={"min": 0.01, "max": 60.0, "unit": "s", "dynamic": True}
+    )
     max_speed: float = field(default=70.0, metadata={"min": 1.0, "max": 400.0, "unit": "m/s"})
     max_yaw_rate: float = field(default=4.0, metadata={"min": 0.1, "max": 50.0, "unit": "rad/s"})
 

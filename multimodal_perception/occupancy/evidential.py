@@ -48,14 +48,18 @@ class ReliabilityConfig:
             STALE is not used. Set it to 0 to ignore sensors with errors completely.
     """
 
-    lidar: float = field(default=0.98, metadata={"min": 0.0, "max": 1.0})
-    ultrasonic: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
-    camera: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    thermal: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0})
-    boxes: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
-    near_field: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
-    health_warn_factor: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0})
-    health_error_factor: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
+    lidar: float = field(default=0.98, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    ultrasonic: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    camera: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    thermal: float = field(default=0.6, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    boxes: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    near_field: float = field(default=0.8, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    health_warn_factor: float = field(
+        default=0.8, metadata={"min": 0.0, "max": 1.0, "dynamic": True}
+    )
+    health_error_factor: float = field(
+        default=0.4, metadata={"min": 0.0, "max": 1.0, "dynamic": True}
+    )
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ class EvidentialConfig:
     """
 
     frame: Literal["base", "odom"] = "base"
-    occlusion_depth: float = field(default=3.0, metadata={"min": 0.0, "max": 20.0, "unit": "m"})
+    occlusion_depth: float = field(
+        default=3.0, metadata={"min": 0.0, "max": 20.0, "unit": "m", "dynamic": True}
+    )
     grid: GridConfig = field(default_factory=GridConfig)
     reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     ultrasonic: UltrasonicConfig = field(default_factory=UltrasonicConfig)
@@ -144,6 +150,10 @@ class EvidentialMapper:
     def contradictions(self) -> Mapping[str, float]:
         """Free mass of all other sources at each ultrasonic sensor's last echo, 0 to 1, by sensor."""
         return self._ultrasonic.contradictions
+
+    def reset(self) -> None:
+        """Forget all evidence of earlier frames."""
+        self.grid.clear()
 
     def sensor_use(self, rig: Rig) -> SensorUse:
         """The LiDARs and ultrasonic sensors of a rig."""

@@ -18,6 +18,10 @@ Percent = NDArray[np.int8]
 SEMANTIC_LAYER = ("free", "obstacle", "kerb", "wall", "pole", "vehicle", "person")
 LAYERS = ("free", "occupied", "unknown", "conflict", "semantic")
 UNKNOWN_CELL = -1
+# Sum of the masses of free, occupied and conflict above which a cell is known.
+KNOWN_MASS = 0.3
+# Metadata of parameters from 0 to 1 that can change while the node runs.
+DYNAMIC_FRACTION = {"min": 0.0, "max": 1.0, "dynamic": True}
 SEMANTIC_CLASS_OF_BOX = {
     "car": "vehicle",
     "van": "vehicle",
@@ -49,10 +53,10 @@ class OccupancyValuesConfig:
             unknown.
     """
 
-    mode: Literal["scale", "linear", "trinary"] = "scale"
-    occupied_threshold: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    free_threshold: float = field(default=0.45, metadata={"min": 0.0, "max": 1.0})
-    unknown_threshold: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    mode: Literal["scale", "linear", "trinary"] = field(default="scale", metadata={"dynamic": True})
+    occupied_threshold: float = field(default=0.7, metadata=DYNAMIC_FRACTION)
+    free_threshold: float = field(default=0.45, metadata=DYNAMIC_FRACTION)
+    unknown_threshold: float = field(default=0.5, metadata=DYNAMIC_FRACTION)
 
     def __post_init__(self) -> None:
         if not self.free_threshold < self.occupied_threshold:
@@ -130,7 +134,7 @@ def coarsen(grid: OccupancyGrid, factor: int) -> OccupancyGrid:
 
     free, occupied = blocks(grid.free), blocks(grid.occupied)
     conflict = blocks(np.zeros_like(grid.free) if grid.conflict is None else grid.conflict)
-    known = free + occupied + conflict > 0.3
+    known = free + occupied + conflict > KNOWN_MASS
     worst = np.where(known, free - occupied, np.float32(2.0)).argmin(axis=2)[..., None]
     kept = (np.take_along_axis(v, worst, axis=2)[..., 0] for v in (free, occupied, conflict))
     kept_free, kept_occupied, kept_conflict = kept

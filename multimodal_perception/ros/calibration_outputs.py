@@ -112,6 +112,15 @@ def _figures(drift: Drift) -> dict[str, Any]:
         figures |= {f"shift_{axis}_px": float(shift), f"shift_{axis}_sd_px": float(sd)}
     for axis, angle, sd in zip("xyz", np.degrees(drift.rotation), deviations, strict=True):
         figures |= {f"rotation_{axis}_deg": float(angle), f"rotation_{axis}_sd_deg": float(sd)}
+    if drift.pose_error is not None:
+        error = drift.pose_error
+        deviations = np.sqrt(np.diag(error.covariance)[3:])
+        for axis, value, sd in zip("xyz", error.translation, deviations, strict=True):
+            figures |= {
+                f"translation_{axis}_m": float(value),
+                f"translation_{axis}_sd_m": float(sd),
+            }
+        figures["translation_significance"] = error.translation_significance
     return {
         **figures,
         "significance": drift.significance,

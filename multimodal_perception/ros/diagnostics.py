@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from multimodal_perception.frame import SensorFrame
@@ -54,8 +54,8 @@ def sensor_status(
 ) -> Any:
     """DiagnosticStatus of one sensor, with the dropped messages by reason and the clock statistics.
 
-    image_quality: of its last image, for image sensors; WARN below `warn_quality`. details: further
-    values, such as the assumptions about its messages.
+    image_quality: of its last image, for image sensors; WARN below `warn_quality`, and with its
+    problems, such as a dirty lens. details: further values, such as the assumptions about its messages.
     """
     values: dict[str, Any] = {
         "rate_hz": health.rate_hz,
@@ -72,9 +72,12 @@ def sensor_status(
         values |= {
             f"image_quality.{cue}": f"{score:.3f}" for cue, score in image_quality.cues.items()
         }
-        if image_quality.value < warn_quality and level in (Level.OK, Level.WARN):
+        reasons = list(image_quality.problems)
+        if image_quality.value < warn_quality:
             weak = ", ".join(cue for cue, score in image_quality.cues.items() if score < 1.0)
-            reason = f"image quality {image_quality.value:.2f}: {weak}"
+            reasons.insert(0, f"image quality {image_quality.value:.2f}: {weak}")
+        if reasons and level in (Level.OK, Level.WARN):
+            reason = "; ".join(reasons)
             message = reason if level is Level.OK else f"{message}; {reason}"
             level = Level.WARN
     return status(types, f"{node}: {health.sensor}", level, message, values)
@@ -118,13 +121,15 @@ def pipeline_status(
     warn_latency_s: float,
     clock_problem: str = "",
     details: Mapping[str, Any] | None = None,
+    disabled: Collection[str] = (),
 ) -> Any:
     """DiagnosticStatus of the pipeline.
 
-    ERROR if frames failed or were withheld since the last status, or the time is invalid; WARN if frames
-    or messages of common topics were dropped, or frames were late. last_counts: the counts in the last
-    status. max_latency_s: maximum latency since then; WARN above warn_latency_s. clock_problem: why the
-    time is invalid. details: further values, such as the assumptions about the odometry.
+    ERROR if frames failed or were withheld since the last status, or the time is invalid; WARN if stages
+    are disabled, frames or messages of common topics were dropped, or frames were late. last_counts: the
+    counts in the last status. max_latency_s: maximum latency since then; WARN above warn_latency_s.
+    clock_problem: why the time is invalid. details: further values, such as the assumptions about the
+    odometry. disabled: stages that were switched off by a service.
     """
     new = {name: count - last_counts.get(name, 0) for name, count in counts.items()}
     dropped, failed = new["frames_dropped_busy"], new["frames_failed"]
@@ -142,6 +147,8 @@ def pipeline_status(
             Level.ERROR,
             f"no objects published for {withheld} frames: readings of required sensors were dropped",
         )
+    elif disabled:
+        level, message = Level.WARN, f"disabled stages: {', '.join(sorted(disabled))}"
     elif degraded:
         level, message = (
             Level.WARN,

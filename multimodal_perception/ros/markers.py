@@ -22,15 +22,18 @@ class MarkerEncoder:
 
     def __init__(self, types: MessageTypes, lifetime_s: float = 1.0) -> None:
         self._types = types
-        # RViz removes the boxes after this time if the node stops.
+        self._drawn = 0
+        self._arrows: set[int] = set()
+        self.set_lifetime(lifetime_s)
+
+    def set_lifetime(self, lifetime_s: float) -> None:
+        """Set the time after which RViz removes the boxes if the node stops."""
         seconds = int(lifetime_s)
-        self._lifetime = types.new(
+        self._lifetime = self._types.new(
             "builtin_interfaces/msg/Duration",
             sec=seconds,
             nanosec=int((lifetime_s - seconds) * NANOSECONDS_PER_SECOND),
         )
-        self._drawn = 0
-        self._arrows: set[int] = set()
 
     def encode(self, boxes: Boxes3D) -> Any:
         """MarkerArray: a cube and a label per box, an arrow per moving object, DELETE for old ones."""

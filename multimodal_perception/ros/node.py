@@ -22,16 +22,20 @@ from multimodal_perception.messages import message_types
 from multimodal_perception.perception import ImageQuality, Level
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pipeline_builder import build_pipeline
+from multimodal_perception.pipeline_changes import use_thresholds
 from multimodal_perception.pointcloud.deskew import compile_kernels
 from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.ros import diagnostics, outputs, parameters
 from multimodal_perception.ros.calibration_outputs import CalibrationOutputs
 from multimodal_perception.ros.clock import NodeClock
+from multimodal_perception.ros.image_conversion import image_converter
 from multimodal_perception.ros.intake_worker import IntakeFrame, IntakeWorker
+from multimodal_perception.ros.live_changes import LiveChanges, check_change
 from multimodal_perception.ros.package_log import PackageLog
 from multimodal_perception.ros.publishers import OutputPublishers
 from multimodal_perception.ros.qos import LATCHED_QOS, MOTION_QOS, SENSOR_QOS
 from multimodal_perception.ros.sensor_reports import SensorReports
+from multimodal_perception.ros.services import NodeServices
 from multimodal_perception.ros.spinning import spin
 from multimodal_perception.ros.subscriptions import TopicSubscriptions
 from multimodal_perception.ros.worker import NewestFirstWorker
@@ -64,6 +68,8 @@ class PerceptionNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._intake: MessageIntake | None = None
         self._publishers_owned: OutputPublishers | None = None
+        self._services_owned: NodeServices | None = None
+        self._changes = LiveChanges(lambda: self._worker is not None)
         self._intake_worker: IntakeWorker | None = None
         self._worker: NewestFirstWorker[IntakeFrame] | None = None
         self._load = LoadController(())
@@ -75,6 +81,7 @@ class PerceptionNode(LifecycleNode):
     def _reset_statistics(self) -> None:
         self._sensor_reports: SensorReports | None = None
         self._image_quality: Mapping[str, ImageQuality] = {}
+        self._frozen: Mapping[str, float] = {}
         self._frames_processed, self._max_latency_s = 0, 0.0
         self._frames_withheld, self._frames_without_required = 0, 0
         self._last_counts: dict[str, int] = {}
@@ -93,7 +100,11 @@ class PerceptionNode(LifecycleNode):
             self._load = LoadController(
                 stages.load_levels(self._pipeline.detector), self._config.load
             )
-            self._publishers_owned = OutputPublishers(self, self._types, self._rig, self._config)
+            publishers = OutputPublishers(self, self._types, self._rig, self._config)
+            self._publishers_owned = publishers
+            self._services_owned = NodeServices(
+                self, self._pipeline, publishers.occupancy, self._changes.submit
+            )
         except Exception as error:  # rclpy would not print it
             expected = isinstance(error, UserError)
             self.get_logger().error(f"cannot configure: {error if expected else format_exc()}")
@@ -110,6 +121,8 @@ class PerceptionNode(LifecycleNode):
         """Subscribe and start to publish."""
         assert self._rig is not None
         result = super().on_activate(state)
+        assert self._pipeline is not None and self._publishers_owned is not None
+        self._publishers_owned.publish_labels(self._pipeline, self._now_ns())
         config = self._config
         rate_hz = config.frame_rate_hz or None
         self._intake = MessageIntake(
@@ -118,6 +131,7 @@ class PerceptionNode(LifecycleNode):
             config.synchronization_policy,
             rate_hz,
             config.health.max_stamp_lead_s,
+            image_converter(),
         )
         self._sensor_reports = SensorReports(self._types, self._rig, config, self.get_logger())
         self._last_counts = {}  # the new worker counts from 0
@@ -197,9 +211,11 @@ class PerceptionNode(LifecycleNode):
     def _release(self) -> None:
         self._stop()
         self._log.detach()
+        if self._services_owned is not None:
+            self._services_owned.close()
         if self._publishers_owned is not None:
             self._publishers_owned.close()
-        self._rig = self._pipeline = self._publishers_owned = None
+        self._rig = self._pipeline = self._publishers_owned = self._services_owned = None
         self._reset_statistics()
 
     # Messages in (on the executor's thread) -------------------------------------------------------
@@ -246,6 +262,7 @@ class PerceptionNode(LifecycleNode):
             self._calibration_monitor,
         )
         assert pipeline is not None and publishers is not None
+        self._changes.apply()
         started_s = time.perf_counter()
         reported = {} if self._sensor_reports is None else self._sensor_reports.health
         # Health is older than the frame: a sensor that is in the frame is not silent any more.
@@ -271,8 +288,10 @@ class PerceptionNode(LifecycleNode):
             on_boxes=publish_boxes,
         )
         self._image_quality = {**self._image_quality, **perception.image_quality}
+        self._frozen = perception.frozen
         processed_s = time.perf_counter()
         publishers.publish_others(perception, job.frame)
+        publishers.publish_labels(pipeline, perception.stamp_ns, perception)
         ended_s = time.perf_counter()
         if job.period_s:
             self._load.observe(ended_s - started_s, job.period_s)
@@ -323,7 +342,7 @@ class PerceptionNode(LifecycleNode):
         statuses += [diagnostics.stage_status(self._types, name, s) for s in pipeline.status]
         statuses.append(diagnostics.load_status(self._types, name, self._load))
         statuses.append(diagnostics.sensor_use_status(self._types, name, self._rig_use.status))
-        statuses += reports.sensor_statuses(name, intake, now_ns, self._image_quality)
+        statuses += reports.sensor_statuses(name, intake, now_ns, self._image_quality, self._frozen)
         statuses.append(reports.odometry_status(name, intake, now_ns))
         if self._calibration_monitor is not None:
             statuses += self._calibration_monitor.statuses(name)
@@ -374,18 +393,32 @@ class PerceptionNode(LifecycleNode):
                 **self._rig_use.details,
                 "max_executor_callback_ms": 1e3 * callback_s,
             },
+            pipeline.disabled,
         )
 
     # Parameters -----------------------------------------------------------------------------------
 
     def _check_change(self, changed: list[Parameter[Any]]) -> SetParametersResult:
-        """Refuse changes while configured: parameters are read by on_configure only."""
-        ours = {entry.name for entry in parameters.entries()} - {"autostart"}
-        names = [p.name for p in changed if p.name in ours]
-        if names and self._pipeline is not None:
-            reason = f"{', '.join(names)}: deactivate and clean up the node first"
-            return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        """Use changes of dynamic parameters; refuse others while the node is configured."""
+        result, config = check_change(self, changed, self._pipeline is not None)
+        if config is not None:
+            self._use(config)
+        return result
+
+    def _use(self, config: parameters.NodeConfig) -> None:
+        """Use changed dynamic parameters."""
+        pipeline, publishers = self._pipeline, self._publishers_owned
+        assert pipeline is not None and publishers is not None
+        self._config, self._load.config = config, config.load
+        publishers.use(config)
+        if self._sensor_reports is not None:
+            self._sensor_reports.use(config)
+
+        def change() -> None:
+            use_thresholds(pipeline, config.pipeline)
+            publishers.publish_labels(pipeline, self._now_ns())
+
+        self._changes.submit(change)
 
 
 def make_perception_node() -> PerceptionNode:

@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from multimodal_perception.calibration_monitor.monitor import CalibrationMonitor
 from multimodal_perception.configuration import ConfigurationError, build
 from multimodal_perception.load_control import LoadConfig
 from multimodal_perception.pipeline_builder import PipelineConfig
+from multimodal_perception.pointcloud.obstacle_points import ObstaclePointsConfig
 from multimodal_perception.ros.arguments import check_names
 from multimodal_perception.ros.occupancy_outputs import OccupancyOutputConfig
 from multimodal_perception.synchronization.message_filters_policies import Policy
@@ -56,9 +57,12 @@ class NodeConfig:
             if markers flicker at low frame rates; 0 keeps them until they are deleted.
         warn_latency_s: Latency above which /diagnostics warns, from the arrival of the last reading
             of a frame to the publication of its boxes. Set it to what your planner tolerates.
+        autoware_outputs: Whether objects and tracks are also published as autoware_perception_msgs, on
+            perception/autoware/. Enable it to feed Autoware; the package must be installed then.
         health: Health monitoring of the sensors.
         load: Reaction to a load at which not every frame can be processed.
         occupancy: Publication of occupancy grids.
+        obstacle_points: Points of obstacles and of the ground for costmaps.
         calibration_monitor: Monitoring of the calibration between sensors.
         pipeline: Perception pipeline.
     """
@@ -71,11 +75,17 @@ class NodeConfig:
     diagnostics_period_s: float = field(
         default=1.0, metadata={"min": 0.05, "max": 60.0, "unit": "s"}
     )
-    marker_lifetime_s: float = field(default=1.0, metadata={"min": 0.0, "max": 60.0, "unit": "s"})
-    warn_latency_s: float = field(default=0.15, metadata={"min": 0.001, "max": 10.0, "unit": "s"})
+    marker_lifetime_s: float = field(
+        default=1.0, metadata={"min": 0.0, "max": 60.0, "unit": "s", "dynamic": True}
+    )
+    warn_latency_s: float = field(
+        default=0.15, metadata={"min": 0.001, "max": 10.0, "unit": "s", "dynamic": True}
+    )
+    autoware_outputs: bool = False
     health: HealthConfig = field(default_factory=HealthConfig)
     load: LoadConfig = field(default_factory=LoadConfig)
     occupancy: OccupancyOutputConfig = field(default_factory=OccupancyOutputConfig)
+    obstacle_points: ObstaclePointsConfig = field(default_factory=ObstaclePointsConfig)
     calibration_monitor: CalibrationMonitorConfig = field(default_factory=CalibrationMonitorConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
@@ -85,7 +95,8 @@ class ParameterEntry:
     """One parameter. name: dotted. choices: allowed values of an enumeration, else empty.
 
     builtin: names of the built-in stages, for parameters that also accept plug-ins. minimum, maximum:
-    inclusive, None without a limit. unit: empty without one.
+    inclusive, None without a limit. unit: empty without one. dynamic: whether it can be changed while
+    the node runs.
     """
 
     name: str
@@ -96,6 +107,7 @@ class ParameterEntry:
     minimum: float | None = None
     maximum: float | None = None
     unit: str = ""
+    dynamic: bool = False
 
     def full_description(self) -> str:
         """The description with choices, range and unit."""
@@ -109,6 +121,8 @@ class ParameterEntry:
             parts.append(f"Range: {self.minimum:g} to {self.maximum:g}.")
         if self.unit:
             parts.append(f"Unit: {self.unit}.")
+        if self.dynamic:
+            parts.append("Can be changed while the node runs.")
         return " ".join(parts)
 
 
@@ -132,6 +146,7 @@ def entries(config: Any = None, prefix: str = "") -> Iterator[ParameterEntry]:
             item.metadata.get("min"),
             item.metadata.get("max"),
             item.metadata.get("unit", ""),
+            item.metadata.get("dynamic", False),
         )
 
 
@@ -163,7 +178,9 @@ def declare(node: Node) -> None:
         _convert_integer(overrides, entry)
         descriptor = ParameterDescriptor(
             description=entry.full_description(),
-            additional_constraints="read when the node is configured",
+            additional_constraints="can be changed while the node runs"
+            if entry.dynamic
+            else "read when the node is configured",
             # ROS cannot infer the type of an empty list: in code it becomes a byte array, and in a
             # parameter file it is treated as not set.
             dynamic_typing=entry.default == [],
@@ -214,11 +231,22 @@ def _convert_integer(overrides: dict[str, Any], entry: ParameterEntry) -> None:
         )
 
 
-def read(node: Node) -> NodeConfig:
-    """The node's parameters as a checked NodeConfig. Raises ConfigurationError."""
+def dynamic_names() -> frozenset[str]:
+    """Names of the parameters that can be changed while the node runs."""
+    return frozenset(entry.name for entry in entries() if entry.dynamic)
+
+
+def read(node: Node, changes: Mapping[str, Any] | None = None) -> NodeConfig:
+    """The node's parameters as a checked NodeConfig. Raises ConfigurationError.
+
+    changes: values by name that replace those of the node.
+    """
     tree: dict[str, Any] = {}
     for entry in entries():
-        value = node.get_parameter(entry.name).value
+        if changes is not None and entry.name in changes:
+            value = changes[entry.name]
+        else:
+            value = node.get_parameter(entry.name).value
         *groups, last = entry.name.split(".")
         branch = tree
         for group in groups:
@@ -232,7 +260,8 @@ def read(node: Node) -> NodeConfig:
 def parameter_file() -> str:
     """Content of config/perception.yaml: every parameter with its default and description."""
     lines = [
-        "# Parameters of perception_node with their defaults, read when the node is configured.",
+        "# Parameters of perception_node with their defaults, read when the node is configured. The",
+        "# description states which ones can also be changed while it runs.",
         "# Generated by: python -m multimodal_perception.ros.parameters --yaml",
         "/**:",
         "  ros__parameters:",
@@ -268,7 +297,9 @@ def _comment(text: str, indent: str) -> list[str]:
 
 def parameter_table() -> str:
     """Markdown tables of all parameters, one per group."""
-    head = "| Parameter | Type | Default | Range | Unit | Description |\n|---|---|---|---|---|---|"
+    head = (
+        "| Parameter | Type | Default | Range | Unit | Dynamic | Description |\n" + 7 * "|---" + "|"
+    )
     lines: list[str] = []
     summaries = section_summaries()
     last_group = None
@@ -291,6 +322,7 @@ def parameter_table() -> str:
             f"`{json.dumps(entry.default)}`",
             allowed,
             entry.unit,
+            "yes" if entry.dynamic else "",
             entry.description.replace("|", "\\|"),
         )
         lines.append(f"| {' | '.join(cells)} |")

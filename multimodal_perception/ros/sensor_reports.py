@@ -11,7 +11,11 @@ from multimodal_perception.rig import Rig
 from multimodal_perception.ros import diagnostics
 from multimodal_perception.ros.parameters import NodeConfig
 from multimodal_perception.synchronization.intake import MessageIntake
-from multimodal_perception.synchronization.sensor_health import clock_statistics, sensor_health
+from multimodal_perception.synchronization.sensor_health import (
+    clock_statistics,
+    frozen_health,
+    sensor_health,
+)
 
 
 class SensorReports:
@@ -24,14 +28,22 @@ class SensorReports:
         self._odometry_is_lost = False
         self.health: Mapping[str, SensorHealth] = {}
 
+    def use(self, config: NodeConfig) -> None:
+        """Use changed thresholds from the next report on."""
+        self._config = config
+
     def sensor_statuses(
         self,
         node: str,
         intake: MessageIntake,
         now_ns: int,
         image_quality: Mapping[str, ImageQuality],
+        frozen: Mapping[str, float] | None = None,
     ) -> list[Any]:
-        """One DiagnosticStatus for each sensor. image_quality: of the latest image of each sensor."""
+        """One DiagnosticStatus for each sensor. image_quality: of the latest image of each sensor.
+
+        frozen: by frozen sensor, the time without a change of its data, see Perception.frozen.
+        """
         statuses: list[Any] = []
         current: dict[str, SensorHealth] = {}
         for sensor in self._rig.sensors.values():
@@ -43,6 +55,8 @@ class SensorReports:
                 sensor, statistics, drops, last, now_ns, self._config.health, streak
             )
             self._reported_drops[sensor.name] = drops
+            if frozen and sensor.name in frozen and health.level in (Level.OK, Level.WARN):
+                health = frozen_health(health, sensor, frozen[sensor.name])
             current[sensor.name] = health
             statuses.append(
                 diagnostics.sensor_status(

@@ -41,6 +41,8 @@ def message(data: bytes, format_: str) -> CompressedImage:
 
 
 def encoded(pixels: np.ndarray, suffix: str) -> bytes:
+    if not cv2.haveImageWriter(f"image{suffix}"):
+        pytest.skip(f"this version of OpenCV writes no {suffix} files")
     return cv2.imencode(suffix, np.ascontiguousarray(pixels))[1].tobytes()
 
 

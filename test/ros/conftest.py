@@ -15,6 +15,8 @@ from multimodal_perception.frame import SensorFrame
 from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.simulation.simulation import Observation, Simulation
 
+# Time to start a node and to compile its kernels on a busy computer.
+START_S = 200.0
 SENSORS = ("camera_front", "thermal_front")
 SETTINGS = {
     "deadline_s": "0.3",
@@ -22,6 +24,7 @@ SETTINGS = {
     "pipeline.runtime.device": "cpu",
     "pipeline.runtime.order": "[onnxruntime]",
     "pipeline.image_quality.frozen_s": "0.0",  # the same frame is sent repeatedly
+    "pipeline.frozen_sensors.lidar_s": "0.0",
     "calibration_monitor.period_s": "0.0",  # a measurement may outlast the node
 }
 
@@ -130,7 +133,7 @@ def start_node(
         stack.callback(executor.shutdown)
         threading.Thread(target=executor.spin, daemon=True).start()
         wait_for(
-            lambda: all(s.get_subscription_count() for s in publishers.values()), 100.0, "node"
+            lambda: all(s.get_subscription_count() for s in publishers.values()), START_S, "node"
         )
         return NodeClient(send, subscribe, subscriptions, received)
 

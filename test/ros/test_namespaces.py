@@ -84,6 +84,7 @@ def robots(tmp_path: Path) -> Iterator[tuple[list[Robot], list[Any]]]:
             "autostart:=true",
             "pipeline.detector:=geometric",
             "pipeline.occupancy:=none",
+            "pipeline.frozen_sensors.lidar_s:=0.0",  # the same sweep is sent repeatedly
         ):
             arguments += ["-p", parameter]
         command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]

@@ -30,7 +30,7 @@ from multimodal_perception.ros.qos import MOTION_QOS, OUTPUT_QOS
 from multimodal_perception.sensor_calibration import Extrinsics
 from test.messages.clouds import MOUNTING, lidar, rig, stamped
 from test.messages.test_pointcloud import make_cloud
-from test.ros.conftest import wait_for
+from test.ros.conftest import START_S, wait_for
 
 # Severity of a log message.
 ERROR = 40
@@ -40,6 +40,8 @@ SETTINGS = {
     "pipeline.runtime.device": "cpu",
     "diagnostics_period_s": "0.2",
     "calibration_monitor.period_s": "0.0",
+    "pipeline.frozen_sensors.lidar_s": "0.0",  # the same sweep and echo are sent repeatedly
+    "pipeline.frozen_sensors.ultrasonic_distance": "0.0",
 }
 
 
@@ -64,7 +66,7 @@ class Client:
         """Create the publishers of topics, by message type, and wait for the node."""
         for topic, message_type in types.items():
             self.publishers[topic] = self.node.create_publisher(message_type, topic, qos)
-        wait_for(lambda: all(map(self.node.count_subscribers, types)), 60.0, ", ".join(types))
+        wait_for(lambda: all(map(self.node.count_subscribers, types)), START_S, ", ".join(types))
         time.sleep(0.5)
 
     def publish(self, topic: str, msg: Any, qos: Any = OUTPUT_QOS) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from multimodal_perception.messages.frame_messages import static_transforms
 from multimodal_perception.occupancy.layers import SEMANTIC_LAYER
 from multimodal_perception.processes import terminate_with_parent
 from multimodal_perception.ros.qos import LATCHED_QOS, MAP_QOS, OUTPUT_QOS
+from test.ros.conftest import START_S
 from test.test_plugins import install_example
 
 TYPES = message_types.RclpyTypes()
@@ -95,9 +97,9 @@ class Vehicle(Node):
     def call(self, service_type: Any, name: str, request: Any) -> Any:
         client = self.create_client(service_type, name)
         try:
-            assert client.wait_for_service(20.0), name
+            assert client.wait_for_service(START_S), name
             future = client.call_async(request)
-            wait_for(future.done, 30.0, name)
+            wait_for(future.done, START_S, name)  # to configure may compile kernels
             return future.result()
         finally:
             self.destroy_client(client)
@@ -174,6 +176,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     (tmp_path / "rig.yaml").write_text(RIG)
     command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args"]
     command += ["-p", f"rig:={tmp_path / 'rig.yaml'}", "-p", "diagnostics_period_s:=0.1"]
+    command += ["-p", "pipeline.frozen_sensors.lidar_s:=1.8"]  # tests repeat a sweep for 1.5 s
     running = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -184,7 +187,7 @@ def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     yield running
     running.send_signal(signal.SIGINT)
     try:
-        running.wait(10)
+        running.wait(30)
     except subprocess.TimeoutExpired:
         running.kill()
         raise
@@ -203,14 +206,21 @@ def active(process: subprocess.Popen[str], vehicle: Vehicle) -> Iterator[Vehicle
     yield vehicle
 
 
-def inputs(frame: SensorFrame, stamp_ns: int) -> dict[str, Any]:
-    """The messages of one frame with a stamp, the LiDAR's last."""
+def inputs(frame: SensorFrame, stamp_ns: int, is_frozen: bool = False) -> dict[str, Any]:
+    """The messages of one frame with a stamp, the LiDAR's last.
+
+    is_frozen: whether the sweep is always the same; otherwise it is shifted by less than a millimetre.
+    """
     camera = frame.cameras["camera"]
+    sweep = frame.lidars["lidar"]
+    if not is_frozen:
+        shift_m = np.float32(1e-4 * (stamp_ns // 1_000_000 % 7))
+        sweep = replace(sweep, points=sweep.points + np.array([shift_m, 0, 0, 0], np.float32))
     info = encoders.camera_info_to_message(
         TYPES, frame.intrinsics["camera"], stamp_ns, camera.frame_id
     )
     image = encoders.image_to_message(TYPES, camera)
-    cloud = encoders.sweep_to_message(TYPES, frame.lidars["lidar"])
+    cloud = encoders.sweep_to_message(TYPES, sweep)
     jpeg = cv2.imencode(".jpg", camera.pixels)[1].tobytes()
     packed = CompressedImage(header=image.header, format="jpeg", data=list(jpeg[:0]))
     packed.data.frombytes(jpeg)
@@ -231,7 +241,7 @@ def result_of(vehicle: Vehicle, stamp_ns: int, topic: str = "/perception/objects
         matches = [m for m in vehicle.received[topic] if decoders.stamp_ns_of(m) == stamp_ns]
         return matches[0] if matches else None
 
-    wait_for(find, 15.0, f"{topic} of {stamp_ns}")
+    wait_for(find, 30.0, f"{topic} of {stamp_ns}")
     return find()
 
 
@@ -311,8 +321,9 @@ def test_occupancy_is_published_as_grid_as_layers_and_as_a_latched_map(
     )
     wait_for(lambda: received["map"], 5.0, "latched map")
     grid_map = received["map"][0]
-    assert grid_map.header.frame_id == "odom" and grid_map.info.width * 2 == grid.info.width
-    assert abs(grid_map.info.origin.position.x + 40.0 - 10.0) < 0.5
+    assert grid_map.header.frame_id == "odom" and grid_map.info.width == 500
+    assert abs(grid_map.info.resolution - 2 * grid.info.resolution) < 1e-6
+    assert abs(grid_map.info.origin.position.x + 100.0 - 10.0) < 0.9
     assert 100 in grid_map.data and 0 in grid_map.data and -1 in grid_map.data
 
     def counted() -> bool:
@@ -359,7 +370,7 @@ def test_objects_keep_their_ids_and_moving_ones_have_velocity_arrows(
         matches = [m for m in array.markers if m.type == Marker.ARROW and m.action == Marker.ADD]
         return [m for m in matches if decoders.stamp_ns_of(m) == stamp_ns]
 
-    wait_for(arrows, 5.0, "arrows")
+    wait_for(arrows, 15.0, "arrows")
     for arrow in arrows():
         start, end = arrow.points
         assert abs(end.x - start.x - 2.0) < 1.0 and abs(end.y - start.y) < 0.5
@@ -461,7 +472,7 @@ def test_a_missing_transform_is_counted(
     without_transform = RIG.replace("frame_id: lidar,", "frame_id: roof,")
     (tmp_path / "rig.yaml").write_text(without_transform)
     assert vehicle.transition("configure") and vehicle.transition("activate")
-    wait_for(lambda: vehicle.count_subscribers("/lidar/points"), 10.0, "subscription")
+    wait_for(lambda: vehicle.count_subscribers("/lidar/points"), 30.0, "subscription")
     time.sleep(0.5)
     content = inputs(frame, now_ns(vehicle))
     content["/lidar/points"].header.frame_id = "roof"
@@ -483,14 +494,14 @@ def test_a_failed_configure_logs_the_reason_and_the_node_stays_unconfigured(
     assert vehicle.set("rig", str(good)).successful
     assert vehicle.transition("configure")
     assert vehicle.state() == "inactive"
-    refused = vehicle.set("pipeline.geometric.min_score", 0.5)
+    refused = vehicle.set("pipeline.geometric.half_extent", 30.0)
     assert not refused.successful and "clean up" in refused.reason
     assert vehicle.transition("cleanup")
     assert vehicle.set("pipeline.geometric.min_score", 0.5).successful
     out_of_range = vehicle.set("pipeline.geometric.min_score", 1.5)
     assert not out_of_range.successful
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=15)[0]
+    output = process.communicate(timeout=30)[0]
     assert "sensors.lidar.modality" in output and "typo.yaml" in output
     assert process.returncode == 0
 
@@ -503,7 +514,7 @@ def test_settings_that_contradict_a_model_card_are_refused_with_the_allowed_valu
     assert not vehicle.transition("configure")
     assert vehicle.state() == "unconfigured"
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=15)[0]
+    output = process.communicate(timeout=30)[0]
     assert "pipeline.rgb_thermal_segmenter.second_input: 'lidar' contradicts" in output
     assert "card.yaml" in output and "allowed: thermal, none" in output
     assert "Traceback" not in output
@@ -516,7 +527,7 @@ def test_a_user_defined_detector_is_selected_by_its_entry_point(
     assert not vehicle.transition("configure")
     assert vehicle.set("pipeline.detector", "nearest").successful
     assert vehicle.transition("configure") and vehicle.transition("activate")
-    wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 10.0, "subscription")
+    wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 30.0, "subscription")
     time.sleep(0.5)
     stamp_ns = now_ns(vehicle)
     for topic, message in inputs(frame, stamp_ns).items():
@@ -524,7 +535,7 @@ def test_a_user_defined_detector_is_selected_by_its_entry_point(
     (detection,) = result_of(vehicle, stamp_ns).detections
     assert (detection.bbox.size.x, detection.bbox.size.y) == (1.0, 1.0)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=15)[0]
+    output = process.communicate(timeout=30)[0]
     assert "installed entry points (multimodal_perception.detectors): broken, nearest" in output
 
 
@@ -533,44 +544,38 @@ def test_every_transition_releases_its_subscriptions_and_publishers(
 ) -> None:
     for _ in range(3):
         assert vehicle.transition("configure") and vehicle.transition("activate")
-        wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 10.0, "subscription")
+        wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 30.0, "subscription")
         assert vehicle.transition("deactivate")
         wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 0, 10.0, "end of it")
         assert vehicle.transition("cleanup")
         wait_for(lambda: vehicle.count_publishers("/perception/objects") == 0, 10.0, "end of it")
     assert vehicle.state() == "unconfigured"
     assert vehicle.transition("configure") and vehicle.transition("activate")
-    wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 10.0, "subscription")
+    wait_for(lambda: vehicle.count_subscribers("/lidar/points") == 1, 30.0, "subscription")
     time.sleep(0.5)
     stamp_ns = now_ns(vehicle)
     for topic, message in inputs(frame, stamp_ns).items():
         vehicle.send(topic, message)
     assert result_of(vehicle, stamp_ns).detections
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
 
 
 def test_a_silent_camera_does_not_stop_the_pipeline(active: Vehicle, frame: SensorFrame) -> None:
-    stamps = []
-    active.send("/tf_static", inputs(frame, now_ns(active))["/tf_static"])
-    for _ in range(15):
-        stamp_ns = now_ns(active)
-        stamps.append(stamp_ns)
-        active.send("/lidar/points", inputs(frame, stamp_ns)["/lidar/points"])
-        time.sleep(0.1)
+    stamps: list[int] = []
 
     def processed() -> int:
         return sum(
             decoders.stamp_ns_of(m) in stamps for m in active.received["/perception/objects"]
         )
 
-    def dropped() -> int:
-        """Frames dropped because a newer one arrived, as happens on a busy machine."""
-        matches = [v for a in active.received["/diagnostics"] for s in a.status for v in s.values]
-        return int([v.value for v in matches if v.key == "frames_dropped_busy"][-1])
-
-    wait_for(lambda: processed() + dropped() == 15, 15.0, "result of each sweep")
-    assert processed() >= 8
+    active.send("/tf_static", inputs(frame, now_ns(active))["/tf_static"])
+    for _ in range(8):
+        stamp_ns = now_ns(active)
+        stamps.append(stamp_ns)
+        active.send("/lidar/points", inputs(frame, stamp_ns)["/lidar/points"])
+        # The next sweep is sent after the result, so that a busy machine drops none.
+        wait_for(lambda: processed() == len(stamps), 15.0, "result of each sweep")
 
     def camera_level() -> int | None:
         for array in reversed(active.received["/diagnostics"]):
@@ -579,16 +584,16 @@ def test_a_silent_camera_does_not_stop_the_pipeline(active: Vehicle, frame: Sens
                     return status.level[0]
         return None
 
-    wait_for(lambda: camera_level() == 2, 5.0, "ERROR for the silent camera")
+    wait_for(lambda: camera_level() == 2, 15.0, "ERROR for the silent camera")
 
 
-def test_a_frozen_camera_is_a_warning_and_the_calibration_is_measured(
+def test_frozen_sensors_are_named_and_the_calibration_is_measured(
     active: Vehicle, frame: SensorFrame
 ) -> None:
-    """The test sends the same image repeatedly, like a frozen camera."""
+    """The test sends the same image and the same sweep repeatedly, as frozen sensors do."""
     active.send("/tf_static", inputs(frame, now_ns(active))["/tf_static"])
-    for _ in range(12):
-        for topic, message in inputs(frame, now_ns(active)).items():
+    for _ in range(22):
+        for topic, message in inputs(frame, now_ns(active), is_frozen=True).items():
             active.send(topic, message)
         time.sleep(0.1)
 
@@ -607,6 +612,14 @@ def test_a_frozen_camera_is_a_warning_and_the_calibration_is_measured(
     wait_for(frozen, 10.0, "a frozen camera in /diagnostics")
     level, message, values = status_of("camera")  # type: ignore[misc]
     assert level >= 1 and values["image_quality"] == "0.000"
+
+    def lidar_was_frozen() -> bool:
+        statuses = [s for array in active.received["/diagnostics"] for s in array.status]
+        text = "frozen: the data has not changed for "
+        lidar = [s for s in statuses if s.name.endswith(": lidar") and s.message.startswith(text)]
+        return bool(lidar) and lidar[-1].level[0] == 2
+
+    wait_for(lidar_was_frozen, 10.0, "a frozen LiDAR in /diagnostics")
     wait_for(
         lambda: status_of("calibration of camera to lidar"),
         20.0,

@@ -16,6 +16,7 @@ from multimodal_perception.rig import load_rig, resolve_rig_path
 from multimodal_perception.ros.outputs import (
     fused_image_messages,
     fused_image_topics,
+    label_info_topics,
     optional_topics,
     tracks_message,
 )
@@ -101,7 +102,12 @@ def test_each_camera_has_a_fused_topic_if_there_is_a_thermal_camera() -> None:
 def test_a_fused_image_has_the_frame_id_of_a_silent_camera() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     image = CameraImage("camera_front", 7, "", pixels, "rgb8")
-    (topic, msg), *others = fused_image_messages(RclpyTypes(), RIG, {"camera_front": image})
+    fused = {"camera_front": image}
+    assert not list(fused_image_messages(RclpyTypes(), RIG, fused, lambda topic: False))
+    subscribed = {"perception/fused/camera_front"}
+    (topic, msg), *others = fused_image_messages(
+        RclpyTypes(), RIG, fused, lambda topic: topic in subscribed
+    )
     assert topic == "perception/fused/camera_front" and not others
     assert msg.header.frame_id == RIG.sensors["camera_front"].frame_id
     assert (msg.encoding, msg.height, msg.width, decoders.stamp_ns_of(msg)) == ("rgb8", 2, 4, 7)
@@ -113,4 +119,9 @@ def test_optional_topics_exist_only_for_configured_stages() -> None:
     topics = optional_topics(RIG, PipelineConfig(image_detector="rgb_thermal"))
     assert list(topics) == [Output.IMAGE_BOXES]
     names = [*RIG.sensors_of(Modality.CAMERA), *RIG.sensors_of(Modality.THERMAL)]
-    assert list(topics[Output.IMAGE_BOXES]) == [f"perception/boxes2d/{name}" for name in names]
+    boxes = [f"perception/boxes2d/{name}" for name in names]
+    pictures = [f"{b}/image{end}" for b in boxes for end in ("", "/compressed")]
+    assert set(topics[Output.IMAGE_BOXES]) == {*boxes, *pictures}
+    infos = label_info_topics(RIG, PipelineConfig(image_detector="rgb_thermal"))
+    described = {"perception/objects", "perception/occupancy/semantic", *boxes}
+    assert set(infos) == {f"{topic}/label_info" for topic in described}

@@ -9,7 +9,7 @@ from multimodal_perception.frame import Modality
 from multimodal_perception.perception import Level
 from multimodal_perception.rig import Sensor
 from test.messages.clouds import lidar, rig
-from test.ros.conftest import wait_for
+from test.ros.conftest import START_S, wait_for
 from test.ros.test_no_silent_loss import Client, connect
 
 __all__ = ["connect"]  # a fixture
@@ -23,7 +23,7 @@ def test_unused_sensors_are_a_persistent_entry(connect: Callable[..., Client]) -
     client = connect(replace(vehicle, sensors={**vehicle.sensors, "front": camera}))
     for _ in range(2):  # it is repeated
         client.statuses.clear()
-        wait_for(lambda: "sensor use" in client.statuses, 60.0, "sensor use")
+        wait_for(lambda: "sensor use" in client.statuses, START_S, "sensor use")
         assert client.is_level("sensor use", Level.WARN, "unused_sensors: front")
     assert "camera 'front' of the rig is used by no stage" in client.values("sensor use")
     wait_for(lambda: "pipeline" in client.statuses, 10.0, "pipeline")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
@@ -71,8 +72,12 @@ class Subscriber:
 
 @pytest.fixture(params=["rclpy", "message_filters"])
 def receiver(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    module = SimpleNamespace(Subscriber=Subscriber) if request.param == "message_filters" else None
-    monkeypatch.setitem(sys.modules, "message_filters", module)
+    """With message_filters, the installed package is used; Subscriber replaces it if there is none."""
+    if request.param == "rclpy":
+        monkeypatch.setitem(sys.modules, "message_filters", None)
+    elif importlib.util.find_spec("message_filters") is None:
+        module = SimpleNamespace(Subscriber=Subscriber)
+        monkeypatch.setitem(sys.modules, "message_filters", module)
     rclpy.init()
     result = Receiver()
     wait_for(

@@ -1,10 +1,17 @@
 # `make demo` runs the demo, `make test` runs all checks, `make docs` builds the site in out/site. All build
-# the environment first.
+# the environment first. `make test-min` and `make test-ubuntu-24.04` run the tests with the versions of
+# Ubuntu 22.04 on Python 3.10 and of Ubuntu 24.04 on Python 3.12, in environments of their own.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes of the tests, and the folders with tests marked `serial`.
+WORKERS ?= 2
+SERIAL := test/ros test/benchmarks # as in test/conftest.py
 
-.PHONY: env demo test lint docs format clean
+# Extras without wheels for these versions, see scripts/setup_environment.py.
+WITHOUT := train,view
+
+.PHONY: env demo test test-min test-ubuntu-24.04 lint docs format clean
 
 env:
 	@$(PYTHON) scripts/setup_environment.py --venv $(VENV)
@@ -12,8 +19,19 @@ env:
 demo: env
 	$(BIN)/multimodal-perception demo --out out/demo
 
+# Most tests run in one process for each core; those marked `serial` need a computer without other load.
 test: lint docs
-	$(BIN)/python -m pytest
+	@status=0; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not serial" \
+		|| status=1; \
+	$(BIN)/python -m pytest -m serial $(SERIAL) || status=1; \
+	exit $$status
+
+test-min: TESTED := ubuntu-22.04
+test-ubuntu-24.04: TESTED := ubuntu-24.04
+test-min test-ubuntu-24.04:
+	@$(PYTHON) scripts/setup_environment.py --venv .venv-$(TESTED) --versions $(TESTED)
+	.venv-$(TESTED)/bin/python -m pytest --without $(WITHOUT) $(TESTS)
 
 lint: env
 	$(BIN)/ruff check .
@@ -29,4 +47,4 @@ format: env
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV).lock out build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV).lock .venv-ubuntu-* out build *.egg-info .mypy_cache .ruff_cache .pytest_cache

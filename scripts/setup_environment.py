@@ -2,8 +2,11 @@
 
 Uses only the standard library of Python 3.10 or later. Installs missing Debian packages, creates a
 virtual environment with the pinned requirements, and compiles the underlay (ROS interface packages
-without wheels). If a ROS 2 distribution is sourced, it is used instead of the ROS wheels, and the
-underlay contains only packages that the distribution does not have.
+without wheels). If a ROS 2 distribution is sourced, it is used instead of the ROS wheels, its Python
+packages keep their versions, and the underlay has only packages that the distribution does not have.
+
+`--versions ubuntu-22.04` and `ubuntu-24.04` build the environments of `make test-min` and
+`make test-ubuntu-24.04`: the versions of the Python packages of these systems, as far as wheels exist.
 """
 
 from __future__ import annotations
@@ -17,19 +20,37 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".multimodal_perception_stamp"
 DEBIAN_PACKAGES = ("libusb-1.0-0", "libgl1", "libgomp1", "cmake", "make", "g++")
 UNDERLAY = ("tf2_msgs", "vision_msgs")
+# Interfaces of optional outputs, for their tests. A distribution has them where they are installed.
+OPTIONAL_UNDERLAY = ("map_msgs", "nav2_msgs", "autoware_perception_msgs")
 SUPPORTED_PYTHON = ((3, 10), (3, 12))
+# Python of each set of versions; requirements/SET.txt has the versions. `current` uses any Python.
+VERSION_SETS = {"current": None, "ubuntu-22.04": (3, 10), "ubuntu-24.04": (3, 12)}
+# Files in requirements/. The live view needs numpy 2, which neither Ubuntu nor a distribution on it has;
+# wheels of torch for Python 3.10 and 3.12 have gigabytes of CUDA libraries; tensorrt has no wheel.
+TESTED_ROLES = ("core", "bags", "sim", "report", "openvino", "onnx", "ray", "test")
+ALL_ROLES = (*TESTED_ROLES, "train", "tensorrt", "view", "development", "docs")
+# Packages that a distribution's C++ bindings are built against, and the newest numpy API of onnxruntime.
+DISTRIBUTION_PACKAGES = ("numpy", "scipy", "numba", "PyYAML", "Pillow", "matplotlib", "pandas")
+ONNXRUNTIME_NUMPY = (1, 21, 6)
+ONNXRUNTIME_DEPENDENCIES = ("flatbuffers", "packaging", "protobuf")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
-    venv = parser.parse_args().venv.absolute()
+    parser.add_argument("--versions", choices=VERSION_SETS, default="current")
+    arguments = parser.parse_args()
+    venv, versions = arguments.venv.absolute(), arguments.versions
+    needed = VERSION_SETS[versions]
+    if needed is not None and sys.version_info[:2] != needed:
+        return run_with_python(needed)
     low, high = SUPPORTED_PYTHON
     if not low <= sys.version_info[:2] <= high:
         print(f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]} is needed", file=sys.stderr)
@@ -37,25 +58,55 @@ def main() -> int:
     venv.parent.mkdir(parents=True, exist_ok=True)
     with open(venv.with_name(venv.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # concurrent runs wait for each other
-        return build_environment(venv)
+        return build_environment(venv, versions)
 
 
-def build_environment(venv: Path) -> int:
-    """Bring the environment at `venv` up to date. Returns an exit code."""
-    distribution = sourced_distribution()
-    expected = fingerprint(distribution)
+def run_with_python(version: tuple[int, int]) -> int:
+    """Run this script with another Python and return its exit code, or 1 if it is not installed."""
+    name = "python{}.{}".format(*version)
+    python = find_python(name)
+    if python is None:
+        print(f"{name} is not installed; install it (pyenv, deadsnakes, uv)", file=sys.stderr)
+        return 1
+    return subprocess.run([str(python), __file__, *sys.argv[1:]], check=False).returncode
+
+
+def find_python(name: str) -> Path | None:
+    """A Python that runs, such as python3.10: on PATH, or of pyenv, whose shims may not run."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders = [Path(f) for f in os.environ.get("PATH", "").split(os.pathsep) if f]
+    folders += sorted(pyenv.glob(f"versions/{name.removeprefix('python')}*/bin"), reverse=True)
+    for folder in folders:
+        python = folder / name
+        if os.access(python, os.X_OK):
+            result = subprocess.run([str(python), "-c", "import venv"], capture_output=True)
+            if result.returncode == 0:
+                return python
+    return None
+
+
+def build_environment(venv: Path, versions: str = "current") -> int:
+    """Bring the environment at `venv` up to date. versions: see VERSION_SETS. Returns an exit code."""
+    distribution = sourced_distribution() if versions == "current" else None
+    expected = fingerprint(distribution, versions)
     stamp = venv / STAMP
     if stamp.is_file() and stamp.read_text() == expected and (venv / "bin/python").exists():
         return 0
     stamp.unlink(missing_ok=True)
-    log(f"building {venv.name} with " + (f"ROS 2 {distribution}" if distribution else "ROS wheels"))
+    source = f"ROS 2 {distribution}" if distribution else "ROS wheels"
+    log(f"building {venv.name} with {source}, versions: {versions}")
     install_debian_packages(distribution)
     python = venv / "bin/python"
     flags = ["--system-site-packages"] if distribution else []
     run([sys.executable, "-m", "venv", *flags, str(venv)])
-    install_requirements(python, distribution)
+    if distribution:
+        install_beside_distribution(python)
+    else:
+        install_requirements(python, versions)
     install_package(python)
-    missing = [p for p in UNDERLAY if not importable(python, p)] if distribution else UNDERLAY
+    missing: Sequence[str] = (*UNDERLAY, *OPTIONAL_UNDERLAY)
+    if distribution:
+        missing = [p for p in UNDERLAY if not importable(python, p)]
     if missing and distribution:
         install_distribution_packages(distribution, missing)
     elif missing:
@@ -73,9 +124,9 @@ def sourced_distribution() -> str | None:
     return None
 
 
-def fingerprint(distribution: str | None) -> str:
+def fingerprint(distribution: str | None, versions: str = "current") -> str:
     """Hash of all inputs of the environment."""
-    digest = hashlib.sha256(f"{sys.version}\0{distribution}\0".encode())
+    digest = hashlib.sha256(f"{sys.version}\0{distribution}\0{versions}\0".encode())
     sources = [Path(__file__), ROOT / "setup.py", ROOT / "setup.cfg"]
     for folder in ("requirements", "underlay"):
         sources += sorted(p for p in (ROOT / folder).rglob("*") if p.is_file())
@@ -119,18 +170,79 @@ def apt_install(packages: list[str]) -> None:
     run([*sudo, "apt-get", "install", "-y", "-qq", *packages], env=environment)
 
 
-def install_requirements(python: Path, distribution: str | None) -> None:
-    files = ["core.txt", "training.txt", "development.txt", "docs.txt"]
-    # No version pins with a distribution: cv_bridge is built against its numpy and OpenCV.
+def install_requirements(python: Path, versions: str) -> None:
+    """Install the requirements with ROS wheels in exact versions."""
+    roles = ALL_ROLES if versions == "current" else TESTED_ROLES
     pins: list[str] = []
-    if not distribution:
-        files.append("ros-wheels.txt")
-        if sys.version_info >= (3, 11):  # the pinned versions do not support Python 3.10
-            pins = ["-c", str(ROOT / "requirements" / "constraints.txt")]
-    arguments = [a for f in files for a in ("-r", str(ROOT / "requirements" / f))]
-    log("pip install " + " ".join(files))
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    run([*pip, *pins, *arguments])
+    if versions != "current":
+        pins = ["-c", str(requirement_file(versions))]
+    elif sys.version_info >= (3, 11):  # the pinned versions do not support Python 3.10
+        pins = ["-c", str(requirement_file("constraints"))]
+    pip_install(python, [*pins, *requirement_arguments((*roles, "ros-wheels"))])
+
+
+def install_beside_distribution(python: Path) -> None:
+    """Install the requirements into an environment that contains the packages of a distribution.
+
+    cv_bridge and other bindings are built against the distribution's numpy and OpenCV. Their versions
+    must not change, so that they become constraints; OpenCV, which pip does not find among the
+    distribution's packages, is left out of the requirements.
+    """
+    pins = distribution_constraints(python)
+    constraints = python.parent.parent / "distribution_constraints.txt"
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
+    excluded = {"opencv-python-headless"} if importable(python, "cv2") else set()
+    numpy = tuple(int(part) for part in pins.get("numpy", "2.0.0").split(".")[:3])
+    if numpy < ONNXRUNTIME_NUMPY:
+        # The wheels require 1.21.6, and run with 1.21.5 of Ubuntu 22.04.
+        excluded.add("onnxruntime")
+        pip_install(python, list(ONNXRUNTIME_DEPENDENCIES))
+        pip_install(python, ["--no-deps", "onnxruntime>=1.15,<1.24"])
+    roles = [r for r in ALL_ROLES if r != "view" or numpy >= (2,)]
+    listed = python.parent.parent / "distribution_requirements.txt"
+    listed.write_text("".join(f"{line}\n" for line in requirement_lines(roles, excluded)))
+    pip_install(python, ["-c", str(constraints), "-r", str(listed)])
+
+
+def distribution_constraints(python: Path) -> dict[str, str]:
+    """Versions of DISTRIBUTION_PACKAGES that an interpreter already has, by name."""
+    code = (
+        "import sys\nfrom importlib import metadata\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(name, metadata.version(name))\n"
+        "    except metadata.PackageNotFoundError: pass\n"
+    )
+    command = [str(python), "-c", code, *DISTRIBUTION_PACKAGES]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(line.split() for line in output.splitlines())
+
+
+def requirement_lines(roles: Sequence[str], excluded: Collection[str]) -> list[str]:
+    """Lines of requirement files and of the files that they include, without the excluded packages."""
+    lines: list[str] = []
+    for role in roles:
+        for line in requirement_file(role).read_text().splitlines():
+            included = re.match(r"-r (\S+)\.txt$", line)
+            name = re.match(r"[\w.-]+", line)
+            if included:
+                lines += requirement_lines([included[1]], excluded)
+            elif name and name[0] not in excluded:
+                lines.append(line)
+    return list(dict.fromkeys(lines))
+
+
+def requirement_file(name: str) -> Path:
+    return ROOT / "requirements" / f"{name}.txt"
+
+
+def requirement_arguments(roles: Sequence[str]) -> list[str]:
+    return [a for role in roles for a in ("-r", str(requirement_file(role)))]
+
+
+def pip_install(python: Path, arguments: list[str]) -> None:
+    names = " ".join(Path(a).name for a in arguments if not a.startswith("-"))
+    log(f"pip install {names}")
+    run([str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments])
 
 
 def install_package(python: Path) -> None:

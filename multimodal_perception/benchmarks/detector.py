@@ -31,8 +31,8 @@ from multimodal_perception.benchmarks.report import (
     print_report,
 )
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.image_features import Network
+from multimodal_perception.detection.bev_fusion.detector import Network
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression

@@ -37,7 +37,7 @@ from multimodal_perception.runtime.card import load_card, write_card
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.simulation.world.scenarios import load_scenario
-from multimodal_perception.training.detector.samples import read_sample
+from multimodal_perception.training.bev_fusion.sample_files import read_sample
 from multimodal_perception.training.recipe.configuration import load_recipe
 
 IMAGE_SIZE = (48, 64)

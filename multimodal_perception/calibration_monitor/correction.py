@@ -21,7 +21,7 @@ Poses = Mapping[str, NDArray[np.float64]]
 def corrected_poses(drifts: Mapping[Pair, Drift], base_from_sensor: Poses) -> dict[str, NDArray]:
     """Corrected poses (4, 4) of the image sensors that drifted; LiDAR poses do not change.
 
-    A camera with a drift warning is rotated by the drift against its most significant LiDAR. A thermal
+    A camera with a drift warning is corrected by the drift against its most significant LiDAR. A thermal
     camera is moved together with its camera, and then rotated by its own drift if that is a warning. A
     pair does not show which of its two sensors has moved: if all cameras need the same correction, check
     the LiDAR.
@@ -30,16 +30,18 @@ def corrected_poses(drifts: Mapping[Pair, Drift], base_from_sensor: Poses) -> di
     for drift in sorted(drifts.values(), key=lambda d: d.significance):
         if drift.pair.kind == "camera-lidar" and drift.level is not Level.OK:
             sensor = drift.pair.sensor
-            result[sensor] = rotated_pose(base_from_sensor[sensor], drift.rotation)
+            moved = drift.pose_error if drift.is_moved else None
+            translation = None if moved is None else moved.translation
+            result[sensor] = rotated_pose(base_from_sensor[sensor], drift.rotation, translation)
     for drift in drifts.values():
         pair = drift.pair
         if pair.kind != "thermal-camera":
             continue
         known = base_from_sensor[pair.reference]
-        moved = result.get(pair.reference, known) @ poses.inverse(known)
+        change = result.get(pair.reference, known) @ poses.inverse(known)
         rotation = drift.rotation if drift.level is not Level.OK else np.zeros(3)
         if rotation.any() or pair.reference in result:
-            result[pair.sensor] = moved @ rotated_pose(base_from_sensor[pair.sensor], rotation)
+            result[pair.sensor] = change @ rotated_pose(base_from_sensor[pair.sensor], rotation)
     return result
 
 

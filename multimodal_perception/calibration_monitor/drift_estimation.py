@@ -20,6 +20,9 @@ CANDIDATE_STEP = 1.5
 MAX_IMAGE_ROTATION = np.radians(3.0)
 # Search radius around the common displacement for the peak of a single block, px.
 PEAK_SEARCH_RADIUS = 4
+# The same for the estimate of a translation, which moves near blocks further than the others. Larger
+# values include more vehicles that move between the times of the image and of the sweep.
+WIDE_SEARCH_RADIUS = 5
 # Candidates whose mean block displacement differs by less than this are the same motion, px.
 MIN_MOTION_DIFFERENCE = 6.0
 # Minimum scale of the Cauchy weights (residual at which the weight is one half), px.
@@ -37,7 +40,9 @@ class Fit:
     values: (3,) motion parameters. covariance: (3, 3), random error only, without systematic
     errors. inlier_fraction: fraction of the blocks whose own peak agrees with the motion.
     peak_margin: margin of the motion's mean correlation over every clearly different candidate, in
-    standard deviations of the candidates' correlations. blocks: number of compared blocks.
+    standard deviations of the candidates' correlations. blocks: number of compared blocks. peaks: (K, 2)
+    displacement of each block, px, up to WIDE_SEARCH_RADIUS from the motion, and weights (K,), 0 for
+    blocks without a peak.
     """
 
     values: Array
@@ -45,6 +50,8 @@ class Fit:
     inlier_fraction: float
     peak_margin: float
     blocks: int
+    peaks: Array
+    weights: Array
 
 
 def fit_motion(blocks: BlockScores, motion_model: MotionModel, candidates: Array) -> Fit | None:
@@ -61,7 +68,11 @@ def fit_motion(blocks: BlockScores, motion_model: MotionModel, candidates: Array
     if (weights > 0).sum() < MIN_BLOCKS:
         return None
     values, covariance, inlier_fraction = _robust_fit(motion_model, peaks, weights, start)
-    return Fit(values, covariance, inlier_fraction, peak_margin, len(weights))
+    expected = motion_model(values[None])[0]
+    wide_peaks, wide_weights = _block_peaks(blocks, expected, WIDE_SEARCH_RADIUS)
+    return Fit(
+        values, covariance, inlier_fraction, peak_margin, len(weights), wide_peaks, wide_weights
+    )
 
 
 def rigid_displacements(points: Array, centre: Array) -> MotionModel:
@@ -152,12 +163,14 @@ def _sum_scores(scores: NDArray[np.float32], displacements: Array) -> NDArray[np
     return np.where(inside, scores.reshape(-1)[flat], np.float32(0.0)).sum(-1)
 
 
-def _block_peaks(blocks: BlockScores, expected: Array) -> tuple[Array, Array]:
+def _block_peaks(
+    blocks: BlockScores, expected: Array, radius: int = PEAK_SEARCH_RADIUS
+) -> tuple[Array, Array]:
     """Displacement (K, 2) of each block's score peak near the expected one, and its weight (K,).
 
-    The weight is 0 for blocks without a peak.
+    radius: px. The weight is 0 for blocks without a peak.
     """
-    centre, radius = blocks.max_displacement, PEAK_SEARCH_RADIUS
+    centre = blocks.max_displacement
     peaks, weights = expected.copy(), np.zeros(len(expected))
     for k, (dx, dy) in enumerate(np.rint(np.clip(expected, -999, 999)).astype(np.int64) + centre):
         low_x, low_y = max(dx - radius, 0), max(dy - radius, 0)

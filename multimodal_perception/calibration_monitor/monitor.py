@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.calibration_monitor.pose_error import PoseError, estimate_pose_error
 from multimodal_perception.calibration_monitor.sensor_pairs import (
     Pair,
     RotationMeasurement,
@@ -49,6 +50,9 @@ class CalibrationMonitorConfig:
             long-range perception, where small rotation errors matter more.
         error_deg: Drift angle above which a significant drift is reported as an error. Set it to
             the angle at which detections of your sensors become unusable.
+        warn_translation: Translation above which a significant translation of a camera relative to a
+            LiDAR is reported as a warning. Lower it for close-range perception; increase it if correctly
+            calibrated sensors cause warnings.
         min_inlier_fraction: Minimum fraction of image blocks that must agree with the measured
             rotation. Lower it if valid measurements in scenes with few edges are rejected.
         min_peak_margin: Minimum margin of the best rotation over all other candidates, in standard
@@ -61,6 +65,7 @@ class CalibrationMonitorConfig:
     min_significance: float = field(default=3.0, metadata={"min": 0.0, "max": 100.0})
     warn_deg: float = field(default=0.3, metadata={"min": 0.0, "max": 45.0, "unit": "deg"})
     error_deg: float = field(default=1.0, metadata={"min": 0.0, "max": 45.0, "unit": "deg"})
+    warn_translation: float = field(default=0.03, metadata={"min": 0.0, "max": 10.0, "unit": "m"})
     min_inlier_fraction: float = field(default=0.3, metadata={"min": 0.0, "max": 1.0})
     min_peak_margin: float = field(default=0.2, metadata={"min": 0.0, "max": 100.0})
 
@@ -72,7 +77,9 @@ class Drift:
     rotation: (3,), rad, see sensor_pairs.RotationMeasurement. covariance: (3, 3), random and systematic
     error. shift, shift_sd: (2,) x y, displacement of the centre of the sensor's full-size image, px, and
     its standard deviation. significance: distance from zero drift in standard deviations. measurements:
-    number of usable measurements.
+    number of usable measurements. pose_error: rotation and translation together, of pairs with a LiDAR
+    and enough measurements; is_moved: whether its translation is significant and large. The rotation and
+    its covariance are then those of the pose error.
     """
 
     pair: Pair
@@ -84,6 +91,8 @@ class Drift:
     measurements: int
     level: Level
     message: str
+    pose_error: PoseError | None = None
+    is_moved: bool = False
 
     @property
     def degrees(self) -> float:
@@ -130,6 +139,13 @@ def estimate_drift(
     scatter = np.einsum("k,ki,kj->ij", normalised**2, rotations - mean, rotations - mean)
     larger = propagated if np.trace(propagated) > np.trace(scatter) else scatter
     covariance = larger + systematic
+    pose_error = estimate_pose_error([m.blocks for m in usable if m.blocks is not None])
+    is_moved = pose_error is not None and (
+        pose_error.translation_significance > config.min_significance
+        and pose_error.distance > config.warn_translation
+    )
+    if pose_error is not None and is_moved:
+        mean, covariance = pose_error.rotation, pose_error.covariance[:3, :3] + systematic
     significance = float(np.sqrt(mean @ np.linalg.solve(covariance, mean)))
     angle = float(np.degrees(np.linalg.norm(mean)))
     focal = usable[-1].focal
@@ -139,6 +155,12 @@ def estimate_drift(
     if significance > config.min_significance and angle > config.warn_deg:
         level = Level.ERROR if angle > config.error_deg else Level.WARN
         message = f"rotated by {angle:.2f} deg relative to {usable[-1].pair.reference}"
+    if pose_error is not None and is_moved:
+        moved = (
+            f"moved by {100 * pose_error.distance:.0f} cm relative to {usable[-1].pair.reference}"
+        )
+        message = moved if level is Level.OK else f"{message}; {moved}"
+        level = max(level, Level.WARN)
     return Drift(
         usable[-1].pair,
         mean,
@@ -149,6 +171,8 @@ def estimate_drift(
         len(usable),
         level,
         message,
+        pose_error,
+        is_moved,
     )
 
 

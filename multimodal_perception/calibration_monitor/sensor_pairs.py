@@ -2,9 +2,9 @@
 
 A camera is compared with a LiDAR, and a thermal camera with the camera that shares its view. The data
 of the reference sensor is rendered into the image sensor's view with the current extrinsics. The search
-then finds the rotation that aligns both. Translation errors are not estimated: an error of a few
-centimetres differs from a rotation only in nearby objects. A rotation error of half a degree displaces
-an object at 20 m by 17 cm.
+then finds the rotation that aligns both. A translation error of a few centimetres differs from a
+rotation only in nearby objects; it is estimated from many frames (pose_error). A rotation error of half
+a degree displaces an object at 20 m by 17 cm.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from multimodal_perception.calibration_monitor.drift_estimation import (
+    Fit,
+    MotionModel,
     fit_motion,
     rotation_candidates,
     rotation_displacements,
@@ -27,6 +29,17 @@ from multimodal_perception.calibration_monitor.edge_matching import (
     Mask,
     edge_channels,
     match_blocks,
+)
+from multimodal_perception.calibration_monitor.lidar_rendering import (
+    SPARSE_RINGS,
+    fill_columns,
+    fill_nearest,
+    ring_distance,
+)
+from multimodal_perception.calibration_monitor.pose_error import (
+    BlockShifts,
+    block_inverse_distances,
+    block_shifts,
 )
 from multimodal_perception.frame import CameraImage, SensorFrame
 from multimodal_perception.geometry import poses
@@ -40,8 +53,8 @@ MAX_VIEW_WIDTH = 640
 BLOCK_SIZE, MIN_BLOCK_STEP, MAX_BLOCKS = 64, 32, 90
 # Largest rotation about each axis in the search, rad, and the displacement that it causes, px.
 MAX_ROTATION, MAX_DISPLACEMENT = np.radians(2.5), 28
-# Maximum distance over which the value of a LiDAR point is spread to neighbouring pixels, px.
-MAX_FILL_DISTANCE = 8.0
+# Standard deviation of the displacement in one frame as a fraction of the distance of the rings.
+RING_ERROR = 0.15
 # Minimum fraction of the view that the reference sensor must cover.
 MIN_OVERLAP = 0.1
 
@@ -65,7 +78,8 @@ class RotationMeasurement:
     rotation: (3,) rotation vector in the sensor's optical frame, rad. A direction d predicted by the
     extrinsics is observed at R(rotation) d. covariance: (3, 3), random error only. radians_per_pixel:
     (3,) rotation about each axis that moves the view by one pixel. focal: (2,) focal lengths x, y of
-    the sensor's full-size image, px. inlier_fraction, peak_margin: see drift_estimation.Fit.
+    the sensor's full-size image, px. inlier_fraction, peak_margin: see drift_estimation.Fit. blocks: of
+    pairs with a LiDAR, for the estimate of the translation.
     """
 
     pair: Pair
@@ -76,6 +90,7 @@ class RotationMeasurement:
     focal: NDArray[np.float64]
     inlier_fraction: float
     peak_margin: float
+    blocks: BlockShifts | None = None
 
 
 @dataclass(frozen=True)
@@ -83,13 +98,15 @@ class PairViews:
     """The data of both sensors of a pair in the image sensor's view, downscaled.
 
     image: (H, W) uint8, grey image of the sensor. reference: images (H, W) float32 rendered from the
-    reference sensor. valid: (H, W) bool, pixels covered by the reference sensor.
+    reference sensor. valid: (H, W) bool, pixels covered by the reference sensor. ring_distance: of a
+    LiDAR, px.
     """
 
     model: CameraModel
     image: NDArray[np.uint8]
     reference: tuple[NDArray[np.float32], ...]
     valid: Mask
+    ring_distance: float = 0.0
 
 
 def find_pairs(frame: SensorFrame) -> Iterator[Pair]:
@@ -136,26 +153,45 @@ def measure_rotation_error(
     if cancelled():
         return None
     focal = float(model.matrix[0, 0])
-    fit = fit_motion(
-        blocks,
-        rotation_displacements(blocks.centres, model),
-        rotation_candidates(MAX_ROTATION, focal),
-    )
+    motion_model = rotation_displacements(blocks.centres, model)
+    fit = fit_motion(blocks, motion_model, rotation_candidates(MAX_ROTATION, focal))
     if fit is None or not np.isfinite(fit.covariance).all():
         return None
     # A rotation about the optical axis is converted at the mean radius of the view, 0.3 of its width.
     radians_per_pixel = np.array([1 / model.matrix[1, 1], 1 / focal, 1 / (0.3 * model.width)])
+    # The edges of a LiDAR are between its rings, at places that change from frame to frame.
+    gap = views.ring_distance if views.ring_distance >= SPARSE_RINGS else 0.0
+    sampling = np.diag((RING_ERROR * gap * radians_per_pixel) ** 2)
     full_size = frame.intrinsics[pair.sensor].matrix
     return RotationMeasurement(
         pair,
         frame.readings[pair.sensor].stamp_ns,
         fit.values,
-        fit.covariance,
+        fit.covariance + sampling,
         radians_per_pixel,
         full_size[(0, 1), (0, 1)],
         fit.inlier_fraction,
         fit.peak_margin,
+        _block_shifts(views, pair, blocks.centres, fit, motion_model, reference),
     )
+
+
+def _block_shifts(
+    views: PairViews,
+    pair: Pair,
+    centres: NDArray[np.float64],
+    fit: Fit,
+    motion_model: MotionModel,
+    channels: NDArray[np.float32],
+) -> BlockShifts | None:
+    """Shifts of the blocks with their distances; None for pairs without a LiDAR."""
+    if pair.kind != "camera-lidar":
+        return None
+    distance, energy = np.exp(views.reference[0]), channels.sum(axis=0)
+    inverse = block_inverse_distances(centres, BLOCK_SIZE, distance, views.valid, energy)
+    # The displacements are linear in the rotation.
+    by_rotation = np.moveaxis(motion_model(np.eye(3)), 0, -1)
+    return block_shifts(views.model, centres, fit.peaks, fit.weights, inverse, by_rotation)
 
 
 def render_pair(
@@ -174,8 +210,10 @@ def render_pair(
     if rotation is not None:
         pose = rotated_pose(pose, rotation)
     reference: tuple[NDArray[np.float32], ...]
+    rings = 0.0
     if pair.kind == "camera-lidar":
         depth, intensity, valid = render_lidar(frame, pair.reference, view, pose)
+        rings = ring_distance(_projected(frame, pair.reference, view, pose)[0])
         # The median filter removes single wrong returns.
         reference = (cv2.medianBlur(np.log(np.maximum(depth, 0.5)), 5), intensity)
     else:
@@ -183,16 +221,23 @@ def render_pair(
         reference = (warped.astype(np.float32),)
     if valid.mean() < MIN_OVERLAP:
         return None
-    return PairViews(view, image, reference, valid)
+    return PairViews(view, image, reference, valid, rings)
 
 
 def rotated_pose(
-    base_from_optical: NDArray[np.float64], rotation: NDArray[np.float64]
+    base_from_optical: NDArray[np.float64],
+    rotation: NDArray[np.float64],
+    translation: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """The sensor pose (4, 4) corrected by a measured rotation (see RotationMeasurement.rotation)."""
-    inverse = np.eye(4)
-    inverse[:3, :3] = Rotation.from_rotvec(-np.asarray(rotation)).as_matrix()
-    return base_from_optical @ inverse
+    """The sensor pose (4, 4) corrected by a measured rotation (see RotationMeasurement.rotation).
+
+    translation: (3,), m, measured together with the rotation (see PoseError); zero by default.
+    """
+    error = np.eye(4)
+    error[:3, :3] = Rotation.from_rotvec(np.asarray(rotation)).as_matrix()
+    if translation is not None:
+        error[:3, 3] = translation
+    return base_from_optical @ poses.inverse(error)
 
 
 def render_lidar(
@@ -200,31 +245,23 @@ def render_lidar(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], Mask]:
     """Render a sweep into a view: depth (m) and intensity, both (H, W) float32, and a mask (H, W).
 
-    Each pixel takes the values of the nearest projected point. The mask is true where that point is
-    within MAX_FILL_DISTANCE.
+    The values between the points are filled in, see lidar_rendering.
     """
+    pixels, distance, intensity = _projected(frame, lidar, view, base_from_view)
+    sparse = ring_distance(pixels) >= SPARSE_RINGS
+    fill = fill_columns if sparse else fill_nearest
+    return fill(pixels, distance, intensity, view.width, view.height)
+
+
+def _projected(
+    frame: SensorFrame, lidar: str, view: CameraModel, base_from_view: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+    """Pixels (N, 2), distances (N,) in metres and intensities (N,) of the points in a view."""
     sweep = frame.lidars[lidar]
     view_from_lidar = poses.inverse(base_from_view) @ frame.reference_from_sensor(lidar)
     local = poses.transform_points(view_from_lidar, sweep.points[:, :3].astype(np.float64))
     pixels, ok = view.project(local)
-    depth, intensity = (np.zeros((view.height, view.width), np.float32) for _ in range(2))
-    # Points are written from far to near, so that the nearest one remains.
-    order = np.flatnonzero(ok)[np.argsort(-local[ok, 2], kind="stable")]
-    at = np.rint(pixels[order]).astype(np.int64)
-    depth[at[:, 1], at[:, 0]] = np.linalg.norm(local[order], axis=1)
-    intensity[at[:, 1], at[:, 0]] = sweep.points[order, 3]
-    if not len(order):
-        return depth, intensity, np.zeros(depth.shape, np.bool_)
-    distance, label = cv2.distanceTransformWithLabels(
-        (depth == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    measured = depth > 0
-    filled = []
-    for values in (depth, intensity):
-        value_of_label = np.zeros(int(label.max()) + 1, np.float32)
-        value_of_label[label[measured]] = values[measured]
-        filled.append(value_of_label[label])
-    return filled[0], filled[1], distance <= MAX_FILL_DISTANCE
+    return pixels[ok], np.linalg.norm(local[ok], axis=1), sweep.points[ok, 3]
 
 
 def _camera_image(

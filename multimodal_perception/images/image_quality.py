@@ -1,4 +1,4 @@
-"""Quality score of images from exposure, sharpness, frozen frames, texture and sensor agreement.
+"""Quality score of images: exposure, sharpness, frozen frames, lens, texture and sensor agreement.
 
 Each cue is measured on a downscaled copy of the image, which limits the cost and gives the same scale
 for all cameras. A cue is a factor from 0 to 1, and the score is their product. The score describes
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
+from multimodal_perception.geometry.cameras import CameraModel
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
+from multimodal_perception.images.lens_obstruction import LensMonitor, flow_field
 from multimodal_perception.images.thermal_normalization import auto_gain
 from multimodal_perception.perception import ImageQuality
 
@@ -34,6 +36,10 @@ SATURATED_FRACTION = (0.35, 0.8)
 FIRST_OCTAVE_RATIO, SECOND_OCTAVE_RATIO = (0.5, 0.8), (0.4, 0.6)
 # Fraction of pixels with adversarial-looking texture; on real streets it is below the first value.
 ADVERSARIAL_FRACTION = (0.004, 0.02)
+# An image is frozen, apart from noise, if its coarse copy (px) differs from an earlier one by less than
+# this fraction of its contrast while the vehicle has driven this distance, m. On simulated drives by day
+# and night the difference is at least 0.08.
+COARSE_SIZE, FROZEN_CONTRAST, FROZEN_DISTANCE = (40, 24), 0.04, 3.0
 # Minimum chroma variation of such texture (chroma levels) within a neighbourhood (px of the small copy).
 ADVERSARIAL_CHROMA, ADVERSARIAL_WINDOW = 12.0, 7
 
@@ -48,11 +54,15 @@ class ImageQualityConfig:
         min_quality: Quality score below which an image counts as missing for detection, segmentation
             and near field. Lower it to use poor images too; set it to 0 to never drop an image.
         warn_quality: Quality score below which the sensor's diagnostics status is a warning. Increase it
-            to be warned earlier about blurred or badly exposed images; dirt on the lens does not lower
-            the score.
-        frozen_s: Time without a change of any sampled pixel after which an image is treated as frozen
-            and its score becomes 0. Increase it for noise-free or heavily compressed streams; set it to
-            0 to switch the check off.
+            to be warned earlier about blurred or badly exposed images.
+        frozen_s: Time without a change of any sampled pixel, or without a change except noise while the
+            vehicle moves, after which an image is treated as frozen and its score becomes 0. Increase it
+            for noise-free or heavily compressed streams; set it to 0 to switch the check off.
+        lens_distance: Distance that the vehicle must drive for one check of the lens for dirt, drops
+            and other patches; two checks in a row must agree. Increase it if patches are reported that
+            do not exist; set it to 0 to switch the check off.
+        lens_covered: Fraction of the examined part of the lens that must be covered by patches for a
+            warning. Increase it if small drops and dirt should not cause a warning.
         min_texture_factor: Lower limit of the factor for adversarial-looking texture, which colourful
             scenes can have as well. Decrease it to let such texture reduce the score further.
         texture_adaptation_s: Time constant with which a sensor's usual amount of colourful texture is
@@ -61,9 +71,11 @@ class ImageQualityConfig:
     """
 
     enabled: bool = True
-    min_quality: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0})
-    warn_quality: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0})
+    min_quality: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    warn_quality: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
     frozen_s: float = field(default=0.35, metadata={"min": 0.0, "max": 60.0, "unit": "s"})
+    lens_distance: float = field(default=15.0, metadata={"min": 0.0, "max": 1000.0, "unit": "m"})
+    lens_covered: float = field(default=0.001, metadata={"min": 0.0, "max": 1.0})
     min_texture_factor: float = field(default=0.4, metadata={"min": 0.0, "max": 1.0})
     texture_adaptation_s: float = field(
         default=30.0, metadata={"min": 0.1, "max": 3600.0, "unit": "s"}
@@ -75,12 +87,20 @@ class _SensorState:
     """State of one sensor.
 
     sample: pixels of the last image. since_ns: stamp of the last image that differed from the
-    previous one. usual_fraction: slow mean of the fraction of pixels with adversarial-looking texture.
+    previous one. coarse, coarse_ns, coarse_m: coarse copy of the last image that differed by more than
+    noise, its stamp, and the driven distance at that time. travelled: driven distance at the last image.
+    unchanged_s: time without a change.
+    usual_fraction: slow mean of the fraction of pixels with adversarial-looking texture.
     """
 
     stamp_ns: int
     sample: NDArray[np.generic]
     since_ns: int
+    coarse: NDArray[np.float32]
+    coarse_ns: int
+    coarse_m: float
+    travelled: float
+    unchanged_s: float = 0.0
     usual_fraction: float = ADVERSARIAL_FRACTION[0]
 
 
@@ -91,6 +111,9 @@ class ImageQualityMonitor:
         self.config = config or ImageQualityConfig()
         self.counts: Counter[str] = Counter()
         self._states: dict[str, _SensorState] = {}
+        self._lenses: dict[str, tuple[CameraModel, LensMonitor]] = {}
+        self._position: NDArray[np.float64] | None = None
+        self._travelled = 0.0
 
     def assess(
         self, frame: SensorFrame, agreement: Mapping[str, float] | None = None
@@ -104,7 +127,11 @@ class ImageQualityMonitor:
             return {}
         images: dict[str, CameraImage | ThermalImage] = {**frame.cameras, **frame.thermals}
         others = agreement or {}
-        return {name: self._assess(image, others.get(name, 1.0)) for name, image in images.items()}
+        self._travelled += self._movement(frame)
+        return {
+            name: self._assess(image, others.get(name, 1.0), frame)
+            for name, image in images.items()
+        }
 
     def drop_low_quality(
         self, frame: SensorFrame, quality: Mapping[str, ImageQuality]
@@ -119,13 +146,23 @@ class ImageQualityMonitor:
             thermals={n: i for n, i in frame.thermals.items() if n not in dropped},
         )
 
-    def _assess(self, image: CameraImage | ThermalImage, agreement: float) -> ImageQuality:
+    def _movement(self, frame: SensorFrame) -> float:
+        """Metres since the last frame; 0 without odometry."""
+        last = self._position
+        self._position = None if frame.odom_from_base is None else frame.odom_from_base[:3, 3]
+        if last is None or self._position is None:
+            return 0.0
+        return float(np.linalg.norm(self._position - last))
+
+    def _assess(
+        self, image: CameraImage | ThermalImage, agreement: float, frame: SensorFrame
+    ) -> ImageQuality:
         small = _downscaled(image)
         grey = small if small.ndim == 2 else cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         exposure = _exposure(image, grey)
         # The sharpness of a blank image is undefined, and its score is 0 anyway.
         sharpness = _sharpness(grey) if exposure > 0 else 1.0
-        not_frozen, elapsed_s = self._not_frozen(image)
+        not_frozen, elapsed_s, moved = self._not_frozen(image, grey)
         texture = 1.0
         if small.ndim == 3:
             texture = self._texture(image.sensor, _adversarial_fraction(small), elapsed_s)
@@ -136,24 +173,74 @@ class ImageQualityMonitor:
             "texture": texture,
             "agreement": agreement,
         }
-        return ImageQuality(float(np.prod(list(cues.values()))), cues)
+        problems: tuple[str, ...] = ()
+        if not not_frozen:
+            unchanged_s = self._states[image.sensor].unchanged_s
+            problems = (f"frozen: the image has not changed for {unchanged_s:.1f} s",)
+        covered = self._covered_lens(image.sensor, grey, moved, frame)
+        if covered is not None:
+            dirty = covered >= self.config.lens_covered > 0.0
+            cues["lens"] = 1.0 - min(covered, 1.0) if dirty else 1.0
+            if dirty:
+                patches = f"dirt, drops or other patches on the lens ({100 * covered:.1f} %)"
+                problems = (*problems, patches)
+        return ImageQuality(float(np.prod(list(cues.values()))), cues, problems)
 
-    def _not_frozen(self, image: CameraImage | ThermalImage) -> tuple[float, float]:
-        """0 for a frozen image, else 1; and the seconds since the last image (0 for the first one)."""
+    def _covered_lens(
+        self, sensor: str, grey: NDArray[np.uint8], moved: float, frame: SensorFrame
+    ) -> float | None:
+        """Covered fraction of a lens; None if it is unknown (yet)."""
+        model, pose = frame.intrinsics.get(sensor), frame.base_from_sensor.get(sensor)
+        if model is None or pose is None or not self.config.lens_distance:
+            return None
+        last = self._lenses.get(sensor)
+        if last is not None and _have_equal_views(last[0], model):
+            lens = last[1]
+        else:
+            size = grey.shape[1], grey.shape[0]
+            window_m = self.config.lens_distance
+            lens = LensMonitor(flow_field(model, pose, size, window_m, frame.ground_z), window_m)
+            self._lenses[sensor] = model, lens
+        if lens.flow.examined.shape == grey.shape:
+            lens.observe(grey, moved)
+        return lens.covered
+
+    def _not_frozen(
+        self, image: CameraImage | ThermalImage, grey: NDArray[np.uint8]
+    ) -> tuple[float, float, float]:
+        """0 for a frozen image, else 1; and seconds and metres since the last image.
+
+        Seconds and metres are 0 for the first image.
+        """
         # Sensors have noise, so two images of the same scene always differ in some of these pixels.
         sample = image.pixels[::8, ::8].copy()
+        coarse = cv2.resize(grey, COARSE_SIZE, interpolation=cv2.INTER_AREA).astype(np.float32)
         last = self._states.get(image.sensor)
-        now_ns = image.stamp_ns
+        now_ns, travelled = image.stamp_ns, self._travelled
         if last is None or now_ns < last.stamp_ns:
-            self._states[image.sensor] = _SensorState(now_ns, sample, now_ns)
-            return 1.0, 0.0
+            self._states[image.sensor] = _SensorState(
+                now_ns, sample, now_ns, coarse, now_ns, travelled, travelled
+            )
+            self._lenses.pop(image.sensor, None)
+            return 1.0, 0.0, 0.0
         elapsed_s = (now_ns - last.stamp_ns) / NANOSECONDS_PER_SECOND
+        # A reading that is in several frames is one image.
+        moved = travelled - last.travelled if elapsed_s > 0 else 0.0
+        if elapsed_s > 0:
+            last.travelled = travelled
         if not np.array_equal(sample, last.sample):
             last.since_ns = now_ns
         last.stamp_ns, last.sample = now_ns, sample
+        difference = float(np.abs(coarse - last.coarse).mean())
+        if difference >= FROZEN_CONTRAST * (float(last.coarse.std()) + 1.0):
+            last.coarse, last.coarse_ns, last.coarse_m = coarse, now_ns, travelled
         unchanged_s = (now_ns - last.since_ns) / NANOSECONDS_PER_SECOND
+        if last.travelled - last.coarse_m >= FROZEN_DISTANCE:
+            noise_only_s = (now_ns - last.coarse_ns) / NANOSECONDS_PER_SECOND
+            unchanged_s = max(unchanged_s, noise_only_s)
+        last.unchanged_s = unchanged_s
         frozen = 0 < self.config.frozen_s <= unchanged_s
-        return (0.0 if frozen else 1.0), elapsed_s
+        return (0.0 if frozen else 1.0), elapsed_s, moved
 
     def _texture(self, sensor: str, fraction: float, elapsed_s: float) -> float:
         """Factor for the fraction of adversarial-looking pixels above the sensor's usual fraction."""
@@ -162,6 +249,14 @@ class ImageQualityMonitor:
         weight = 1.0 - np.exp(-elapsed_s / self.config.texture_adaptation_s)
         state.usual_fraction += (fraction - state.usual_fraction) * weight
         return max(1.0 - _ramp(excess, *ADVERSARIAL_FRACTION), self.config.min_texture_factor)
+
+
+def _have_equal_views(a: CameraModel, b: CameraModel) -> bool:
+    return a is b or (
+        (a.width, a.height, a.model) == (b.width, b.height, b.model)
+        and np.array_equal(a.matrix, b.matrix)
+        and np.array_equal(a.coefficients, b.coefficients)
+    )
 
 
 def _downscaled(image: CameraImage | ThermalImage) -> NDArray[np.uint8]:

@@ -53,10 +53,11 @@ class ThermalNormaliser:
 
         The limits are reset if the stamps jump back or after a gap much longer than TIME_CONSTANT_S.
         """
-        low, high = self._update_limits(pixels, stamp_ns)
+        low, high = self.update_limits(pixels, stamp_ns)
         return np.clip((pixels.astype(np.float32) - low) / (high - low), 0.0, 1.0)
 
-    def _update_limits(self, pixels: Pixels, stamp_ns: int) -> tuple[float, float]:
+    def update_limits(self, pixels: Pixels, stamp_ns: int) -> tuple[float, float]:
+        """The counts that are mapped to 0 and 1, after they followed the image (H, W)."""
         # Every second row and column is sufficient for the percentiles, in a quarter of the time.
         sample = pixels[::2, ::2] if min(pixels.shape) >= 64 else pixels
         low, high = np.percentile(sample, PERCENTILES).tolist()

@@ -26,6 +26,7 @@ from multimodal_perception.runtime.engine import Engine
 from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
+from multimodal_perception.runtime.temperatures import read_temperatures
 from multimodal_perception.sensor_use import SensorUse, merged, of_modalities, of_views
 
 
@@ -61,6 +62,7 @@ class RgbThermalSegmenter:
         )
         self.engine = open_model(card, runtime) if engine is None else engine
         self.class_names = card.classes
+        self._temperatures = read_temperatures(card)
         self.counts: Counter[str] = Counter()
         self._inputs = RgbThermalInputBuilder(card, self.config, self.counts)
         self._turns = ImageTurns(self.config.max_images_per_frame, self.counts)
@@ -91,8 +93,12 @@ class RgbThermalSegmenter:
         The frame must have the intrinsics and extrinsics of the sensor. Its own image may be missing if
         a thermal camera covers the view.
         """
-        mask = self._segment(frame, [name]).get(name)
+        mask = self.segment_view_mask(frame, name)
         return None if mask is None else mask.labels
+
+    def segment_view_mask(self, frame: SensorFrame, name: str) -> SegmentationMask | None:
+        """The mask in the view of a sensor, see segment_view."""
+        return self._segment(frame, [name]).get(name)
 
     def _segment(self, frame: SensorFrame, names: list[str]) -> dict[str, SegmentationMask]:
         inputs = {name: self._inputs.build(frame, name) for name in names}
@@ -117,6 +123,7 @@ class RgbThermalSegmenter:
                 labels,
                 self.class_names,
                 logits[:rows, :columns],
+                self._temperatures,
             )
         return masks
 

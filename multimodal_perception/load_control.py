@@ -34,11 +34,13 @@ class LoadConfig:
             time. Increase it if the level changes too often.
     """
 
-    adapt: bool = True
-    high_fraction: float = field(default=0.95, metadata={"min": 0.1, "max": 10.0})
-    low_fraction: float = field(default=0.6, metadata={"min": 0.01, "max": 10.0})
+    adapt: bool = field(default=True, metadata={"dynamic": True})
+    high_fraction: float = field(default=0.95, metadata={"min": 0.1, "max": 10.0, "dynamic": True})
+    low_fraction: float = field(default=0.6, metadata={"min": 0.01, "max": 10.0, "dynamic": True})
     window_frames: int = field(default=10, metadata={"min": 1, "max": 1000})
-    recovery_s: float = field(default=5.0, metadata={"min": 0.1, "max": 3600.0, "unit": "s"})
+    recovery_s: float = field(
+        default=5.0, metadata={"min": 0.1, "max": 3600.0, "unit": "s", "dynamic": True}
+    )
 
     def __post_init__(self) -> None:
         if self.low_fraction >= self.high_fraction:

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.frame import Boxes3D, CameraImage, require
+
+if TYPE_CHECKING:
+    from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,9 @@ class SegmentationMask:
     labels: (H, W) uint8, index into class_names. logits: (h, w, classes) float32, class scores before
     the softmax in a lower resolution that covers the whole image: the pixel (x, y) of the image, pixel
     centres at whole numbers, is at ((x + 0.5) * w / W - 0.5, (y + 0.5) * h / H - 0.5). None if the
-    segmenter does not provide them.
+    segmenter does not provide them. temperatures: (classes,) float32, by which the logits of a pixel
+    with this label are divided for the probability of its label, see segmentation.confidence; None
+    means 1.
     """
 
     sensor: str
@@ -57,6 +63,7 @@ class SegmentationMask:
     labels: NDArray[np.uint8]
     class_names: tuple[str, ...]
     logits: NDArray[np.float32] | None = None
+    temperatures: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,10 +131,15 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """Quality of one image. value: 0 to 1, the product of its cues by name."""
+    """Quality of one image.
+
+    value: 0 to 1, the product of its cues by name. problems: to report in any case, such as a dirty
+    lens.
+    """
 
     value: float
     cues: Mapping[str, float]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,10 @@ class Perception:
     frame, None without odometry. segmentations, boxes2d: by camera or thermal camera. stage_ms:
     computation time by stage, milliseconds. missing: sensors without a reading, or with an image of
     low quality. image_quality: by camera or thermal camera. fused_images: visible and thermal image
-    fused, rgb8 by camera.
+    fused, rgb8 by camera. frozen: by LiDAR or ultrasonic sensor that repeats an old measurement, the
+    time without a change, seconds. cloud: points of all LiDARs without weather noise; None without
+    LiDAR. disabled: names of stages that were switched off for this frame; without the detector, there
+    are no boxes although objects may be present.
     """
 
     stamp_ns: int
@@ -174,3 +189,6 @@ class Perception:
     image_quality: Mapping[str, ImageQuality] = field(default_factory=lambda: MappingProxyType({}))
     fused_images: Mapping[str, CameraImage] = field(default_factory=dict)
     boxes2d: Mapping[str, Boxes2D] = field(default_factory=dict)
+    frozen: Mapping[str, float] = field(default_factory=dict)
+    cloud: Cloud | None = None
+    disabled: frozenset[str] = frozenset()

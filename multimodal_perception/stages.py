@@ -247,6 +247,15 @@ class ContradictionReporter(Protocol):
         ...
 
 
+@runtime_checkable
+class Resettable(Protocol):
+    """A stage that can forget what it has accumulated from earlier frames. Optional."""
+
+    def reset(self) -> None:
+        """Forget all earlier frames. Called between two frames."""
+        ...
+
+
 class QualityMonitor(Stage, Protocol):
     """Assesses the quality of images."""
 
@@ -267,17 +276,34 @@ class QualityMonitor(Stage, Protocol):
         ...
 
 
+class FrozenSensors(Stage, Protocol):
+    """Finds sensors that repeat an old measurement."""
+
+    def check(self, frame: SensorFrame) -> Mapping[str, float]:
+        """By frozen sensor of the frame, the time in seconds without a change."""
+        ...
+
+    def drop_frozen(self, frame: SensorFrame, frozen: Mapping[str, float]) -> SensorFrame:
+        """The frame without the readings of frozen sensors that must not be used."""
+        ...
+
+
 def needed_outputs(
     frame: SensorFrame,
     requested: Collection[Output],
-    detector: Detector,
+    detector: Detector | None,
     occupancy: OccupancyMapper | None,
 ) -> frozenset[Output]:
-    """The requested outputs, and those that the detector or the occupancy mapper uses in this frame."""
+    """The requested outputs, and those that the detector or the occupancy mapper uses in this frame.
+
+    detector: None while it is disabled.
+    """
     needed = set(requested)
-    if detector.uses_proposals or not frame.lidars:
+    if detector is not None and (detector.uses_proposals or not frame.lidars):
         needed.add(Output.IMAGE_BOXES)
-    if detector.uses_masks or (occupancy is not None and occupancy.uses_masks):
+    if (detector is not None and detector.uses_masks) or (
+        occupancy is not None and occupancy.uses_masks
+    ):
         needed.add(Output.SEGMENTATIONS)
     return frozenset(needed)
 
@@ -311,6 +337,7 @@ def collect_status(stages: Mapping[str, Stage | None]) -> list[StageStatus]:
 ATTRIBUTES = {
     "detector": "detector",
     "image_quality": "image_quality",
+    "frozen_sensors": "frozen_sensors",
     "near_field": "near_field",
     "segmentation": "segmenter",
     "image_fusion": "image_fusion",
@@ -319,7 +346,7 @@ ATTRIBUTES = {
     "occupancy": "occupancy",
 }
 # Stages that only assess or post-process: a sensor that no other stage uses counts as unused.
-AUXILIARY_STAGES = ("image_quality", "tracking")
+AUXILIARY_STAGES = ("image_quality", "frozen_sensors", "tracking")
 
 
 def collect_sensor_use(rig: Rig, stages: Mapping[str, Stage | None]) -> RigUse:

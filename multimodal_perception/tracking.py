@@ -60,9 +60,13 @@ class TrackingConfig:
     """
 
     enabled: bool = True
-    max_coast_s: float = field(default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
+    max_coast_s: float = field(
+        default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s", "dynamic": True}
+    )
     max_tracks: int = field(default=500, metadata={"min": 1, "max": 5000})
-    max_velocity_std: float = field(default=2.0, metadata={"min": 0.05, "max": 50.0, "unit": "m/s"})
+    max_velocity_std: float = field(
+        default=2.0, metadata={"min": 0.05, "max": 50.0, "unit": "m/s", "dynamic": True}
+    )
     stationary: bool = False
 
 

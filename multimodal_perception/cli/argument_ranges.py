@@ -19,6 +19,8 @@ DEFAULT_RANGE = (-1e9, 1e9)
 # Minimum and maximum of the numeric options, both included.
 RANGES: dict[str, tuple[float, float]] = {
     "--attack": (0.0, 255.0),
+    "--attack-runs": (1, 10_000),
+    "--attack-steps": (1, 1000),
     "--batch": (1, 64),
     "--count": (1, 100_000_000),
     "--dla-core": (-1, 15),
@@ -55,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "--scale": (1e-6, 1e4),
     "--seconds": (0.01, 1e7),
     "--seed": (0, MAX_SEED),
+    "--severities": (1, 5),
     "--size": (32, 16_384),
     "--std": (1e-6, 1e4),
     "--threads": (0, 1024),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
-
-from rosbags.highlevel import AnyReader
+from typing import TYPE_CHECKING, Any
 
 from multimodal_perception.frame import CameraImage, Modality, ThermalImage
 from multimodal_perception.geometry.transform_tree import TransformTree
@@ -14,6 +12,9 @@ from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.synchronization.frame_assembler import FrameAssembler
 from multimodal_perception.synchronization.intake import set_calibration
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 
 class BagCalibration:

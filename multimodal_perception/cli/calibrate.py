@@ -124,17 +124,22 @@ def _reason_without_pairs(frame: SensorFrame | None) -> str:
 
 def _print(drifts: Mapping[Pair, Drift | None]) -> None:
     table = Table(title="drift of the extrinsics (± one standard deviation)")
-    for name in ("pair", "shift, px", "rotation about x, y, z, deg", "measurements", "result"):
+    columns = ("pair", "shift, px", "rotation about x, y, z, deg", "translation x, y, z, cm")
+    for name in (*columns, "measurements", "result"):
         table.add_column(name, overflow="fold")
     for pair, drift in drifts.items():
         if drift is None:
-            table.add_row(str(pair), "-", "-", "0", NOT_MEASURED)
+            table.add_row(str(pair), "-", "-", "-", "0", NOT_MEASURED)
             continue
         sd = np.degrees(np.sqrt(np.diag(drift.covariance)))
         shift = _with_sd(drift.shift, drift.shift_sd, 1)
         rotation = _with_sd(np.degrees(drift.rotation), sd, 2)
         result = "ok" if drift.level is Level.OK else f"{drift.level.name}: {drift.message}"
-        table.add_row(str(pair), shift, rotation, str(drift.measurements), result)
+        translation, error = "-", drift.pose_error
+        if error is not None:
+            deviations = np.sqrt(np.diag(error.covariance)[3:])
+            translation = _with_sd(100 * error.translation, 100 * deviations, 1)
+        table.add_row(str(pair), shift, rotation, translation, str(drift.measurements), result)
     Console().print(table)
 
 
@@ -159,4 +164,16 @@ def _to_json(drift: Drift | None) -> dict[str, Any]:
         "significance": drift.significance,
         "measurements": drift.measurements,
         "result": drift.level.name,
+        **_translation(drift),
+    }
+
+
+def _translation(drift: Drift) -> dict[str, Any]:
+    if drift.pose_error is None:
+        return {}
+    error = drift.pose_error
+    return {
+        "translation_m": error.translation.tolist(),
+        "translation_sd_m": np.sqrt(np.diag(error.covariance)[3:]).tolist(),
+        "translation_significance": error.translation_significance,
     }

@@ -78,17 +78,42 @@ def run(args: argparse.Namespace) -> int:
 def convert_drive(job: ConversionJob) -> dict[str, int]:
     """Write one bag and return its number of messages by topic.
 
-    An unfinished bag of an interrupted run is written again. Raises DatasetError if the bag exists.
+    An unfinished bag of an interrupted run is written again, and one that was just finished is kept.
+    Raises DatasetError if the bag exists.
     """
     out = Path(job.out)
+    marker = conversion_marker(out)
     if out.exists():
+        if marker.exists():
+            return _count_messages(out)
         raise DatasetError(f"{out}: already exists; give a new folder")
+    dataset = open_dataset(job.root, job.dataset)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
     partial = out.with_name(out.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
-    dataset = open_dataset(job.root, job.dataset)
     counts = write_bag(dataset, dataset.rig, partial, job.storage)
     partial.rename(out)
     return counts
+
+
+def conversion_marker(out: Path) -> Path:
+    """File beside a bag that exists from the start of its conversion until its result is stored.
+
+    A bag is renamed before its result is stored. If the run is killed between both, the next run
+    recognises the complete bag by this file.
+    """
+    return out.with_name(f".{out.name}.converting")
+
+
+def _count_messages(bag: Path) -> dict[str, int]:
+    """Number of messages by topic of a complete bag."""
+    from rosbags.highlevel import AnyReader
+
+    from multimodal_perception.datasets.bag_writer import typestore
+
+    with AnyReader([bag], default_typestore=typestore()) as reader:
+        return {name: topic.msgcount for name, topic in reader.topics.items()}
 
 
 def _convert_all(args: argparse.Namespace, roots: list[str]) -> int:
@@ -100,6 +125,7 @@ def _convert_all(args: argparse.Namespace, roots: list[str]) -> int:
     finished = FinishedDrives(resume_folder(args, "convert", jobs))
     outcomes = run_drives(convert_drive, jobs, roots, executor_from(args), finished)
     for job, outcome in zip(jobs, outcomes, strict=True):
+        conversion_marker(Path(job.out)).unlink(missing_ok=True)
         if outcome.result is not None:
             print(f"{sum(outcome.result.values()):8d} messages  {job.out}")
     failed = report_failures(outcomes)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from multimodal_perception import __version__
+from multimodal_perception.cli.import_worker import Imported, distribution_version, import_modules
+from multimodal_perception.extras import EXTRAS
 from multimodal_perception.resources import share_path
 
 if TYPE_CHECKING:
@@ -26,22 +27,21 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "optional", "missing"]
 INSTALL_COMMAND = "make env"
-# Module, distribution, whether it is required, and its purpose.
-PACKAGES = (
-    ("numpy", "numpy", True, "arrays"),
-    ("scipy", "scipy", True, "rotations"),
-    ("cv2", "opencv-python-headless", True, "images"),
-    ("numba", "numba", True, "point kernels"),
-    ("yaml", "PyYAML", True, "configuration"),
-    ("rosbags", "rosbags", True, "bags without ROS tools"),
-    ("torch", "torch", False, "networks"),
-    ("onnxruntime", "onnxruntime", False, "networks"),
-    ("openvino", "openvino", False, "networks: the fastest engine on most CPUs"),
-    ("safetensors", "safetensors", False, "weights of networks run by torch"),
-    ("onnx", "onnx", False, "TensorRT at fp16 and int8"),
-    ("open3d", "open3d-cpu", False, "simulation"),
-    ("rerun", "rerun-sdk", False, ".rrd recordings"),
+# Packages that the node needs: module, distribution and purpose.
+CORE_PACKAGES = (
+    ("numpy", "numpy", "arrays"),
+    ("scipy", "scipy", "rotations"),
+    ("cv2", "opencv-python-headless", "images"),
+    ("numba", "numba", "point kernels"),
+    ("yaml", "PyYAML", "configuration"),
+    ("PIL", "Pillow", "compressed images"),
+    ("psutil", "psutil", "CPU and memory"),
 )
+# At least one of them is needed for networks.
+ENGINES = ("onnxruntime", "openvino", "torch", "tensorrt", "tensorrt_rtx")
+TENSORRT = ("tensorrt", "tensorrt_rtx")
+# Packages of extras with native libraries: they are imported, the others are only looked for.
+NATIVE = ("torch", "safetensors", "onnx", "openvino", "open3d", "rerun")
 MESSAGE_PACKAGES = (
     "sensor_msgs",
     "nav_msgs",
@@ -51,6 +51,11 @@ MESSAGE_PACKAGES = (
     "vision_msgs",
     "tf2_msgs",
 )
+# What the node does without each of them.
+OPTIONAL_ROS_PACKAGES = {
+    "message_filters": "the node subscribes by rclpy",
+    "cv_bridge": "images of encodings that this package does not decode are dropped",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    checks = [*_system(), *_packages(), *_ros(), *_dds(), *_backends()]
+    found = import_all()
+    checks = [*_system(), *_core(found), *_extras(found), *_ros(found), *_dds(), *_engines(found)]
     table = Table(title=f"multimodal_perception {__version__}")
     for column in ("component", "state", "detail", "fix"):
         table.add_column(column, overflow="fold")
@@ -124,46 +130,77 @@ def _system() -> list[Check]:
     ]
 
 
-def _packages() -> list[Check]:
+def import_all() -> dict[str, Imported]:
+    """Import all packages in two processes, because torch takes as long as all others together."""
+    messages = [f"{package}.msg" for package in MESSAGE_PACKAGES]
+    first = ["torch", "safetensors", "onnx", *TENSORRT]
+    others = [name for name, *_ in CORE_PACKAGES] + ["onnxruntime"]
+    others += [name for name in NATIVE if name not in first]
+    return import_modules([first, [*others, "rclpy", *messages, *OPTIONAL_ROS_PACKAGES]])
+
+
+def _core(found: Mapping[str, Imported]) -> list[Check]:
     checks = []
-    for module, distribution, needed, purpose in PACKAGES:
-        version = _import(module)
-        fix = f"{sys.executable} -m pip install {distribution}"
-        if version is None:
-            state: State = "missing" if needed else "optional"
-            checks.append(Check(module, state, f"not importable ({purpose})", fix))
+    for module, distribution, purpose in CORE_PACKAGES:
+        result = found[module]
+        if result.error:
+            fix = _pip_install(distribution)
+            checks.append(Check(module, "missing", f"{result.error} ({purpose})", fix))
         else:
-            checks.append(Check(module, "ok", version))
+            checks.append(Check(module, "ok", result.version))
     return checks
 
 
-def _ros() -> list[Check]:
-    version = _import("rclpy")
+def _extras(found: Mapping[str, Imported]) -> list[Check]:
+    """The packages that only some commands need."""
+    checks = []
+    for extra in EXTRAS:
+        for module, distribution in extra.packages.items():
+            result = found.get(module)
+            if result is None:
+                version = distribution_version(module) or distribution_version(distribution)
+                error = "" if importlib.util.find_spec(module) else "not installed"
+            else:
+                version, error = result.version, result.error
+            if error:
+                detail = f"{error} (extra {extra.name}: {extra.purpose})"
+                checks.append(Check(module, "optional", detail, _pip_install(distribution)))
+            else:
+                checks.append(Check(module, "ok", version))
+    return checks
+
+
+def _pip_install(distribution: str) -> str:
+    return f"{sys.executable} -m pip install {distribution}"
+
+
+def _ros(found: Mapping[str, Imported]) -> list[Check]:
+    rclpy = found["rclpy"]
     distribution = os.environ.get("ROS_DISTRO")
     fix = "source /opt/ros/<distribution>/setup.bash, or " + INSTALL_COMMAND
-    if version is None:
-        return [Check("ROS 2", "missing", "rclpy is not importable", fix)]
+    if rclpy.error:
+        return [Check("ROS 2", "missing", f"rclpy: {rclpy.error}", fix)]
     source = f"{distribution} (sourced)" if distribution else "from wheels"
-    checks = [Check("ROS 2", "ok", f"rclpy {version}, {source}")]
+    checks = [Check("ROS 2", "ok", f"rclpy {rclpy.version}, {source}")]
     for package in MESSAGE_PACKAGES:
-        try:
-            module = importlib.import_module(f"{package}.msg")
-        except ImportError as error:
-            apt = f"sudo apt install ros-{distribution}-{package.replace('_', '-')}"
-            fix = apt if distribution else INSTALL_COMMAND
-            checks.append(Check(package, "missing", str(error), fix))
-            continue
-        if package in ("vision_msgs", "tf2_msgs"):
-            in_underlay = str(module.__file__).startswith(sys.prefix) and not distribution
+        result = found[f"{package}.msg"]
+        if result.error:
+            fix = _apt_install(package) if distribution else INSTALL_COMMAND
+            checks.append(Check(package, "missing", result.error, fix))
+        elif package in ("vision_msgs", "tf2_msgs"):
+            in_underlay = result.file.startswith(sys.prefix) and not distribution
             checks.append(Check(package, "ok", "underlay" if in_underlay else "distribution"))
-    for package in ("message_filters", "cv_bridge"):
-        if _import(package) is None:
-            text = "not installed; the package's own subscriptions and decoders are used"
-            fix = f"sudo apt install ros-{distribution}-{package.replace('_', '-')}"
-            checks.append(Check(package, "optional", text, fix if distribution else ""))
+    for package, use in OPTIONAL_ROS_PACKAGES.items():
+        if found[package].error:
+            fix = _apt_install(package) if distribution else ""
+            checks.append(Check(package, "optional", f"not installed; {use}", fix))
         else:
-            checks.append(Check(package, "ok", "used" if package == "message_filters" else ""))
+            checks.append(Check(package, "ok", found[package].version))
     return checks
+
+
+def _apt_install(package: str) -> str:
+    return f"sudo apt install ros-{os.environ['ROS_DISTRO']}-{package.replace('_', '-')}"
 
 
 def _dds() -> list[Check]:
@@ -188,82 +225,39 @@ def _dds() -> list[Check]:
     return checks
 
 
-def _backends() -> list[Check]:
+def _engines(found: Mapping[str, Imported]) -> list[Check]:
+    """Devices and providers of the inference libraries."""
     checks = []
-    if _import("torch") is not None:
-        import torch
-
-        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        state: State = "ok" if devices else "optional"
-        checks.append(
-            Check("CUDA GPUs", state, ", ".join(devices) or "none; networks run on the CPU")
-        )
-    if _import("onnxruntime") is not None:
-        import onnxruntime
-
-        providers = ", ".join(onnxruntime.get_available_providers())
-        checks.append(Check("ONNX Runtime providers", "ok", providers))
-    checks += _openvino_devices()
-    return [*checks, *(_tensorrt(name) for name in ("tensorrt", "tensorrt_rtx"))]
-
-
-def _openvino_devices() -> list[Check]:
-    """The devices of OpenVINO and the precisions that they compute with; empty without OpenVINO."""
-    from multimodal_perception.runtime.openvino import device_precisions, devices
-
-    found = [f"{name} ({', '.join(device_precisions(name))})" for name in devices()]
-    return [Check("OpenVINO devices", "ok", ", ".join(found))] if found else []
+    onnxruntime = found["onnxruntime"]
+    if onnxruntime.error:
+        others = [name for name in ENGINES if not found[name].error]
+        state: State = "optional" if others else "missing"
+        fix = _pip_install("onnxruntime")
+        checks.append(Check("onnxruntime", state, f"{onnxruntime.error} (networks)", fix))
+    else:
+        providers = ", ".join(onnxruntime.details["providers"])
+        checks.append(Check("onnxruntime", "ok", f"{onnxruntime.version}: {providers}"))
+    if not found["torch"].error:
+        gpus = found["torch"].details["gpus"]
+        text = ", ".join(gpus) or "none; networks run on the CPU"
+        checks.append(Check("CUDA GPUs", "ok" if gpus else "optional", text))
+    if not found["openvino"].error:
+        devices = found["openvino"].details["devices"]
+        text = ", ".join(f"{name} ({', '.join(p)})" for name, p in devices.items())
+        checks.append(Check("OpenVINO devices", "ok", text))
+    return [*checks, *(_tensorrt(found[name]) for name in TENSORRT)]
 
 
-def _tensorrt(module: str) -> Check:
+def _tensorrt(result: Imported) -> Check:
     """Whether a TensorRT library can run engines on this machine, or only build them."""
-    from multimodal_perception.runtime.cuda import Gpu
-    from multimodal_perception.runtime.engine import EngineError
-    from multimodal_perception.runtime.tensorrt import Library
-
-    if _import(module) is None:
-        rtx = module == "tensorrt_rtx"
+    name = result.module
+    if result.error:
+        rtx = name == "tensorrt_rtx"
         source = "for desktop GPUs, from PyPI" if rtx else "comes with JetPack, or from NVIDIA"
-        fix = f"{sys.executable} -m pip install tensorrt-rtx-cu13" if rtx else ""
-        return Check(module, "optional", f"not installed; {source}", fix)
-    try:
-        library = Library(module)  # type: ignore[arg-type]
-        gpu = Gpu()
-    except EngineError as error:
-        return Check(module, "optional", f"{_import(module)}, cannot run engines here: {error}")
-    capability = ".".join(map(str, gpu.capability))
-    supported = library.capabilities()
-    if supported and gpu.capability not in supported:
-        text = f"{library.version} does not support compute capability {capability} ({gpu.name})"
-        return Check(module, "optional", text)
-    return Check(module, "ok", f"{library.version} on {gpu.name}, compute capability {capability}")
-
-
-def _import(module: str) -> str | None:
-    """Version of a module, or None if it cannot be imported.
-
-    Imports it in a separate process, because a broken native library can crash the process.
-    """
-    code = f"import {module}; print(getattr({module}, '__version__', ''))"
-    try:
-        result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    if result.returncode:
-        return None
-    version = result.stdout.strip().splitlines()[-1:] or [""]
-    return version[0] or _distribution_version(module)
-
-
-def _distribution_version(module: str) -> str:
-    for name in (module, module.replace("_", "-"), f"ros-{module.replace('_', '-')}"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ""
+        fix = _pip_install("tensorrt-rtx-cu13") if rtx else ""
+        return Check(name, "optional", f"{result.error}; {source}", fix)
+    usable, text = result.details["usable"], f"{result.version}, {result.details['text']}"
+    return Check(name, "ok" if usable else "optional", text)
 
 
 def _os_name() -> str:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from multimodal_perception.cli.finished_drives import FinishedDrives, default_folder
 from multimodal_perception.cli.json_values import encode
 from multimodal_perception.configuration import UserError
+from multimodal_perception.extras import MissingPackageError, check_packages, import_package
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -93,6 +94,8 @@ def executor_from(args: argparse.Namespace) -> Executor:
     kind, _, address = str(args.executor).partition("=")
     if kind == LOCAL and address:
         raise UserError(f"--executor: local has no address; got {args.executor!r}")
+    if kind == RAY:
+        check_packages("ray")
     return Executor(kind, address, args.workers)
 
 
@@ -109,12 +112,14 @@ def run_drives(
     names: Sequence[str],
     executor: Executor,
     finished: FinishedDrives | None = None,
+    unit: str = "drive",
 ) -> list[Outcome[Result]]:
     """Call function(job) for each drive. Returns one outcome for each job, in their order.
 
     function: at module level, so that other processes can import it; a UserError that it raises is the
     outcome of its drive, any other exception too, with its type. finished: results of an earlier run are
-    taken from it, and new ones added. Raises UserError if Ray is not installed or cannot be reached.
+    taken from it, and new ones added. unit: what the bar counts. Raises UserError
+    if Ray is not installed or cannot be reached.
     """
     outcomes: dict[int, Outcome[Result]] = {}
     pending = []
@@ -125,7 +130,7 @@ def run_drives(
         else:
             outcomes[i] = Outcome(name, stored)
     run = _run_ray if executor.kind == RAY else _run_local
-    with tqdm(total=len(jobs), initial=len(outcomes), unit="drive") as bar:
+    with tqdm(total=len(jobs), initial=len(outcomes), unit=unit) as bar:
         for i, result, error in run(function, jobs, pending, executor) if pending else ():
             outcomes[i] = Outcome(names[i], result, error)
             if finished is not None and result is not None:
@@ -134,13 +139,13 @@ def run_drives(
     return [outcomes[i] for i in range(len(jobs))]
 
 
-def report_failures(outcomes: Sequence[Outcome[Any]]) -> int:
-    """Print the drives without result to stderr and return their number."""
+def report_failures(outcomes: Sequence[Outcome[Any]], what: str = "drives") -> int:
+    """Print the drives without result to stderr and return their number. what: their name."""
     failed = [o for o in outcomes if o.error]
     for outcome in failed:
         print(f"failed: {outcome.name}: {outcome.error}", file=sys.stderr)
     if failed:
-        print(f"{len(failed)} of {len(outcomes)} drives failed", file=sys.stderr)
+        print(f"{len(failed)} of {len(outcomes)} {what} failed", file=sys.stderr)
     return len(failed)
 
 
@@ -148,13 +153,23 @@ _Finished = Iterator[tuple[int, Any, str]]
 
 
 def _call(function: Callable[[Any], Any], job: Any) -> tuple[Any, str]:
-    """Result and error of one drive; runs in the worker."""
+    """Result and error of one drive; runs in the worker. Raises MissingPackageError."""
     try:
         return function(job), ""
+    except MissingPackageError:  # no drive would have a result
+        raise
     except UserError as error:
         return None, str(error)
     except Exception as error:  # a fault in one drive must not stop the others
         return None, f"{type(error).__name__}: {error}"
+
+
+def _call_remotely(function: Callable[[Any], Any], job: Any) -> tuple[Any, str]:
+    """Like _call, for another computer, on which a package may be missing."""
+    try:
+        return _call(function, job)
+    except MissingPackageError as error:
+        return None, str(error)
 
 
 def _run_local(
@@ -226,17 +241,12 @@ def _run_ray(
 
     Ray itself runs the task of a killed worker or a lost node again.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            "--executor ray: needs Ray; install it with: pip install 'ray[default]'"
-        ) from error
+    ray = import_package("ray")
     started = not ray.is_initialized()
     if started:
         _start_ray(ray, executor)
     try:
-        call = ray.remote(num_cpus=1, max_retries=MAX_ATTEMPTS - 1)(_call)
+        call = ray.remote(num_cpus=1, max_retries=MAX_ATTEMPTS - 1)(_call_remotely)
         tasks = {call.remote(function, jobs[i]): i for i in pending}
         while tasks:
             done, _ = ray.wait(list(tasks), num_returns=1)

@@ -62,7 +62,7 @@ class FinishedDrives:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, job: Any, name: str) -> Path:
-        key = json.dumps([__version__, encode(job), name, _fingerprint(Path(name))])
+        key = json.dumps([__version__, encode(job), name, fingerprint(Path(name))])
         return self.folder / f"{hashlib.sha256(key.encode('utf-8')).hexdigest()[:32]}.json.gz"
 
 
@@ -86,7 +86,7 @@ def _cache_folder() -> Path:
     return folder if writable else temporary
 
 
-def _fingerprint(path: Path) -> list[Any]:
+def fingerprint(path: Path) -> list[Any]:
     """Names, sizes and times of the files of a drive; empty for a simulated drive."""
     files = [path] if path.is_file() else []
     if path.is_dir():

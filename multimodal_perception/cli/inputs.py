@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from multimodal_perception.configuration import UserError
@@ -20,17 +20,21 @@ MAX_LIST_BYTES = 64 << 20
 MAX_INPUTS = 1_000_000
 
 
-def expand_inputs(values: Sequence[str]) -> list[str]:
+def expand_inputs(
+    values: Sequence[str], is_dataset: Callable[[Path], bool] | None = None
+) -> list[str]:
     """Paths of the data sets of all inputs, in the order of the inputs and sorted within each.
 
-    A path that is not found stays, so that opening it gives the error. Raises UserError for a pattern
-    without matches, an unreadable list, and a data set that is named twice.
+    A path that is not found stays, so that opening it gives the error. is_dataset: whether a folder is a
+    data set (default: of a format that is detected). Raises UserError for a pattern without matches, an
+    unreadable list, and a data set that is named twice.
     """
+    is_dataset = is_dataset or _is_dataset
     result: list[str] = []
     for value in values:
         lines = _read_list(Path(value[1:])) if value.startswith("@") else [value]
         for line in lines:
-            result += _expand(line)
+            result += _expand(line, is_dataset)
         if len(result) > MAX_INPUTS:
             raise UserError(f"more than {MAX_INPUTS} inputs")
     repeated = sorted({r for r in result if result.count(r) > 1}) if _has_duplicates(result) else []
@@ -105,7 +109,7 @@ def _is_generated(value: str) -> bool:
     return value == "synthetic" or value.startswith("simulated")
 
 
-def _expand(value: str) -> list[str]:
+def _expand(value: str, is_dataset: Callable[[Path], bool]) -> list[str]:
     path = Path(value)
     if _is_generated(value) and not path.exists():
         return [value]
@@ -113,10 +117,10 @@ def _expand(value: str) -> list[str]:
         matches = sorted(glob.glob(value, recursive=True))
         if not matches:
             raise UserError(f"{value}: no file or folder matches this pattern")
-        return [p for match in matches for p in _expand(match)]
-    if not path.is_dir() or _is_dataset(path):
+        return [p for match in matches for p in _expand(match, is_dataset)]
+    if not path.is_dir() or is_dataset(path):
         return [value]
-    inside = [p for p in sorted(path.iterdir()) if _is_dataset(p)]
+    inside = [p for p in sorted(path.iterdir()) if is_dataset(p)]
     return [str(p) for p in inside] or [value]
 
 

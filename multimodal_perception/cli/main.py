@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from multimodal_perception import __version__
 from multimodal_perception.cli.argument_ranges import check_values
 from multimodal_perception.configuration import UserError
+from multimodal_perception.extras import missing_package
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,10 @@ COMMANDS: dict[str, Command] = {
             "soak": Command(
                 "endurance of the live node while publishers are killed and clocks are wrong",
                 f"{BENCHMARKS}.soak",
+            ),
+            "startup": Command(
+                "start time of the command line and of the node, and of its imports by package",
+                f"{BENCHMARKS}.startup",
             ),
             "sync": Command(
                 "cost of the synchronizer, compared with message_filters",
@@ -150,6 +155,11 @@ COMMANDS: dict[str, Command] = {
             "rigs": Command(
                 "compare a detector on several rigs, with and without LiDAR and images",
                 ".evaluate.rigs",
+            ),
+            "robustness": Command(
+                "corrupt and attack every sensor, and report what it costs in detection, segmentation "
+                "and occupancy",
+                ".evaluate.robustness",
             ),
             "precision": Command(
                 "compare engines and precisions of a fusion detector on simulated drives",
@@ -284,8 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sensors.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    _add_commands(parser, COMMANDS, arguments, "COMMAND")
     try:
+        _add_commands(parser, COMMANDS, arguments, "COMMAND")
         namespace = parser.parse_args(arguments)
         if not hasattr(namespace, "run"):
             parser.print_help()
@@ -293,6 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(namespace.run(namespace))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of the pipe (head, less) has exited, which is not an error.

@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
-
-from rosbags.highlevel import AnyReader
+from typing import TYPE_CHECKING, Any
 
 from multimodal_perception.cli.bag_calibration import BagCalibration
 from multimodal_perception.configuration import UserError
@@ -26,11 +24,16 @@ from multimodal_perception.messages.decoders import stamp_ns_of
 from multimodal_perception.messages.errors import MessageError
 from multimodal_perception.notices import Notices
 from multimodal_perception.rig import Rig, Sensor, load_rig, resolve_rig_path
-from multimodal_perception.rig_topics import shared_frame_notes
+from multimodal_perception.rig_topics import TOPIC_NAME, shared_frame_notes
+from multimodal_perception.ros.foxglove_layout import write_foxglove_layout
+from multimodal_perception.ros.rviz_profile import write_rviz_profile
 from multimodal_perception.synchronization.intake import MOVING_TOPIC, STATIC_TOPIC, decode_reading
 from multimodal_perception.synchronization.sensor_health import HealthConfig
 from multimodal_perception.visualization.rig_view import coverage, draw_rig
 from multimodal_perception.visualization.sheet import save_png
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 # Number of messages per sensor that are decoded. Wrong settings show in the first ones.
 MAX_DECODED = 5
@@ -49,12 +52,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="distance from base_link to each edge of the image in metres (default: 6 without a "
         "footprint or with one shorter than 2 m, otherwise 15)",
     )
+    parser.add_argument(
+        "--rviz",
+        type=Path,
+        metavar="FILE",
+        help="RViz profile to write: the sensors of the rig and all outputs of the node",
+    )
+    parser.add_argument(
+        "--foxglove",
+        type=Path,
+        metavar="FILE",
+        help="Foxglove layout to write: the same as images, 3D scene, stage times and diagnostics",
+    )
+    parser.add_argument(
+        "--namespace",
+        help="namespace of the node and of relative topics such as /robot_1, for --rviz and --foxglove; "
+        "without it, topics of the node in the RViz profile are relative to the namespace of RViz",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.extent is not None and not 1.0 <= args.extent <= 200.0:
         raise UserError(f"--extent: allowed: 1 to 200 m; got {args.extent:g}")
-    rig = load_rig(resolve_rig_path(args.file))
+    namespace = args.namespace or "/"
+    if not TOPIC_NAME.fullmatch(namespace) and namespace != "/":
+        raise UserError(f"--namespace: {namespace[:60]!r} is not a namespace such as /robot_1")
+    rig = load_rig(resolve_rig_path(args.file), namespace)
     print(f"rig {rig.name}: {len(rig.sensors)} sensors")
     for modality in Modality:
         covered = coverage(rig, modality)
@@ -69,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     length = max(rig.footprint or (0.0,))
     save_png(out, draw_rig(rig, args.extent or (6.0 if length < 2.0 else 15.0)))
     print(f"image: {out}")
+    _write_viewer_files(rig, args)
     if args.bag is None:
         return 0
     bag_notes: list[str] = []
@@ -79,6 +103,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"bag: {difference}")
     print(f"{args.bag}: {len(differences) or 'no'} differences from the rig")
     return 1 if differences else 0
+
+
+def _write_viewer_files(rig: Rig, args: argparse.Namespace) -> None:
+    """Write the RViz profile and the Foxglove layout where the arguments name files."""
+    if args.rviz is not None:
+        write_rviz_profile(rig, args.rviz, args.namespace)
+        print(f"RViz profile: {args.rviz}")
+    if args.foxglove is not None:
+        write_foxglove_layout(rig, args.foxglove, args.namespace or "/")
+        print(f"Foxglove layout: {args.foxglove}")
 
 
 def notes(rig: Rig) -> Iterator[str]:

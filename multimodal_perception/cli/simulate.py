@@ -29,6 +29,7 @@ from multimodal_perception.datasets.simulation_writer import (
     write_shards,
     write_simulation,
 )
+from multimodal_perception.extras import check_packages
 from multimodal_perception.simulation.profile import PROFILE_HELP, PROFILES
 from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 from multimodal_perception.simulation.sensors.conditions import (
@@ -112,6 +113,9 @@ def simulate_drive(job: SimulationJob) -> int:
 def run(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= MAX_WORKERS:
         raise UserError(f"--workers: allowed: 1 to {MAX_WORKERS}; got {args.workers}")
+    check_packages("sim")
+    if args.format == "bag":
+        check_packages("bags")
     plans = _plans(args)
     executor = executor_from(args)
     if len(plans) > 1 or args.seeds is not None:

@@ -11,9 +11,7 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from rosbags.interfaces import Connection
+from typing import TYPE_CHECKING, Any
 
 from multimodal_perception.datasets.bag_files import dataset_errors, open_reader
 from multimodal_perception.datasets.bag_labels import BagLabels
@@ -42,6 +40,9 @@ from multimodal_perception.synchronization.intake import (
 )
 from multimodal_perception.synchronization.reading_set import ReadingSet
 from multimodal_perception.synchronization.synchronizer import Synchronizer
+
+if TYPE_CHECKING:
+    from rosbags.interfaces import Connection
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from rosbags.highlevel import AnyReader
-from rosbags.rosbag1 import Reader as Ros1Reader
-from rosbags.rosbag2 import Reader as Ros2Reader
+from typing import TYPE_CHECKING, Any
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.bag_writer import typestore
 from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.extras import import_package
 from multimodal_perception.messages.accepted import Accepted
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 METADATA = "metadata.yaml"
 STORAGE_SUFFIXES = (".mcap", ".db3")
@@ -58,7 +58,8 @@ def open_reader(path: Path) -> AnyReader:
     """An open reader with the vision_msgs types. Raises DatasetError if the bag cannot be read."""
     source = storage_path(path)
     with dataset_errors(path):
-        reader = AnyReader([source], default_typestore=typestore())
+        any_reader = import_package("rosbags.highlevel").AnyReader
+        reader: AnyReader = any_reader([source], default_typestore=typestore())
         reader.open()
         for connection in reader.connections:  # rosbags does not check the types in metadata.yaml
             if not isinstance(connection.topic, str) or not isinstance(connection.msgtype, str):
@@ -121,7 +122,7 @@ def ros1_answer(path: Path) -> str:
     command = f"rosbags-convert --src {path} --dst {out}"
     lines = [f"{path}: a ROS 1 bag; convert it to a rosbag2 bag, then use the result: {command}"]
     try:
-        with Ros1Reader(path) as reader:
+        with import_package("rosbags.rosbag1").Reader(path) as reader:
             topics = sorted((name, t.msgtype, t.msgcount) for name, t in reader.topics.items())
     except Exception as error:  # a damaged bag can raise any exception in the parser
         lines.append(f"its topics cannot be read ({error}); try: rosbag reindex {path}")
@@ -137,8 +138,9 @@ def ros1_answer(path: Path) -> str:
 
 def custom_data(reader: AnyReader, key: str) -> str | None:
     """A value of the custom data in a bag's metadata.yaml, or None."""
+    rosbag2 = import_package("rosbags.rosbag2")
     for part in reader.readers:
-        storage: Any = part.storage if isinstance(part, Ros2Reader) else None
+        storage: Any = part.storage if isinstance(part, rosbag2.Reader) else None
         content = getattr(getattr(storage, "metadata", None), "custom", None)
         if isinstance(content, dict) and isinstance(content.get(key), str):
             return str(content[key])

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from rosbags.highlevel import AnyReader
+from typing import TYPE_CHECKING, Any
 
 from multimodal_perception.configuration import parse_yaml
 from multimodal_perception.datasets.bag_files import custom_data
@@ -27,6 +25,9 @@ from multimodal_perception.messages.accepted import Accepted
 from multimodal_perception.notices import Notices
 from multimodal_perception.rig import Rig, Sensor, parse_rig
 from multimodal_perception.synchronization.intake import MOVING_TOPIC, STATIC_TOPIC
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 ODOMETRY_TYPE = "nav_msgs/msg/Odometry"
 # Frames of the vehicle and of its odometry, preferred ones first (REP 105).

@@ -10,11 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import QosDurability
 
 from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
@@ -25,6 +23,9 @@ from multimodal_perception.messages.encodings import ENCODINGS, PLANAR_TO_RGB
 from multimodal_perception.messages.frame_messages import TRUTH
 from multimodal_perception.rig import MESSAGE_TYPES
 from multimodal_perception.synchronization.sensor_frames import FIXED_FRAMES, VEHICLE_FRAMES
+
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
 
 INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 CLOUD_TYPE = MESSAGE_TYPES[Modality.LIDAR][0]
@@ -173,7 +174,7 @@ def sample_topics(reader: AnyReader) -> dict[str, TopicSample]:
         same = [c for c in reader.connections if c.topic == connection.topic]
         count = sum(c.msgcount for c in same)
         profiles = getattr(connection.ext, "offered_qos_profiles", ())
-        latched = any(p.durability == QosDurability.TRANSIENT_LOCAL for p in profiles)
+        latched = any(p.durability.name == "TRANSIENT_LOCAL" for p in profiles)
         messages, rate_hz = _first_messages(reader, connection)
         samples[connection.topic] = TopicSample(
             connection.topic, connection.msgtype, count, latched, rate_hz, messages

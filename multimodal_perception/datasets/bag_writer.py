@@ -6,24 +6,14 @@ import dataclasses
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.interfaces import (
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.extras import import_package
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.messages import encoders
 from multimodal_perception.messages.frame_messages import (
@@ -38,11 +28,16 @@ from multimodal_perception.messages.frame_messages import (
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import MESSAGE_TYPES, Rig, dump_rig
 
+if TYPE_CHECKING:
+    from rosbags.interfaces import Qos
+    from rosbags.rosbag2 import Writer
+    from rosbags.typesys.store import Typestore
+
 Storage = Literal["sqlite3", "mcap"]
 # Key of the custom data in metadata.yaml with the rig as YAML text.
 RIG_KEY = "multimodal_perception_rig"
 TF_TYPE = "tf2_msgs/msg/TFMessage"
-_FOREVER = QosTime(9223372036, 854775807)
+_FOREVER = 9223372036, 854775807  # seconds and nanoseconds
 
 
 class RosbagsTypes:
@@ -122,10 +117,12 @@ class StoredRig:
 
 def typestore() -> Typestore:
     """A type store with the standard messages of ROS 2 and vision_msgs."""
-    store = get_typestore(Stores.ROS2_KILTED)
+    typesys = import_package("rosbags.typesys")
+    store: Typestore = typesys.get_typestore(typesys.Stores.ROS2_KILTED)
     definitions: dict[str, Any] = {}
     for path in sorted(share_path("underlay", "vision_msgs", "msg").glob("*.msg")):
-        definitions.update(get_types_from_msg(path.read_text(), f"vision_msgs/msg/{path.stem}"))
+        text, name = path.read_text(), f"vision_msgs/msg/{path.stem}"
+        definitions.update(typesys.get_types_from_msg(text, name))
     store.register({k: v for k, v in definitions.items() if k not in store.types})
     return store
 
@@ -146,7 +143,9 @@ def write_bag(
     out = Path(out)
     if out.exists():
         raise DatasetError(f"{out}: already exists; give a new folder")
-    plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
+    rosbag2 = import_package("rosbags.rosbag2")
+    plugins = rosbag2.StoragePlugin
+    plugin = plugins.MCAP if storage == "mcap" else plugins.SQLITE3
     counts: dict[str, int] = {}
     types = RosbagsTypes()
     # The bag gets its name when it is complete. A killed run leaves a hidden folder; the next run
@@ -155,7 +154,7 @@ def write_bag(
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        with Writer(unfinished / out.name, version=9, storage_plugin=plugin) as writer:
+        with rosbag2.Writer(unfinished / out.name, version=9, storage_plugin=plugin) as writer:
             topics = TopicWriter(writer, types.store)
             stored = StoredRig(rig)
             for topic, name, msg, stamp_ns in _all_messages(map(stored.add, frames), rig, types):
@@ -221,14 +220,17 @@ def _label_properties(labels: Boxes3D, types: RosbagsTypes) -> Iterator[tuple[st
 
 
 def _qos(latched: bool) -> Qos:
-    return Qos(
-        QosHistory.KEEP_LAST,
+    types = import_package("rosbags.interfaces")
+    durability, forever = types.QosDurability, types.QosTime(*_FOREVER)
+    profile: Qos = types.Qos(
+        types.QosHistory.KEEP_LAST,
         1 if latched else 10,
-        QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        _FOREVER,
-        _FOREVER,
-        QosLiveliness.AUTOMATIC,
-        _FOREVER,
+        types.QosReliability.RELIABLE,
+        durability.TRANSIENT_LOCAL if latched else durability.VOLATILE,
+        forever,
+        forever,
+        types.QosLiveliness.AUTOMATIC,
+        forever,
         False,
     )
+    return profile

@@ -17,7 +17,7 @@ MAIN_LIDAR, FRONT_LIDAR, BOTH_LIDARS = 0, 1, -1
 # Class names of PandaSet to those of this package. The other names are read as "unknown".
 CLASSES = {
     "Car": "car",
-    "Pickup Truck": "car",
+    "Pickup Truck": "truck",  # as in nuScenes and in the simulator
     "Medium-sized Truck": "truck",
     "Semi-truck": "truck",
     "Towed Object": "trailer",

@@ -19,10 +19,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
 
 from multimodal_perception.datasets.bag_append import (
     SIMULATION_DIGEST_KEY,
@@ -32,6 +31,7 @@ from multimodal_perception.datasets.bag_append import (
 from multimodal_perception.datasets.bag_writer import RosbagsTypes, TopicWriter
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.ground_truth_messages import odometry_message, truth_messages
+from multimodal_perception.extras import import_package
 from multimodal_perception.files import FileError, atomic_write
 from multimodal_perception.frame import Modality
 from multimodal_perception.messages import encoders
@@ -45,6 +45,9 @@ from multimodal_perception.simulation.simulation import Simulation, SimulationEr
 from multimodal_perception.simulation.world import scene
 from multimodal_perception.simulation.world.materials import SEMANTIC_NAMES
 from multimodal_perception.simulation.world.scenarios import Scenario
+
+if TYPE_CHECKING:
+    from rosbags.rosbag2 import Writer
 
 T = TypeVar("T")
 DEFAULT_ODOMETRY = "/odom"
@@ -149,7 +152,8 @@ def _write_part(
     part = out / PARTIAL_BAG
     shutil.rmtree(part, ignore_errors=True)
     interruption: BaseException | None = None
-    with Writer(part, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+    rosbag2 = import_package("rosbags.rosbag2")
+    with rosbag2.Writer(part, version=9, storage_plugin=rosbag2.StoragePlugin.MCAP) as writer:
         writer.set_custom_data(SIMULATION_DIGEST_KEY, digest)
         try:
             for number in _write_frames(writer, itertools.islice(encoded, end - count), count):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticDataset
+from multimodal_perception.detection.bev_fusion.detector import Network
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.image_features import Network
 from multimodal_perception.detection.fusion_detectors import (
     AnyFusionDetector,
     open_fusion_detector,

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.evaluation.confidence import ConfidenceScore
 from multimodal_perception.geometry.image_boxes import areas, intersections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -102,6 +104,18 @@ class CocoAveragePrecision:
         ignored = np.concatenate([m[2][t] for m in self._matches[k]])[order]
         kept = scores[order][~ignored].astype(np.float64)
         return kept, matched[~ignored], int(self._label_counts[k])
+
+    def confidence(self, min_scores: Sequence[float] | NDArray[np.floating]) -> dict[str, Any]:
+        """Confidence of the boxes with at least the score of their class in `min_scores`.
+
+        A box is right if it matches a label at IoU 0.5. See ConfidenceScore.summary.
+        """
+        score = ConfidenceScore(self.classes)
+        for k in range(len(self.classes)):
+            scores, right, _ = self.matches(k)
+            reported = scores >= min_scores[k]
+            score.add(np.full(int(reported.sum()), k), scores[reported], right[reported])
+        return score.summary()
 
     def _class_ap(self, k: int) -> NDArray[np.float64]:
         """AP by IoU threshold (10,); NaN if the class has no labels."""

@@ -6,7 +6,7 @@ cameras of recorded and simulated rigs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ MAX_SHIFT, MAX_ROTATION = 20.0, np.radians(2.0)
 # Step between blocks of image pairs, and the largest displacement of a block, pixels. The latter is
 # the displacement of an image corner by the largest shift and rotation.
 BLOCK_STEP, MAX_DISPLACEMENT = 48, 32
+# Translation errors that must raise an alarm, m.
+TRANSLATION_RANGE_M = (0.05, 0.2)
 # Rotation errors that must raise an alarm, and the largest one that must not, degrees.
 ROTATION_RANGE_DEG, JITTER_DEG = (0.5, 2.0), 0.05
 
@@ -143,15 +145,21 @@ def score_pairs(root: str | Path, stems: Iterable[str], seed: int = 0) -> dict[s
     }
 
 
-def with_rotation_error(
-    frame: SensorFrame, sensor: str, rotation: NDArray[np.float64]
+def with_pose_error(
+    frame: SensorFrame,
+    sensor: str,
+    rotation: NDArray[np.float64],
+    translation: NDArray[np.float64] | None = None,
 ) -> SensorFrame:
-    """The frame with a rotation error (3,) in the extrinsics of a sensor.
+    """The frame with a rotation error (3,) and a translation error (3,) in the extrinsics of a sensor.
 
-    rotation: rotation vector with the sign convention of RotationMeasurement, radians.
+    rotation: rotation vector with the sign convention of RotationMeasurement, radians. translation: with
+    that of PoseError, metres.
     """
     error = np.eye(4)
     error[:3, :3] = Rotation.from_rotvec(rotation).as_matrix()
+    if translation is not None:
+        error[:3, 3] = translation
     poses = {**frame.base_from_sensor, sensor: frame.base_from_sensor[sensor] @ error}
     return replace(frame, base_from_sensor=poses)
 
@@ -194,7 +202,7 @@ def rotation_trials(
             for angle in angles:
                 axis = rng.normal(size=3)
                 rotation = np.radians(angle) * axis / np.linalg.norm(axis)
-                modified = with_rotation_error(frame, pair.sensor, rotation)
+                modified = with_pose_error(frame, pair.sensor, rotation)
                 measurement = measure_rotation_error(modified, pair)
                 drift = None if measurement is None else estimate_drift([measurement], config)
                 residual = np.nan
@@ -203,6 +211,129 @@ def rotation_trials(
                     residual = float(np.degrees((estimated * applied.inv()).magnitude()))
                 alarm = drift is not None and drift.level is not Level.OK
                 yield RotationTrial(name, pair, angle, residual, alarm)
+
+
+@dataclass(frozen=True)
+class WindowTrial:
+    """The result of the calibration monitor for the frames of a window with a known pose error.
+
+    applied_deg, applied_m: size of the rotation and of the translation. residual_deg, residual_m: size
+    of the difference to the estimate, NaN without one. alarm: whether the monitor reported a drift.
+    is_moved: whether it reported a translation.
+    """
+
+    drive: str
+    pair: Pair
+    applied_deg: float
+    applied_m: float
+    residual_deg: float
+    residual_m: float
+    alarm: bool
+    is_moved: bool
+
+
+def window_trials(
+    drives: Iterable[tuple[str, Sequence[SensorFrame]]],
+    rotations: int,
+    jitters: int,
+    translations: int,
+    config: CalibrationMonitorConfig | None = None,
+    seed: int = 0,
+) -> Iterator[WindowTrial]:
+    """Evaluate windows of frames, as the monitor does, with known pose errors of each camera.
+
+    For each camera and LiDAR of a drive: no error, `jitters` rotations of up to 0.05 degrees,
+    `rotations` of 0.5 to 2 degrees, and `translations` of 5 to 20 cm, all about or along random axes.
+    """
+    rng = np.random.default_rng(seed)
+    for name, frames in drives:
+        for pair in [p for p in find_pairs(frames[0]) if p.kind == "camera-lidar"]:
+            degrees = [0.0, *rng.uniform(0, JITTER_DEG, jitters)]
+            degrees += [*rng.uniform(*ROTATION_RANGE_DEG, rotations), *np.zeros(translations)]
+            metres = np.zeros(len(degrees))
+            metres[len(degrees) - translations :] = rng.uniform(*TRANSLATION_RANGE_M, translations)
+            for angle, distance in zip(degrees, metres, strict=True):
+                rotation = np.radians(angle) * _unit_vector(rng)
+                yield _window_trial(
+                    name, frames, pair, rotation, distance * _unit_vector(rng), config
+                )
+
+
+def _window_trial(
+    name: str,
+    frames: Sequence[SensorFrame],
+    pair: Pair,
+    rotation: NDArray[np.float64],
+    translation: NDArray[np.float64],
+    config: CalibrationMonitorConfig | None,
+) -> WindowTrial:
+    measurements = [
+        measure_rotation_error(with_pose_error(f, pair.sensor, rotation, translation), pair)
+        for f in frames
+    ]
+    drift = estimate_drift([m for m in measurements if m is not None], config)
+    residual_deg = residual_m = float("nan")
+    if drift is not None:
+        estimated, applied = map(Rotation.from_rotvec, (drift.rotation, rotation))
+        residual_deg = float(np.degrees((estimated * applied.inv()).magnitude()))
+        if drift.pose_error is not None:
+            residual_m = float(np.linalg.norm(drift.pose_error.translation - translation))
+    return WindowTrial(
+        name,
+        pair,
+        float(np.degrees(np.linalg.norm(rotation))),
+        float(np.linalg.norm(translation)),
+        residual_deg,
+        residual_m,
+        drift is not None and drift.level is not Level.OK,
+        drift is not None and drift.is_moved,
+    )
+
+
+def window_metrics(trials: Iterable[WindowTrial]) -> dict[str, Any]:
+    """Detection rates, false alarm rates and median errors by sensor pair and of `all`.
+
+    alarm_rate_translations: fraction of the translations with any alarm. translation_detection_rate:
+    with an alarm that names a translation. false_translation_rate: such alarms without a translation.
+    """
+    groups: dict[str, list[WindowTrial]] = {"all": []}
+    for trial in trials:
+        groups["all"].append(trial)
+        groups.setdefault(str(trial.pair), []).append(trial)
+    return {name: _window_figures(group) for name, group in groups.items() if group}
+
+
+def _window_figures(group: Sequence[WindowTrial]) -> dict[str, Any]:
+    moved = [t for t in group if t.applied_m > 0]
+    turned = [t for t in group if t.applied_deg > JITTER_DEG]
+    right = [t for t in group if t.applied_m == 0 and t.applied_deg <= JITTER_DEG]
+    return {
+        "windows": len({(t.drive, t.pair) for t in group}),
+        "rotations": len(turned),
+        "detection_rate": _mean([t.alarm for t in turned]),
+        "correct": len(right),
+        "false_alarm_rate": _mean([t.alarm for t in right]),
+        "median_error_deg": _nan_median([t.residual_deg for t in turned]),
+        "translations": len(moved),
+        "translation_detection_rate": _mean([t.is_moved for t in moved]),
+        "alarm_rate_translations": _mean([t.alarm for t in moved]),
+        "false_translation_rate": _mean([t.is_moved for t in group if t.applied_m == 0]),
+        "median_translation_error_m": _nan_median([t.residual_m for t in moved]),
+    }
+
+
+def _mean(values: Sequence[bool]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _nan_median(values: Sequence[float]) -> float | None:
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.median(known)) if known else None
+
+
+def _unit_vector(rng: np.random.Generator) -> NDArray[np.float64]:
+    vector = rng.normal(size=3)
+    return np.asarray(vector / np.linalg.norm(vector), np.float64)
 
 
 def drift_metrics(trials: Iterable[RotationTrial]) -> dict[str, Any]:

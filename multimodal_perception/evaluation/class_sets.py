@@ -38,12 +38,14 @@ class ClassSet:
 
     ranges: evaluation range by class of the benchmark, metres from the vehicle. names: class of the
     benchmark by class of the package; a class that is missing has the same name in both, and is not
-    evaluated if `ranges` does not contain it. default: evaluated unless other classes are requested.
+    evaluated if `ranges` does not contain it. large_vans: class of the benchmark for large cargo vans,
+    see NuScenesProtocol. default: evaluated unless other classes are requested.
     """
 
     ranges: Mapping[str, float]
     names: Mapping[str, str]
     default: tuple[str, ...]
+    large_vans: str = ""
 
     def protocol(
         self, classes: Sequence[str] | None = None, max_range: float | None = None
@@ -57,13 +59,15 @@ class ClassSet:
             if name not in self.ranges:
                 raise UserError(f"classes: allowed: {', '.join(self.ranges)}; got {name!r}")
         protocol = NuScenesProtocol(
-            {name: self.ranges[name] for name in selected}, aliases=dict(self.names)
+            {name: self.ranges[name] for name in selected},
+            aliases=dict(self.names),
+            large_vans=self.large_vans,
         )
         return protocol if max_range is None else protocol.limit_range(max_range)
 
 
-def _class_set(ranges: Mapping[str, float], **names: str) -> ClassSet:
-    return ClassSet(ranges, names, tuple(ranges))
+def _class_set(ranges: Mapping[str, float], large_vans: str = "", **names: str) -> ClassSet:
+    return ClassSet(ranges, names, tuple(ranges), large_vans)
 
 
 CLASS_SETS: dict[str, ClassSet] = {
@@ -80,13 +84,16 @@ CLASS_SETS: dict[str, ClassSet] = {
             **dict.fromkeys(("cone", "barrier"), 30.0),
         }
     ),
-    # Detection classes and ranges of nuScenes (Caesar et al. 2020), without construction vehicles.
+    # Detection classes and ranges of nuScenes (Caesar et al. 2020), without construction vehicles. Its
+    # annotator instructions count vans for personal use as cars, and pickups and other vehicles that are
+    # primarily designed to haul cargo as trucks.
     "nuscenes": _class_set(
         {
             **dict.fromkeys(("car", "truck", "bus", "trailer"), 50.0),
             **dict.fromkeys(("motorcycle", "bicycle", "pedestrian"), 40.0),
             **dict.fromkeys(("traffic_cone", "barrier"), 30.0),
         },
+        large_vans="truck",
         van="car",
         motorcyclist="motorcycle",
         cyclist="bicycle",
@@ -103,14 +110,17 @@ CLASS_SETS: dict[str, ClassSet] = {
         cyclist="Cyclist",
         pedestrian="Pedestrian",
     ),
-    # PandaSet's cuboid classes (Xiao et al. 2021), grouped: its vans are cars, its medium-sized and
-    # semi-trucks are trucks, its towed objects trailers, and its riders belong to the vehicle.
+    # PandaSet's cuboid classes (Xiao et al. 2021), grouped: pickups, medium-sized trucks and semi-trucks
+    # are trucks, towed objects trailers, and riders belong to the vehicle. It has no class for vans:
+    # minivans have the label Car, cargo vans (in scene 002 a Ford Transit of 5.7 x 2.2 x 2.2 m) the
+    # label Medium-sized Truck.
     "pandaset": _class_set(
         {
             **dict.fromkeys(("Car", "Truck", "Bus", "Towed Object"), 50.0),
             **dict.fromkeys(("Motorcycle", "Bicycle", "Pedestrian"), 40.0),
             **dict.fromkeys(("Cones", "Barriers"), 30.0),
         },
+        large_vans="Truck",
         car="Car",
         van="Car",
         truck="Truck",
@@ -122,12 +132,14 @@ CLASS_SETS: dict[str, ClassSet] = {
         cone="Cones",
         barrier="Barriers",
     ),
-    # autoware_perception_msgs/ObjectClassification.
+    # autoware_perception_msgs/ObjectClassification. Autoware's data sets have the categories of nuScenes
+    # (vehicle.car, vehicle.truck; tier4/autoware_perception_evaluation, docs/en/perception/label.md).
     "autoware": _class_set(
         {
             **dict.fromkeys(("CAR", "TRUCK", "BUS", "TRAILER"), 50.0),
             **dict.fromkeys(("MOTORCYCLE", "BICYCLE", "PEDESTRIAN"), 40.0),
         },
+        large_vans="TRUCK",
         car="CAR",
         van="CAR",
         truck="TRUCK",

@@ -34,6 +34,9 @@ FIGURES = (
     ("orientation error AOE, rad", ("nuscenes", "aoe")),
     ("velocity error AVE, m/s", ("nuscenes", "ave")),
     ("calibration error ECE", ("nuscenes", "calibration", "ece")),
+    ("calibration error D-ECE", ("nuscenes", "calibration", "d_ece")),
+    ("Brier score", ("nuscenes", "calibration", "brier")),
+    ("AUROC of wrong boxes", ("nuscenes", "calibration", "error_auroc")),
     ("MOTA", ("tracking", "mota")),
     ("MOTP, m", ("tracking", "motp_m")),
     ("identity switches", ("tracking", "id_switches")),
@@ -142,6 +145,15 @@ def _tables(result: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[
             for n, c in metrics["by_class"].items()
         ]
         tables.append(ReportTable(columns, rows, "By class"))
+    calibration = metrics.get("calibration", {})
+    if calibration.get("error_auroc_by_class"):
+        keys = ("by_class", "brier_by_class", "error_auroc_by_class")
+        rows = [
+            [n, *(number(calibration.get(k, {}).get(n)) for k in keys)]
+            for n in calibration["error_auroc_by_class"]
+        ]
+        names_of_figures = ("class", "ECE", "Brier score", "AUROC of wrong boxes")
+        tables.append(ReportTable(names_of_figures, rows, "Confidence of the boxes"))
     bands = metrics.get("by_distance", {})
     if bands:
         names = list(metrics["by_class"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from multimodal_perception import __version__
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.criteria import CriterionResult
+from multimodal_perception.extras import import_package
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 PAGE = "index.html"
@@ -73,11 +74,8 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The page as HTML. Raises UserError if jinja2 is not installed."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise UserError("--report: needs jinja2; install it with: pip install jinja2") from error
+    """The page as HTML. Raises MissingPackageError if jinja2 is not installed."""
+    jinja2 = import_package("jinja2")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     sections = [("Summary", "summary")]

@@ -58,11 +58,11 @@ def score_drives(
     """
     rig = camera_thermal_rig(rig)
     camera = next(iter(rig.sensors_of(Modality.CAMERA)))
-    threshold = ImageDetectorConfig().min_score
     detector = RgbThermalDetector(
         ImageDetectorConfig(min_score=MIN_SCORE), RuntimeConfig(), card=card
     )
     classes = detector.class_names
+    thresholds = detector.score_thresholds.at(ImageDetectorConfig().min_score)
     scores = {i: {c: CocoAveragePrecision(classes) for c in CONDITIONS} for i in IMAGES}
     projected = {c: GroundProjectionScore() for c in CONDITIONS}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
@@ -81,7 +81,8 @@ def score_drives(
                     ImageDetections(detections.boxes, detections.scores, detections.labels),
                 )
                 if images == "both":
-                    confident = _select(detections, detections.scores >= threshold)
+                    reported = detections.scores >= thresholds[detections.labels]
+                    confident = _select(detections, reported)
                     boxes = ImageObjects()({camera: confident}, frame)
                     projected[condition].add(labels, tracks[truth.evaluated], boxes)
             bar.update()
@@ -90,6 +91,9 @@ def score_drives(
         "conditions": {name: list(words) for name, words in CONDITIONS.items()},
         "min_object": {"pixels": MIN_OBJECT_PIXELS, "box_height_px": MIN_BOX_HEIGHT},
         "rows": {i: {c: s.summary() for c, s in by.items()} for i, by in scores.items()},
+        "confidence": {
+            i: {c: s.confidence(thresholds) for c, s in by.items()} for i, by in scores.items()
+        },
         "ground_projection": {c: s.summary() for c, s in projected.items()},
     }
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.average_precision import ImageDetections
+from multimodal_perception.detection.images.config import ImageDetectorConfig
+from multimodal_perception.detection.images.imported import ARCHITECTURE, ImportedDetector
+from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
+from multimodal_perception.evaluation.average_precision import ImageDetections, ImageGroundTruth
 from multimodal_perception.evaluation.image_detection_metrics import ImageDetectionScore
 from multimodal_perception.evaluation.labelled_boxes import (
     BOX_CLASSES,
@@ -18,11 +22,11 @@ from multimodal_perception.evaluation.labelled_boxes import (
     FrameImages,
     ImageWithBoxes,
 )
-from multimodal_perception.evaluation.person_regions import PersonRegionScore
+from multimodal_perception.evaluation.person_regions import PERSON_CLASSES, PersonRegionScore
 from multimodal_perception.evaluation.segmentation_images import LabelledImage, read_images
 from multimodal_perception.evaluation.single_image import single_image_frame
 from multimodal_perception.perception import Boxes2D
-from multimodal_perception.stages import ImageDetector
+from multimodal_perception.runtime.card import load_card
 
 # Score threshold of the detector for AP and the precision-recall curve.
 CURVE_MIN_SCORE = 0.02
@@ -32,6 +36,7 @@ OWN_CLASSES = {
     "pedestrian": "person",
     "motorcyclist": "cyclist",
 }
+Detector = ImportedDetector | RgbThermalDetector
 BOX_DATASETS = ("coco", "kitti", "nuscenes", "pandaset")
 REGION_DATASETS = ("camvid", "cityscapes")
 
@@ -47,74 +52,124 @@ def open_images(
     return FrameImages(open_dataset(root, dataset), limits, cameras)  # type: ignore[arg-type]
 
 
-def open_detector(model: str, min_score: float, tiles: tuple[int, int]) -> ImageDetector:
+def open_detector(model: str, min_score: float, tiles: tuple[int, int]) -> Detector:
     """Open a shipped or imported image detector by the name or folder of its model.
 
     tiles: columns and rows besides the whole image. Raises UserError.
     """
-    from multimodal_perception.detection.images import imported
-    from multimodal_perception.detection.images.config import ImageDetectorConfig
-    from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
-    from multimodal_perception.runtime.card import load_card
-
     card = load_card(model)
     try:
         config = ImageDetectorConfig(model=model, min_score=min_score, tiles=tiles)
     except ValueError as error:
         raise UserError(f"--{error}") from error
-    if card.architecture == imported.ARCHITECTURE:
-        return imported.ImportedDetector(config, card=card)
+    if card.architecture == ARCHITECTURE:
+        return ImportedDetector(config, card=card)
     return RgbThermalDetector(config, card=card)
 
 
-def score_boxes(
-    detector: ImageDetector,
-    images: Iterable[ImageWithBoxes | None],
-    min_score: float,
-    required_precision: float = 0.7,
-    min_height: float = 25.0,
-    on_image: Callable[[], Any] = lambda: None,
-) -> dict[str, Any]:
-    """Metrics by class of all images, and by camera if there are several.
+@dataclass
+class DetectedImages:
+    """Labels and detections of images, as indices into BOX_CLASSES, from which all figures follow.
 
-    detector: with a score threshold of at most CURVE_MIN_SCORE. min_score, required_precision,
-    min_height: see ImageDetectionScore.
+    images: camera, labels and detections. skipped: images without labels. min_scores: score threshold
+    in operation of each class of BOX_CLASSES.
     """
 
-    def new_score() -> ImageDetectionScore:
-        return ImageDetectionScore(BOX_CLASSES, min_score, required_precision, min_height)
+    min_scores: list[float]
+    images: list[tuple[str, ImageGroundTruth, ImageDetections]] = field(default_factory=list)
+    skipped: int = 0
 
-    total, skipped = new_score(), 0
-    by_camera: dict[str, ImageDetectionScore] = {}
+    def merge(self, other: DetectedImages) -> None:
+        """Add the images of another data set."""
+        self.images += other.images
+        self.skipped += other.skipped
+
+    def summary(
+        self, min_score: float, required_precision: float = 0.7, min_height: float = 25.0
+    ) -> dict[str, Any]:
+        """Metrics by class of all images, and by camera if there are several.
+
+        min_score, required_precision, min_height: see ImageDetectionScore.
+        """
+
+        def new_score() -> ImageDetectionScore:
+            return ImageDetectionScore(
+                BOX_CLASSES, min_score, required_precision, min_height, self.min_scores
+            )
+
+        total = new_score()
+        by_camera: dict[str, ImageDetectionScore] = {}
+        for camera, truth, found in self.images:
+            for score in (total, by_camera.setdefault(camera, new_score())):
+                score.add(truth, found)
+        result = {**total.summary(), "skipped_images": self.skipped}
+        if len(by_camera) > 1:
+            result["cameras"] = {name: score.summary() for name, score in by_camera.items()}
+        return result
+
+
+def detect_boxes(
+    detector: Detector,
+    images: Iterable[ImageWithBoxes | None],
+    min_score: float,
+    on_image: Callable[[], Any] = lambda: None,
+) -> DetectedImages:
+    """Run a detector on images.
+
+    detector: with a score threshold of at most CURVE_MIN_SCORE. min_score: in operation.
+    """
+    result = DetectedImages(box_class_thresholds(detector, min_score))
     for image in images:
         if image is None:
-            skipped += 1
+            result.skipped += 1
         else:
             found = to_box_classes(detector.detect(image.frame).get(image.camera))
-            for score in (total, by_camera.setdefault(image.camera, new_score())):
-                score.add(image.truth, found)
+            result.images.append((image.camera, image.truth, found))
         on_image()
-    result = {**total.summary(), "skipped_images": skipped}
-    if len(by_camera) > 1:
-        result["cameras"] = {name: score.summary() for name, score in by_camera.items()}
     return result
 
 
 def score_person_regions(
-    detector: ImageDetector,
+    detector: Detector,
     dataset: str,
     images: Sequence[LabelledImage],
     min_score: float,
     min_height: float,
     on_image: Callable[[], Any] = lambda: None,
-) -> dict[str, Any]:
-    """Coverage of the labelled person regions by person boxes of at least min_score."""
+) -> PersonRegionScore:
+    """Coverage of the labelled person regions by person boxes of at least min_score.
+
+    The detector's card may have another threshold for persons, see person_threshold.
+    """
     score = PersonRegionScore(min_height)
+    thresholds = detector.score_thresholds.at(min_score)
     for _, pixels, labels in read_images(dataset, images):
         boxes = next(iter(detector.detect(single_image_frame(pixels)).values()), None)
-        score.add(labels, None if boxes is None else select_boxes(boxes, boxes.scores >= min_score))
+        if boxes is not None:
+            boxes = select_boxes(boxes, boxes.scores >= thresholds[boxes.labels])
+        score.add(labels, boxes)
         on_image()
-    return {**score.summary(), "min_score": min_score}
+    return score
+
+
+def person_threshold(detector: Detector, min_score: float) -> float:
+    """Score threshold of people, which ScoreThresholds of the detector's card may change."""
+    thresholds = detector.score_thresholds.at(min_score)
+    people = [
+        t for n, t in zip(detector.class_names, thresholds, strict=True) if n in PERSON_CLASSES
+    ]
+    return float(min(people, default=min_score))
+
+
+def box_class_thresholds(detector: Detector, min_score: float) -> list[float]:
+    """Score thresholds of BOX_CLASSES: the lowest one of the detector's classes that belong to each."""
+    lowest = dict.fromkeys(BOX_CLASSES, 1.0)
+    thresholds = detector.score_thresholds.at(min_score)
+    for name, threshold in zip(detector.class_names, thresholds, strict=True):
+        box_class = OWN_CLASSES.get(name, name)
+        if box_class in lowest:
+            lowest[box_class] = min(lowest[box_class], float(threshold))
+    return list(lowest.values())
 
 
 def to_box_classes(boxes: Boxes2D | None) -> ImageDetections:

@@ -61,8 +61,9 @@ class PrecisionRecall:
 class ImageDetectionScore:
     """Accumulates images and computes the metrics by class.
 
-    min_score: the detector's score threshold in operation. AP and the precision-recall curve use all
-    boxes, the other figures only boxes with at least this score. required_precision: for
+    min_score: the detector's score threshold in operation, and min_scores: that of each class, by
+    default min_score. AP and the precision-recall curve use all boxes, the other figures only boxes with
+    at least this score. required_precision: for
     `recall_at_precision`. min_height: boxes without a label that are lower than this do not count as
     false, pixels; the height from which labels are evaluated.
     """
@@ -73,9 +74,13 @@ class ImageDetectionScore:
         min_score: float,
         required_precision: float = 0.7,
         min_height: float = 0.0,
+        min_scores: Sequence[float] | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.min_score, self.required_precision = min_score, required_precision
+        self.min_scores = np.full(len(self.classes), min_score)
+        if min_scores is not None:
+            self.min_scores = np.array(min_scores, np.float64)
         self._ap = CocoAveragePrecision(classes, min_height)
         self._images = 0
         self._reported = np.zeros(len(self.classes), np.int64)
@@ -85,7 +90,7 @@ class ImageDetectionScore:
         """Add one image. Labels and detections use the indices of the same classes."""
         self._images += 1
         self._ap.add(truth, detections)
-        reported = detections.scores >= self.min_score
+        reported = detections.scores >= self.min_scores[detections.labels]
         nested = nested_boxes(
             detections.boxes[reported],
             detections.scores[reported],
@@ -98,17 +103,18 @@ class ImageDetectionScore:
             self._nested[k] += int((nested & of_class).sum())
 
     def summary(self) -> dict[str, Any]:
-        """Metrics of all images: `classes` by name, and `nested_share` of all reported boxes."""
+        """Metrics of all images: `classes` by name; `nested_share`, `confidence` of reported boxes."""
         averages = self._ap.summary()
         by_class: dict[str, Any] = {}
         for k, name in enumerate(self.classes):
             curve = self.precision_recall(k)
             recall, threshold = curve.recall_at_precision(self.required_precision)
-            recall_now, precision_now = curve.at_score(self.min_score)
+            recall_now, precision_now = curve.at_score(self.min_scores[k])
             by_class[name] = {
                 **averages[name],
                 "recall_at_precision": recall,
                 "score_at_precision": threshold,
+                "min_score": float(self.min_scores[k]),
                 "recall": recall_now,
                 "precision": precision_now,
                 "boxes": int(self._reported[k]),
@@ -122,6 +128,7 @@ class ImageDetectionScore:
             "required_precision": self.required_precision,
             "ap": averages["all"]["ap"],
             "ap50": averages["all"]["ap50"],
+            "confidence": self._ap.confidence(self.min_scores),
             "nested_share": float(self._nested.sum()) / boxes if boxes else float("nan"),
             "curve_recalls": CURVE_RECALLS.round(3).tolist(),
             "classes": by_class,

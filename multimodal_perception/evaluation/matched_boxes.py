@@ -9,7 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.evaluation.detections import match_by_distance
-from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
+from multimodal_perception.evaluation.nuscenes_metrics import (
+    NuScenesProtocol,
+    ScoredFrame,
+    benchmark_names,
+)
 from multimodal_perception.frame import Boxes3D
 
 
@@ -92,10 +96,8 @@ def _match_frame(
 
 def evaluated_names(boxes: Boxes3D, protocol: NuScenesProtocol) -> NDArray[np.str_]:
     """Class (N,) as which each box is evaluated; empty text for boxes that are not evaluated."""
-    aliases = protocol.aliases
-    class_names = np.array([aliases.get(n, n) for n in boxes.class_names])
-    names = class_names[np.asarray(boxes.labels, np.int64)]
-    limits = np.array([protocol.ranges.get(n, 0.0) for n in names.tolist()])
+    names = benchmark_names(boxes, protocol)
+    limits = np.array([protocol.ranges.get(n, 0.0) for n in names.tolist()], np.float64)
     distance = np.linalg.norm(boxes.boxes[:, :2].astype(np.float64), axis=1)
     return np.where(distance < limits, names, "")
 

@@ -38,6 +38,9 @@ UNDEFINED_ERRORS = {
     **dict.fromkeys(CONES, ("aoe", "ave", "aae")),
     **dict.fromkeys(BARRIERS, ("ave", "aae")),
 }
+# Vans that are at least this long and high are cargo vans: minivans are lower (up to 1.9 m) or shorter,
+# panel vans and delivery vans start at 5.3 m and 2.0 m. Metres.
+LARGE_VAN_LENGTH, LARGE_VAN_HEIGHT = 5.0, 1.95
 RECALLS = np.linspace(0.0, 1.0, 101)  # recalls at which the precision is sampled
 
 
@@ -46,16 +49,18 @@ class NuScenesProtocol:
     """Parameters of the metrics.
 
     ranges: evaluation range by class, metres from the vehicle; other classes are not evaluated.
-    aliases: class to the class as which it is evaluated; cars of nuScenes include vans.
-    distances: matching distances of the AP, metres. error_distance: matching distance of the errors,
-    metres. min_recall, min_precision: lower limits of the area under the curve. max_boxes: maximum
-    number of boxes per frame. fill_missing: if true, as in the devkit, a class without labels has AP 0
-    and errors 1, and an error that cannot be measured is 1, as is AVE if no box has a velocity. If
-    false, these values are NaN and excluded from the means.
+    aliases: class to the class as which it is evaluated; cars of nuScenes include vans. large_vans:
+    class as which boxes of the class van are evaluated from LARGE_VAN_LENGTH and LARGE_VAN_HEIGHT on;
+    empty for the same class as of other vans. distances: matching distances of the AP, metres.
+    error_distance: matching distance of the errors, metres. min_recall, min_precision: lower limits of
+    the area under the curve. max_boxes: maximum number of boxes per frame. fill_missing: if true, as in
+    the devkit, a class without labels has AP 0 and errors 1, and an error that cannot be measured is 1,
+    as is AVE if no box has a velocity. If false, these values are NaN and excluded from the means.
     """
 
     ranges: Mapping[str, float] = field(default_factory=lambda: dict(CLASS_RANGES))
     aliases: Mapping[str, str] = field(default_factory=lambda: {"van": "car"})
+    large_vans: str = ""
     distances: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     error_distance: float = 2.0
     min_recall: float = 0.1
@@ -163,6 +168,19 @@ def nuscenes_metrics(
 _NamedBoxes = tuple[NDArray[np.str_], _BoxArrays]
 
 
+def benchmark_names(boxes: Boxes3D, protocol: NuScenesProtocol) -> NDArray[np.str_]:
+    """Class (N,) as which each box is evaluated. The result may contain classes without a range."""
+    aliases = protocol.aliases
+    width = max(len(n) for n in (*boxes.class_names, *aliases.values(), protocol.large_vans))
+    names = np.array([aliases.get(n, n) for n in boxes.class_names], f"<U{width}")
+    result = names[np.asarray(boxes.labels, np.int64)]
+    if protocol.large_vans and "van" in boxes.class_names:
+        is_van = np.asarray(boxes.labels) == boxes.class_names.index("van")
+        is_large = (boxes.boxes[:, 3] >= LARGE_VAN_LENGTH) & (boxes.boxes[:, 5] >= LARGE_VAN_HEIGHT)
+        result[is_van & is_large] = protocol.large_vans
+    return result
+
+
 def _evaluated(
     boxes: Boxes3D,
     attributes: NDArray[np.int64] | None,
@@ -173,12 +191,10 @@ def _evaluated(
 
     limit: keep only the protocol's max_boxes boxes of the highest scores.
     """
-    aliases = protocol.aliases
-    names = np.array([aliases.get(n, n) for n in boxes.class_names])
-    max_range = np.array([protocol.ranges.get(n, 0.0) for n in names.tolist()])
-    labels = np.asarray(boxes.labels, np.int64)
+    names = benchmark_names(boxes, protocol)
+    max_range = np.array([protocol.ranges.get(n, 0.0) for n in names.tolist()], np.float64)
     distance = np.linalg.norm(boxes.boxes[:, :2].astype(np.float64), axis=1)
-    selected = np.flatnonzero(distance < max_range[labels])
+    selected = np.flatnonzero(distance < max_range)
     if limit and len(selected) > protocol.max_boxes:
         best = np.argsort(-boxes.scores[selected], kind="stable")[: protocol.max_boxes]
         selected = selected[np.sort(best)]
@@ -192,7 +208,7 @@ def _evaluated(
         np.asarray(velocities, np.float64)[selected],
         attributes[selected],
     )
-    return names[labels[selected]], arrays
+    return names[selected], arrays
 
 
 def _concatenate(frames: Sequence[_NamedBoxes], name: str) -> _BoxArrays:

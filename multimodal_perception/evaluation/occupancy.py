@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.evaluation.confidence import auroc_of_histograms
 from multimodal_perception.frame import Boxes3D, SensorFrame
 from multimodal_perception.latency import latency_percentiles
 from multimodal_perception.perception import OccupancyGrid
@@ -25,6 +26,8 @@ from multimodal_perception.stages import OccupancyMapper
 MAX_UNKNOWN_MASS = 0.7
 FREE_MAX_PROBABILITY, OCCUPIED_MIN_PROBABILITY = 0.4, 0.6
 CALIBRATION_BINS = 10
+# Bins of the confidence for the ROC curve of wrong cells.
+CONFIDENCE_BINS = 500
 DISTANCE_BANDS_M = (5.0, 10.0, 20.0, 30.0, 40.0)
 MAX_RANGE_M = 30.0
 # True state of a cell. UNDECIDED cells are not evaluated.
@@ -41,7 +44,8 @@ class OccupancyScore:
     truth_occupied, truth_free: cells by true state, observed or not. confusion: (2, 3) observed cells
     by true state (free, occupied) and prediction (free, occupied, neither). unknown, conflict: sums of
     these masses over all cells. squared_error: sum over observed cells. bins: (10, 3) sums of
-    probability, occupied truth and cells, by predicted probability of occupied.
+    probability, occupied truth and cells, by predicted probability of occupied. rightness:
+    (CONFIDENCE_BINS, 2) wrong and right cells by confidence, for the more probable of both states.
     """
 
     truth_occupied: int = 0
@@ -51,6 +55,9 @@ class OccupancyScore:
     conflict: float = 0.0
     squared_error: float = 0.0
     bins: NDArray[np.float64] = field(default_factory=lambda: np.zeros((CALIBRATION_BINS, 3)))
+    rightness: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros((CONFIDENCE_BINS, 2), np.int64)
+    )
 
     def add(
         self,
@@ -71,6 +78,9 @@ class OccupancyScore:
         self.squared_error += float(((p - y) ** 2).sum())
         index = np.clip((p * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
         np.add.at(self.bins, index, np.column_stack([p, y, np.ones(len(p))]))
+        level = np.clip((2.0 * np.abs(p - 0.5) * CONFIDENCE_BINS).astype(np.int64), 0, None)
+        level = np.minimum(level, CONFIDENCE_BINS - 1)
+        np.add.at(self.rightness, (level, ((p >= 0.5) == (y == 1)).astype(np.int64)), 1)
 
     def merge(self, other: OccupancyScore) -> None:
         """Add the counts of another score."""
@@ -83,8 +93,9 @@ class OccupancyScore:
         iou_occupied, iou_free: over observed cells. false_free: fraction of the observed occupied cells
         that are predicted free. false_occupied: fraction of the observed free cells that are predicted
         occupied. brier: mean squared error of the probability of occupied (Brier 1950, for one of the
-        two outcomes). ece: expected calibration error (Naeini et al. 2015, eq. 2 with l1). observed:
-        fraction of the cells with a known true state. unknown, conflict: mean of these masses.
+        two outcomes). ece: expected calibration error (Naeini et al. 2015, eq. 2 with l1). error_auroc:
+        area under the ROC curve of "the more probable state of this cell is wrong". observed: fraction
+        of the cells with a known true state. unknown, conflict: mean of these masses.
         """
         free, occupied = self.confusion
         cells = int(self.confusion.sum())
@@ -97,6 +108,7 @@ class OccupancyScore:
             "false_occupied": _ratio(free[1], free.sum()),
             "brier": _ratio(self.squared_error, cells),
             "ece": _ratio(float(gaps.sum()), cells),
+            "error_auroc": auroc_of_histograms(self.rightness[:, 0], self.rightness[:, 1]),
             "observed": _ratio(cells, self.truth_free + self.truth_occupied),
             "unknown": _ratio(self.unknown, self.truth_free + self.truth_occupied),
             "conflict": _ratio(self.conflict, self.truth_free + self.truth_occupied),
@@ -145,6 +157,11 @@ class LabelledFrameScore:
         self.ground += int(ground.sum())
         self.ground_occupied += int((probability[ground] >= OCCUPIED_MIN_PROBABILITY).sum())
 
+    def merge(self, other: LabelledFrameScore) -> None:
+        """Add the counts of another score."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
     def metrics(self) -> dict[str, float]:
         """Fractions of wrong cells, NaN without cells, and the numbers of cells.
 
@@ -171,19 +188,21 @@ def evaluate_occupancy(
     sources: Callable[[SensorFrame, Cloud], Mapping[str, Any]] | None = None,
     ground: GroundConfig | None = None,
     max_range: float = MAX_RANGE_M,
+    labelled: LabelledFrameScore | None = None,
 ) -> dict[str, Any]:
     """Evaluate an occupancy mapper on frames in temporal order.
 
     truth: returns the truth function of a frame, or None if there is no truth. group: name of the
     condition or sensor subset of a frame; a new mapper is created when it changes. sources: further
     keyword arguments of the mapper's update, such as boxes and masks. max_range: maximum distance of
-    the metrics that are not by distance, metres.
+    the metrics that are not by distance, metres. labelled: counts the cells of labelled frames; new by
+    default.
 
     Keys of the result: frames, the metrics of OccupancyScore within max_range, by_distance, by_group
     (if truth is given), real (LabelledFrameScore; its footprints need labels), latency_ms {p50, p95} of
     ground segmentation and mapping. The mapper must return grids aligned with base_link.
     """
-    total, real, count = OccupancyScore(), LabelledFrameScore(), 0
+    total, real, count = OccupancyScore(), labelled or LabelledFrameScore(), 0
     by_distance: dict[str, OccupancyScore] = defaultdict(OccupancyScore)
     groups: dict[str, OccupancyScore] = defaultdict(OccupancyScore)
     mapper, current, times = make_mapper(), None, []

@@ -78,6 +78,15 @@ class DriveScores:
         default_factory=lambda: defaultdict(list)
     )
 
+    def merge(self, other: DriveScores) -> None:
+        """Add the scores of other drives."""
+        for key, score in other.scores.items():
+            self.scores[key].merge(score)
+        for band, score in other.by_distance.items():
+            self.by_distance[band].merge(score)
+        for key, values in other.contradictions.items():
+            self.contradictions[key] += values
+
     def metrics(self) -> dict[str, Any]:
         """Metrics of the full set in known conditions; by_subset, by_condition and by_distance."""
         conditions = sorted({condition for _, condition in self.scores})

@@ -30,13 +30,23 @@ FIGURES = tuple(
         ("free cells that are predicted occupied", "false_occupied"),
         ("Brier score", "brier"),
         ("calibration error ECE", "ece"),
+        ("AUROC of wrong cells", "error_auroc"),
         ("observed cells", "observed"),
         ("unknown mass", "unknown"),
         ("conflict", "conflict"),
         ("frames", "frames"),
     )
 )
-COLUMNS = ("iou_occupied", "iou_free", "false_free", "false_occupied", "ece", "unknown", "conflict")
+COLUMNS = (
+    "iou_occupied",
+    "iou_free",
+    "false_free",
+    "false_occupied",
+    "ece",
+    "error_auroc",
+    "unknown",
+    "conflict",
+)
 LEGEND = (
     "left: the grid, dark is occupied; centre: the truth (grey: undecided); right: errors, red where an "
     "occupied cell is predicted free, orange where a free cell is predicted occupied"

@@ -6,6 +6,7 @@ group of people that touch each other in the image is one region.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -41,15 +42,24 @@ def person_regions(
     return boxes[height >= min_height]
 
 
+@dataclass
 class PersonRegionScore:
     """Counts covered person regions, and person boxes without labelled person pixels.
 
     min_height: of the regions, pixels.
     """
 
-    def __init__(self, min_height: float = MIN_REGION_HEIGHT) -> None:
-        self.min_height = min_height
-        self._images = self._regions = self._covered = self._boxes = self._supported = 0
+    min_height: float = MIN_REGION_HEIGHT
+    images: int = 0
+    regions: int = 0
+    covered: int = 0
+    boxes: int = 0
+    supported: int = 0
+
+    def merge(self, other: PersonRegionScore) -> None:
+        """Add the counts of another score with the same min_height."""
+        for name in ("images", "regions", "covered", "boxes", "supported"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add(self, labels: NDArray[np.uint8], detections: Boxes2D | None) -> None:
         """Add one image. labels: as for person_regions. detections: None if there is no result."""
@@ -58,11 +68,11 @@ class PersonRegionScore:
         if detections is not None:
             people = [k for k, n in enumerate(detections.class_names) if n in PERSON_CLASSES]
             boxes = detections.boxes[np.isin(detections.labels, people)]
-        self._images += 1
-        self._regions += len(regions)
-        self._boxes += len(boxes)
+        self.images += 1
+        self.regions += len(regions)
+        self.boxes += len(boxes)
         if len(boxes) and len(regions):
-            self._covered += int((iou(regions, boxes) >= COVERING_IOU).any(axis=1).sum())
+            self.covered += int((iou(regions, boxes) >= COVERING_IOU).any(axis=1).sum())
         on_people = np.isin(
             labels, [SEGMENTATION_CLASSES.index(name) for name in ("person", "cyclist")]
         )
@@ -70,17 +80,17 @@ class PersonRegionScore:
             x1, y1 = np.floor(box[:2]).astype(int)
             x2, y2 = np.ceil(box[2:]).astype(int)
             part = on_people[max(y1, 0) : y2, max(x1, 0) : x2]
-            self._supported += bool(part.size and part.mean() >= SUPPORTED_FRACTION)
+            self.supported += bool(part.size and part.mean() >= SUPPORTED_FRACTION)
 
     def summary(self) -> dict[str, Any]:
         """regions, covered, their share `coverage`; person boxes and the share on labelled people."""
         return {
-            "images": self._images,
+            "images": self.images,
             "min_height": self.min_height,
             "iou": COVERING_IOU,
-            "regions": self._regions,
-            "covered": self._covered,
-            "coverage": self._covered / self._regions if self._regions else float("nan"),
-            "person_boxes": self._boxes,
-            "supported_share": self._supported / self._boxes if self._boxes else float("nan"),
+            "regions": self.regions,
+            "covered": self.covered,
+            "coverage": self.covered / self.regions if self.regions else float("nan"),
+            "person_boxes": self.boxes,
+            "supported_share": self.supported / self.boxes if self.boxes else float("nan"),
         }

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.html_report import ReportChart
+from multimodal_perception.extras import import_package
 
 # Width and height of a chart in inches at 72 pixels per inch.
 SIZE = (5.2, 3.7)
@@ -44,6 +44,21 @@ def line_chart(
     axes.grid(alpha=0.3)
     if names:
         axes.legend(fontsize=8, loc="best")
+    return _chart(title, figure)
+
+
+def severity_chart(
+    title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str
+) -> ReportChart:
+    """Lines (severity, value) by name, from severity 0 (clean); values above 1.05 are cut off."""
+    figure, axes = _figure()
+    for k, (name, (x, y)) in enumerate(lines.items()):
+        style = STYLES[k // 10 % len(STYLES)]
+        axes.plot(x, y, style, color=f"C{k % 10}", label=_plain(name), marker="o", markersize=3)
+    axes.set(xlim=(-0.1, 5.1), ylim=(0, 1.05), xlabel="severity", ylabel=label)
+    axes.grid(alpha=0.3)
+    if lines:
+        axes.legend(fontsize=7, loc="best", ncols=2 if len(lines) > 8 else 1)
     return _chart(title, figure)
 
 
@@ -103,13 +118,7 @@ def matrix_chart(
 
 
 def _figure(size: tuple[float, float] = SIZE) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError(
-            "--report: needs matplotlib; install it with: pip install matplotlib"
-        ) from error
-    figure = Figure(figsize=size, layout="constrained")
+    figure = import_package("matplotlib.figure").Figure(figsize=size, layout="constrained")
     return figure, figure.add_subplot()
 
 

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.evaluation.confidence import ConfidenceScore
+from multimodal_perception.perception import SegmentationMask
 from multimodal_perception.segmentation.classes import IGNORED
+from multimodal_perception.segmentation.confidence import label_confidence
+
+# The confidence is evaluated at every CONFIDENCE_STEP-th pixel of each row and column.
+CONFIDENCE_STEP = 4
 
 
+def add_confidence(score: ConfidenceScore, truth: NDArray, mask: SegmentationMask) -> None:
+    """Count the confidences of a mask of SEGMENTATION_CLASSES; masks without logits have none.
+
+    truth: class indices (H, W), IGNORED where not counted.
+    """
+    confidence = label_confidence(mask, CONFIDENCE_STEP)
+    if confidence is None:
+        return
+    step = slice(None, None, CONFIDENCE_STEP)
+    labels, true = mask.labels[step, step], truth[step, step]
+    evaluated = true != IGNORED
+    score.add(labels[evaluated], confidence[evaluated], labels[evaluated] == true[evaluated])
+
+
+@dataclass
 class ConfusionMatrix:
     """Pixel counts by true class (rows) and predicted class (columns)."""
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self.classes = classes
-        self.counts = np.zeros((len(classes), len(classes)), np.int64)
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((len(self.classes), len(self.classes)), np.int64)
 
     def add(self, truth: NDArray, prediction: NDArray) -> None:
         """Count the pixels of one image, except those with the true label IGNORED.

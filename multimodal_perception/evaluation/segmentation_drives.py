@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.segmentation import ConfusionMatrix
+from multimodal_perception.evaluation.confidence import ConfidenceScore
+from multimodal_perception.evaluation.segmentation import ConfusionMatrix, add_confidence
 from multimodal_perception.frame import Modality, SensorFrame
 from multimodal_perception.images.rgb_thermal_inputs import RgbThermalSegmenterConfig
 from multimodal_perception.rig import Rig
@@ -61,14 +62,18 @@ def score_drives(
         rows |= {f"{name}, {images}": (segmenter, images) for images in inputs}
     classes = cards[0].classes
     scores = {row: {c: ConfusionMatrix(classes) for c in CONDITIONS} for row in rows}
+    confidences = {row: {c: ConfidenceScore(classes) for c in CONDITIONS} for row in rows}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
         for condition, observation in simulate_observations(rig, seeds, frames, profile):
             truth = labels_from_semantics(observation.truth.views[camera].semantics)
             for row, (segmenter, images) in rows.items():
                 part = select_images(observation.frame, images)
-                labels = segmenter.segment_view(part, camera)
-                if labels is None:  # no output counts as the last class everywhere
+                mask = segmenter.segment_view_mask(part, camera)
+                if mask is None:  # no output counts as the last class everywhere
                     labels = np.full_like(truth, len(classes) - 1)
+                else:
+                    labels = mask.labels
+                    add_confidence(confidences[row][condition], truth, mask)
                 scores[row][condition].add(truth, labels)
                 if on_image is not None:
                     on_image(row, condition, part, truth, labels)
@@ -76,7 +81,13 @@ def score_drives(
     return {
         "frames": len(seeds) * len(CONDITIONS) * frames,
         "conditions": {name: list(words) for name, words in CONDITIONS.items()},
-        "rows": {row: {c: s.summary() for c, s in by.items()} for row, by in scores.items()},
+        "rows": {
+            row: {
+                c: {**s.summary(), "confidence": confidences[row][c].summary()}
+                for c, s in by.items()
+            }
+            for row, by in scores.items()
+        },
     }
 
 

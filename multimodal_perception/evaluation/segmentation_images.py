@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.file_limits import read_colour_image, read_label_image
-from multimodal_perception.evaluation.segmentation import ConfusionMatrix
+from multimodal_perception.evaluation.confidence import ConfidenceScore
+from multimodal_perception.evaluation.segmentation import ConfusionMatrix, add_confidence
 from multimodal_perception.evaluation.single_image import single_image_frame
 from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLASSES
 from multimodal_perception.stages import Segmenter
@@ -215,14 +216,48 @@ def open_segmenter(model: str) -> Segmenter:
     return RgbThermalSegmenter(RgbThermalSegmenterConfig(model=model), card=card)
 
 
+@dataclass
+class SegmentationImagesScore:
+    """Pixel counts and confidences of a segmenter on the images of a data set."""
+
+    dataset: str
+    images: int = 0
+    images_without_mask: int = 0
+    confusion: ConfusionMatrix = field(
+        default_factory=lambda: ConfusionMatrix(SEGMENTATION_CLASSES)
+    )
+    confidence: ConfidenceScore = field(
+        default_factory=lambda: ConfidenceScore(SEGMENTATION_CLASSES)
+    )
+
+    def merge(self, other: SegmentationImagesScore) -> None:
+        """Add the images of another score of the same data set."""
+        self.images += other.images
+        self.images_without_mask += other.images_without_mask
+        self.confusion.counts += other.confusion.counts
+        self.confidence.merge(other.confidence)
+
+    def summary(self) -> dict[str, Any]:
+        """IoU by class, the confusion matrix and the figures of the confidence."""
+        return {
+            "dataset": self.dataset,
+            "images": self.images,
+            "images_without_mask": self.images_without_mask,
+            **self.confusion.summary(),
+            "confidence": self.confidence.summary(),
+            "classes": list(SEGMENTATION_CLASSES),
+            "confusion": self.confusion.counts.tolist(),
+        }
+
+
 def score_images(
     segmenter: Segmenter,
     dataset: str,
     images: Sequence[LabelledImage],
     on_image: Callable[[], Any] = lambda: None,
     on_result: Callable[[str, Any, Any, Any, float], None] = lambda *_: None,
-) -> dict[str, Any]:
-    """IoU by class of a segmenter on visible images, and the confusion matrix.
+) -> SegmentationImagesScore:
+    """Compare the masks of a segmenter on visible images with the labels.
 
     on_result: called with the image's name, its pixels (BGR), true and predicted labels, and the time
     of the segmenter in milliseconds.
@@ -230,8 +265,7 @@ def score_images(
     A class that the segmenter does not have counts as never predicted, and classes of the segmenter
     that are not in SEGMENTATION_CLASSES as "other". An image without a mask counts as "other".
     """
-    score = ConfusionMatrix(SEGMENTATION_CLASSES)
-    without_mask = 0
+    score = SegmentationImagesScore(dataset, len(images))
     for image, pixels, labels in read_images(dataset, images):
         start = time.perf_counter()
         masks = segmenter.segment(single_image_frame(pixels))
@@ -239,20 +273,15 @@ def score_images(
         mask = next(iter(masks.values()), None)
         predicted = np.full(labels.shape, SEGMENTATION_CLASSES.index("other"), np.uint8)
         if mask is None:
-            without_mask += 1
+            score.images_without_mask += 1
         else:
             predicted = _to_segmentation_classes(mask.class_names)[mask.labels]
-        score.add(labels, predicted)
+            if mask.class_names == SEGMENTATION_CLASSES:
+                add_confidence(score.confidence, labels, mask)
+        score.confusion.add(labels, predicted)
         on_result(image.name, pixels, labels, predicted, milliseconds)
         on_image()
-    return {
-        "dataset": dataset,
-        "images": len(images),
-        "images_without_mask": without_mask,
-        **score.summary(),
-        "classes": list(SEGMENTATION_CLASSES),
-        "confusion": score.counts.tolist(),
-    }
+    return score
 
 
 def read_images(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from multimodal_perception.evaluation.confidence import reliability_line
 from multimodal_perception.evaluation.html_report import (
     Report,
     ReportPicture,
@@ -12,7 +13,12 @@ from multimodal_perception.evaluation.html_report import (
     installed_versions,
     number,
 )
-from multimodal_perception.evaluation.report_charts import bar_chart, histogram, matrix_chart
+from multimodal_perception.evaluation.report_charts import (
+    bar_chart,
+    histogram,
+    line_chart,
+    matrix_chart,
+)
 
 LEGEND = (
     "left: the image with wrong pixels in red; centre: the label; right: the prediction (black: not "
@@ -54,6 +60,11 @@ def segmentation_report(
         charts.append(
             matrix_chart(f"Confusion of pixels, {first}", classes, classes, score["confusion"])
         )
+    lines = {row: reliability_line(s.get("confidence")) for row, s in list(scores.items())[:6]}
+    known = {row: line for row, line in lines.items() if line is not None}
+    if known:
+        labels = ("mean confidence", "fraction of right pixels")
+        charts.append(line_chart("Reliability of the confidence", known, labels, diagonal=True))
     if any(len(v) for v in times_ms.values()):
         charts.append(histogram("Latency of the network", times_ms, "milliseconds per image"))
     return Report(
@@ -61,7 +72,7 @@ def segmentation_report(
         ", ".join(scores) if len(scores) <= 3 else f"{len(scores)} rows",
         ReportTable(header, rows, note="IoU in percent"),
         charts,
-        (),
+        _confidence_tables(merged),
         pictures,
         f"The {len(pictures)} worst images",
         LEGEND,
@@ -69,6 +80,17 @@ def segmentation_report(
         configuration,
         installed_versions(),
     )
+
+
+def _confidence_tables(scores: Mapping[str, Mapping[str, Any]]) -> list[ReportTable]:
+    columns = ("ece", "brier", "error_auroc")
+    rows = [
+        [row, *(number(s["confidence"].get(c)) for c in columns)]
+        for row, s in scores.items()
+        if s.get("confidence", {}).get("results")
+    ]
+    header = ("row", "ECE", "Brier score", "AUROC of wrong pixels")
+    return [ReportTable(header, rows, "Confidence of the labels")] if rows else []
 
 
 def _percent(value: Any) -> str:

@@ -17,7 +17,11 @@ from multimodal_perception.evaluation.breakdown import (
     observable_labels,
     with_point_counts,
 )
-from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol, ScoredFrame
+from multimodal_perception.evaluation.nuscenes_metrics import (
+    NuScenesProtocol,
+    ScoredFrame,
+    benchmark_names,
+)
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
 from multimodal_perception.stages import Detector
@@ -55,9 +59,7 @@ def _label_statistics(frames: Sequence[ScoredFrame], protocol: NuScenesProtocol)
     for frame in frames:
         truth = frame.truth
         distance = np.hypot(truth.boxes[:, 0], truth.boxes[:, 1])
-        for k, label in enumerate(truth.labels):
-            name = truth.class_names[label]
-            name = protocol.aliases.get(name, name)
+        for k, name in enumerate(benchmark_names(truth, protocol).tolist()):
             if name in points and distance[k] <= protocol.ranges[name]:
                 assert truth.num_points is not None
                 points[name].append(int(truth.num_points[k]))

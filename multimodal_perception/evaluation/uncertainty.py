@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
+from multimodal_perception.evaluation.confidence import brier_score, error_auroc
 from multimodal_perception.evaluation.matched_boxes import MatchedBoxes
 from multimodal_perception.geometry.poses import wrap_angle
 
@@ -26,7 +27,9 @@ def score_calibration(matched: MatchedBoxes) -> dict[str, Any]:
     ece: expected calibration error (Guo et al. 2017), the mean absolute difference of score and
     precision over SCORE_BINS bins of the score, weighted by the boxes in them. d_ece: the same over bins
     of score, distance and azimuth (detection ECE, Kueppers et al. 2020), without bins of fewer than
-    MIN_BIN_BOXES boxes. by_class: ece. bins: lower edge of the score, boxes, mean score, precision.
+    MIN_BIN_BOXES boxes. brier, error_auroc: Brier score, and area under the ROC curve of "this box is
+    wrong" (see evaluation.confidence). by_class: ece. brier_by_class, error_auroc_by_class. bins: lower
+    edge of the score, boxes, mean score, precision.
     """
     hits, scores = matched.matched, matched.scores
     index = np.minimum((scores * SCORE_BINS).astype(np.int64), SCORE_BINS - 1)
@@ -38,7 +41,16 @@ def score_calibration(matched: MatchedBoxes) -> dict[str, Any]:
     return {
         "ece": _calibration_error(scores, hits, index),
         "d_ece": _calibration_error(scores, hits, cells, MIN_BIN_BOXES),
+        "brier": brier_score(scores, hits),
+        "error_auroc": error_auroc(scores, hits),
         "boxes": len(scores),
+        **{
+            f"{name}_by_class": {
+                str(c): function(scores[matched.names == c], hits[matched.names == c])
+                for c in np.unique(matched.names)
+            }
+            for name, function in (("brier", brier_score), ("error_auroc", error_auroc))
+        },
         "by_class": {
             str(name): _calibration_error(
                 *(v[matched.names == name] for v in (scores, hits, index))

@@ -46,6 +46,10 @@ class WorstPictures:
         self._kept.sort(key=lambda entry: -entry[0])
         del self._kept[self.count :]
 
+    def merge(self, other: WorstPictures) -> None:
+        """Keep the worst of both; the pictures of this one come first among equally bad ones."""
+        self._kept = sorted([*self._kept, *other._kept], key=lambda entry: -entry[0])[: self.count]
+
     def pictures(self) -> list[ReportPicture]:
         """The pictures in descending order of their errors."""
         return [picture for _, picture in self._kept]

@@ -18,7 +18,7 @@ from multimodal_perception.messages.camera_info import calibration_from_message
 from multimodal_perception.messages.decoders import stamp_ns_of, ultrasonic_from_message
 from multimodal_perception.messages.decoding_log import DecodingLog
 from multimodal_perception.messages.errors import MessageError
-from multimodal_perception.messages.images import image_from_message
+from multimodal_perception.messages.images import image_from_message, is_known_encoding
 from multimodal_perception.messages.odometry import add_odometry
 from multimodal_perception.messages.pointcloud import PointCloudOptions, sweep_from_message
 from multimodal_perception.messages.thermal import thermal_from_message
@@ -43,6 +43,7 @@ from multimodal_perception.synchronization.transform_intake import (
 
 TF_TYPE = "tf2_msgs/msg/TFMessage"
 Handler = Callable[[Any, int], list[SensorFrame]]
+ImageConverter = Callable[[Any], Any]
 
 
 class DeferredFrame(NamedTuple):
@@ -69,8 +70,9 @@ class MessageIntake:
         policy: Policy = "deadline",
         frame_rate_hz: float | None = None,
         max_lead_s: float = MAX_LEAD_S,
+        convert_image: ImageConverter | None = None,
     ) -> None:
-        """For the arguments and errors see make_synchronizer."""
+        """convert_image: see decode_reading. Other arguments and errors: see make_synchronizer."""
         self.rig = rig
         self.transforms = TransformTree()
         self.synchronizer: AnySynchronizer = make_synchronizer(
@@ -79,6 +81,7 @@ class MessageIntake:
         self.assembler = FrameAssembler(rig, self.transforms)
         self.drops: Counter[tuple[str, str]] = Counter()
         self.log = DecodingLog(self.assembler.notices, losses=self.drops)
+        self._convert_image = convert_image
         self._odometry = self.assembler.odometry_source
         self._stamps = PoseStampCheck(self.synchronizer.clock, self.transforms, self._odometry)
         self._transform_intake = TransformIntake(
@@ -165,7 +168,9 @@ class MessageIntake:
             try:
                 stamp_ns = stamp_ns_of(msg)
                 interval_s = self.synchronizer.statistics[sensor.name].interval_s
-                reading = decode_reading(msg, sensor, stamp_ns, self.log, interval_s)
+                reading = decode_reading(
+                    msg, sensor, stamp_ns, self.log, interval_s, self._convert_image
+                )
             except MessageError as error:
                 self.drops[sensor.name, error.reason] += 1
                 self.assembler.unusable_streaks[sensor.name] += 1
@@ -253,13 +258,23 @@ def decode_reading(
     stamp_ns: int,
     log: DecodingLog | None = None,
     interval_s: float = 0.0,
+    convert_image: ImageConverter | None = None,
 ) -> Reading:
     """Decode a message of a sensor to a reading. Raises MessageError.
 
     log: receives the notices about assumptions, and the counts of parts that are not used. interval_s:
-    measured interval of the messages, 0 if unknown.
+    measured interval of the messages, 0 if unknown. convert_image: converts an Image of an encoding that
+    this package does not decode to one of an encoding that it does.
     """
     log = log or DecodingLog()
+    if (
+        convert_image is not None
+        and sensor.modality in (Modality.CAMERA, Modality.THERMAL)
+        and not is_known_encoding(msg)
+    ):
+        encoding = str(msg.encoding)[:40]
+        msg = convert_image(msg)
+        log.notices.add(sensor.name, f"{encoding} images are converted to {msg.encoding}")
     if sensor.modality is Modality.LIDAR:
         options = PointCloudOptions.from_sensor(sensor, interval_s)
         return sweep_from_message(msg, sensor.name, stamp_ns, options, log)

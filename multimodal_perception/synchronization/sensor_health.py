@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from multimodal_perception.frame import Modality
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.perception import Level, SensorHealth
 from multimodal_perception.rig import Sensor
@@ -31,10 +32,12 @@ class HealthConfig:
             clock before a warning is given. Increase it for sensors without clock synchronisation.
     """
 
-    min_rate_ratio: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0})
-    max_rate_ratio: float = field(default=1.5, metadata={"min": 1.0, "max": 100.0})
+    min_rate_ratio: float = field(default=0.7, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    max_rate_ratio: float = field(default=1.5, metadata={"min": 1.0, "max": 100.0, "dynamic": True})
     max_stamp_lead_s: float = field(default=0.05, metadata={"min": 0.0, "max": 10.0, "unit": "s"})
-    max_clock_drift: float = field(default=200e-6, metadata={"min": 0.0, "max": 1.0, "unit": "s/s"})
+    max_clock_drift: float = field(
+        default=200e-6, metadata={"min": 0.0, "max": 1.0, "unit": "s/s", "dynamic": True}
+    )
 
 
 def sensor_health(
@@ -99,6 +102,20 @@ def sensor_health(
         age_s=age,
         drops=dict(drops),
         clock_offset_s=statistics.offset_s,
+    )
+
+
+def frozen_health(health: SensorHealth, sensor: Sensor, unchanged_s: float) -> SensorHealth:
+    """The health of a sensor that repeats an old measurement since `unchanged_s` seconds.
+
+    ERROR for a required LiDAR, whose sweeps are not used any more, else WARN.
+    """
+    unusable = sensor.required and sensor.modality is Modality.LIDAR
+    problem = f"frozen: the data has not changed for {unchanged_s:.1f} s"
+    return replace(
+        health,
+        level=Level.ERROR if unusable else Level.WARN,
+        message=problem if health.level is Level.OK else f"{problem}; {health.message}",
     )
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from multimodal_perception.configuration import UserError
+from multimodal_perception.extras import import_package
 from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
@@ -70,15 +70,9 @@ LOG_LEVELS = {Level.OK: "INFO", Level.WARN: "WARN", Level.ERROR: "ERROR", Level.
 
 
 def import_rerun() -> Any:
-    """The rerun package. Raises UserError with the command that installs it."""
-    try:
-        import rerun
-        import rerun.blueprint
-    except ImportError as error:
-        raise UserError(
-            "the live view and .rrd recordings need rerun-sdk: pip install rerun-sdk"
-        ) from error
-    return rerun
+    """The rerun package. Raises MissingPackageError with the command that installs it."""
+    import_package("rerun.blueprint")
+    return import_package("rerun")
 
 
 class RerunLog:

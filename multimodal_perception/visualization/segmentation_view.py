@@ -27,7 +27,7 @@ def draw_segmentation(frame: SensorFrame, mask: SegmentationMask) -> NDArray[np.
     are black.
     """
     mask_colours = mask_palette(mask.class_names)[mask.labels]
-    image = _image(frame, mask.sensor)
+    image = sensor_image(frame, mask.sensor)
     if image is None:
         return mask_colours
     if image.shape[:2] != mask.labels.shape:
@@ -51,7 +51,8 @@ def name_colour(name: str) -> Colour:
     return _BY_NAME.get(name) or class_colour(name)
 
 
-def _image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:
+def sensor_image(frame: SensorFrame, sensor: str) -> NDArray[np.uint8] | None:
+    """RGB image (H, W, 3) uint8 of a camera or thermal camera; None if the frame has none of it."""
     if sensor in frame.cameras:
         return np.ascontiguousarray(frame.cameras[sensor].rgb())
     if sensor not in frame.thermals:

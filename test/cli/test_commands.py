@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from multimodal_perception.cli.import_worker import Imported, import_modules
 from multimodal_perception.cli.main import main
 from multimodal_perception.datasets.open_dataset import open_dataset
 from multimodal_perception.frame import Modality
@@ -90,11 +91,33 @@ def test_doctor_lists_installed_and_missing_packages(
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["doctor"]) == 0
     assert "rclpy" in capsys.readouterr().out
-    monkeypatch.setattr(doctor, "_import", lambda module: None if module == "numba" else "1.0")
+    found = doctor.import_all()
+    absent = {name: Imported(name, error="No module") for name in ("numba", "open3d", "rosbags")}
+    monkeypatch.setattr(doctor, "import_all", lambda: {**found, **absent})
     assert main(["doctor"]) == 1
     output = capsys.readouterr().out
-    assert "cannot run without: numba" in output
-    assert "pip install numba" in output
+    assert "cannot run without: numba" in output  # the others belong to extras
+    assert "pip install numba" in output and "pip install open3d-cpu" in output
+    absent = {name: Imported(name, error="No module") for name in doctor.ENGINES}
+    monkeypatch.setattr(doctor, "import_all", lambda: {**found, **absent})
+    assert main(["doctor"]) == 1
+    assert "cannot run without: onnxruntime" in capsys.readouterr().out
+
+
+def test_a_module_that_ends_the_process_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a library of another processor or a wrong ABI does."""
+    (tmp_path / "breaks_process.py").write_text("import os; print('{}'); os._exit(7)")
+    (tmp_path / "breaks_import.py").write_text("raise RuntimeError('wrong ABI')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    names = ["json", "breaks_process", "breaks_import", "no_such_module", "csv"]
+    found = import_modules([names])
+    assert list(found) == names
+    assert found["csv"].version and not found["csv"].error and not found["json"].error
+    assert "status 7" in found["breaks_process"].error
+    assert found["breaks_import"].error == "wrong ABI"
+    assert "no_such_module" in found["no_such_module"].error
 
 
 def test_doctor_compiles_kernels_in_advance(

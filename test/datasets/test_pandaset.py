@@ -157,7 +157,8 @@ def test_an_object_with_a_cuboid_of_each_lidar_is_one_label(tmp_path: Path) -> N
 
 
 def test_classes_attributes_and_flags() -> None:
-    assert class_name("Pickup Truck", None, 5.5) == "car"
+    assert class_name("Pickup Truck", None, 5.5) == "truck"
+    assert class_name("Medium-sized Truck", None, 5.7) == "truck"
     assert class_name("Semi-truck", None, 12.0) == "truck"
     assert class_name("Towed Object", None, 5.0) == "trailer"
     assert class_name("Pedestrian with Object", None, 0.6) == "pedestrian"

@@ -46,6 +46,38 @@ def test_classes_of_benchmarks(name: str) -> None:
     assert set(CLASS_SETS[name].default) == set(EXPECTED[name]) - {None}
 
 
+@pytest.mark.parametrize(
+    ("name", "large"),
+    [
+        *(("six", "car"), ("ten", "van"), ("kitti", "Van")),
+        *(("nuscenes", "truck"), ("pandaset", "Truck"), ("autoware", "TRUCK")),
+    ],
+)
+def test_cargo_vans_are_trucks_where_the_benchmark_counts_them_so(name: str, large: str) -> None:
+    """A panel van, a minivan, a delivery van, and a lorry; (length, width, height) in metres."""
+    sizes = np.array([(5.7, 2.2, 2.2), (5.1, 2.0, 1.8), (4.4, 1.8, 1.85), (7.0, 2.5, 3.2)])
+    boxes = np.zeros((4, 7), np.float32)
+    boxes[:, 3:6] = sizes
+    labels = np.array([TEN_CLASSES.index(n) for n in ("van", "van", "van", "truck")])
+    found = Boxes3D(0, "base_link", boxes, np.ones(4, np.float32), labels, TEN_CLASSES)
+    names = evaluated_names(found, CLASS_SETS[name].protocol()).tolist()
+    small, truck = (EXPECTED[name][TEN_CLASSES.index(n)] for n in ("van", "truck"))
+    assert names == [large, small, small, truck]
+
+
+def test_a_panel_van_is_a_medium_sized_truck_of_pandaset() -> None:
+    """The detector reports a van; PandaSet's cuboid is a Medium-sized Truck, which is read as truck."""
+    box = np.array([[14.0, 19.7, 0.6, 5.7, 2.2, 2.2, 0.0]], np.float32)
+    classes = [np.array([TEN_CLASSES.index(n)]) for n in ("van", "truck")]
+    found, label = (
+        Boxes3D(0, "base_link", box, np.ones(1, np.float32), labels, TEN_CLASSES)
+        for labels in classes
+    )
+    metrics = nuscenes_metrics([ScoredFrame(found, label)], CLASS_SETS["pandaset"].protocol())
+    assert metrics["by_class"]["Truck"]["ap"] == pytest.approx(1.0)
+    assert metrics["by_class"]["Car"]["boxes"] == 0
+
+
 def test_labels_and_boxes_of_merged_classes_match() -> None:
     truth, other = ten_boxes(), ten_boxes()
     rider = TEN_CLASSES.index("motorcyclist")

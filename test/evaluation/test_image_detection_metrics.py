@@ -121,6 +121,16 @@ def test_average_precision_and_curve_are_those_of_pycocotools(seed: int) -> None
     assert summary["ap"] == pytest.approx(precision.mean(), abs=1e-6)
 
 
+def test_figures_in_operation_use_the_threshold_of_each_class() -> None:
+    labels = truth([(0, 0, 10, 30, 0, True), (50, 0, 60, 30, 1, True)])
+    boxes = found([(0, 0, 10, 30, 0.28, 0), (50, 0, 60, 30, 0.28, 1)])
+    score = ImageDetectionScore(CLASSES[:2], 0.3, min_scores=(0.3, 0.25))
+    score.add(labels, boxes)
+    first, second = score.summary()["classes"].values()
+    assert (first["boxes"], first["recall"], first["ap50"]) == (0, 0.0, pytest.approx(1.0))
+    assert (second["boxes"], second["recall"], second["min_score"]) == (1, 1.0, 0.25)
+
+
 def test_recall_at_a_precision_in_closed_form() -> None:
     labels = truth([(0, 0, 10, 30, 0, True), (50, 0, 60, 30, 0, True), (90, 0, 99, 30, 0, True)])
     boxes = found(

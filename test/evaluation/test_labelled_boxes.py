@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from multimodal_perception.datasets.dataset import DatasetError
+from multimodal_perception.detection.images.score_thresholds import ScoreThresholds
 from multimodal_perception.evaluation.image_detection_images import (
+    detect_boxes,
     open_images,
-    score_boxes,
     score_person_regions,
 )
 from multimodal_perception.evaluation.labelled_boxes import (
@@ -37,6 +39,9 @@ class FakeDetector:
     def __init__(self, rows: list[tuple[float, float, float, float, float, int]]) -> None:
         self._rows = np.array(rows, np.float32).reshape(-1, 6)
         self.counts = {}
+        self.class_names = NAMES
+        card: Any = SimpleNamespace(settings={}, source="card.yaml")
+        self.score_thresholds = ScoreThresholds(card, NAMES)
 
     def detect(self, frame: SensorFrame) -> dict[str, Boxes2D]:
         (name, image) = next(iter(frame.cameras.items()))
@@ -99,7 +104,7 @@ def test_a_perfect_detector_has_ap_1_on_coco_images(tmp_path: Path) -> None:
     images = open_images("coco", tmp_path, BoxLimits(), (), None)
     detector = FakeDetector([(10, 20, 40, 60, 0.9, 1), (100, 20, 140, 60, 0.1, 1)])
     updates: list[int] = []
-    result = score_boxes(detector, images, 0.3, on_image=lambda: updates.append(1))
+    result = detect_boxes(detector, images, 0.3, lambda: updates.append(1)).summary(0.3)
     vehicle = result["classes"]["vehicle"]
     assert vehicle["ap"] == pytest.approx(1.0) and vehicle["precision"] == 1.0
     assert vehicle["labels"] == 2 and len(updates) == 2 and "cameras" not in result
@@ -175,12 +180,12 @@ def test_kitti_labels_use_the_hard_level() -> None:
 def test_all_cameras_of_real_frames_are_evaluated(shared_data: Path) -> None:
     images = open_images("nuscenes", shared_data / "nuscenes_frame", BoxLimits(), (), None)
     detector = FakeDetector([(10, 20, 40, 60, 0.9, 1)])
-    result = score_boxes(detector, images, 0.3)
+    result = detect_boxes(detector, images, 0.3).summary(0.3)
     assert len(result["cameras"]) == 6 and result["images"] == 6
     total = sum(c["classes"]["vehicle"]["labels"] for c in result["cameras"].values())
     assert result["classes"]["vehicle"]["labels"] == total > 0
     one = open_images("nuscenes", shared_data / "nuscenes_frame", BoxLimits(), ("cam_front",), None)
-    assert score_boxes(detector, one, 0.3)["images"] == 1
+    assert detect_boxes(detector, one, 0.3).summary(0.3)["images"] == 1
     with pytest.raises(DatasetError, match="no camera x"):
         open_images("nuscenes", shared_data / "nuscenes_frame", BoxLimits(), ("x",), None)
 
@@ -239,6 +244,6 @@ def test_coverage_of_person_regions(tmp_path: Path) -> None:
         ((150, 70, 190, 110, 0.9, 0), 0.0, 0.0),  # on the road
     ]
     for row, coverage, supported in cases:
-        result = score_person_regions(FakeDetector([row]), "camvid", images, 0.3, 40)
+        result = score_person_regions(FakeDetector([row]), "camvid", images, 0.3, 40).summary()
         assert result["coverage"] == coverage and result["regions"] == 1, row
         np.testing.assert_equal(result["supported_share"], supported)

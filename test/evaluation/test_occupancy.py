@@ -88,6 +88,8 @@ def test_calibrated_probabilities_have_no_calibration_error() -> None:
     score.add(p, np.ones(len(p), bool), (rng.random(len(p)) < p).astype(int))
     assert score.metrics()["ece"] < 0.01
     assert score.metrics()["brier"] == pytest.approx(1 / 6, abs=0.005)
+    # Confidences c are uniform from 0.5 to 1 and right with the probability c: the AUROC is 13 / 18.
+    assert score.metrics()["error_auroc"] == pytest.approx(13 / 18, abs=0.01)
 
 
 def cloud_of(points: np.ndarray) -> tuple[SensorFrame, Cloud]:

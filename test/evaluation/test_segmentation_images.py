@@ -53,17 +53,17 @@ def test_iou_of_camvid_in_closed_form(tmp_path: Path) -> None:
     labels[1] = 11  # unlabelled: not counted
     write_camvid(tmp_path, labels)
     images = list_images("camvid", tmp_path)
-    result = score_images(FakeSegmenter("road"), "camvid", images)
+    result = score_images(FakeSegmenter("road"), "camvid", images).summary()
     assert result["iou"]["road"] == pytest.approx(20 / 30) and result["iou"]["person"] == 0.0
     assert result["miou"] == pytest.approx(1 / 3) and result["accuracy"] == pytest.approx(2 / 3)
     assert np.isnan(result["iou"]["sky"]) and sum(map(sum, result["confusion"])) == 30
     # Classes of another network count as "other", and so does an image without a mask.
-    other = score_images(FakeSegmenter("tram", ("tram", "road")), "camvid", images)
-    missing = score_images(FakeSegmenter(None), "camvid", images)
+    other = score_images(FakeSegmenter("tram", ("tram", "road")), "camvid", images).summary()
+    missing = score_images(FakeSegmenter(None), "camvid", images).summary()
     assert other["iou"] == pytest.approx(missing["iou"], nan_ok=True)
     assert missing["images_without_mask"] == 1 and missing["miou"] == 0.0
     reordered = FakeSegmenter("road", ("person", "road"))
-    assert score_images(reordered, "camvid", images)["miou"] == pytest.approx(1 / 3)
+    assert score_images(reordered, "camvid", images).summary()["miou"] == pytest.approx(1 / 3)
 
 
 def test_numbers_and_colours_of_camvid_mean_the_same(tmp_path: Path) -> None:

@@ -70,6 +70,10 @@ def test_calibration_error_is_the_difference_of_score_and_precision() -> None:
     # 0.2 for scores below 0.8, and half of the rest on average for those that are clipped at 1.
     assert shifted["ece"] == pytest.approx(0.18, abs=0.01) == shifted["by_class"]["car"]
     assert sum(b["boxes"] for b in exact["bins"]) == len(scores)
+    # Scores p are right with the probability p: E[p (1 - p)] = 1 / 6, and an AUROC of 5 / 6.
+    assert exact["brier"] == pytest.approx(1 / 6, abs=0.01) == exact["brier_by_class"]["car"]
+    assert exact["error_auroc"] == pytest.approx(5 / 6, abs=0.01)
+    assert exact["error_auroc_by_class"]["car"] == exact["error_auroc"]
 
 
 def test_detection_calibration_error_depends_on_the_distance() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.fusion_config import FusionConfig
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError, Timings
 from multimodal_perception.runtime.open_model import FallbackEngine

@@ -74,7 +74,7 @@ def odometry(stamp_ns: int, x: float) -> Any:
         child_frame_id="base_link",
         pose=TYPES.new(
             "geometry_msgs/msg/PoseWithCovariance",
-            pose=encoders._pose(TYPES, (x, 0.0, 0.0), 0.0),
+            pose=encoders.make_pose(TYPES, (x, 0.0, 0.0), 0.0),
             covariance=TYPES.values(np.zeros(36)),
         ),
         twist=None,

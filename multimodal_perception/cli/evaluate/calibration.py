@@ -15,9 +15,13 @@ from multimodal_perception.cli.drive_options import add_profile_argument, parse_
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.simulation.profile import Profile
+from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 
 # Evaluated frames of each simulated drive. Frame 0 is excluded because there is no motion before it.
 FRAME_INDICES = (5, 30)
+# Frames between two frames of a window, and scenarios of the windows.
+WINDOW_INTERVAL = 10
+WINDOW_SCENARIOS = ("urban_street", "highway", "intersection", "parking_lot")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_profile_argument(parser)
     parser.add_argument(
+        "--rig", default="simulation", help=f"rig of the simulated drives; {RIG_HELP}"
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=0,
+        metavar="N",
+        help="evaluate windows of N frames of each drive, 1 s apart, as the monitor does, also with "
+        "translation errors (default: single frames, rotation errors only)",
+    )
+    parser.add_argument(
+        "--translations",
+        type=int,
+        default=10,
+        help="with --window: number of translation errors of 5 to 20 cm per drive and sensor pair",
+    )
+    parser.add_argument(
         "--rotations",
         type=int,
         default=40,
@@ -65,12 +86,14 @@ def run(args: argparse.Namespace) -> int:
     result: dict[str, Any] = {}
     if args.root is not None:
         result["pairs"] = _pairs(args)
+    if args.window:
+        return _windows(args, result)
     rows = {}
     for path in args.datasets:
         rows[path] = _rotations(args, _recorded_frames(path))
     if args.seeds is not None:
         rows[f"simulated {args.seeds}"] = _rotations(
-            args, _simulated_frames(args.seeds, args.profile)
+            args, _simulated_frames(args.seeds, args.rig, args.profile)
         )
     if rows:
         result["rotations"] = rows
@@ -95,6 +118,45 @@ def _pairs(args: argparse.Namespace) -> dict[str, Any]:
     return metrics
 
 
+def _windows(args: argparse.Namespace, result: dict[str, Any]) -> int:
+    from multimodal_perception.evaluation.calibration import window_metrics, window_trials
+
+    if not 1 <= args.window <= 1000 or args.seeds is None:
+        raise UserError("--window: allowed: 1 to 1000, together with --seeds")
+    drives = _simulated_windows(args.seeds, args.rig, args.profile, args.window)
+    trials = window_trials(
+        drives, args.rotations, args.jitters, args.translations, seed=args.random_seed
+    )
+    result["windows"] = window_metrics(tqdm(trials, unit="trial"))
+    table = Table(title=f"windows of {args.window} frames, rig {args.rig}")
+    table.add_column("figure")
+    for pair in result["windows"]:
+        table.add_column(pair, justify="right", overflow="fold")
+    for figure in next(iter(result["windows"].values())):
+        values = (metrics[figure] for metrics in result["windows"].values())
+        table.add_row(figure, *("-" if v is None else f"{v:.3g}" for v in values))
+    Console().print(table)
+    if args.json is not None:
+        write_json(args.json, result)
+    return 0
+
+
+def _simulated_windows(
+    seeds: str, rig_name: str, profile: Profile, frames: int
+) -> Iterator[tuple[str, list[Any]]]:
+    """Frames of simulated drives, 1 s apart; scenario and time of day change from seed to seed."""
+    from multimodal_perception.simulation.simulation import Simulation
+
+    rig = open_rig(rig_name)
+    for k, seed in enumerate(parse_seeds(seeds)):
+        name = WINDOW_SCENARIOS[k % len(WINDOW_SCENARIOS)]
+        conditions = ("night",) if k % 3 == 2 else ()
+        count = FRAME_INDICES[0] + WINDOW_INTERVAL * frames
+        drive = Simulation(name, rig, seed, count, conditions, profile=profile)
+        indices = range(FRAME_INDICES[0], count, WINDOW_INTERVAL)
+        yield f"{name}, seed {seed}", [drive[i] for i in indices]
+
+
 def _rotations(args: argparse.Namespace, frames: Iterator[tuple[str, Any]]) -> dict[str, Any]:
     from multimodal_perception.evaluation.calibration import drift_metrics, rotation_trials
 
@@ -109,13 +171,12 @@ def _recorded_frames(path: str) -> Iterator[tuple[str, Any]]:
     return ((str(i), dataset[i]) for i in range(len(dataset)))
 
 
-def _simulated_frames(seeds: str, profile: Profile) -> Iterator[tuple[str, Any]]:
+def _simulated_frames(seeds: str, rig_name: str, profile: Profile) -> Iterator[tuple[str, Any]]:
     """Frames of simulated drives; scenario and time of day change from seed to seed."""
-    from multimodal_perception.rig import load_rig, resolve_rig_path
     from multimodal_perception.simulation.simulation import Simulation
     from multimodal_perception.simulation.world.scenarios import scenario_names
 
-    rig, names = load_rig(resolve_rig_path("simulation")), scenario_names()
+    rig, names = open_rig(rig_name), scenario_names()
     for k, seed in enumerate(parse_seeds(seeds)):
         conditions = ("night",) if k % 2 else ()
         name = names[k % len(names)]

@@ -148,13 +148,14 @@ def run_detection_drives(
 
     A single drive that cannot be read raises UserError.
     """
+    executor = executor_from(args)
     if len(jobs) == 1:
         result = run_job(jobs[0], lambda dataset: tqdm(dataset, unit="frame"))
         outcomes = [Outcome(jobs[0].root, result)]
     else:
         finished = FinishedDrives(resume_folder(args, command, jobs))
         names = [job.root for job in jobs]
-        outcomes = run_drives(run_job, jobs, names, executor_from(args), finished)
+        outcomes = run_drives(run_job, jobs, names, executor, finished)
         if not any(o.error for o in outcomes):
             finished.remove()
     for outcome in outcomes:

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.dataset is not None:
         return labelled_images.run_detection(args)
+    labelled_images.refuse_executor_without_images(args)
     from multimodal_perception.evaluation.image_detection_drives import score_drives
     from multimodal_perception.runtime.card import load_card
 

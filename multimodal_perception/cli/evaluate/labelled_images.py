@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -22,17 +20,21 @@ from multimodal_perception.cli.evaluate.report_options import (
     configuration_text,
     finish,
 )
+from multimodal_perception.cli.executor import (
+    LOCAL,
+    add_executor_arguments,
+    executor_from,
+    report_failures,
+    resume_folder,
+    run_drives,
+)
+from multimodal_perception.cli.finished_drives import FinishedDrives
+from multimodal_perception.cli.inputs import INPUTS_HELP, expand_inputs
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.html_report import Report, ReportTable
 from multimodal_perception.evaluation.report import write_json
-from multimodal_perception.evaluation.segmentation_images import (
-    SEGMENTATION_DATASETS,
-    SPLITS,
-    list_images,
-)
+from multimodal_perception.evaluation.segmentation_images import SEGMENTATION_DATASETS, SPLITS
 from multimodal_perception.evaluation.segmentation_report import segmentation_report
-from multimodal_perception.evaluation.worst_pictures import WorstPictures, draw_mask_errors
-from multimodal_perception.segmentation.classes import IGNORED
 
 DETECTION_DATASETS = ("coco", "kitti", "nuscenes", "pandaset", *SEGMENTATION_DATASETS)
 
@@ -41,12 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser, datasets: Sequence[str]) -> N
     """Add the options of the data set."""
     group = parser.add_argument_group("real images instead of simulated drives")
     group.add_argument("--dataset", choices=datasets, help="format of the data at --root")
-    group.add_argument("--root", type=Path, metavar="DIR", help="folder of the data set")
+    group.add_argument(
+        "--root", nargs="+", metavar="PATH", help=f"folder of the data set{INPUTS_HELP}"
+    )
     group.add_argument(
         "--split",
         choices=SPLITS,
         help="of data sets with a folder for each split (default: train and val)",
     )
+    add_executor_arguments(parser)
 
 
 def add_detection_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,51 +99,40 @@ def add_detection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_segmentation(args: argparse.Namespace) -> int:
-    """Evaluate segmentation models on a labelled data set."""
-    from multimodal_perception.evaluation.segmentation_images import (
-        open_segmenter,
-        score_images,
+    """Evaluate segmentation models on labelled data sets."""
+    from multimodal_perception.cli.evaluate.image_jobs import (
+        SegmentationImagesJob,
+        run_segmentation_job,
     )
 
-    images = list_images(args.dataset, _root(args), args.split)
-    models = (args.model, *args.compare)
-    segmenters = {name: open_segmenter(name) for name in models}
-    worst = WorstPictures(PICTURES if args.report is not None else 0)
-    times_ms: dict[str, list[float]] = {name: [] for name in models}
-
-    def add(model: str, image: str, pixels: Any, truth: Any, labels: Any, time_ms: float) -> None:
-        times_ms[model].append(time_ms)
-        counted = truth != IGNORED
-        if worst.count and model == args.model and counted.any():
-            error = float(np.mean((truth != labels)[counted]))
-            text = f"{image}: {100 * error:.1f} % of the pixels wrong"
-            worst.add(error, text, lambda: draw_mask_errors(pixels[..., ::-1], truth, labels))
-
-    rows = {}
-    with tqdm(total=len(images) * len(models), unit="image") as bar:
-        for name, segmenter in segmenters.items():
-            on_result = partial(add, name)
-            rows[name] = score_images(segmenter, args.dataset, images, bar.update, on_result)
+    pictures = PICTURES if args.report is not None else 0
+    models = tuple(dict.fromkeys((args.model, *args.compare)))
+    jobs = [
+        SegmentationImagesJob(root, args.dataset, args.split, models, pictures)
+        for root in _roots(args)
+    ]
+    total, failed = _run_jobs(args, "evaluate-segmentation", run_segmentation_job, jobs)
+    if total is None:
+        return 2
+    rows = {model: score.summary() for model, score in total.scores.items()}
     _print_segmentation(args.dataset, rows)
     text = configuration_text("evaluate segmentation", args)
 
     def build(other: Any, criteria: ReportTable | None) -> Report:
         title = f"Segmentation of {args.dataset}"
         others = None if other is None else other["rows"]
-        pictures = worst.pictures()
-        return segmentation_report(title, rows, times_ms, pictures, text, others, criteria)
+        pictures = total.worst.pictures()
+        return segmentation_report(title, rows, total.times_ms, pictures, text, others, criteria)
 
-    return finish(args, {"dataset": args.dataset, "rows": rows}, build)
+    result = {"dataset": args.dataset, "rows": rows}
+    return max(finish(args, result, build), int(failed > 0))
 
 
 def run_detection(args: argparse.Namespace) -> int:
-    """Evaluate image detectors on a labelled data set."""
-    from multimodal_perception.evaluation.image_detection_images import (
-        CURVE_MIN_SCORE,
-        open_detector,
-        open_images,
-        score_boxes,
-        score_person_regions,
+    """Evaluate image detectors on labelled data sets."""
+    from multimodal_perception.cli.evaluate.image_jobs import (
+        DetectionImagesJob,
+        run_detection_job,
     )
     from multimodal_perception.evaluation.labelled_boxes import BoxLimits
     from multimodal_perception.evaluation.person_regions import MIN_REGION_HEIGHT
@@ -146,36 +140,85 @@ def run_detection(args: argparse.Namespace) -> int:
     regions = args.dataset in SEGMENTATION_DATASETS
     default_height = MIN_REGION_HEIGHT if regions else BoxLimits().min_height
     height = default_height if args.min_height is None else args.min_height
-    images: Any
+    variants = tuple((row, model, tiles) for row, (model, tiles) in _variants(args).items())
+    jobs = [
+        DetectionImagesJob(
+            root,
+            args.dataset,
+            args.split,
+            tuple(args.cameras),
+            variants,
+            args.min_score,
+            height,
+            args.min_points,
+        )
+        for root in _roots(args)
+    ]
+    total, failed = _run_jobs(args, "evaluate-image-detector", run_detection_job, jobs)
+    if total is None:
+        return 2
     if regions:
-        images = list_images(args.dataset, _root(args), args.split)
+        rows = {
+            row: {**score.summary(), "min_score": total.thresholds[row]}
+            for row, score in total.regions.items()
+        }
     else:
-        limits = BoxLimits(height, args.min_points)
-        images = open_images(args.dataset, _root(args), limits, args.cameras, args.split)
-    variants = _variants(args)
-    threshold = min(args.min_score, args.min_score if regions else CURVE_MIN_SCORE)
-    detectors = {row: open_detector(m, threshold, tiles) for row, (m, tiles) in variants.items()}
-    rows = {}
-    with tqdm(total=len(images) * len(variants), unit="image") as bar:
-        for row, detector in detectors.items():
-            if regions:
-                rows[row] = score_person_regions(
-                    detector, args.dataset, images, args.min_score, height, bar.update
-                )
-            else:
-                rows[row] = score_boxes(
-                    detector, images, args.min_score, args.precision, height, bar.update
-                )
+        rows = {
+            row: boxes.summary(args.min_score, args.precision, height)
+            for row, boxes in total.boxes.items()
+        }
     (_print_regions if regions else _print_boxes)(args.dataset, rows)
     if args.json is not None:
         write_json(args.json, {"dataset": args.dataset, "rows": rows})
-    return 0
+    return int(failed > 0)
 
 
-def _root(args: argparse.Namespace) -> Path:
+def refuse_executor_without_images(args: argparse.Namespace) -> None:
+    """Raise UserError for options of several data sets without --dataset."""
+    for option, is_given in (
+        ("--root", args.root is not None),
+        ("--split", args.split is not None),
+        ("--executor", args.executor != LOCAL),
+        ("--workers", args.workers != 1),
+        ("--resume", args.resume is not None),
+    ):
+        if is_given and args.dataset is None:
+            raise UserError(f"{option}: needs --dataset; simulated drives run in this process")
+
+
+def _roots(args: argparse.Namespace) -> list[str]:
+    from multimodal_perception.cli.evaluate.image_jobs import has_images
+
     if args.root is None:
         raise UserError(f"--dataset {args.dataset}: needs --root DIR, the folder of the data set")
-    return Path(args.root)
+    return expand_inputs(args.root, partial(has_images, args.dataset, args.split))
+
+
+def _run_jobs(
+    args: argparse.Namespace, command: str, function: Callable[..., Any], jobs: Sequence[Any]
+) -> tuple[Any, int]:
+    """The merged result of the jobs (None without any) and the number of jobs that failed.
+
+    A single data set is evaluated with a bar of its images, and raises UserError if it cannot be read.
+    """
+    executor = executor_from(args)
+    if len(jobs) == 1:
+        with tqdm(unit="image") as bar:
+
+            def progress(total: int) -> Callable[[], Any]:
+                bar.reset(total)
+                return bar.update
+
+            return function(jobs[0], progress), 0
+    finished = FinishedDrives(resume_folder(args, command, jobs))
+    outcomes = run_drives(function, jobs, [j.root for j in jobs], executor, finished, "data set")
+    failed = report_failures(outcomes, "data set")
+    if not failed:
+        finished.remove()
+    results = [o.result for o in outcomes if o.result is not None]
+    for result in results[1:]:
+        results[0].merge(result)
+    return (results[0] if results else None), failed
 
 
 def _variants(args: argparse.Namespace) -> dict[str, tuple[str, tuple[int, int]]]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from multimodal_perception.cli.drive_options import add_profile_argument, parse_seeds
 from multimodal_perception.cli.evaluate.report_options import (
@@ -20,15 +19,20 @@ from multimodal_perception.cli.evaluate.report_options import (
     configuration_text,
     finish,
 )
+from multimodal_perception.cli.executor import (
+    Outcome,
+    add_executor_arguments,
+    executor_from,
+    report_failures,
+    resume_folder,
+    run_drives,
+)
+from multimodal_perception.cli.finished_drives import FinishedDrives
+from multimodal_perception.cli.inputs import INPUTS_HELP, expand_inputs
 from multimodal_perception.configuration import UserError, load
 from multimodal_perception.evaluation.html_report import Report, ReportTable
 from multimodal_perception.evaluation.occupancy_report import occupancy_report
-from multimodal_perception.evaluation.worst_pictures import (
-    WorstPictures,
-    draw_grid_errors,
-    grid_errors,
-)
-from multimodal_perception.perception import OccupancyGrid
+from multimodal_perception.evaluation.worst_pictures import WorstPictures
 from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 
 COLUMNS = ("iou_occupied", "iou_free", "false_free", "false_occupied", "ece", "unknown", "conflict")
@@ -47,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-range", type=float, default=30.0, help="maximum distance of the cells, metres"
     )
-    parser.add_argument("--root", help="labelled dataset (KITTI, nuScenes) to evaluate as well")
+    parser.add_argument(
+        "--root",
+        nargs="+",
+        metavar="PATH",
+        help=f"labelled data set (KITTI, nuScenes) to evaluate as well{INPUTS_HELP}",
+    )
     parser.add_argument(
         "--pipeline",
         type=Path,
@@ -55,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, help="write the result to this JSON file")
     add_report_arguments(parser)
+    add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,86 +78,104 @@ def run(args: argparse.Namespace) -> int:
     if not 2.0 <= args.max_range <= 60.0:
         raise UserError(f"--max-range: allowed: 2 to 60 m; got {args.max_range:g}")
     check_files(args)
-    worst = WorstPictures(PICTURES if args.report is not None else 0)
-    times_ms: list[float] = []
-    result = _simulated(args, config, worst, times_ms)
+    drives, result, failed = _simulated(args, config)
+    if drives is None:
+        return 2
     if args.root is not None:
-        result["real"] = _real(args.root, config)
+        real, failed_roots = _recorded(args, config)
+        failed += failed_roots
+        if real is not None:
+            result["real"] = real
     _print(result)
     text = configuration_text("evaluate occupancy", args, config)
 
     def build(other: Any, criteria: ReportTable | None) -> Report:
-        return occupancy_report(result, times_ms, worst.pictures(), text, other, criteria)
+        pictures = drives.worst.pictures()
+        return occupancy_report(result, drives.times_ms, pictures, text, other, criteria)
 
-    return finish(args, result, build)
+    return max(finish(args, result, build), int(failed > 0))
 
 
-def _simulated(
-    args: argparse.Namespace, config: Any, worst: WorstPictures, times_ms: list[float]
-) -> dict[str, Any]:
-    from multimodal_perception.evaluation.occupancy_drives import (
-        HELD_OUT_CONDITIONS,
-        KNOWN_CONDITIONS,
-        DriveScores,
-        score_drive,
-        simulate,
+def _simulated(args: argparse.Namespace, config: Any) -> tuple[Any, dict[str, Any], int]:
+    """The merged result of all simulated drives (None without any), its figures, and failed drives."""
+    from multimodal_perception.cli.evaluate.occupancy_jobs import (
+        CONDITIONS,
+        SimulatedDriveJob,
+        SimulatedDriveResult,
+        run_simulated_drive,
     )
+    from multimodal_perception.evaluation.occupancy_drives import KNOWN_CONDITIONS
     from multimodal_perception.pipeline_builder import build_pipeline
 
-    seeds, rig = parse_seeds(args.seeds), open_rig(args.rig)
-    conditions = {**KNOWN_CONDITIONS, **HELD_OUT_CONDITIONS}
-    scores = DriveScores()
+    open_rig(args.rig)  # an unusable rig is one error and not one for each drive
     true_masks = build_pipeline(config).segmenter is None
-    with tqdm(total=len(seeds) * len(conditions) * args.frames, unit="frame") as bar:
-        for seed in seeds:
-            for name, words in conditions.items():
-                drive = simulate(seed, words, rig, args.frames, args.max_range, args.profile)
-                factory = partial(build_pipeline, config)
-                caption = f"{drive.scenario.name}, seed {seed}, {name}"
-                on_grid = partial(_add_grid, worst, times_ms, caption)
-                for _ in score_drive(
-                    scores, drive, name, factory, true_masks, args.max_range, on_grid
-                ):
-                    bar.update()
-    metrics = scores.metrics()
-    metrics["frames"] = len(seeds) * len(KNOWN_CONDITIONS) * args.frames
+    pictures = PICTURES if args.report is not None else 0
+    jobs = [
+        SimulatedDriveJob(
+            config,
+            seed,
+            condition,
+            args.rig,
+            args.frames,
+            args.max_range,
+            args.profile,
+            true_masks,
+            pictures,
+        )
+        for seed in parse_seeds(args.seeds)
+        for condition in CONDITIONS
+    ]
+    outcomes = _run(args, "evaluate-occupancy", run_simulated_drive, jobs, [j.name for j in jobs])
+    total = SimulatedDriveResult(WorstPictures(pictures))
+    done = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.result is not None]
+    for outcome in outcomes:
+        if outcome.result is not None:
+            total.merge(outcome.result)
+    if not done:
+        return None, {}, len(jobs)
+    metrics = total.scores.metrics()
+    metrics["frames"] = sum(job.frames for job in done if job.condition in KNOWN_CONDITIONS)
     metrics["masks"] = "simulated truth" if true_masks else "pipeline"
-    return metrics
+    return total, metrics, len(jobs) - len(done)
 
 
-def _add_grid(
-    worst: WorstPictures,
-    times_ms: list[float],
-    caption: str,
-    index: int,
-    grid: OccupancyGrid,
-    true_state: Any,
-    milliseconds: float,
-) -> None:
-    """Keep the time and, if it is among the worst, the picture of a frame."""
-    times_ms.append(milliseconds)
-    if worst.count:
-        error = grid_errors(grid, true_state)
-        text = f"{caption}, frame {index}: {100 * error:.1f} % of the known cells wrong"
-        worst.add(error, text, lambda: draw_grid_errors(grid, true_state))
+def _recorded(args: argparse.Namespace, config: Any) -> tuple[dict[str, Any] | None, int]:
+    """Figures of all recorded data sets (None without any), and the number that failed."""
+    from multimodal_perception.cli.evaluate.occupancy_jobs import (
+        RecordedDriveJob,
+        run_recorded_drive,
+    )
+
+    jobs = [RecordedDriveJob(root, config) for root in expand_inputs(args.root)]
+    if len(jobs) == 1:
+        total = run_recorded_drive(jobs[0])  # raises UserError for data that cannot be read
+        return {**total.score.metrics(), "frames": total.frames}, 0
+    outcomes = _run(
+        args, "evaluate-occupancy-real", run_recorded_drive, jobs, [j.root for j in jobs]
+    )
+    results = [o.result for o in outcomes if o.result is not None]
+    for result in results[1:]:
+        results[0].merge(result)
+    failed = len(jobs) - len(results)
+    if not results:
+        return None, failed
+    return {**results[0].score.metrics(), "frames": results[0].frames}, failed
 
 
-def _real(root: str, config: Any) -> dict[str, Any]:
-    from multimodal_perception.cli.recordings import open_recording
-    from multimodal_perception.evaluation.occupancy import evaluate_occupancy
-    from multimodal_perception.pipeline_builder import build_pipeline
-
-    dataset = open_recording(root, None)
-    pipeline = build_pipeline(config)
-
-    def sources(frame: Any, cloud: Any) -> dict[str, Any]:
-        return {"boxes": pipeline.detector.detect(frame, cloud)}
-
-    def mapper() -> Any:
-        return build_pipeline(config).occupancy
-
-    metrics = evaluate_occupancy(dataset, mapper, sources=sources, ground=config.ground)
-    return {**metrics["real"], "frames": metrics["frames"]}
+def _run(
+    args: argparse.Namespace,
+    command: str,
+    function: Callable[[Any], Any],
+    jobs: Sequence[Any],
+    names: Sequence[str],
+) -> list[Outcome[Any]]:
+    """Run the jobs with the executor; finished ones of an interrupted run are not run again."""
+    folder = resume_folder(args, command, jobs)
+    finished = FinishedDrives(folder if args.resume is None else folder / command)
+    outcomes = run_drives(function, jobs, names, executor_from(args), finished)
+    if not report_failures(outcomes):
+        finished.remove()
+    return outcomes
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from multimodal_perception.evaluation.html_report import (
     write_report,
 )
 from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.extras import check_packages
 from multimodal_perception.files import FileError, read_regular_file
 
 MAX_JSON_BYTES = 256 << 20
@@ -97,7 +98,12 @@ def finish(args: argparse.Namespace, result: dict[str, Any], build: ReportBuilde
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """Read --criteria and the result to compare with before a long evaluation. Raises UserError."""
+    """Check the files and packages that are needed after a long evaluation. Raises UserError.
+
+    The files are --criteria and the result to compare with; the packages are those of --report.
+    """
+    if args.report is not None:
+        check_packages("report")
     if args.criteria is not None:
         load_criteria(args.criteria)
     load_other(getattr(args, "other", None))

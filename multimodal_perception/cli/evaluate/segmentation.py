@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     check_files(args)
     if args.dataset is not None:
         return labelled_images.run_segmentation(args)
+    labelled_images.refuse_executor_without_images(args)
     from multimodal_perception.evaluation.segmentation_drives import score_drives
     from multimodal_perception.runtime.card import load_card
 

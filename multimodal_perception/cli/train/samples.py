@@ -84,7 +84,8 @@ def write_samples(job: SampleJob, progress: Callable[[Any], Any] = lambda datase
     """Write the samples of one drive and return their number. Raises UserError."""
     from multimodal_perception.datasets.open_dataset import open_dataset
     from multimodal_perception.evaluation.recorded_drives import labels_in_view
-    from multimodal_perception.training.detector.samples import build_sample, write_sample
+    from multimodal_perception.training.bev_fusion.sample_files import write_sample
+    from multimodal_perception.training.detector.samples import build_sample
 
     dataset = open_dataset(job.root)
     in_view = job.labels_in_view or labels_in_view(dataset)

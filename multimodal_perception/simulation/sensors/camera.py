@@ -173,7 +173,7 @@ class SimulatedCamera:
         if conditions.rain > 0 and not indoor:
             light = _add_raindrops(light, conditions.rain, rng)
         if conditions.lens_dirt > 0:
-            light = _add_dirt(light, conditions.lens_dirt, self.name)
+            light = add_lens_dirt(light, conditions.lens_dirt, self.name)
         light *= self._vignetting
         gain = np.float32(auto_exposure_gain(light) * 2.0**c.exposure_compensation)
         light *= gain
@@ -325,7 +325,7 @@ def _add_raindrops(
     return np.asarray(light + mask * (refracted - light), np.float32)
 
 
-def _add_dirt(light: NDArray[np.float32], fraction: float, name: str) -> NDArray[np.float32]:
+def add_lens_dirt(light: NDArray[np.float32], fraction: float, name: str) -> NDArray[np.float32]:
     """Add out-of-focus dirt spots at fixed positions until the fraction of the image is covered.
 
     name: the sensor's name, which seeds the positions.

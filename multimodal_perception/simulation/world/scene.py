@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.extras import import_package
 from multimodal_perception.kernels import njit
 from multimodal_perception.simulation.world.blocks import BLOCK_LENGTH, build_block
 from multimodal_perception.simulation.world.materials import Material
@@ -292,7 +293,7 @@ class Scene:
 
         The distances are in multiples of the length of the ray's direction.
         """
-        import open3d as o3d
+        o3d = import_package("open3d")
 
         tensor = o3d.core.Tensor.from_numpy(np.ascontiguousarray(rays))
         limits = min_distance, max_distance, RAYCAST_THREADS
@@ -336,7 +337,7 @@ def _transform_rays(pose, directions, rays):  # type: ignore[no-untyped-def]
 
 def _build_raycaster(triangles: TriangleSoup) -> Any:
     """An Open3D RaycastingScene of the triangles."""
-    import open3d as o3d
+    o3d = import_package("open3d")
 
     # Built by one thread, so that the acceleration structure is the same every time.
     raycaster = o3d.t.geometry.RaycastingScene(nthreads=1)
@@ -350,7 +351,7 @@ def _cast(
     raycaster: Any, rays: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
     """Distance (N,), triangle (N,) and barycentric weights (N, 2) of the first hits, see RayHits."""
-    import open3d as o3d
+    o3d = import_package("open3d")
 
     result = raycaster.cast_rays(
         o3d.core.Tensor.from_numpy(np.ascontiguousarray(rays)), RAYCAST_THREADS

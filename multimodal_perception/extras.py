@@ -16,7 +16,7 @@ from multimodal_perception.configuration import UserError
 
 @dataclass(frozen=True)
 class Extra:
-    """A group of optional packages. purpose: what needs them. packages: distributions by module."""
+    """A group of optional packages. purpose: what needs them. packages: name on PyPI by module."""
 
     name: str
     purpose: str

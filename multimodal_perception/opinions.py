@@ -1,10 +1,11 @@
 """Opinions of several sources about a class, and their combination by Dempster's rule.
 
 An opinion about K classes has a belief b_k for each class and an uncertainty u, all in [0, 1] with the
-sum 1 (Josang 2016, subjective logic). It belongs to a Dirichlet distribution with parameters
+sum 1 (Josang 2016, subjective logic). It corresponds to a Dirichlet distribution with parameters
 alpha_k = e_k + 1, where e_k >= 0 is the evidence of the class: with S = sum of alpha, b_k = e_k / S and
 u = K / S (Sensoy et al. 2018, section 3; Han et al. 2021, "Trusted multi-view classification" (TMC),
 section 3.2). Masses of occupancy cells, with conflict and ageing, are in occupancy.evidence.
+The pipeline does not use this module.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SMALLEST_UNCERTAINTY = 1e-9
 class Opinions:
     """Opinions about N objects: belief (N, K) and uncertainty (N,), float64.
 
-    Raises ValueError for other shapes, or if a row is not a set of masses with the sum 1.
+    Raises ValueError for other shapes, or if the masses of a row are negative or do not have the sum 1.
     """
 
     belief: Array

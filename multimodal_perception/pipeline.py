@@ -172,7 +172,10 @@ class Pipeline:
         return frozenset(name for name, stage in self._stages().items() if stage is not None)
 
     def reset_occupancy(self) -> bool:
-        """Forget the evidence of earlier frames, between two frames. Returns whether the stage can."""
+        """Delete the evidence of earlier frames. Call it between two frames.
+
+        Returns False if the occupancy stage is not stages.Resettable.
+        """
         if isinstance(self.occupancy, stages.Resettable):
             self.occupancy.reset()
             return True

@@ -60,7 +60,7 @@ class Stage(Protocol):
 
 @runtime_checkable
 class SensorUser(Protocol):
-    """A stage that knows which sensors of a rig it uses. Optional; other stages may use all of them."""
+    """A stage that lists the sensors of a rig that it uses. Optional; other stages may use all."""
 
     def sensor_use(self, rig: Rig) -> SensorUse:
         """The sensors of a rig that the stage uses, and those that its network has no input for."""
@@ -249,10 +249,10 @@ class ContradictionReporter(Protocol):
 
 @runtime_checkable
 class Resettable(Protocol):
-    """A stage that can forget what it has accumulated from earlier frames. Optional."""
+    """A stage that can discard what it has accumulated from earlier frames. Optional."""
 
     def reset(self) -> None:
-        """Forget all earlier frames. Called between two frames."""
+        """Discard the results of all earlier frames. Called between two frames."""
         ...
 
 

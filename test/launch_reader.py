@@ -1,8 +1,8 @@
 """Evaluates the package's launch files without the packages launch and launch_ros, which have no wheels.
 
-The classes of these packages that the launch files use are replaced by small ones. A node gets the same
-command line as from launch_ros (launch_ros/actions/node.py): --ros-args, its name and namespace,
-parameters as files, remappings; and an environment.
+The classes of these packages that the launch files use are replaced by those of this module. A node gets
+the same command line as from launch_ros (launch_ros/actions/node.py): --ros-args, its name and
+namespace, parameters as files, remappings; and an environment.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ MODULES = {
 
 
 def perform(context: Context, value: Any) -> str:
-    """The text of a substitution or of a text."""
+    """The text of a substitution; any other value as text."""
     return value.perform(context) if isinstance(value, _Substitution) else str(value)
 
 

@@ -1,7 +1,7 @@
-"""Start times: the command line, `doctor`, and the node until it is active; and imports by package.
+"""Start times of the command line, of `doctor` and of the node until it is active; import times.
 
 Every program is started once without measurement, which fills the caches of compiled kernels, measured
-engines and files. CPU time hardly depends on other programs, elapsed time does: measure it on an idle
+engines and files. CPU time depends little on other programs; elapsed time must be measured on an idle
 computer. The node is active when its lifecycle service reports it (lifecycle_msgs/srv/GetState).
 """
 

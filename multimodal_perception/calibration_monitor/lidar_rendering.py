@@ -19,7 +19,7 @@ from multimodal_perception.kernels import njit
 SPARSE_RINGS = 5.0
 # Points up to this number of columns beside a pixel are used for it.
 REACH_X = 3
-# Maximum number of rows beyond the last point of a column that its value is spread to.
+# Maximum number of rows above and below a point of a column that get its value.
 REACH_Y = 8
 # Two points one above the other are on one surface if their distances differ by less than this factor.
 MAX_DISTANCE_RATIO = 1.25
@@ -156,10 +156,10 @@ def _visible_rows(nearest, depth, x, rows):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _extend_upwards(depth, values, valid, x, above, row, below):  # type: ignore[no-untyped-def]
-    """Extend an object by half of the distance of its rings beyond its highest one, in `row`.
+    """Extend an object above its highest ring, in `row`, by half of the distance between its rings.
 
-    The upper edge of an object is above its highest ring, on average by half of the distance of the
-    rings. above, below: rows of the next points.
+    This is the mean distance of the upper edge of an object from its highest ring. above, below: rows of
+    the next points.
     """
     same = depth[below, x] < MAX_DISTANCE_RATIO * depth[row, x]
     same = same and depth[row, x] < MAX_DISTANCE_RATIO * depth[below, x]

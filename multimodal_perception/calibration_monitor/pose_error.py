@@ -18,8 +18,8 @@ from multimodal_perception.geometry.cameras import CameraModel
 Array = NDArray[np.float64]
 # Minimum scale of the Cauchy weights, px, and number of iterations.
 MIN_CAUCHY_SCALE, ITERATIONS = 0.5, 12
-# Standard deviation of translations before the measurement, m: it keeps directions that the blocks do
-# not show at zero.
+# Standard deviation of translations before the measurement, m: components that the blocks do not
+# determine stay at zero.
 PRIOR_TRANSLATION = 0.3
 # Standard deviation of an error of the displacements that depends on the distance as that of a
 # translation does, and that averaging does not remove, px.
@@ -28,7 +28,7 @@ SYSTEMATIC_PX = 0.2
 MIN_FRAMES, MIN_BLOCKS = 8, 60
 # Columns and rows of the regions of the image.
 REGIONS = (4, 3)
-# Size of the neighbourhood from which an edge has the distance of the nearest surface, px.
+# Size of the neighbourhood whose nearest surface gives the distance of an edge, px.
 NEAR_SIDE = 7
 
 
@@ -181,7 +181,7 @@ def _regions(centres: Array) -> NDArray[np.int64]:
 
 
 def _scatter(gradients: Array, clusters: NDArray[np.int64]) -> Array:
-    """Sum (6, 6) of the outer products of the gradients' sums by cluster, for few clusters."""
+    """Sum (6, 6) of the outer products of the gradients' sums by cluster, corrected for few clusters."""
     sums = np.zeros((int(clusters.max()) + 1, 6))
     np.add.at(sums, clusters, gradients)
     count = len(np.unique(clusters))

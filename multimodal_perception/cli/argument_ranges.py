@@ -54,6 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "--recall-min-score": (0.0, 1.0),
     "--repeats": (1, 100_000),
     "--rotations": (0, 10_000),
+    "--translations": (0, 10_000),
     "--scale": (1e-6, 1e4),
     "--seconds": (0.01, 1e7),
     "--seed": (0, MAX_SEED),

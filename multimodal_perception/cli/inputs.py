@@ -10,11 +10,11 @@ from pathlib import Path
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.dataset import DatasetError
 from multimodal_perception.datasets.open_dataset import detect_format
-from multimodal_perception.files import FileError, read_regular_file
+from multimodal_perception.files import FileError, read_regular_file, user_path
 
 INPUTS_HELP = (
     "; several are allowed: paths, folders that contain bags or data sets, patterns such as "
-    "'drives/*', and @FILE with one of them on each line"
+    "'~/drives/*', and @FILE with one of them on each line"
 )
 MAX_LIST_BYTES = 64 << 20
 MAX_INPUTS = 1_000_000
@@ -25,14 +25,18 @@ def expand_inputs(
 ) -> list[str]:
     """Paths of the data sets of all inputs, in the order of the inputs and sorted within each.
 
-    A path that is not found stays, so that opening it gives the error. is_dataset: whether a folder is a
-    data set (default: of a format that is detected). Raises UserError for a pattern without matches, an
-    unreadable list, and a data set that is named twice.
+    A leading ~ or ~user is expanded, also in patterns and lists. A path that is not found stays, so that
+    opening it gives the error. is_dataset: whether a folder is a data set (default: of a format that is
+    detected). Raises UserError for a pattern without matches, an unknown ~user, an unreadable list, and
+    a data set that is given twice.
     """
     is_dataset = is_dataset or _is_dataset
     result: list[str] = []
     for value in values:
-        lines = _read_list(Path(value[1:])) if value.startswith("@") else [value]
+        if value.startswith("@"):
+            lines = _read_list(Path(_expand_home(value[1:])))
+        else:
+            lines = [_expand_home(value)]
         for line in lines:
             result += _expand(line, is_dataset)
         if len(result) > MAX_INPUTS:
@@ -79,7 +83,7 @@ def _read_list(path: Path, relative: bool = True) -> list[str]:
         raise UserError(f"{path}: no inputs in this list")
     if not relative:
         return entries
-    return [e if _is_generated(e) else str(path.parent / e) for e in entries]
+    return [e if _is_generated(e) else str(path.parent / _expand_home(e)) for e in entries]
 
 
 def expand_names(values: Sequence[str]) -> list[str]:
@@ -102,6 +106,11 @@ def expand_names(values: Sequence[str]) -> list[str]:
         else:
             result.append(value)
     return result
+
+
+def _expand_home(value: str) -> str:
+    """The value with a leading ~ or ~user expanded. Raises UserError for an unknown user."""
+    return str(user_path(value)) if value.startswith("~") else value
 
 
 def _is_generated(value: str) -> bool:

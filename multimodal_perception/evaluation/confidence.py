@@ -1,4 +1,4 @@
-"""Whether confidences are the probability of being right, and whether they rank wrong results low."""
+"""Whether confidences equal the probability of a right result, and are lower for wrong results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def error_auroc(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> f
 
 
 def brier_score(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Mean squared difference of the confidence and of 1 (right) or 0 (wrong); NaN without results.
+    """Mean squared difference between the confidence and 1 (right) or 0 (wrong); NaN without results.
 
     Brier 1950, for the outcomes right and wrong.
     """
@@ -85,7 +85,7 @@ class ConfidenceScore:
         """Figures of all results and, in by_class, of each predicted class with results.
 
         ece: expected calibration error (Guo et al. 2017, eq. 3) over BINS bins of the confidence. brier,
-        error_auroc: see the functions. bins: lower edge, results, mean confidence and accuracy.
+        error_auroc: see the functions. bins: lower edge, number of results, mean confidence, accuracy.
         """
         every = np.ones(len(self.classes), np.bool_)
         result: dict[str, Any] = self._figures(every)

@@ -20,7 +20,7 @@ from multimodal_perception.geometry.cameras import CameraModel
 # noise, and coarser structure is vignetting, the gradient of the sky or the light of the headlights.
 BAND = (1.5 / 320, 8.0 / 320)
 # Minimum movement of the ground in the image during one window, as a fraction of the image's width.
-# Where it is smaller, as near the horizon, the scene stays in place as patches do. Other objects are
+# Where it is smaller, such as near the horizon, the scene stays in place like a patch. Other objects are
 # nearer than the ground behind them and move more.
 MIN_MOVEMENT = 8.0 / 320
 # Vehicles ahead and behind at the same speed stay in place: ground further away than the first value, m,
@@ -28,7 +28,8 @@ MIN_MOVEMENT = 8.0 / 320
 LEADING_VEHICLE = (4.5, 0.3)
 # Only rays below this elevation are examined, radians: clouds and distant buildings stay in place.
 MAX_ELEVATION = np.radians(-2.0)
-# Distance to pixels that are not examined, which the band-pass filter reaches (fraction of the width).
+# Pixels closer than this (fraction of the width) to unexamined ones are not examined either: the
+# band-pass filter mixes their values.
 FILTER_REACH = 12.0 / 320
 # Lowest height of a camera above the ground, m.
 MIN_CAMERA_HEIGHT = 0.1

@@ -34,7 +34,8 @@ LABELS = {
 SIGN_UNKNOWN, AVAILABLE = 1, 2
 # Constant of Shape.
 BOUNDING_BOX = 0
-# Slower objects are stationary; the sign of the heading of faster ones is that of their motion, m/s.
+# Objects with a lower speed, m/s, are stationary; the sign of the heading of others follows from their
+# motion.
 MIN_MOVING_SPEED = 0.5
 
 

@@ -50,7 +50,7 @@ class AccumulatedMap:
         self._pose: NDArray[np.float64] | None = None
 
     def clear(self) -> None:
-        """Forget all cells and the origin."""
+        """Delete all cells and the origin."""
         self._layers = []
 
     def observe_motion(self, stamp_ns: int, odom_from_base: NDArray[np.float64] | None) -> bool:

@@ -152,7 +152,7 @@ class EvidentialMapper:
         return self._ultrasonic.contradictions
 
     def reset(self) -> None:
-        """Forget all evidence of earlier frames."""
+        """Delete all evidence of earlier frames."""
         self.grid.clear()
 
     def sensor_use(self, rig: Rig) -> SensorUse:

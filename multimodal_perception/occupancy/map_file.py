@@ -63,7 +63,7 @@ def write_map(
 
     path: without extension; its folder is created. cells: (rows, columns), -1 to 100 as in
     nav_msgs/OccupancyGrid, the first row has the smallest y. resolution: m. origin: x and y of the lower
-    left corner of the first cell, m. Each file replaces an older one at once. Raises FileError.
+    left corner of the first cell, m. Each file replaces an older one atomically. Raises FileError.
     """
     c = map_format or MapFormat()
     image_path = path.with_name(f"{path.name}.{c.image_format}")
@@ -72,7 +72,7 @@ def write_map(
     if not ok:
         raise FileError(f"{image_path}: the image could not be encoded")
     occupied, free = c.occupied_threshold, c.free_threshold
-    if c.mode == "trinary":  # these levels are in the image, whatever thresholds made them
+    if c.mode == "trinary":  # the levels of the image do not depend on the thresholds
         occupied, free = TRINARY_OCCUPIED, TRINARY_FREE
     lines = (
         f"image: {json.dumps(image_path.name, ensure_ascii=False)}",

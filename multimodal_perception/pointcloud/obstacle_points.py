@@ -55,7 +55,7 @@ def obstacle_points(cloud: Cloud, config: ObstaclePointsConfig) -> NDArray[np.vo
 
 
 def ground_points(cloud: Cloud, config: ObstaclePointsConfig) -> NDArray[np.void]:
-    """Points of the ground (N,) with POINT_FIELDS; the air above the rays to them is free."""
+    """Points of the ground (N,) with POINT_FIELDS; the space along the rays to them is free."""
     return _selected(cloud, cloud.is_ground, config)
 
 

@@ -26,7 +26,7 @@ SINGLE_CHANNEL = {
 
 @dataclass(frozen=True)
 class ConvertedImage:
-    """Has the attributes of sensor_msgs/Image."""
+    """A converted image with the attributes of sensor_msgs/Image."""
 
     header: Any
     height: int

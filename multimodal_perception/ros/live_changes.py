@@ -41,14 +41,14 @@ def check_change(
     While the node is configured, only dynamic parameters can be changed, to valid values.
     """
     accepted = SetParametersResult(successful=True)
-    ours = {entry.name for entry in parameters.entries()} - {"autostart"}
-    changes = {p.name: p.value for p in changed if p.name in ours}
+    known = {entry.name for entry in parameters.entries()} - {"autostart"}
+    changes = {p.name: p.value for p in changed if p.name in known}
     if not changes or not is_configured:
         return accepted, None
     fixed = sorted(changes.keys() - parameters.dynamic_names())
     if fixed:
-        how = "read when the node is configured; deactivate and clean up the node first"
-        reason = f"{', '.join(fixed)}: {how}"
+        hint = "read when the node is configured; deactivate and clean up the node first"
+        reason = f"{', '.join(fixed)}: {hint}"
         return SetParametersResult(successful=False, reason=reason), None
     try:
         return accepted, parameters.read(node, changes)

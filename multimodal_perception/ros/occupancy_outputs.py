@@ -147,7 +147,7 @@ class OccupancyOutputs:
             yield from self._rolling_map(odom_grid)
 
     def reset(self) -> None:
-        """Forget the map. It starts again with the next frame."""
+        """Delete the map. It starts again with the next frame."""
         with self._lock:
             self._map.clear()
             self._last = None

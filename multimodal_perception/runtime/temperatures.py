@@ -1,4 +1,4 @@
-"""Temperatures by class of a model card, which make the confidences of a network probabilities.
+"""Temperatures by class of a model card, which correct the confidences of a network.
 
 Temperature scaling (Guo et al. 2017, eq. 9) with one temperature for each predicted class: the most
 probable class stays the same.

@@ -106,9 +106,9 @@ def sensor_health(
 
 
 def frozen_health(health: SensorHealth, sensor: Sensor, unchanged_s: float) -> SensorHealth:
-    """The health of a sensor that repeats an old measurement since `unchanged_s` seconds.
+    """The health of a sensor that has repeated an old measurement for `unchanged_s` seconds.
 
-    ERROR for a required LiDAR, whose sweeps are not used any more, else WARN.
+    ERROR for a required LiDAR, whose sweeps are not used while the vehicle moves, else WARN.
     """
     unusable = sensor.required and sensor.modality is Modality.LIDAR
     problem = f"frozen: the data has not changed for {unchanged_s:.1f} s"

@@ -1,7 +1,7 @@
 """Fits the temperatures of a segmentation network or an image detector and writes them into its card.
 
-The drives have seeds that the network was not trained on. Half of the drives decide whether the
-temperature of a class is used (see temperature_scaling).
+The drives have seeds that the network was not trained on. Half of the drives are used to check whether
+the temperature of a class is an improvement (see temperature_scaling).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Loss of networks whose outputs are evidence of classes (Dirichlet distributions).
 
 Sensoy et al. 2018, "Evidential deep learning to quantify classification uncertainty"; Han et al. 2021,
-"Trusted multi-view classification" (TMC), section 3.4.
+"Trusted multi-view classification" (TMC), section 3.4. The near-field network has a loss of its own
+(networks.near_field); no training of this package uses this module.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def divergence_from_uniform(alpha: Tensor) -> Tensor:
 def evidential_loss(evidence: Tensor, truth: Tensor, progress: float) -> Tensor:
     """Mean loss of evidence (N, K) >= 0; 0 without objects.
 
-    The divergence of the evidence of the wrong classes from none is added with a weight that is annealed
-    from 0 to 1. progress: in [0, 1], after which the weight stays 1.
+    The divergence of the evidence of the wrong classes from zero evidence is added with a weight that is
+    annealed from 0 to 1. progress: the weight, limited to [0, 1]; 0 at the start of the training.
     """
     if not len(truth):
         return evidence.sum() * 0.0

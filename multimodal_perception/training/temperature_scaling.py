@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-# Results of a class that its own temperature needs; other classes get that of all classes.
+# Minimum number of results of a class for a temperature of its own; other classes get the temperature
+# that is fitted to the results of all classes.
 MIN_RESULTS = 200
 # Range of the natural logarithm of a temperature.
 LOG_RANGE = (-3.0, 3.0)
@@ -28,8 +29,8 @@ def fit_softmax_temperatures(
     """Temperatures (C,) by predicted class of a softmax.
 
     logits: (N, C). truth: (N,) true classes. group: (N,) number of the drive of each result; even ones
-    are used for the fit and odd ones to decide whether a temperature is used. Without it all results are
-    used for the fit.
+    are used for the fit and odd ones to check whether a temperature is an improvement. Without it all
+    results are used for the fit, and every temperature is used.
     """
     z, y = np.asarray(logits, np.float64), np.asarray(truth, np.int64)
     predicted = z.argmax(axis=1)

@@ -52,7 +52,7 @@ class TrackTrails:
                 if track_id >= 0:
                     positions = self._positions.setdefault(track_id, deque())
                     positions.append((boxes.stamp_ns, np.asarray(centres[i], np.float64)))
-        self._forget_old(boxes.stamp_ns)
+        self._remove_old(boxes.stamp_ns)
         trails = []
         for i, track_id in enumerate(() if boxes.track_ids is None else boxes.track_ids.tolist()):
             if track_id in self._positions:
@@ -62,7 +62,7 @@ class TrackTrails:
                 trails.append(Trail(track_id, name, np.asarray(positions_in_base, np.float64)))
         return trails
 
-    def _forget_old(self, stamp_ns: int) -> None:
+    def _remove_old(self, stamp_ns: int) -> None:
         for track_id, positions in list(self._positions.items()):
             while positions and positions[0][0] < stamp_ns - self._length_ns:
                 positions.popleft()

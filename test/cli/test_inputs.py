@@ -33,6 +33,25 @@ def test_folders_patterns_and_lists_name_the_same_drives(tmp_path: Path) -> None
     assert expand_inputs(["synthetic", drives[0]]) == ["synthetic", drives[0]]
 
 
+def test_a_leading_tilde_is_expanded_in_paths_patterns_and_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    drives = [kitti(tmp_path / "drives" / name) for name in ("a", "b")]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.txt").write_text("~/drives/*\n")
+    for value in ("~/drives", "~/drives/*", "@~/lists/list.txt"):
+        assert expand_inputs([value]) == drives
+    # Only a leading ~ of an input is expanded, not that of a file name that a pattern matches.
+    monkeypatch.chdir(tmp_path / "drives")
+    kitti(Path("~copy"))
+    assert expand_inputs(["*"]) == ["a", "b", "~copy"]
+    for value in ("~no_such_user_x", "~no_such_user_x/*"):
+        with pytest.raises(UserError, match="no_such_user_x") as error:
+            expand_inputs([value])
+        assert "\n" not in str(error.value)
+
+
 def test_missing_paths_stay_and_are_reported_when_they_are_opened(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     assert expand_inputs([missing]) == [missing]

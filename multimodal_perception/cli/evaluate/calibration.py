@@ -66,13 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rotations",
         type=int,
         default=40,
-        help="number of rotation errors of 0.5 to 2 degrees per frame and sensor pair",
+        help="number of rotation errors of 0.5 to 2 degrees per frame (with --window: per drive) and "
+        "sensor pair",
     )
     parser.add_argument(
         "--jitters",
         type=int,
         default=20,
-        help="number of rotation errors of up to 0.05 degrees per frame and sensor pair",
+        help="number of rotation errors of up to 0.05 degrees per frame (with --window: per drive) and "
+        "sensor pair",
     )
     parser.add_argument(
         "--random-seed", type=int, default=0, help="random seed of the shifts and rotations"

@@ -46,8 +46,8 @@ def no_progress(total: int) -> Callable[[], Any]:
 
 @dataclass(frozen=True)
 class SegmentationImagesJob:
-    """root, dataset, split: as for list_images. models: of open_segmenter; pictures of the first one's
-    worst images are drawn, `pictures` of them."""
+    """root, dataset, split: as for list_images. models: as for open_segmenter. pictures: number of the
+    worst images of the first model that are drawn."""
 
     root: str
     dataset: str
@@ -97,8 +97,9 @@ def run_segmentation_job(
 
 @dataclass(frozen=True)
 class DetectionImagesJob:
-    """root, dataset, split, cameras: as for open_images. variants: model and tiles by row. min_score: in
-    operation. min_height, min_points: of evaluated labels, see BoxLimits."""
+    """root, dataset, split, cameras: as for open_images. variants: row of the table, model
+    and tiles. min_score: score threshold of the figures that are not a curve. min_height, min_points: of
+    evaluated labels, see BoxLimits."""
 
     root: str
     dataset: str

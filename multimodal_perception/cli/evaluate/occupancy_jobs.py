@@ -69,8 +69,8 @@ class SimulatedDriveResult:
 def run_simulated_drive(job: SimulatedDriveJob) -> SimulatedDriveResult:
     """Simulate and evaluate one drive. Raises UserError."""
     result = SimulatedDriveResult(WorstPictures(job.pictures))
-    rig, words = open_rig(job.rig), CONDITIONS[job.condition]
-    drive = simulate(job.seed, words, rig, job.frames, job.max_range, job.profile)
+    rig, conditions = open_rig(job.rig), CONDITIONS[job.condition]
+    drive = simulate(job.seed, conditions, rig, job.frames, job.max_range, job.profile)
     caption = f"{drive.scenario.name}, {job.name}"
 
     def add(index: int, grid: OccupancyGrid, truth: TruthFunction, milliseconds: float) -> None:

@@ -1,4 +1,4 @@
-"""`evaluate robustness`: what corruptions of sensors and attacks on them cost each task."""
+"""`evaluate robustness`: effect of corruptions of sensors and of attacks on each task."""
 
 from __future__ import annotations
 
@@ -83,9 +83,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rig", default="simulation", help=RIG_HELP)
     add_profile_argument(parser)
-    parser.add_argument("--frames", type=int, default=4, help="evaluated frames of each drive")
     parser.add_argument(
-        "--frame-interval", type=int, default=5, help="sweeps between two evaluated frames"
+        "--frames", type=int, default=4, help="evaluated frames of each drive (default: 4)"
+    )
+    parser.add_argument(
+        "--frame-interval",
+        type=int,
+        default=5,
+        metavar="N",
+        help="evaluate every N-th frame (default: 5)",
     )
     parser.add_argument(
         "--tasks",

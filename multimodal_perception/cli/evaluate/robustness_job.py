@@ -1,4 +1,4 @@
-"""One study of `evaluate robustness` on one drive: what a worker needs and keeps between studies."""
+"""One study of `evaluate robustness` on one drive, and the data that a worker keeps between studies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RobustnessJob:
 
 @dataclass
 class OpenedDrive:
-    """What the studies of one drive share: its frames, the stages, and the results of the clean run."""
+    """Shared by the studies of one drive: its frames, the stages, and the results of the clean run."""
 
     drive: RobustnessDrive
     runner: TaskRunner

@@ -27,6 +27,8 @@ IMAGES = (*CAMERA, *THERMAL)
 IMAGENET_C = "ImageNet-C (Hendrycks and Dietterich 2019)"
 MULTICORRUPT = "MultiCorrupt (Beemelmanns et al. 2024)"
 ROBO3D = "Robo3D (Kong et al. 2023)"
+# Of definitions without a publication.
+OWN = "this package"
 
 
 def _by_modality(lidar: Fault, images: Fault) -> Fault:
@@ -44,9 +46,9 @@ def _range_noise(frame: SensorFrame, sensor: str, value: float, source: FrameSou
     return ranging.add_range_noise(frame, sensor, value, source)
 
 
-# Snow of severity k is ImageNet-C's severity k in images, and this number of flakes per metre of a
-# pulse.
+# Flakes per metre of a LiDAR's beam by severity. In images, snow of severity k is that of ImageNet-C.
 SNOWFLAKES = (0.002, 0.005, 0.01, 0.02, 0.04)
+FLAKES_TEXT = ", ".join(f"{n:g}" for n in SNOWFLAKES)
 
 
 def _snow(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> SensorFrame:
@@ -60,8 +62,9 @@ _RAIN = _by_modality(lidar_faults.rain, image_faults.rain)
 _ROWS = (
     Corruption("missing", ALL, "fraction of the frames", (0.2, 0.4, 0.6, 0.8, 1.0),
                f"{MULTICORRUPT}, missing camera", frame_faults.remove),
-    Corruption("frozen", ALL, "frames before the first", (1, 2, 3, 5, 10),
-               "own: the same data again and again, with new stamps", frame_faults.freeze),
+    Corruption("frozen", ALL, "frames", (1, 2, 3, 5, 10),
+               f"{OWN}: the measurement of this number of frames before the first evaluated frame",
+               frame_faults.freeze),
     Corruption("delayed", ALL, "frames", (1, 2, 3, 4, 5),
                f"{MULTICORRUPT}, temporal misalignment, with the right stamp", frame_faults.delay),
     Corruption("extrinsic_rotation", ALL, "deg", (0.1, 0.25, 0.5, 1.0, 2.0),
@@ -69,40 +72,40 @@ _ROWS = (
     Corruption("extrinsic_translation", ALL, "cm", (1, 2, 5, 10, 20),
                f"{MULTICORRUPT}, spatial misalignment", frame_faults.translate),
     Corruption("time_offset", ALL, "ms", (10, 20, 50, 100, 200),
-               "own: a stamp that is late, with the motion of the vehicle", frame_faults.shift_stamp),
+               f"{OWN}: a stamp that is late, with the motion of the vehicle", frame_faults.shift_stamp),
     Corruption("point_drop", LIDAR, "fraction of the points", (0.2, 0.4, 0.6, 0.8, 0.95),
                f"{MULTICORRUPT}, points reducing", lidar_faults.drop_points),
     Corruption("ring_drop", LIDAR, "fraction of the rings", (0.125, 0.25, 0.5, 0.75, 0.875),
                f"{MULTICORRUPT}, beams reducing; {ROBO3D}, beam missing", lidar_faults.drop_rings),
     Corruption("range_noise", (*LIDAR, *ULTRASONIC), "m", (0.02, 0.05, 0.1, 0.2, 0.4),
-               "own: normally distributed errors along the ray", _range_noise),
+               f"{OWN}: normally distributed errors along the ray", _range_noise),
     Corruption("fog", (*LIDAR, *IMAGES), "1/m", (0.005, 0.01, 0.02, 0.03, 0.06),
                "Hahner et al. 2021 (LiDAR, attenuation coefficients); Koschmieder 1924 (images)", _FOG),
     Corruption("rain", (*LIDAR, *IMAGES), "mm/h", (5, 15, 30, 60, 100),
                "LISA (Kilic et al. 2021) with the extinction of Goodin et al. 2019; streaks after Garg "
                "and Nayar 2007", _RAIN),
-    Corruption("snow", (*LIDAR, *CAMERA), "severity", (1, 2, 3, 4, 5),
-               f"{IMAGENET_C}; flakes in front of the LiDAR: own", _snow),
-    Corruption("sun_glare", CAMERA, "strength", (0.1, 0.2, 0.4, 0.7, 1.2),
-               "own: CIE glare equation (Vos 2003)", image_faults.sun_glare),
+    Corruption("snow", (*LIDAR, *CAMERA), "ImageNet-C severity", (1, 2, 3, 4, 5),
+               f"{IMAGENET_C}; LiDAR, {OWN}: {FLAKES_TEXT} flakes per metre of the beam", _snow),
+    Corruption("sun_glare", CAMERA, "factor of the stray light", (0.1, 0.2, 0.4, 0.7, 1.2),
+               f"{OWN}: CIE glare equation (Vos 2003)", image_faults.sun_glare),
     Corruption("low_light", CAMERA, "fraction of the light", (0.5, 0.25, 0.1, 0.04, 0.015),
                f"{MULTICORRUPT}, darkness; noise after EMVA 1288", image_faults.low_light),
-    Corruption("motion_blur", IMAGES, "px of 224", (3, 5, 8, 12, 15),
-               f"{IMAGENET_C}, deviations of the blur", image_faults.motion_blur),
+    Corruption("motion_blur", IMAGES, "px per 224 px of the shorter side", (3, 5, 8, 12, 15),
+               f"{IMAGENET_C}, standard deviation of the blur", image_faults.motion_blur),
     Corruption("lens_dirt", IMAGES, "fraction of the lens", (0.05, 0.12, 0.2, 0.3, 0.45),
-               "own: the simulator's dirt", image_faults.lens_dirt),
+               f"{OWN}: the simulator's dirt", image_faults.lens_dirt),
     Corruption("water_drops", IMAGES, "drops", (8, 20, 40, 80, 150),
-               "own: the simulator's drops", image_faults.water_drops),
+               f"{OWN}: the simulator's drops", image_faults.water_drops),
     Corruption("jpeg", CAMERA, "quality", (25, 18, 15, 10, 7), IMAGENET_C,
                image_faults.compress_jpeg),
     Corruption("thermal_drift", THERMAL, "K", (0.5, 1.0, 2.0, 4.0, 8.0),
-               "own: drift without flat-field correction", image_faults.thermal_drift),
+               f"{OWN}: drift without flat-field correction", image_faults.thermal_drift),
     Corruption("flat_field_failure", THERMAL, "K", (0.1, 0.25, 0.5, 1.0, 2.0),
-               "own: the simulator's fixed-pattern noise", image_faults.flat_field_failure),
+               f"{OWN}: the simulator's fixed-pattern noise", image_faults.flat_field_failure),
     Corruption("ghosts", ULTRASONIC, "probability", (0.1, 0.2, 0.4, 0.6, 0.9),
-               "own: the simulator's multipath echoes", ultrasonic_faults.add_ghost),
+               f"{OWN}: the simulator's multipath echoes", ultrasonic_faults.add_ghost),
     Corruption("crosstalk", ULTRASONIC, "probability", (0.1, 0.2, 0.4, 0.6, 0.9),
-               "own: the simulator's cross-talk", ultrasonic_faults.add_crosstalk),
+               f"{OWN}: the simulator's cross-talk", ultrasonic_faults.add_crosstalk),
     Corruption("adversarial_patch", CAMERA, "m", (0.2, 0.4, 0.6, 0.8, 1.2),
                "Thys et al. 2019, with the simulator's random pattern", image_faults.show_patch),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The frames of one drive with what is known about them, and their corrupted versions."""
+"""The frames of one drive with their ground truth, and their corrupted versions."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ CACHED_FRAMES = 48
 class DriveSource:
     """A drive: recorded data at `root`, or the simulated drive of a seed (root is empty).
 
-    dataset: format of the recorded data. The seed selects the scenario; odd seeds are at night. frames,
-    interval: number of evaluated frames, and sweeps between two of them. random_seed: of the
-    corruptions.
+    dataset: format of the recorded data. The seed selects the scenario; odd seeds are at night. frames:
+    number of evaluated frames. interval: difference of the indices of two consecutive ones.
+    random_seed: of the corruptions.
     """
 
     root: str = ""
@@ -61,8 +61,8 @@ class DriveSource:
 
 
 @dataclass(frozen=True)
-class KnownTruth:
-    """What is known about a frame; None where the data does not have it.
+class FrameTruth:
+    """Ground truth of a frame; None where the data does not have it.
 
     labels: observable boxes. semantics: segmentation labels (H, W) by camera or thermal camera.
     true_state: of the cells of the occupancy grid. in_view: labels are of objects in the images only.
@@ -83,7 +83,7 @@ class RobustnessDrive:
     render: Callable[[str], Any] | None = None
     _frames: OrderedDict[Any, SensorFrame] = field(default_factory=OrderedDict)
     _rendered: dict[str, Any] = field(default_factory=dict)
-    _truths: dict[int, KnownTruth] = field(default_factory=dict)
+    _truths: dict[int, FrameTruth] = field(default_factory=dict)
 
     @property
     def rig(self) -> Rig:
@@ -126,23 +126,23 @@ class RobustnessDrive:
         """A corrupted frame, see catalogue.corrupt."""
         return corrupt(self.frame_source(index), corruption, sensors, severity)
 
-    def truth(self, index: int) -> KnownTruth:
-        """What is known about an evaluated frame. Raises UserError if the data cannot be read."""
+    def truth(self, index: int) -> FrameTruth:
+        """Ground truth of an evaluated frame. Raises UserError if the data cannot be read."""
         if index not in self._truths:
-            self._truths[index] = self._known_truth(index)
+            self._truths[index] = self._read_truth(index)
         return self._truths[index]
 
-    def _known_truth(self, index: int) -> KnownTruth:
+    def _read_truth(self, index: int) -> FrameTruth:
         frame = self.frame(index)
         labels = frame.labels
         if labels is not None:
             labels = labels.select(observable_labels(labels))
         in_view = labels_in_view(self.dataset)
         if not isinstance(self.dataset, (Simulation, ShardDataset)):
-            return KnownTruth(labels, in_view=in_view)
+            return FrameTruth(labels, in_view=in_view)
         truth = self.dataset.truth(index)
         semantics = {n: labels_from_semantics(v.semantics) for n, v in truth.views.items()}
-        return KnownTruth(labels, semantics, cell_truth(truth), in_view)
+        return FrameTruth(labels, semantics, cell_truth(truth), in_view)
 
     def _cached(self, key: Any, read: Callable[[], SensorFrame]) -> SensorFrame:
         if key in self._frames:

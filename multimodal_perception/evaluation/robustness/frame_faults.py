@@ -32,9 +32,9 @@ def remove(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -
 
 
 def freeze(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> SensorFrame:
-    """A driver that hangs: the same content in all frames, with the present stamps.
+    """The same measurement in all frames, with the present stamps.
 
-    It is from `value` frames before the first evaluated frame.
+    It is the measurement of `value` frames before the first evaluated frame.
     """
     count = value + source.age
     if count <= 0:

@@ -1,4 +1,4 @@
-"""Faults of cameras and thermal cameras, from the image's pixels to a frame.
+"""Faults of the images of cameras and thermal cameras, applied to a frame.
 
 Thermal images are changed in their own counts; faults in kelvin are converted with the calibration of a
 radiometric camera. Of other thermal cameras, 30 K are the range between the 1st and the 99th percentile.
@@ -58,7 +58,7 @@ def low_light(frame: SensorFrame, sensor: str, value: float, source: FrameSource
 
 
 def motion_blur(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> SensorFrame:
-    """Blur with a standard deviation of `value` pixels of an image of 224 pixels."""
+    """Blur with a deviation of `value` pixels if the shorter side of the image has 224 pixels."""
     degrees = generator(source, "motion_blur", sensor).uniform(-45.0, 45.0)
     return change_pixels(frame, sensor, lambda i: image_optics.motion_blur(i, value, degrees))
 
@@ -75,7 +75,7 @@ def water_drops(frame: SensorFrame, sensor: str, value: float, source: FrameSour
 
 
 def sun_glare(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> SensorFrame:
-    """Stray light of the sun; `value`: strength relative to a white surface."""
+    """Stray light of the sun; `value`: factor of the stray light, see image_optics.sun_glare."""
     rng = generator(source, "sun_glare", sensor, constant=True)
     return change_pixels(frame, sensor, lambda i: image_optics.sun_glare(i, value, rng))
 

@@ -1,4 +1,4 @@
-"""Faults of an image's way from the lens to the file: light, blur, dirt, drops and compression.
+"""Faults of light, lens and compression of images: darkness, glare, blur, dirt, drops and compression.
 
 Images are float32 arrays (H, W, channels) in [0, 1]; the functions return new arrays of the same shape.
 Constants of ImageNet-C (Hendrycks and Dietterich 2019) are for images of 224 pixels; lengths are scaled
@@ -88,8 +88,10 @@ def water_drops(image: Image, count: int, rng: Any) -> Image:
 def sun_glare(image: Image, strength: float, rng: Any) -> Image:
     """The sun in the upper half of the image with the stray light of the lens.
 
-    The stray light falls with the square of the angle, as in the eye and in lenses (CIE general
-    disability glare equation, Vos 2003). rng: constant for a sensor.
+    At the distance d from the sun, in widths of the image, the stray light is
+    strength * (0.02 / (d^2 + 0.01) + 0.1), where 1 is the highest pixel value. It
+    decreases with the square of the angle (CIE general disability glare equation, Vos 2003). rng:
+    constant for a sensor.
     """
     height, width = image.shape[:2]
     centre = width * rng.uniform(0.25, 0.75), height * rng.uniform(0.1, 0.4)

@@ -1,6 +1,6 @@
 """Fog, rain and snow in images. Images are float32 arrays (H, W, channels) in [0, 1].
 
-Fog and rain attenuate the light of the scene on its way and replace it by scattered light (Koschmieder
+Fog and rain attenuate the light of the scene and add scattered light (Koschmieder
 1924). The distance of each pixel is that of flat ground, as recorded images have no depth. Snow is that
 of ImageNet-C (Hendrycks and Dietterich 2019).
 """
@@ -60,7 +60,7 @@ def ground_distance(frame: SensorFrame, sensor: str) -> NDArray[np.float32]:
 
 
 def haze(image: Image, distance: NDArray[np.float32], extinction: float, air: float) -> Image:
-    """Light of the scene after its way through the air, plus the air's own light.
+    """Attenuated light of the scene, plus the light that the air scatters or emits.
 
     distance: (H, W) metres. extinction: 1/m. air: value of the scattered (or emitted) light.
     """

@@ -77,7 +77,7 @@ def rain(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> 
 
 
 def snow(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> SensorFrame:
-    """Returns from snowflakes; `value`: mean number of flakes that a pulse meets on each metre.
+    """Returns from snowflakes; `value`: mean number of flakes per metre of the beam.
 
     The distance to the first flake is distributed exponentially. Flakes are bright.
     """

@@ -1,6 +1,6 @@
 """Which studies a report consists of: the standard set, or all of them.
 
-Standard: severities 1, 3 and 5; of each modality the first two sensors by themselves, and all of them
+Standard: severities 1, 3 and 5; of each modality the first two sensors individually, and all of them
 together if there are more; the ultrasonic sensors together; weather on all sensors at once; pairs of
 sensors of different modalities with severity 5 of PAIR_CORRUPTIONS; attacks with three sizes. Full: all
 severities, every sensor, all pairs with all corruptions that both can have. Sensors that none of the
@@ -40,7 +40,10 @@ GROUP_NAMES = {
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What to study. corruptions, severities, sensors: None for those of the set (standard or full)."""
+    """Selection of the studies.
+
+    corruptions, severities, sensors: None for those of the set (standard or full).
+    """
 
     full: bool = False
     corruptions: tuple[str, ...] | None = None

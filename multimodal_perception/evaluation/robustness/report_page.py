@@ -171,7 +171,7 @@ def _tables(task: str, figures: Mapping[str, Any]) -> list[ReportTable]:
     rows = [[n, *(number(found.get((n, t))) for t in targets)] for n in names]
     note = "Mean over the severities. -: not for this sensor, or the task does not use it."
     tables.append(ReportTable(("corruption", *targets), rows, f"{task}: relative robustness", note))
-    tables.append(_detail_table(f"{task}: all settings", single))
+    tables.append(_detail_table(f"{task}: all severities", single))
     pairs = [s for s in studies if PAIR in s["target"]]
     if pairs:
         tables.append(_detail_table(f"{task}: pairs", pairs))
@@ -245,7 +245,8 @@ def _margin_table(task: str, studies: Sequence[Mapping[str, Any]]) -> ReportTabl
         "interpolated; none: not reached at the largest size. Decisions: objects with a score of at "
         f"least {DECISION_SCORE:g} (the same object within {DECISION_DISTANCE_M:g} m), classes of "
         "pixels, states of cells. Attacks change the first frame of each drive; a search gives an upper "
-        "bound of the margin. Sizes of attacks on images are levels of 255 of the image's contrast."
+        "bound of the margin. Sizes of attacks on images are in 1/255 of the range of values of a "
+        "camera image, and of the range between the contrast limits of a thermal image."
     )
     columns = (
         "change",
@@ -285,9 +286,10 @@ def _definitions(result: Mapping[str, Any]) -> ReportTable:
 
 
 def _times(result: Mapping[str, Any]) -> ReportTable:
+    note = "Study: a corruption or an attack, in all its severities, of one sensor, pair or group."
     rows = [
         ["tasks of a clean frame, seconds", number(result["seconds_per_frame"])],
         ["studies of each drive", str(result["studies"])],
         ["processed frames", str(result["processed_frames"])],
     ]
-    return ReportTable(("figure", "value"), rows, "Effort")
+    return ReportTable(("figure", "value"), rows, "Effort", note)

@@ -1,4 +1,4 @@
-"""Results of one setting (a corruption or attack of one severity) on some frames, as counts to add up.
+"""Results of one setting (a study with one severity) on some frames, as counts to add up.
 
 With labels, the reference of a task are the labels. Without, it is the clean run, so that its quality is
 the consistency with the clean run. Changed decisions are always relative to the clean run.
@@ -31,7 +31,7 @@ from multimodal_perception.evaluation.occupancy import (
     cell_centres,
     score_grid,
 )
-from multimodal_perception.evaluation.robustness.drive import MAX_RANGE_M, KnownTruth
+from multimodal_perception.evaluation.robustness.drive import MAX_RANGE_M, FrameTruth
 from multimodal_perception.evaluation.robustness.tasks import TaskOutput
 from multimodal_perception.evaluation.segmentation import ConfusionMatrix
 from multimodal_perception.frame import Boxes3D, SensorFrame
@@ -81,7 +81,7 @@ class SettingResult:
     labelled: dict[str, bool] = field(default_factory=dict)
 
     def add(
-        self, output: TaskOutput, clean: TaskOutput, truth: KnownTruth, frame: SensorFrame
+        self, output: TaskOutput, clean: TaskOutput, truth: FrameTruth, frame: SensorFrame
     ) -> None:
         """Count a frame. clean: results of the clean run. frame: the clean frame."""
         self.frames += 1
@@ -138,7 +138,7 @@ class SettingResult:
         return result
 
     def _add_boxes(
-        self, boxes: Boxes3D, clean: Boxes3D, truth: KnownTruth, frame: SensorFrame
+        self, boxes: Boxes3D, clean: Boxes3D, truth: FrameTruth, frame: SensorFrame
     ) -> None:
         self._count("detection", *changed_boxes(boxes, clean))
         labels = truth.labels
@@ -154,7 +154,7 @@ class SettingResult:
         self,
         masks: Mapping[str, SegmentationMask],
         clean: Mapping[str, SegmentationMask],
-        truth: KnownTruth,
+        truth: FrameTruth,
     ) -> None:
         names = next(iter(clean.values())).class_names
         known = truth.semantics if names == SEGMENTATION_CLASSES else None
@@ -173,7 +173,7 @@ class SettingResult:
         before = 0 if self.confusion is None else self.confusion
         self.confusion = before + matrix.counts
 
-    def _add_grid(self, grid: OccupancyGrid, clean: OccupancyGrid, truth: KnownTruth) -> None:
+    def _add_grid(self, grid: OccupancyGrid, clean: OccupancyGrid, truth: FrameTruth) -> None:
         self.labelled["occupancy"] = truth.true_state is not None
         true_state = truth.true_state or grid_states(clean)
         if self.cells is None:

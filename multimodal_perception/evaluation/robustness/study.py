@@ -1,4 +1,7 @@
-"""One study: a corruption of sensors in some severities, or an attack on a sensor, on one drive."""
+"""One study: a corruption of sensors in some severities, or an attack on a sensor, on one drive.
+
+A setting is a study with one of its severities. A task is detection, segmentation or occupancy.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from multimodal_perception.frame import Boxes3D, SensorFrame
 
 # Sweeps before a frame for detectors that use past sweeps.
 PAST_SWEEPS = 5
-# Sizes of the attacks by severity: levels of 255, and centimetres.
+# Unit and sizes of the attacks by severity.
 ATTACKS: Mapping[str, tuple[str, tuple[float, float, float, float, float]]] = {
     "image_attack": ("1/255", (1, 2, 4, 8, 16)),
     "point_attack": ("cm", (2, 5, 10, 20, 40)),
@@ -35,7 +38,7 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Study:
-    """What one study changes.
+    """A corruption of one or more sensors, or an attack, in some severities.
 
     name: corruption, attack or CLEAN. target: name of the sensors in tables. task: that an attack is
     made against; empty for corruptions. tasks: that use one of the sensors; the others are not run.
@@ -248,7 +251,7 @@ def _attack(
 
 
 def _gradient_target(runner: TaskRunner, study: Study, frame: SensorFrame, sensor: str) -> Any:
-    """What the gradient goes through; None if the attacked stage has no torch network."""
+    """The target of the gradient attack; None if the attacked stage has no torch network."""
     try:
         from multimodal_perception.evaluation.robustness.image_gradient import gradient_target
     except ImportError:  # torch is optional

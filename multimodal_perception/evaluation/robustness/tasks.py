@@ -1,6 +1,6 @@
 """The tasks that are evaluated: detection, segmentation and occupancy of one pipeline.
 
-Every run over a drive starts without memory of the runs before it: tracker, occupancy grid and monitors
+Every run over a drive is independent of the runs before it: tracker, occupancy grid and monitors
 are new, and the stamps are moved to an earlier hour, at which the stages with networks reset what they
 keep between frames.
 """
@@ -25,7 +25,7 @@ from multimodal_perception.stages import Output, Segmenter, SensorUser, UsesPast
 
 TASKS = ("detection", "segmentation", "occupancy")
 HOUR_NS = 3_600_000_000_000
-# Stages with networks or without memory, which all runs share; every run has its own copy of the others.
+# Stages with networks or without state, which all runs share; each run has its own copy of the others.
 SHARED_STAGES = (
     "detector",
     "point_cloud",
@@ -112,7 +112,7 @@ class TaskRunner:
     def run(
         self, frames: Iterable[RunFrame], tasks: Sequence[str] | None = None
     ) -> list[TaskOutput]:
-        """Results of consecutive frames, without memory of earlier runs. tasks: None for all."""
+        """Results of consecutive frames, independent of earlier runs. tasks: None for all."""
         chosen = self.tasks if tasks is None else tuple(t for t in self.tasks if t in tasks)
         if self._runs >= MAX_RUNS:
             raise RuntimeError("too many runs in one process")

@@ -14,7 +14,7 @@ from multimodal_perception.frame import SensorFrame, UltrasonicReading
 
 
 def add_ghost(frame: SensorFrame, sensor: str, value: float, source: FrameSource) -> SensorFrame:
-    """With probability `value` an echo at twice the range, which took two ways to the object."""
+    """With probability `value` a multipath echo at twice the range of the object."""
     reading = frame.ultrasonics[sensor]
     if generator(source, "ghosts", sensor).random() >= value or not math.isfinite(reading.range_m):
         return frame

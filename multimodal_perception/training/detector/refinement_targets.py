@@ -22,8 +22,8 @@ ProposalJitter = Callable[[TrainingFrame, Detections, np.random.Generator], Dete
 
 @dataclass(frozen=True)
 class JitteredRoiSampling(RoiSampling):
-    """RoiSampling of the fusion detector. jitter: makes additional proposals, among which is selected
-    as well."""
+    """RoiSampling of the fusion detector. jitter: makes additional proposals, from which the training
+    proposals are selected too."""
 
     jitter: ProposalJitter | None = None
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multimodal_perception.evaluation.nuscenes_metrics import NuScenesProtocol
 from multimodal_perception.evaluation.occupancy import FREE, OCCUPIED, UNDECIDED
-from multimodal_perception.evaluation.robustness.drive import KnownTruth
+from multimodal_perception.evaluation.robustness.drive import FrameTruth
 from multimodal_perception.evaluation.robustness.figures import combine, margin
 from multimodal_perception.evaluation.robustness.report_page import (
     robustness_report,
@@ -106,7 +106,7 @@ def test_counts_of_drives_are_added_before_the_figures() -> None:
     assert figures["studies"][1]["baseline"] == pytest.approx(0.8)
 
 
-def test_the_page_names_the_weakest_sensor_and_what_was_left_out() -> None:
+def test_the_page_contains_the_weakest_sensor_and_what_was_left_out() -> None:
     result = combine([[replace_labels(r) for r in RESULTS]], PROTOCOL)
     result |= {"drives": ["d"], "set": "standard", "studies": 6, "processed_frames": 9}
     page = robustness_report("Robustness", result, [], "")
@@ -179,7 +179,7 @@ def test_without_labels_the_reference_is_the_clean_run() -> None:
         boxes(), {"camera": half}, replace(grid, free=grid.occupied, occupied=grid.free)
     )
     result = SettingResult(1)
-    result.add(other, clean, KnownTruth(), SensorFrame(0))
+    result.add(other, clean, FrameTruth(), SensorFrame(0))
     assert result.labelled == dict.fromkeys(("detection", "segmentation", "occupancy"), False)
     assert result.qualities(PROTOCOL) == {"detection": 0.0, "segmentation": 0.5, "occupancy": 0.0}
     assert {t: d.rate for t, d in result.decisions.items()} == {
@@ -188,11 +188,11 @@ def test_without_labels_the_reference_is_the_clean_run() -> None:
         "occupancy": 1.0,
     }
     same = SettingResult(0)
-    same.add(clean, clean, KnownTruth(), SensorFrame(0))
+    same.add(clean, clean, FrameTruth(), SensorFrame(0))
     assert same.qualities(PROTOCOL) == {"detection": 1.0, "segmentation": 1.0, "occupancy": 1.0}
     # A missing mask counts as the last class everywhere.
     lost = SettingResult(5)
-    lost.add(replace(clean, masks={}), clean, KnownTruth(), SensorFrame(0))
+    lost.add(replace(clean, masks={}), clean, FrameTruth(), SensorFrame(0))
     assert lost.qualities(PROTOCOL)["segmentation"] == 0.0
     assert lost.decisions["segmentation"].rate == 1.0
 
@@ -202,7 +202,7 @@ def test_with_labels_unobserved_cells_are_wrong() -> None:
     free[:2] = 0.0  # the upper half is not observed
     grid = OccupancyGrid(0, "base_link", 1.0, (-2.0, -2.0), free, occupied)
     output = TaskOutput(None, {}, grid)
-    truth = KnownTruth(true_state=lambda x, y: np.full(len(x), FREE, np.int8))
+    truth = FrameTruth(true_state=lambda x, y: np.full(len(x), FREE, np.int8))
     result = SettingResult(1)
     result.add(output, output, truth, SensorFrame(0))
     assert result.labelled == {"occupancy": True}

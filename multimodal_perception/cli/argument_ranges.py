@@ -54,7 +54,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "--recall-min-score": (0.0, 1.0),
     "--repeats": (1, 100_000),
     "--rotations": (0, 10_000),
-    "--translations": (0, 10_000),
     "--scale": (1e-6, 1e4),
     "--seconds": (0.01, 1e7),
     "--seed": (0, MAX_SEED),
@@ -63,7 +62,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "--std": (1e-6, 1e4),
     "--threads": (0, 1024),
     "--tiles": (1, 64),
+    "--translations": (0, 10_000),
     "--web-port": (1, 65_535),
+    "--window": (0, 10_000),
     "--workers": (0, 64),
     "--workspace": (1, 1_000_000),
 }

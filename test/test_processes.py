@@ -93,7 +93,10 @@ def test_child_exits_if_its_parent_has_already_ended() -> None:
 
 def test_each_test_run_has_its_own_ros_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second run tries the occupied domain first."""
-    _hold_domain = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["_hold_domain"]
+    conftest = str(Path(__file__).with_name("conftest.py"))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    names = runpy.run_path(conftest)
+    _hold_domain, chosen = names["_hold_domain"], names["DOMAIN_WAS_CHOSEN"]
     monkeypatch.delenv("ROS_DOMAIN_ID")
     first, held = _hold_domain()
     with held:
@@ -102,8 +105,13 @@ def test_each_test_run_has_its_own_ros_domain(monkeypatch: pytest.MonkeyPatch) -
         second, held_too = _hold_domain()
         held_too.close()
         assert 1 <= int(first) <= 101 and second != first
+    monkeypatch.delenv(chosen)
     monkeypatch.setenv("ROS_DOMAIN_ID", "7")
     assert _hold_domain() == ("7", None)
+    # A worker of pytest-xdist has a domain of its own.
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw1")
+    runpy.run_path(conftest)
+    assert os.environ["ROS_DOMAIN_ID"] == "8"
 
 
 INTERRUPTED_POOL = """

@@ -87,7 +87,7 @@ def start_node(
 
     from multimodal_perception.messages import encoders, message_types
     from multimodal_perception.ros.node_process import perception_process
-    from multimodal_perception.ros.qos import OUTPUT_QOS, SENSOR_QOS
+    from multimodal_perception.ros.qos import LATCHED_QOS, OUTPUT_QOS, SENSOR_QOS
 
     types = message_types.RclpyTypes()
     sensors = image_rig.sensors
@@ -117,7 +117,8 @@ def start_node(
 
         def subscribe(topic: str, name: str) -> None:
             callback = received.setdefault(topic, []).append
-            node.create_subscription(message_types.message_class(name), topic, callback, OUTPUT_QOS)
+            qos = LATCHED_QOS if topic.endswith("/label_info") else OUTPUT_QOS
+            node.create_subscription(message_types.message_class(name), topic, callback, qos)
 
         def subscriptions(name: str) -> set[str]:
             sensor_topics = [s.topic for s in sensors.values()]

@@ -19,18 +19,20 @@ def convolution(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> 
 def concatenated_convolution(layer: nn.Module, x: Tensor, extra: Tensor) -> Tensor:
     """Apply a `convolution` to the concatenation of x and extra.
 
-    For inference it is computed as the sum of two convolutions, because ONNX Runtime is slow if the
-    number of channels is not a multiple of its block size.
+    It is computed as the sum of two convolutions, because ONNX Runtime and oneDNN are slow if the number
+    of channels is not a multiple of their block size. For inference, the scale of the normalisation is
+    part of the second one.
     """
-    if layer.training:
-        return layer(torch.cat([x, extra], 1))
     conv, norm, activate = layer.children()
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     assert norm.running_var is not None
     weight_x, weight_extra = conv.weight[:, : x.shape[1]], conv.weight[:, x.shape[1] :]
+    stride, padding = conv.stride[0], conv.kernel_size[0] // 2
+    if layer.training:
+        added = F.conv2d(extra, weight_extra, None, stride, padding)
+        return activate(norm(F.conv2d(x, weight_x, None, stride, padding) + added))
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     weight_extra = weight_extra * scale[:, None, None, None]
-    stride, padding = conv.stride[0], conv.kernel_size[0] // 2
     added = F.conv2d(extra, weight_extra, None, stride, padding)
     return activate(norm(F.conv2d(x, weight_x, None, stride, padding)) + added)
 

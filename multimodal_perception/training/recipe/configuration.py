@@ -14,7 +14,13 @@ from multimodal_perception.files import user_path
 from multimodal_perception.resources import share_path
 
 Network = Literal[
-    "bev_fusion", "detector", "segmentation", "image_detector", "near_field", "image_fusion"
+    "bev_fusion",
+    "detector",
+    "segmentation",
+    "image_detector",
+    "near_field",
+    "image_fusion",
+    "sensor_opinions",
 ]
 RECIPE = "recipe.yaml"
 NAME = re.compile(r"[a-z0-9_]+")

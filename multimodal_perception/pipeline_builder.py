@@ -13,8 +13,8 @@ import numpy as np
 
 from multimodal_perception import plugins, stages
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.detection.geometric.geometric_config import GeometricConfig
 from multimodal_perception.detection.images import ground_projection
@@ -243,7 +243,7 @@ def build_detector(config: PipelineConfig) -> stages.Detector:
     if name == "auto" and (config.runtime.device == "cpu" or not gpu_present(config.runtime.gpu)):
         return GeometricDetector(config.geometric)
     fallback = GeometricDetector(config.geometric)
-    detector = open_fusion_detector(config.fusion, config.runtime, fallback)
+    detector = BevFusionDetector(config.fusion, config.runtime, fallback)
     if name == "auto" and detector.proposal_network.device == "cpu":
         log.info("no engine runs the fusion detector on the GPU; using the geometric detector")
         return fallback

@@ -15,7 +15,7 @@ from multimodal_perception.simulation.simulation import Observation
 
 EXAMPLE = Path(__file__).parent.parent / "example_plugin"
 DIAGNOSTICS = {"/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"}
-DETECTOR, NETWORK = "inference of fusion_detector", "inference of detector"
+DETECTOR, NETWORK = "inference of fusion_detector", "inference of bev_fusion"
 
 Status = tuple[int, str, dict[str, str]]
 

@@ -217,7 +217,9 @@ def _choose_detector(
             "occupancy": _occupancy(config),
         }
         pipeline = Pipeline(detector=opened[0], **{**built, **fresh})
-        return measure_pipeline(lambda frame: pipeline.process(frame, requested=()), rig)
+        result = measure_pipeline(lambda frame: pipeline.process(frame, requested=()), rig)
+        _clear_past_sweeps(opened[0])
+        return result
 
     settings = dataclasses.replace(config, runtime=RuntimeConfig())
     try:
@@ -250,7 +252,14 @@ def build_detector(config: PipelineConfig) -> stages.Detector:
     for step in range(2):
         frame = _warm_up_frame(step)
         detector.detect(frame, segment_ground(frame, config.ground))
+    _clear_past_sweeps(detector)
     return detector
+
+
+def _clear_past_sweeps(detector: stages.Detector) -> None:
+    """Remove the sweeps of synthetic frames from a detector that keeps sweeps."""
+    if isinstance(detector, stages.UsesPastSweeps):
+        detector.clear_past_sweeps()
 
 
 def open_detector(name: str, config: PipelineConfig | None = None) -> stages.Detector:
@@ -258,7 +267,7 @@ def open_detector(name: str, config: PipelineConfig | None = None) -> stages.Det
 
     name: a value of PipelineConfig.detector; "shipped" for the fusion detector with the shipped model;
     or the name or folder of a model. "+NAME" after it selects another refinement network
-    ("detector+none" has none). Raises UserError.
+    ("bev_fusion+none" has none). Raises UserError.
     """
     config = config or PipelineConfig()
     name, plus, refinement = name.partition("+")

@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # Processes of the tests, and the folders with tests marked `serial`.
 WORKERS ?= 2
 SERIAL := test/ros test/benchmarks # as in test/conftest.py
+SCRIPTS := .ci/run docker/entrypoint.sh scripts/gpu_check.sh
+# Failures of tests that were rerun are part of the output, see CONTRIBUTING.md.
+PYTEST := $(BIN)/python -m pytest --rerun-show-tracebacks
 
 # Extras without wheels for these versions, see scripts/setup_environment.py.
 WITHOUT := train,view
@@ -22,9 +25,9 @@ demo: env
 # Most tests run in one process for each core; those marked `serial` need a computer without other load.
 test: lint docs
 	@status=0; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not serial" \
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder -m "not serial" \
 		|| status=1; \
-	$(BIN)/python -m pytest -m serial $(SERIAL) || status=1; \
+	$(PYTEST) -m serial $(SERIAL) || status=1; \
 	exit $$status
 
 test-min: TESTED := ubuntu-22.04
@@ -37,6 +40,11 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	@# Linters without a wheel, or without one for this computer, run where they are installed.
+	@PATH="$(BIN):$$PATH"; \
+	run() { if command -v "$$1" >/dev/null; then echo "$$*"; "$$@"; else echo "$$1: not installed"; fi; }; \
+	run hadolint docker/Dockerfile && run shellcheck -e SC1091 $(SCRIPTS) && run actionlint
 
 # The variables turn off announcements about future versions of MkDocs.
 docs: env

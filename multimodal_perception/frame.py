@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from multimodal_perception.box_evidence import BoxEvidence
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.cameras import CameraModel
 
@@ -177,7 +178,8 @@ class Boxes3D:
     in [0, 1], visible fraction of the object, or None. covariances: (N, 6, 6) float32 of x y z and
     the rotations about x y z, ordered as in geometry_msgs/PoseWithCovariance, in m^2 and rad^2; None
     if unknown, zeros for boxes whose covariance is unknown. velocity_covariances: (N, 2, 2) float32 of
-    the velocities, m^2/s^2; None if unknown, NaN for boxes whose covariance is unknown.
+    the velocities, m^2/s^2; None if unknown, NaN for boxes whose covariance is unknown. evidence:
+    opinions of the sensors about each box, or None.
     """
 
     stamp_ns: int
@@ -192,6 +194,7 @@ class Boxes3D:
     visibility: NDArray[np.float32] | None = None
     covariances: NDArray[np.float32] | None = None
     velocity_covariances: NDArray[np.float32] | None = None
+    evidence: BoxEvidence | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
@@ -200,7 +203,7 @@ class Boxes3D:
             self.scores.shape == (n,) and self.labels.shape == (n,),
             "scores and labels must be (N,)",
         )
-        for name in OPTIONAL_BOX_FIELDS:
+        for name in (*OPTIONAL_BOX_FIELDS, "evidence"):
             values = getattr(self, name)
             require(values is None or len(values) == n, f"{name} must have one row per box")
 
@@ -221,7 +224,7 @@ class Boxes3D:
 
     def select(self, index: Any) -> Boxes3D:
         """Return the boxes selected by a boolean mask (N,) or by indices, in that order."""
-        optional = (getattr(self, name) for name in OPTIONAL_BOX_FIELDS)
+        optional = {name: getattr(self, name) for name in OPTIONAL_BOX_FIELDS}
         return Boxes3D(
             self.stamp_ns,
             self.frame_id,
@@ -229,7 +232,8 @@ class Boxes3D:
             self.scores[index],
             self.labels[index],
             self.class_names,
-            *(None if values is None else values[index] for values in optional),
+            **{n: None if values is None else values[index] for n, values in optional.items()},
+            evidence=None if self.evidence is None else self.evidence.select(index),
         )
 
     @classmethod
@@ -238,7 +242,8 @@ class Boxes3D:
 
         The parts must have the same class names. Optional values that only some parts have are unknown
         for the others: NaN for velocities, their covariances and visibility, -1 for track ids and
-        numbers of points, zeros for covariances.
+        numbers of points, zeros for covariances. Evidence that only some parts have is that of no sensor
+        for the others.
         """
         first = parts[0]
         require(all(p.class_names == first.class_names for p in parts), "class names must be equal")
@@ -253,6 +258,10 @@ class Boxes3D:
                     np.full((len(p), *known.shape[1:]), unknown, known.dtype) if v is None else v
                     for p, v in zip(parts, given, strict=True)
                 ]
+            )
+        if any(p.evidence is not None for p in parts):
+            optional["evidence"] = BoxEvidence.concatenate(
+                [BoxEvidence.unknown(len(p)) if p.evidence is None else p.evidence for p in parts]
             )
         return cls(
             first.stamp_ns,
@@ -300,6 +309,7 @@ class Boxes3D:
             self.visibility,
             covariances,
             velocity_covariances,
+            self.evidence,
         )
 
 

@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 PACKAGE = "multimodal_perception"
 # The cache of all kernels has about 25 MB.
 REQUIRED_BYTES = 64 << 20
-# Caches of other versions of the package that are kept beside the current one.
+# Caches of other versions of the package that are kept beside the current one: the most recently used
+# ones, and all that a process has started to use within this time (several checkouts), seconds.
 KEPT_VERSIONS = 4
+KEPT_S = 3600.0
 # `from MODULE import NAMES`, in one line or in parentheses.
 IMPORTS = re.compile(rf"^from ({PACKAGE}[\w.]*) import (?:\(([^)]*)\)|(.*))$", re.MULTILINE)
 CONSTANT = re.compile(r"\b[A-Z][A-Z0-9_]*\b(?! as)")
@@ -96,11 +98,15 @@ def _is_private(folder: Path) -> bool:
 
 
 def _remove_old_versions(folder: Path) -> None:
+    """Set the time of the last use of a cache, and remove others that have not been used for long."""
     try:
+        os.utime(folder)
         others = [p for p in folder.parent.iterdir() if p.is_dir() and p != folder]
         others.sort(key=lambda p: p.stat().st_mtime)
+        used_until = folder.stat().st_mtime - KEPT_S
         for path in others[:-KEPT_VERSIONS]:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.stat().st_mtime < used_until:
+                shutil.rmtree(path, ignore_errors=True)
     except OSError:
         return  # another process removes the same folders
 

@@ -5,7 +5,6 @@ sum 1 (Josang 2016, subjective logic). It corresponds to a Dirichlet distributio
 alpha_k = e_k + 1, where e_k >= 0 is the evidence of the class: with S = sum of alpha, b_k = e_k / S and
 u = K / S (Sensoy et al. 2018, section 3; Han et al. 2021, "Trusted multi-view classification" (TMC),
 section 3.2). Masses of occupancy cells, with conflict and ageing, are in occupancy.evidence.
-The pipeline does not use this module.
 """
 
 from __future__ import annotations
@@ -184,11 +183,15 @@ class SourceReliability:
             gain = 1.0 - np.exp(-elapsed_s / self.config.time_constant_s)
             self._errors[name] = stamp_ns, mean + gain * (error - mean)
 
+    def error(self, source: str) -> float:
+        """Running mean of the errors of a source; 0 for unknown sources."""
+        return float(self._errors.get(source, (0, 0.0))[1])
+
     def reliability(self, source: str) -> float:
         """1 up to the tolerated error, then linear to 0 at the error 1; 1 for unknown sources."""
-        _, error = self._errors.get(source, (0, 0.0))
         tolerated = self.config.tolerated_error
-        return float(np.clip(1.0 - (error - tolerated) / (1.0 - tolerated), 0.0, 1.0))
+        excess = self.error(source) - tolerated
+        return float(np.clip(1.0 - excess / (1.0 - tolerated), 0.0, 1.0))
 
     def unreliable(self) -> list[str]:
         """Sources whose reliability is below warn_reliability, in alphabetical order."""

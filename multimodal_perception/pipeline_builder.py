@@ -39,6 +39,7 @@ from multimodal_perception.images.rgb_thermal_inputs import RgbThermalSegmenterC
 from multimodal_perception.near_field.source import NearFieldConfig, NearFieldSource
 from multimodal_perception.occupancy.evidential import EvidentialConfig, EvidentialMapper
 from multimodal_perception.occupancy.raycast import RaycastConfig, RaycastMapper
+from multimodal_perception.opinions import ReliabilityConfig
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pointcloud.ground_segmentation import Cloud, GroundConfig, segment_ground
 from multimodal_perception.pointcloud.weather_noise_filter import filter_weather_noise
@@ -50,6 +51,7 @@ from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.drivable import DrivableConfig, DrivableSegmenter
 from multimodal_perception.segmentation.imported import ImportedSegmenter, ImportedSegmenterConfig
 from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
+from multimodal_perception.sensor_reliability import EvidenceMonitor
 from multimodal_perception.tracking import Tracker, TrackingConfig
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ class PipelineConfig:
         imported_segmenter: Segmentation network that `import segmenter` wrote.
         ground_projection: Projection of 2D boxes onto the ground.
         tracking: Tracking of 3D boxes.
+        reliability: Weights of the sensors by their opinions about the objects.
         runtime: Inference engines.
     """
 
@@ -126,6 +129,7 @@ class PipelineConfig:
     imported_segmenter: ImportedSegmenterConfig = field(default_factory=ImportedSegmenterConfig)
     ground_projection: GroundProjectionConfig = field(default_factory=GroundProjectionConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    reliability: ReliabilityConfig = field(default_factory=ReliabilityConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
@@ -158,6 +162,7 @@ def build_pipeline(
         "frozen_sensors": lambda c: FrozenSensorMonitor(c.frozen_sensors),
         "image_detector": _image_detector,
         "tracker": lambda c: Tracker(c.tracking) if c.tracking.enabled else None,
+        "evidence": lambda c: EvidenceMonitor(c.reliability),
         "segmenter": _segmenter,
         "image_fusion": _image_fusion,
         "near_field": _near_field,
@@ -214,6 +219,7 @@ def _choose_detector(
             "image_quality": ImageQualityMonitor(config.image_quality),
             "frozen_sensors": None,  # the measured frames repeat a sweep
             "tracker": Tracker(config.tracking) if config.tracking.enabled else None,
+            "evidence": EvidenceMonitor(config.reliability),
             "occupancy": _occupancy(config),
         }
         pipeline = Pipeline(detector=opened[0], **{**built, **fresh})

@@ -8,11 +8,11 @@ The node reads both on another thread while a frame is processed.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from multimodal_perception.frame import Boxes3D, CameraImage, SensorFrame
 from multimodal_perception.perception import (
@@ -28,6 +28,8 @@ from multimodal_perception.pointcloud.ground_segmentation import Cloud
 from multimodal_perception.rig import Rig
 from multimodal_perception.sensor_use import RigUse, SensorUse, combine
 
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 # Results by camera or thermal sensor.
 BoxesBySensor = Mapping[str, Boxes2D]
 MasksBySensor = Mapping[str, SegmentationMask]
@@ -180,6 +182,19 @@ class BoxTracker(Stage, Protocol):
 
     def update(self, boxes: Boxes3D, frame: SensorFrame) -> Boxes3D:
         """The boxes with track_ids and, where odometry is known, velocities over ground in m/s."""
+        ...
+
+
+class EvidenceCombiner(Stage, Protocol):
+    """Combines the opinions of the sensors about each box, with a weight for each sensor."""
+
+    def update(self, boxes: Boxes3D) -> Boxes3D:
+        """The boxes of a frame with combined opinions; boxes without opinions are unchanged."""
+        ...
+
+    @property
+    def evidence_status(self) -> StageStatus | None:
+        """State of the sensors by their opinions, for diagnostics; None without opinions."""
         ...
 
 
@@ -343,10 +358,11 @@ ATTRIBUTES = {
     "image_fusion": "image_fusion",
     "image_detector": "image_detector",
     "tracking": "tracker",
+    "evidence": "evidence",
     "occupancy": "occupancy",
 }
 # Stages that only assess or post-process: a sensor that no other stage uses counts as unused.
-AUXILIARY_STAGES = ("image_quality", "frozen_sensors", "tracking")
+AUXILIARY_STAGES = ("image_quality", "frozen_sensors", "tracking", "evidence")
 
 
 def collect_sensor_use(rig: Rig, stages: Mapping[str, Stage | None]) -> RigUse:
@@ -374,6 +390,11 @@ class StageTimer:
         start = time.perf_counter()
         yield
         self.milliseconds[stage] = 1e3 * (time.perf_counter() - start)
+
+    def run(self, stage: str, function: Callable[[Argument], Result], argument: Argument) -> Result:
+        """Call a function and measure its time."""
+        with self(stage):
+            return function(argument)
 
 
 def with_image_quality(

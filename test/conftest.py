@@ -70,6 +70,8 @@ os.environ["MULTIMODAL_PERCEPTION_MEASURE"] = "never"
 
 # The folders in which `make test` runs tests marked serial.
 SERIAL = ("test/ros/", "test/benchmarks/")
+# A failed test that is marked live runs again up to RERUNS times, each after a pause, seconds.
+RERUNS, RERUN_PAUSE_S = 2, 5.0
 # Tests that share fixtures of a session, by folder. The tests of any other file also stay together.
 GROUPS = ("test/training/bev_fusion/", "test/training/recipe/", "test/detection/bev_fusion/")
 # Order of the tests with pytest-xdist: long ones first, so that all workers end at about the same time,
@@ -86,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Assign the tests of a file, or of a folder in GROUPS, to the same worker of pytest-xdist."""
+    """Make live tests rerun, and assign the tests of a file or group to the same worker of xdist."""
 
     def path(item: pytest.Item) -> str:
         return item.path.relative_to(config.rootpath).as_posix()
@@ -94,6 +96,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("serial") and not path(item).startswith(SERIAL):
             raise pytest.UsageError(f"{path(item)}: tests marked serial must be in {SERIAL}")
+        if item.get_closest_marker("flaky"):
+            raise pytest.UsageError(f"{item.nodeid}: only tests marked live are rerun")
+        # Without pytest-rerunfailures, for example in `colcon test`, no test is rerun.
+        if item.get_closest_marker("live") and config.pluginmanager.hasplugin("rerunfailures"):
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS, reruns_delay=RERUN_PAUSE_S))
     if WORKER is None:
         return
     for item in items:

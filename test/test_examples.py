@@ -129,7 +129,7 @@ def test_plugin_detector_is_installed_and_selected_by_name(tmp_path: Path, name:
     shutil.copytree(EXAMPLES / "plugin_detector", source)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--target", str(site)]
-    subprocess.run([*pip, *options, str(source)], check=True, capture_output=True, timeout=120)
+    subprocess.run([*pip, *options, str(source)], check=True, capture_output=True, timeout=240)
     output = run_example(
         "detect_in_kitti_folder.py", "--detector", name, folder=tmp_path, path=str(site)
     )

@@ -79,7 +79,7 @@ def test_a_file_that_does_not_fit_on_the_disk_is_removed(tmp_path: Path) -> None
     assert resource.RLIMIT_FSIZE is not None
     path = tmp_path / "x"
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, timeout=120
     )
     assert "x: cannot be written: File too large" in done.stdout, done.stderr
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,5 +114,12 @@ def test_caches_of_old_versions_are_removed(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         os.utime(tmp_path / str(number), (number, number))
     folder.mkdir()
+    os.utime(folder, (0, 0))
     kernels._remove_old_versions(folder)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4", "5", "6", "current"]
+    # Other processes use those that were used recently: they are never removed.
+    assert folder.stat().st_mtime > time.time() - 60.0
+    for number in range(10):
+        (tmp_path / f"used{number}").mkdir()
+    kernels._remove_old_versions(folder)
+    assert len(list(tmp_path.glob("used*"))) == 10 and not list(tmp_path.glob("[3-6]"))

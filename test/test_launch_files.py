@@ -137,6 +137,7 @@ def test_every_program_is_installed() -> None:
             assert shutil.which(node.executable, path=str(Path(sys.executable).parent))
 
 
+@pytest.mark.live
 def test_the_demo_gives_objects_and_its_nodes_end_on_ctrl_c(tmp_path: Path) -> None:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor

@@ -1,4 +1,4 @@
-"""Child processes end with their parent, and test runs do not share a ROS domain."""
+"""Child processes end with their parent; ROS domains and reruns of the tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -60,7 +62,7 @@ def group_runs(group: int) -> bool:
 
 
 def ended(process_id: int) -> bool:
-    end = time.monotonic() + 10.0
+    end = time.monotonic() + 30.0
     while runs(process_id) and time.monotonic() < end:
         time.sleep(0.02)
     return not runs(process_id)
@@ -86,7 +88,7 @@ def test_children_of_a_killed_process_are_terminated(script: str, tmp_path: Path
 def test_child_exits_if_its_parent_has_already_ended() -> None:
     script = PARENT.format(parent="os.getppid()")  # not the process that starts the child
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
     )
     assert done.stdout.split()[1:] == ["1"]
 
@@ -114,9 +116,41 @@ def test_each_test_run_has_its_own_ros_domain(monkeypatch: pytest.MonkeyPatch) -
     assert os.environ["ROS_DOMAIN_ID"] == "8"
 
 
+@pytest.mark.parametrize("plugins", [{"rerunfailures"}, set()])
+def test_only_tests_that_are_marked_live_are_rerun(plugins: set[str]) -> None:
+    rules = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
+    config: Any = SimpleNamespace(
+        rootpath=Path("/tests"), pluginmanager=SimpleNamespace(hasplugin=plugins.__contains__)
+    )
+
+    class Item:
+        path, nodeid = Path("/tests/test/test_a.py"), "test_a.py::test_a"
+
+        def __init__(self, *names: str) -> None:
+            self.markers = {name: getattr(pytest.mark, name) for name in names}
+
+        def get_closest_marker(self, name: str) -> Any:
+            return self.markers.get(name)
+
+        def add_marker(self, marker: Any) -> None:
+            self.markers[marker.name] = marker
+
+    live, logic = Item("live"), Item()
+    rules["pytest_collection_modifyitems"](config, [live, logic])
+    assert "flaky" not in logic.markers
+    assert ("flaky" in live.markers) == bool(plugins)
+    if plugins:
+        assert live.markers["flaky"].kwargs["reruns"] == 2
+        assert live.markers["flaky"].kwargs["reruns_delay"] > 0
+        with pytest.raises(pytest.UsageError, match="only tests marked live"):
+            rules["pytest_collection_modifyitems"](config, [live])
+
+
 INTERRUPTED_POOL = """
 import os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from multimodal_perception.processes import WorkerPool
 if __name__ == "__main__":
     print(os.getpid(), flush=True)
@@ -144,12 +178,12 @@ def test_an_interrupt_at_any_moment_ends_the_workers(delay_s: float, tmp_path: P
     group = int(parent.stdout.readline())
     time.sleep(delay_s)
     os.killpg(group, signal.SIGINT)
-    output, errors = parent.communicate(timeout=15.0)
+    output, errors = parent.communicate(timeout=60.0)
     assert parent.returncode != 0
     assert errors.count("Traceback") <= 1, errors  # that of the parent's KeyboardInterrupt
     for child in map(int, output.split()):
         assert ended(child)
-    end = time.monotonic() + 10.0
+    end = time.monotonic() + 30.0
     while group_runs(group) and time.monotonic() < end:
         time.sleep(0.02)
     assert not group_runs(group)

@@ -2,7 +2,8 @@
 
 A batch runs in a worker process with a limit of memory; a batch that does not end is a hang. Every case
 depends on the seed, the batch and its number only, so that a reported failure can be repeated with
-`--first-batch N --count BATCH_SIZE`.
+`--first-batch N --count BATCH_SIZE`. After Ctrl-C, the results so far are reported with the number of
+the batch with which to continue.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from multimodal_perception.processes import WorkerPool, initialise_worker
 
 KINDS = ("messages", "files", "frames")
 BATCH_SIZE = {"messages": 5000, "files": 100, "frames": 200}
-# A batch takes seconds; one that takes longer than this hangs.
+# A batch takes seconds; one that takes longer than this hangs, unless the computer is very busy.
 HANG_S = 300.0
+# Exit status of a program that Ctrl-C ended.
+INTERRUPTED = 130
 # Memory that a worker may allocate; a file whose header states a larger size must be refused before
 # allocation.
 MEMORY_BYTES = 8 << 30
@@ -63,27 +66,43 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--workers", type=int, default=os.cpu_count() or 1, help="number of processes"
     )
     parser.add_argument(
+        "--seconds-per-batch",
+        type=float,
+        default=HANG_S,
+        help=f"time after which a batch counts as a hang, seconds (default: {HANG_S:.0f}); increase it "
+        "on a busy computer",
+    )
+    parser.add_argument(
         "--target", action="append", help="kind of file, may be repeated (default: all)"
     )
     add_json_argument(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run the benchmark. Returns 1 if there was an unexpected failure."""
+    """Run the benchmark. Returns 1 if there was an unexpected failure, 130 after Ctrl-C."""
     batches = _batches(args)
+    targets = len({target for target, _ in batches})
     total = Outcome()
     bar = tqdm(total=len(batches), unit="batch", desc=f"fuzz {args.kind}")
-    while batches:
-        batches = _run_batches(batches, args, total, bar)
+    interrupted = False
+    try:
+        while batches:
+            batches = _run_batches(batches, args, total, bar)
+    except KeyboardInterrupt:
+        interrupted = True
     bar.close()
     result: dict[str, Any] = {
         **{name: total.counts[name] for name in sorted(total.counts)},
         "failures": len(total.failures),
         "max_memory_growth_mb": total.memory_bytes / 1e6,
     }
+    if interrupted:
+        result["continue_with_first_batch"] = args.first_batch + bar.n // targets
     print_report(f"fuzz {args.kind}", result, args.json)
     for failure in total.failures[:MAX_REPORTED]:
         print(failure)
+    if interrupted:
+        return INTERRUPTED
     return 1 if total.failures else 0
 
 
@@ -108,22 +127,21 @@ def _run_batches(
     batches: list[tuple[str, int]], args: Namespace, total: Outcome, bar: tqdm[Any]
 ) -> list[tuple[str, int]]:
     """Run batches until one crashes or hangs; returns those that are left for a new pool."""
-    pool = WorkerPool(args.workers, _initialise)
-    tasks = [(pool.submit(_run_batch, args.kind, t, args.seed, k), (t, k)) for t, k in batches]
-    for position, (task, (target, number)) in enumerate(tasks):
-        try:
-            outcome = task.result(HANG_S)
-        except (BrokenProcessPool, FutureTimeoutError) as error:
-            what = "hangs" if isinstance(error, FutureTimeoutError) else "ends the process"
-            total.failures.append(f"{target}: batch {number} or one beside it {what}")
-            pool.terminate()
+    with WorkerPool(args.workers, _initialise) as pool:
+        tasks = [(pool.submit(_run_batch, args.kind, t, args.seed, k), (t, k)) for t, k in batches]
+        for position, (task, (target, number)) in enumerate(tasks):
+            try:
+                outcome = task.result(args.seconds_per_batch)
+            except (BrokenProcessPool, FutureTimeoutError) as error:
+                what = "hangs" if isinstance(error, FutureTimeoutError) else "ends the process"
+                total.failures.append(f"{target}: batch {number} or one beside it {what}")
+                pool.terminate()
+                bar.update()
+                return batches[position + 1 :]
+            total.counts += outcome.counts
+            total.failures += outcome.failures
+            total.memory_bytes = max(total.memory_bytes, outcome.memory_bytes)
             bar.update()
-            return batches[position + 1 :]
-        total.counts += outcome.counts
-        total.failures += outcome.failures
-        total.memory_bytes = max(total.memory_bytes, outcome.memory_bytes)
-        bar.update()
-    pool.shutdown()
     return []
 
 

@@ -24,9 +24,12 @@ from multimodal_perception.calibration_monitor.sensor_pairs import (
     find_pairs,
     measure_rotation_error,
 )
-from multimodal_perception.cli.recordings import open_recording, print_notes
+from multimodal_perception.cli.recordings import (
+    add_recording_arguments,
+    open_recording,
+    print_notes,
+)
 from multimodal_perception.configuration import UserError, load
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.perception import Level
@@ -38,14 +41,7 @@ NOT_MEASURED = "too few edges in common to measure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help=PATH_HELP)
-    parser.add_argument(
-        "--dataset", choices=DATASET_NAMES, help="format of PATH (default: detected from its files)"
-    )
-    parser.add_argument(
-        "--rig",
-        help="rig of a bag or of a simulated drive (default for a bag: derived from its topics)",
-    )
+    add_recording_arguments(parser)
     parser.add_argument(
         "--frames",
         type=int,

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from multimodal_perception.cli.recordings import open_recording, print_notes
+from multimodal_perception.cli.recordings import (
+    add_recording_arguments,
+    open_recording,
+    print_notes,
+)
 from multimodal_perception.configuration import UserError, load
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
 from multimodal_perception.rig import load_rig, resolve_rig_path
 from multimodal_perception.visualization.occupancy_layers import draw_layers
@@ -19,14 +22,7 @@ from multimodal_perception.visualization.truth_view import HasGroundTruth, draw_
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help=PATH_HELP)
-    parser.add_argument(
-        "--dataset", choices=DATASET_NAMES, help="format of PATH (default: detected from its files)"
-    )
-    parser.add_argument(
-        "--rig",
-        help="rig of a bag or of a simulated drive (default for a bag: derived from its topics)",
-    )
+    add_recording_arguments(parser)
     parser.add_argument(
         "--frame", type=int, default=0, help="index of the frame, from 0 (default: 0)"
     )

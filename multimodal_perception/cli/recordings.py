@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 from multimodal_perception.datasets.bag import BagDataset
 from multimodal_perception.datasets.dataset import Dataset
-from multimodal_perception.datasets.open_dataset import DatasetName, open_dataset
+from multimodal_perception.datasets.open_dataset import (
+    DATASET_NAMES,
+    PATH_HELP,
+    DatasetName,
+    open_dataset,
+)
 from multimodal_perception.rig import Rig
+
+
+def add_recording_arguments(parser: ArgumentParser) -> None:
+    """Add PATH, --dataset and --rig, the arguments of open_recording."""
+    parser.add_argument("path", help=PATH_HELP)
+    parser.add_argument(
+        "--dataset", choices=DATASET_NAMES, help="format of PATH (default: detected from its files)"
+    )
+    parser.add_argument(
+        "--rig",
+        help="rig of a bag or of a simulated drive (default for a bag: derived from its topics)",
+    )
 
 
 def open_recording(

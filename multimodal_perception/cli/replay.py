@@ -13,18 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from multimodal_perception.cli.recordings import open_recording
-from multimodal_perception.datasets.open_dataset import DATASET_NAMES, PATH_HELP
+from multimodal_perception.cli.recordings import add_recording_arguments, open_recording
 from multimodal_perception.evaluation.report import write_json
 from multimodal_perception.rig import load_rig, resolve_rig_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help=PATH_HELP)
-    parser.add_argument(
-        "--dataset", choices=DATASET_NAMES, help="format of PATH; detected by default"
-    )
-    parser.add_argument("--rig", help="rig of a bag or simulated drive; default: from the topics")
+    add_recording_arguments(parser)
     parser.add_argument("--rate", type=float, default=10.0, help="frames per second [Hz]")
     parser.add_argument("--loops", type=int, default=1, help="number of repetitions")
     parser.add_argument("--parameters", type=Path, help="ROS parameter file of the node")

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rig", default="simulation", help=RIG_HELP)
     parser.add_argument("--profile", choices=PROFILES, default="realistic", help=PROFILE_HELP)
+    parser.add_argument(
+        "--sensor-rates",
+        action="store_true",
+        help="sensors measure at the rates of the rig, each with its own stamps; by default all "
+        "sensors measure at the time of each frame",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of scene, traffic and noise")
     parser.add_argument(
         "--seeds",
@@ -159,6 +165,7 @@ def _plans(args: argparse.Namespace) -> list[SimulationPlan]:
             tuple(args.condition),
             tuple(parse_fault(f) for f in args.fault),
             args.profile,
+            args.sensor_rates,
         )
         for scenario in expand_names(args.scenario)
         for seed in seeds

@@ -70,29 +70,32 @@ class ShardDataset(Dataset):
 
     def _frame(self, arrays: dict[str, NDArray]) -> SensorFrame:
         stamp_ns = int(arrays["stamp_ns"])
-        extrinsics, models = {}, {}
+        extrinsics, models, motions = {}, {}, {}
         lidars, cameras, thermals = {}, {}, {}
         for name, sensor in self.rig.sensors.items():
             key = f"{name}.{'points' if sensor.modality is Modality.LIDAR else 'pixels'}"
             if key not in arrays:
                 continue
             values = arrays[key]
+            own_ns = _stamp_ns(arrays, name)
             if sensor.modality is Modality.LIDAR:
-                lidars[name] = LidarSweep(name, stamp_ns, sensor.frame_id, values)
+                lidars[name] = LidarSweep(name, own_ns, sensor.frame_id, values)
             elif sensor.modality is Modality.CAMERA:
-                cameras[name] = CameraImage(name, stamp_ns, sensor.frame_id, values)
+                cameras[name] = CameraImage(name, own_ns, sensor.frame_id, values)
             else:
                 kelvin = (
                     sensor.counts_to_kelvin or DEFAULT_KELVIN if values.dtype == np.uint16 else None
                 )
-                thermals[name] = ThermalImage(name, stamp_ns, sensor.frame_id, values, kelvin)
+                thermals[name] = ThermalImage(name, own_ns, sensor.frame_id, values, kelvin)
             if sensor.intrinsics is not None:
                 models[name] = sensor.intrinsics.camera_model()
-        ultrasonics = self._ultrasonics(arrays, stamp_ns)
+        ultrasonics = self._ultrasonics(arrays)
         for name in (*lidars, *cameras, *thermals, *ultrasonics):
             pose = self.rig.sensors[name].base_from_sensor()
             if pose is not None:
                 extrinsics[name] = pose
+            if f"{name}.reference_from_base" in arrays:
+                motions[name] = arrays[f"{name}.reference_from_base"]
         return SensorFrame(
             stamp_ns,
             self.rig.base_frame,
@@ -102,6 +105,7 @@ class ShardDataset(Dataset):
             ultrasonics,
             extrinsics,
             models,
+            motions,
             odom_from_base=arrays["truth.odom_from_base"],
             expected=frozenset(self.rig.sensors),
             labels=self._boxes(arrays),
@@ -110,9 +114,7 @@ class ShardDataset(Dataset):
             ground_z=self.rig.ground_z,
         )
 
-    def _ultrasonics(
-        self, arrays: dict[str, NDArray], stamp_ns: int
-    ) -> dict[str, UltrasonicReading]:
+    def _ultrasonics(self, arrays: dict[str, NDArray]) -> dict[str, UltrasonicReading]:
         """Readings by sensor name. A sensor that published nothing is stored as NaN."""
         sensors = self.rig.sensors_of(Modality.ULTRASONIC)
         ranges = arrays["ultrasonics"] if sensors else np.zeros(0)
@@ -122,7 +124,7 @@ class ShardDataset(Dataset):
             if not np.isnan(value):
                 readings[name] = UltrasonicReading(
                     name,
-                    stamp_ns,
+                    _stamp_ns(arrays, name),
                     sensor.frame_id,
                     float(value),
                     limits.min_range,
@@ -171,3 +173,8 @@ class ShardDataset(Dataset):
             views,
             points,
         )
+
+
+def _stamp_ns(arrays: dict[str, NDArray], sensor: str) -> int:
+    """Stamp of a sensor's reading: its own, or that of the frame."""
+    return int(arrays.get(f"{sensor}.stamp_ns", arrays["stamp_ns"]))

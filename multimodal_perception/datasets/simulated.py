@@ -12,7 +12,7 @@ from multimodal_perception.simulation.simulation import Simulation
 PREFIX = "simulated"
 SYNTAX = (
     "simulated:SCENARIO[,seed=N][,frames=K][,rig=RIG][,profile=PROFILE][,fault=FAULT]..."
-    "[,CONDITION[=VALUE]]..."
+    "[,CONDITION[=VALUE]]...[,sensor_rates]"
 )
 DEFAULT_SCENARIO, DEFAULT_RIG, DEFAULT_FRAMES = "urban_street", "simulation", 20
 
@@ -27,6 +27,7 @@ def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
     integers = {"seed": 0, "frames": DEFAULT_FRAMES}
     conditions, faults = [], []
     profile: Profile = "basic"
+    sensor_rates = False
     for entry in entries:
         key, _, value = entry.partition("=")
         if key in integers:
@@ -40,6 +41,8 @@ def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
             profile = check_profile(value)
         elif key == "fault":
             faults.append(parse_fault(value))
+        elif entry == "sensor_rates":
+            sensor_rates = True
         elif entry:
             conditions.append(entry)
         else:
@@ -54,4 +57,5 @@ def open_simulation(spec: str, rig: Rig | None = None) -> Simulation:
         conditions,
         faults,
         profile=profile,
+        sensor_rates=sensor_rates,
     )

@@ -74,6 +74,7 @@ class SimulationPlan:
     conditions: tuple[str, ...] = ()
     faults: tuple[Fault, ...] = field(default=())
     profile: Profile = "basic"
+    sensor_rates: bool = False
 
     def simulation(self) -> Simulation:
         """Create the simulation. Raises SimulationError."""
@@ -85,6 +86,7 @@ class SimulationPlan:
             self.conditions,
             self.faults,
             profile=self.profile,
+            sensor_rates=self.sensor_rates,
         )
 
 
@@ -100,6 +102,7 @@ def describe_plan(plan: SimulationPlan) -> dict[str, Any]:
         "classes": list(SEMANTIC_NAMES),
         "definition": repr(plan.scenario),
         "sensors": dump_rig(plan.rig),
+        **({"sensor_rates": True} if plan.sensor_rates else {}),
     }
 
 
@@ -296,11 +299,16 @@ def encode_frame(simulation: Simulation, index: int) -> Encoded:
     observation = simulation.observe(index)
     types = _types()
     stamp_ns = simulation.stamp_ns(index)
+    # A reading is recorded at the time of the frame, or at its own time if that is later.
+    late_ns = {
+        simulation.rig.sensors[n].topic: max(observation.frame.readings[n].stamp_ns, stamp_ns)
+        for n in observation.frame.reference_from_base
+    }
     messages = itertools.chain(
         _static_messages(simulation, types) if index == 0 else (),
         _odometry_messages(simulation, index, types),
         (
-            (t, n, stamp_ns, m)
+            (t, n, late_ns.get(t, stamp_ns), m)
             for t, n, m in frame_messages(observation.frame, simulation.rig, types)
         ),
         ((t, n, stamp_ns, m) for t, n, m in truth_messages(observation, simulation.rig, types)),
@@ -389,4 +397,8 @@ def shard_arrays(simulation: Simulation, index: int) -> dict[str, np.ndarray]:
     if names:
         ranges = [frame.ultrasonics[n].range_m if n in frame.ultrasonics else np.nan for n in names]
         arrays["ultrasonics"] = np.array(ranges, np.float32)
+    # Of sensors that measured at another time than the frame's.
+    for name, motion in frame.reference_from_base.items():
+        arrays[f"{name}.stamp_ns"] = np.array(frame.readings[name].stamp_ns)
+        arrays[f"{name}.reference_from_base"] = motion
     return arrays

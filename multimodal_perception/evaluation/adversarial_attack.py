@@ -1,14 +1,51 @@
-"""Perturbations of image pairs that test the robustness of visible-thermal image fusion.
+"""Adversarial and random perturbations of images, for evaluations and for adversarial training.
 
-PAIF (Liu et al. 2023) perturbs both images of a pair during training, adversarially and with noise.
+PAIF (Liu et al. 2023) perturbs both images of a visible-thermal pair during training, adversarially and
+with noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def projected_gradient_ascent(
+    objective: Callable[[list[Tensor]], Tensor],
+    images: Sequence[Tensor],
+    bounds: Sequence[Tensor | float],
+    ranges: Sequence[tuple[float, float]],
+    steps: int,
+    relative_step: float,
+    generator: torch.Generator | None = None,
+) -> list[Tensor]:
+    """Images that differ from the given ones by at most a bound per value and increase an objective.
+
+    Projected gradient ascent (Madry et al. 2018) from a uniformly random start, with steps along the
+    sign of the gradient. objective: from the images to a scalar; it may ignore some of them. bounds,
+    ranges: bound (or a tensor of bounds that can be broadcast) and smallest and largest value of each
+    image. relative_step: length of a step as a fraction of the bound.
+    """
+    lows = [(x - b).clamp(min=r[0]) for x, b, r in zip(images, bounds, ranges, strict=True)]
+    highs = [(x + b).clamp(max=r[1]) for x, b, r in zip(images, bounds, ranges, strict=True)]
+
+    def project(moved: list[Tensor]) -> list[Tensor]:
+        limits = zip(moved, lows, highs, strict=True)
+        return [torch.minimum(torch.maximum(x, low), high) for x, low, high in limits]
+
+    noise = [torch.rand(x.shape, generator=generator, device="cpu").to(x) for x in images]
+    start = zip(images, bounds, noise, strict=True)
+    current = project([x + b * (2.0 * n - 1.0) for x, b, n in start])
+    for _ in range(steps):
+        leaves = [x.detach().requires_grad_(True) for x in current]
+        gradients = torch.autograd.grad(objective(leaves), leaves, allow_unused=True)
+        moves = zip(current, bounds, gradients, strict=True)
+        current = project(
+            [x if g is None else x + relative_step * b * g.sign() for x, b, g in moves]
+        )
+    return current
 
 
 def projected_gradient_attack(
@@ -28,17 +65,14 @@ def projected_gradient_attack(
     clean = torch.cat([visible, thermal], 1)
     with torch.no_grad():
         clean_output = fuse(visible, thermal)
-    step_size = 2.0 * epsilon / steps
-    noise = torch.rand(clean.shape, generator=generator, device="cpu").to(clean)
-    perturbed = (clean + epsilon * (2.0 * noise - 1.0)).clamp(0.0, 1.0)
-    for _ in range(steps):
-        perturbed.requires_grad_(True)
-        output = fuse(perturbed[:, :1], perturbed[:, 1:])
-        change = (output - clean_output).float().square().mean()
-        (gradient,) = torch.autograd.grad(change, perturbed)
-        perturbed = perturbed.detach() + step_size * gradient.sign()
-        perturbed = torch.minimum(torch.maximum(perturbed, clean - epsilon), clean + epsilon)
-        perturbed = perturbed.clamp(0.0, 1.0)
+
+    def change(images: list[Tensor]) -> Tensor:
+        output = fuse(images[0][:, :1], images[0][:, 1:])
+        return (output - clean_output).float().square().mean()
+
+    (perturbed,) = projected_gradient_ascent(
+        change, [clean], [epsilon], [(0.0, 1.0)], steps, 2.0 / steps, generator
+    )
     return perturbed[:, :1], perturbed[:, 1:]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.evaluation.detections import match_by_distance
+from multimodal_perception.evaluation.evidence_score import EvidenceScore
 from multimodal_perception.evaluation.matched_boxes import evaluated_names, match_frames
 from multimodal_perception.evaluation.nuscenes_metrics import (
     NuScenesProtocol,
@@ -59,7 +60,8 @@ def breakdown(
     by_distance: {"0-15": nuscenes_metrics, ...}, without bands beyond the range of every class.
     by_points: {"1-4": nuscenes_metrics, ...}, by the number of LiDAR points; only if labels and boxes
     have num_points. by_<tag>: for each value of the tag, the metrics (with by_distance) of the frames
-    with that value. calibration, covariances, velocity: see evaluation.uncertainty.
+    with that value. calibration, covariances, velocity: see evaluation.uncertainty. evidence: opinions
+    of the sensors, see evaluation.evidence_score; only if boxes have some.
     """
     protocol = protocol or NuScenesProtocol()
     result = _metrics_by_distance(frames, protocol, bands)
@@ -73,6 +75,11 @@ def breakdown(
     matched = match_frames(frames, protocol)
     result["calibration"] = score_calibration(matched)
     result["covariances"] = covariance_consistency(matched)
+    evidence = EvidenceScore()
+    for frame in frames:
+        evidence.add(frame.predicted, frame.truth)
+    if figures := evidence.summary():
+        result["evidence"] = figures
     result["velocity"] = velocity_errors(matched)
     for tag in sorted({t for f in frames for t in f.tags}):
         values = sorted({f.tags[tag] for f in frames if tag in f.tags})

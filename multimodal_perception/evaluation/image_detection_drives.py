@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from multimodal_perception.evaluation.average_precision import (
     ImageDetections,
     ImageGroundTruth,
 )
+from multimodal_perception.evaluation.image_box_errors import box_errors, draw_box_errors
 from multimodal_perception.evaluation.segmentation_drives import (
     CONDITIONS,
     camera_thermal_rig,
     select_images,
     simulate_observations,
 )
+from multimodal_perception.evaluation.worst_pictures import WorstPictures
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry.image_boxes import boxes_from_instances
 from multimodal_perception.images.view_warp import warp_between
@@ -51,8 +54,11 @@ def score_drives(
     frames: int,
     progress: Callable[[int], Any],
     profile: Profile = "basic",
+    worst: WorstPictures | None = None,
 ) -> dict[str, Any]:
     """AP by input images, condition and class in the first camera's view; ground projection metrics.
+
+    worst: gets the pictures of the images with the most errors of the detector with both images.
 
     Raises UserError for a rig without a camera or a thermal camera, or an incompatible card.
     """
@@ -85,6 +91,16 @@ def score_drives(
                     confident = _select(detections, reported)
                     boxes = ImageObjects()({camera: confident}, frame)
                     projected[condition].add(labels, tracks[truth.evaluated], boxes)
+                    if worst is not None and worst.count:
+                        found = ImageDetections(
+                            detections.boxes, detections.scores, detections.labels
+                        )
+                        errors = box_errors(truth, found, thresholds)
+                        pixels = frame.cameras[camera].rgb()
+                        text = f"{condition}, {frame.stamp_ns} ns: {errors.count} errors"
+                        worst.add(
+                            errors.count, text, partial(draw_box_errors, pixels, errors, classes)
+                        )
             bar.update()
     return {
         "frames": len(seeds) * len(CONDITIONS) * frames,

@@ -14,6 +14,7 @@ from multimodal_perception.detection.images.config import ImageDetectorConfig
 from multimodal_perception.detection.images.imported import ARCHITECTURE, ImportedDetector
 from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
 from multimodal_perception.evaluation.average_precision import ImageDetections, ImageGroundTruth
+from multimodal_perception.evaluation.image_box_errors import box_errors, draw_box_errors
 from multimodal_perception.evaluation.image_detection_metrics import ImageDetectionScore
 from multimodal_perception.evaluation.labelled_boxes import (
     BOX_CLASSES,
@@ -25,6 +26,7 @@ from multimodal_perception.evaluation.labelled_boxes import (
 from multimodal_perception.evaluation.person_regions import PERSON_CLASSES, PersonRegionScore
 from multimodal_perception.evaluation.segmentation_images import LabelledImage, read_images
 from multimodal_perception.evaluation.single_image import single_image_frame
+from multimodal_perception.evaluation.worst_pictures import WorstPictures
 from multimodal_perception.perception import Boxes2D
 from multimodal_perception.runtime.card import load_card
 
@@ -113,20 +115,39 @@ def detect_boxes(
     images: Iterable[ImageWithBoxes | None],
     min_score: float,
     on_image: Callable[[], Any] = lambda: None,
+    worst: WorstPictures | None = None,
 ) -> DetectedImages:
     """Run a detector on images.
 
-    detector: with a score threshold of at most CURVE_MIN_SCORE. min_score: in operation.
+    detector: with a score threshold of at most CURVE_MIN_SCORE. min_score: in operation. worst: gets the
+    pictures of the images with the most missed and false boxes.
     """
     result = DetectedImages(box_class_thresholds(detector, min_score))
-    for image in images:
+    for number, image in enumerate(images, 1):
         if image is None:
             result.skipped += 1
         else:
             found = to_box_classes(detector.detect(image.frame).get(image.camera))
             result.images.append((image.camera, image.truth, found))
+            if worst is not None and worst.count:
+                _add_picture(worst, number, image, found, result.min_scores)
         on_image()
     return result
+
+
+def _add_picture(
+    worst: WorstPictures,
+    number: int,
+    image: ImageWithBoxes,
+    found: ImageDetections,
+    min_scores: Sequence[float],
+) -> None:
+    """Add an image to the worst ones. number: of the image in the data set, from 1."""
+    pixels = image.frame.cameras[image.camera].rgb()
+    errors = box_errors(image.truth, found, min_scores)
+    counts = f"{len(errors.missed[0])} missed, {len(errors.false[0])} false"
+    text = f"image {number}, {image.camera}: {counts}"
+    worst.add(errors.count, text, lambda: draw_box_errors(pixels, errors, BOX_CLASSES))
 
 
 def score_person_regions(

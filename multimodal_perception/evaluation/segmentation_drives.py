@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from multimodal_perception.rig import Rig
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.segmentation.classes import labels_from_semantics
+from multimodal_perception.segmentation.monte_carlo import monte_carlo_engine
 from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
 from multimodal_perception.simulation.profile import Profile
 from multimodal_perception.simulation.simulation import Observation, Simulation
@@ -34,6 +36,34 @@ FIRST_FRAME = 5
 SINGLE_STREAM_INPUTS = {"visible": ("visible",), "thermal": ("thermal",)}
 
 
+@dataclass(frozen=True)
+class Averaging:
+    """A way to average probabilities: Monte Carlo dropout, mirrored images, or further networks.
+
+    passes, dropout: of Monte Carlo dropout, see monte_carlo_engine; without it 0 passes. mirrored,
+    ensemble: see RgbThermalSegmenterConfig.
+    """
+
+    passes: int = 0
+    dropout: float = 0.0
+    mirrored: bool = False
+    ensemble: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Name in rows; empty without averaging."""
+        words = [f"dropout {self.dropout:g} x {self.passes}" if self.passes else ""]
+        words += ["mirrored" if self.mirrored else ""]
+        words += [f"ensemble of {1 + len(self.ensemble)}" if self.ensemble else ""]
+        return ", ".join(w for w in words if w)
+
+    def open_segmenter(self, card: ModelCard) -> RgbThermalSegmenter:
+        """The segmenter of a card. Raises UserError."""
+        config = RgbThermalSegmenterConfig(mirrored=self.mirrored, ensemble=self.ensemble)
+        engine = monte_carlo_engine(card, self.passes, self.dropout) if self.passes else None
+        return RgbThermalSegmenter(config, RuntimeConfig(), engine=engine, card=card)
+
+
 def score_drives(
     cards: Sequence[ModelCard],
     rig: Rig,
@@ -42,10 +72,12 @@ def score_drives(
     progress: Callable[[int], Any],
     profile: Profile = "basic",
     on_image: Callable[[str, str, Any, Any, Any], None] | None = None,
+    averaging: Sequence[Averaging] = (),
 ) -> dict[str, Any]:
     """Metrics by network, input images and condition.
 
-    on_image: called with the row, the condition, the frame, and true and predicted labels (H, W).
+    averaging: adds rows of the first network, and image_ms, the mean time of an image by row. on_image:
+    called with the row, the condition, the frame, and true and predicted labels (H, W).
 
     A row is for example "cmx, both", or the path of the card for a second network of that name. All
     pixels of the first camera's view are evaluated, including those outside the thermal camera's field
@@ -54,21 +86,26 @@ def score_drives(
     rig = camera_thermal_rig(rig)
     camera = next(iter(rig.sensors_of(Modality.CAMERA)))
     rows: dict[str, tuple[RgbThermalSegmenter, str]] = {}
-    for card in cards:
-        segmenter = RgbThermalSegmenter(RgbThermalSegmenterConfig(), RuntimeConfig(), card=card)
+    variants = [(card, Averaging()) for card in cards] + [(cards[0], a) for a in averaging]
+    for card, average in variants:
+        segmenter = average.open_segmenter(card)
         fusion = str(card.settings.get("fusion", "cmx"))
         inputs = SINGLE_STREAM_INPUTS.get(fusion, ("both", "visible", "thermal"))
         name = fusion if f"{fusion}, {inputs[0]}" not in rows else card.source
+        name = f"{fusion}, {average.title}" if average.title else name
         rows |= {f"{name}, {images}": (segmenter, images) for images in inputs}
     classes = cards[0].classes
     scores = {row: {c: ConfusionMatrix(classes) for c in CONDITIONS} for row in rows}
+    seconds = dict.fromkeys(rows, 0.0)
     confidences = {row: {c: ConfidenceScore(classes) for c in CONDITIONS} for row in rows}
     with progress(len(seeds) * len(CONDITIONS) * frames) as bar:
         for condition, observation in simulate_observations(rig, seeds, frames, profile):
             truth = labels_from_semantics(observation.truth.views[camera].semantics)
             for row, (segmenter, images) in rows.items():
                 part = select_images(observation.frame, images)
+                start = time.perf_counter()
                 mask = segmenter.segment_view_mask(part, camera)
+                seconds[row] += time.perf_counter() - start
                 if mask is None:  # no output counts as the last class everywhere
                     labels = np.full_like(truth, len(classes) - 1)
                 else:
@@ -78,7 +115,10 @@ def score_drives(
                 if on_image is not None:
                     on_image(row, condition, part, truth, labels)
             bar.update()
+    count = len(seeds) * len(CONDITIONS) * frames
+    times = {row: 1e3 * s / count for row, s in seconds.items()}
     return {
+        **({"image_ms": times} if averaging else {}),
         "frames": len(seeds) * len(CONDITIONS) * frames,
         "conditions": {name: list(words) for name, words in CONDITIONS.items()},
         "rows": {

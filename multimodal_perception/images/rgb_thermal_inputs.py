@@ -38,12 +38,20 @@ class RgbThermalSegmenterConfig:
         second_input: Second input image of the network besides the visible image: the thermal image or
             the inverse depth of the LiDAR points. It must be the modality that the model was trained
             with (settings.second_input of its card). Set it to none to use the visible image only.
+        mirrored: Whether the network also runs on the mirrored images, and the probabilities of both
+            runs are averaged. Enable it for better confidences of the masks where the network may take
+            twice as long.
+        ensemble: Further segmentation models (names of shipped models or paths of cards) whose
+            probabilities are averaged with those of the first one. Set it to models of other trainings
+            with the same classes and inputs for better masks; each one costs a run for each image.
     """
 
     model: str = "segmentation"
     cameras: tuple[str, ...] = ()
     max_images_per_frame: int = field(default=0, metadata={"min": 0, "max": 64})
     second_input: Literal["thermal", "lidar", "none"] = "thermal"
+    mirrored: bool = False
+    ensemble: tuple[str, ...] = ()
 
 
 def trained_second_input(card: ModelCard) -> SecondInput:

@@ -208,33 +208,6 @@ class NearField(nn.Module):
         return torch.cat(parts, 1).to(image.dtype), camera_count
 
 
-def evidential_loss(evidence: Tensor, labels: Tensor, weights: Tensor, kl: float) -> Tensor:
-    """Weighted mean over labelled cells of the expected cross entropy plus `kl` times a KL divergence.
-
-    sum y (psi(S) - psi(alpha)) + kl KL(D(alpha~) || D(1)): Han et al. 2021, eq. 8 to 10, where alpha~ is
-    alpha without the evidence of the true class.
-
-    evidence: (B, K, H, W). labels: (B, H, W) int64; values of K and more are ignored. weights:
-    (B, H, W), of the cells. kl: weight of the divergence.
-    """
-    count = evidence.shape[1]
-    labelled = labels < count
-    alpha = evidence.permute(0, 2, 3, 1)[labelled] + 1.0  # (M, K)
-    truth = F.one_hot(labels[labelled], count).to(alpha.dtype)
-    total = alpha.sum(dim=1, keepdim=True)
-    cross_entropy = (truth * (torch.digamma(total) - torch.digamma(alpha))).sum(dim=1)
-    alpha_wrong = truth + (1 - truth) * alpha  # alpha~
-    total_wrong = alpha_wrong.sum(dim=1, keepdim=True)
-    divergence = (
-        torch.lgamma(total_wrong.squeeze(1))
-        - torch.lgamma(torch.tensor(float(count)))
-        - torch.lgamma(alpha_wrong).sum(dim=1)
-        + ((alpha_wrong - 1) * (torch.digamma(alpha_wrong) - torch.digamma(total_wrong))).sum(dim=1)
-    )
-    weight = weights[labelled].to(alpha)
-    return (weight * (cross_entropy + kl * divergence)).sum() / weight.sum().clamp(min=1e-6)
-
-
 def build_near_field(settings: Mapping[str, Any]) -> NearField:
     """Build the network from a card's settings, without weights. Raises ConfigurationError."""
     return NearField(build(NearFieldSettings, settings, "near_field settings")).eval()

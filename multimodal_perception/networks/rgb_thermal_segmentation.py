@@ -68,6 +68,14 @@ class RgbThermalSegmentation(nn.Module):
         [0, 1]. Masks (B, 1, H, W) are 1 at valid pixels, else 0; the mask of a missing image is 0. The
         values of masked pixels have no effect.
         """
+        maps, stems = self.encode(visible, thermal, visible_mask, thermal_mask)
+        out: Tensor = self.decoder(maps, stems)
+        return out
+
+    def encode(
+        self, visible: Tensor, thermal: Tensor, visible_mask: Tensor, thermal_mask: Tensor
+    ) -> tuple[list[Tensor], list[tuple[Tensor, nn.Module, Tensor]]]:
+        """The fused maps and the stems, which are the arguments of Decoder.forward."""
         images = (
             torch.where(visible_mask > 0.5, visible, 0.0),
             torch.where(thermal_mask > 0.5, 2.0 * thermal - 1.0, 0.0),
@@ -95,8 +103,7 @@ class RgbThermalSegmentation(nn.Module):
             x = [t(f, m) for t, f, m in zip(tokens, x, scaled_masks, strict=True)]
             fused, x = self._fuse_stage(s, x, scaled_masks)
             maps.append(fused)  # (B, FUSED_CHANNELS[s], H / stride, W / stride)
-        out: Tensor = self.decoder(maps, stems)
-        return out
+        return maps, stems
 
     def _fuse_stage(
         self, stage: int, x: list[Tensor], masks: list[Tensor]

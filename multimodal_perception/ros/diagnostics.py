@@ -94,6 +94,11 @@ def sensor_use_status(types: MessageTypes, node: str, use: StageStatus) -> Any:
     return status(types, f"{node}: sensor use", use.level, use.message, use.values)
 
 
+def evidence_status(types: MessageTypes, node: str, evidence: StageStatus) -> Any:
+    """DiagnosticStatus of the sensors' opinions; WARN with the sensors whose opinions are wrong."""
+    return status(types, f"{node}: evidence", evidence.level, evidence.message, evidence.values)
+
+
 def odometry_status(types: MessageTypes, node: str, odometry: StageStatus) -> Any:
     """DiagnosticStatus of the odometry; WARN if it is lost."""
     return status(types, f"{node}: odometry", odometry.level, odometry.message, odometry.values)

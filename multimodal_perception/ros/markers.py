@@ -10,18 +10,26 @@ from multimodal_perception.frame import Boxes3D
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.messages.encoders import boxes_to_message, make_header
 from multimodal_perception.messages.message_types import MessageTypes
+from multimodal_perception.object_evidence import describe_objects
 from multimodal_perception.visualization.palette import class_colour
 
 ARROW, CUBE, TEXT, ADD, DELETE = 0, 1, 9, 0, 2
 # Slower objects have no velocity arrow, m/s. The arrow shows the displacement in one second.
 MIN_ARROW_SPEED = 0.5
+# Distance of the text with the opinions below a box, metres, and its colour.
+EVIDENCE_OFFSET, YELLOW = 0.3, (1.0, 0.9, 0.3, 1.0)
 
 
 class MarkerEncoder:
     """Boxes3D to MarkerArray; deletes the markers of earlier boxes that are gone."""
 
-    def __init__(self, types: MessageTypes, lifetime_s: float = 1.0) -> None:
+    def __init__(
+        self, types: MessageTypes, lifetime_s: float = 1.0, show_evidence: bool = False
+    ) -> None:
+        """show_evidence: whether boxes with opinions of the sensors have a text with them."""
         self._types = types
+        self.show_evidence = show_evidence
+        self._texts: set[int] = set()
         self._drawn = 0
         self._arrows: set[int] = set()
         self.set_lifetime(lifetime_s)
@@ -57,6 +65,7 @@ class MarkerEncoder:
                 self._marker(namespace, CUBE, i, boxes, action=DELETE) for namespace in NAMESPACES
             ]
         markers += self._velocities(boxes)
+        markers += self._evidence(boxes)
         self._drawn = len(detections)
         return self._types.new("visualization_msgs/msg/MarkerArray", markers=markers)
 
@@ -81,6 +90,34 @@ class MarkerEncoder:
         removed = sorted(self._arrows - set(moving))
         markers += [self._marker(ARROW_NAMESPACE, ARROW, i, boxes, action=DELETE) for i in removed]
         self._arrows = set(moving)
+        return markers
+
+    def _evidence(self, boxes: Boxes3D) -> list[Any]:
+        """A text below the bottom of each box, and DELETE for earlier ones."""
+        items = describe_objects(boxes) if self.show_evidence else []
+        markers = []
+        for i, item in enumerate(items):
+            x, y, z, _, _, height, _ = map(float, boxes.boxes[i])
+            point = self._types.new(
+                "geometry_msgs/msg/Point", x=x, y=y, z=z - height / 2 - EVIDENCE_OFFSET
+            )
+            orientation = self._types.new(
+                "geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0
+            )
+            pose = self._types.new(
+                "geometry_msgs/msg/Pose", position=point, orientation=orientation
+            )
+            size = self._vector(0.0, 0.0, 0.4)
+            markers.append(
+                self._marker(
+                    EVIDENCE_NAMESPACE, TEXT, i, boxes, pose, size, colour=YELLOW, text=item.text
+                )
+            )
+        removed = sorted(self._texts - set(range(len(items))))
+        markers += [
+            self._marker(EVIDENCE_NAMESPACE, TEXT, i, boxes, action=DELETE) for i in removed
+        ]
+        self._texts = set(range(len(items)))
         return markers
 
     def _vector(self, x: float, y: float, z: float) -> Any:
@@ -116,4 +153,4 @@ class MarkerEncoder:
         )
 
 
-NAMESPACES, ARROW_NAMESPACE = ("boxes", "labels"), "velocities"
+NAMESPACES, ARROW_NAMESPACE, EVIDENCE_NAMESPACE = ("boxes", "labels"), "velocities", "evidence"

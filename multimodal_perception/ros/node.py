@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from traceback import format_exc
 from typing import Any
@@ -16,10 +16,10 @@ from rclpy.parameter import Parameter
 
 from multimodal_perception import stages
 from multimodal_perception.configuration import UserError
-from multimodal_perception.frame import Boxes3D, SensorFrame
+from multimodal_perception.frame import Boxes3D
 from multimodal_perception.load_control import LoadController
 from multimodal_perception.messages import message_types
-from multimodal_perception.perception import ImageQuality, Level
+from multimodal_perception.perception import Level
 from multimodal_perception.pipeline import Pipeline
 from multimodal_perception.pipeline_builder import build_pipeline
 from multimodal_perception.pipeline_changes import use_thresholds
@@ -31,6 +31,7 @@ from multimodal_perception.ros.clock import NodeClock
 from multimodal_perception.ros.image_conversion import image_converter
 from multimodal_perception.ros.intake_worker import IntakeFrame, IntakeWorker
 from multimodal_perception.ros.live_changes import LiveChanges, check_change
+from multimodal_perception.ros.node_statistics import NodeStatistics
 from multimodal_perception.ros.package_log import PackageLog
 from multimodal_perception.ros.publishers import OutputPublishers
 from multimodal_perception.ros.qos import LATCHED_QOS, MOTION_QOS, SENSOR_QOS
@@ -76,16 +77,8 @@ class PerceptionNode(LifecycleNode):
         self._calibration_monitor: CalibrationOutputs | None = None
         self._topics: TopicSubscriptions | None = None
         self._timers_owned: list[Any] = []
-        self._reset_statistics()
-
-    def _reset_statistics(self) -> None:
         self._sensor_reports: SensorReports | None = None
-        self._image_quality: Mapping[str, ImageQuality] = {}
-        self._frozen: Mapping[str, float] = {}
-        self._frames_processed, self._max_latency_s = 0, 0.0
-        self._frames_withheld, self._frames_without_required = 0, 0
-        self._last_counts: dict[str, int] = {}
-        self._max_callback_s = 0.0
+        self._statistics = NodeStatistics()
 
     # Lifecycle transitions ----------------------------------------------------------------------
 
@@ -134,7 +127,7 @@ class PerceptionNode(LifecycleNode):
             image_converter(),
         )
         self._sensor_reports = SensorReports(self._types, self._rig, config, self.get_logger())
-        self._last_counts = {}  # the new worker counts from 0
+        self._statistics.last_counts = {}  # the new worker counts from 0
         self._worker = NewestFirstWorker(
             self._process, self._log_failure, on_ready=self._on_worker_ready
         )
@@ -216,7 +209,7 @@ class PerceptionNode(LifecycleNode):
         if self._publishers_owned is not None:
             self._publishers_owned.close()
         self._rig = self._pipeline = self._publishers_owned = self._services_owned = None
-        self._reset_statistics()
+        self._sensor_reports, self._statistics = None, NodeStatistics()
 
     # Messages in (on the executor's thread) -------------------------------------------------------
 
@@ -225,7 +218,8 @@ class PerceptionNode(LifecycleNode):
         arrival_s = time.perf_counter()
         self._node_clock.on_message()
         self._intake_worker.receive(topic, msg, arrival_ns, arrival_s)
-        self._max_callback_s = max(self._max_callback_s, time.perf_counter() - arrival_s)
+        elapsed_s = time.perf_counter() - arrival_s
+        self._statistics.max_callback_s = max(self._statistics.max_callback_s, elapsed_s)
 
     def _on_lost(self, topic: str, count: int) -> None:
         assert self._intake is not None and self._intake_worker is not None
@@ -261,7 +255,8 @@ class PerceptionNode(LifecycleNode):
             self._publishers_owned,
             self._calibration_monitor,
         )
-        assert pipeline is not None and publishers is not None
+        rig, statistics = self._rig, self._statistics
+        assert pipeline is not None and publishers is not None and rig is not None
         self._changes.apply()
         started_s = time.perf_counter()
         reported = {} if self._sensor_reports is None else self._sensor_reports.health
@@ -276,7 +271,7 @@ class PerceptionNode(LifecycleNode):
 
         def publish_boxes(boxes: Boxes3D) -> None:
             nonlocal published_s
-            if self._has_result(job.frame, len(boxes)):
+            if statistics.has_result(rig, job.frame, len(boxes)):
                 publishers.publish_objects(boxes)
             published_s = time.perf_counter()
 
@@ -287,8 +282,6 @@ class PerceptionNode(LifecycleNode):
             agreement=None if monitor is None else monitor.agreement,
             on_boxes=publish_boxes,
         )
-        self._image_quality = {**self._image_quality, **perception.image_quality}
-        self._frozen = perception.frozen
         processed_s = time.perf_counter()
         publishers.publish_others(perception, job.frame)
         publishers.publish_labels(pipeline, perception.stamp_ns, perception)
@@ -305,19 +298,9 @@ class PerceptionNode(LifecycleNode):
         }
         timing = diagnostics.timing_message(self._types, perception, times, job.frame)
         publishers.publish(outputs.TIMING_TOPIC, timing)
-        self._frames_processed += 1
-        self._max_latency_s = max(self._max_latency_s, published_s - job.arrival_s)
+        statistics.add(perception, published_s - job.arrival_s)
         if monitor is not None:
             monitor.offer(job.frame)
-
-    def _has_result(self, frame: SensorFrame, boxes: int) -> bool:
-        """Return whether the boxes are a result: none without a required sensor is not "no objects"."""
-        assert self._rig is not None
-        if not any(self._rig.sensors[name].required for name in frame.dropped):
-            return True
-        self._frames_without_required += 1
-        self._frames_withheld += not boxes
-        return boxes > 0
 
     def _log_failure(self, error: Exception) -> None:
         self.get_logger().error(
@@ -337,12 +320,32 @@ class PerceptionNode(LifecycleNode):
         reports = self._sensor_reports
         assert intake is not None and pipeline is not None and publishers is not None
         assert reports is not None
+        assert self._worker is not None and self._intake_worker is not None
         now_ns, name = self._now_ns(), self.get_fully_qualified_name()
-        statuses = [self._pipeline_status(name, intake, pipeline)]
+        statistics, clock_problem = self._statistics, self._node_clock.problem
+        if clock_problem:
+            self.get_logger().error(clock_problem, throttle_duration_sec=5.0)
+        statuses = [
+            statistics.pipeline_status(
+                self._types,
+                name,
+                pipeline,
+                intake,
+                (self._worker, self._intake_worker),
+                self._rig_use,
+                self._config.warn_latency_s,
+                clock_problem,
+            )
+        ]
         statuses += [diagnostics.stage_status(self._types, name, s) for s in pipeline.status]
+        evidence = pipeline.evidence_status
+        if evidence is not None:
+            statuses.append(diagnostics.evidence_status(self._types, name, evidence))
         statuses.append(diagnostics.load_status(self._types, name, self._load))
         statuses.append(diagnostics.sensor_use_status(self._types, name, self._rig_use.status))
-        statuses += reports.sensor_statuses(name, intake, now_ns, self._image_quality, self._frozen)
+        statuses += reports.sensor_statuses(
+            name, intake, now_ns, statistics.image_quality, statistics.frozen
+        )
         statuses.append(reports.odometry_status(name, intake, now_ns))
         if self._calibration_monitor is not None:
             statuses += self._calibration_monitor.statuses(name)
@@ -350,51 +353,6 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().warning(notice)
         message = diagnostics.diagnostic_array(self._types, now_ns, statuses)
         publishers.publish(outputs.DIAGNOSTICS_TOPIC, message)
-
-    def _pipeline_status(self, node: str, intake: MessageIntake, pipeline: Pipeline) -> Any:
-        worker, intake_worker = self._worker, self._intake_worker
-        assert self._rig is not None and worker is not None and intake_worker is not None
-        synchronizer = intake.synchronizer
-        other_drops = {
-            f"dropped.{topic}.{reason}": n
-            for (topic, reason), n in sorted(intake.drops.items())
-            if topic not in self._rig.sensors
-        }
-        counts = {
-            "frames_synchronized": synchronizer.sets,
-            "frames_incomplete": synchronizer.incomplete,
-            "frames_processed": self._frames_processed,
-            "frames_dropped_busy": worker.dropped + intake_worker.replaced,
-            "frames_failed": worker.failed,
-            "frames_withheld": self._frames_withheld,
-            "frames_without_required": self._frames_without_required,
-            "clock_jumps": synchronizer.clock_jumps,
-            "frame_time_restarts": synchronizer.time_restarts,
-            **pipeline.counts,
-            **other_drops,
-        }
-        clock_problem = self._node_clock.problem
-        if clock_problem:
-            self.get_logger().error(clock_problem, throttle_duration_sec=5.0)
-        last, self._last_counts = self._last_counts, counts
-        latency_s, self._max_latency_s = self._max_latency_s, 0.0
-        callback_s, self._max_callback_s = self._max_callback_s, 0.0
-        return diagnostics.pipeline_status(
-            self._types,
-            node,
-            pipeline.detector.name,
-            counts,
-            last,
-            latency_s,
-            self._config.warn_latency_s,
-            clock_problem,
-            {
-                **intake.details("odometry"),
-                **self._rig_use.details,
-                "max_executor_callback_ms": 1e3 * callback_s,
-            },
-            pipeline.disabled,
-        )
 
     # Parameters -----------------------------------------------------------------------------------
 

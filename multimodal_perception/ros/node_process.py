@@ -20,6 +20,10 @@ from multimodal_perception.processes import terminate_with_parent
 from multimodal_perception.resources import share_path
 from multimodal_perception.rig import Rig, dump_rig
 
+# Time that the node has to end after Ctrl-C; it needs 3 s on a computer without other load. Then it is
+# killed.
+END_S = 30.0
+
 
 def prepare_environment() -> None:
     """Set the package's Fast DDS profile for large messages, unless the user set a profile or RMW."""
@@ -55,7 +59,7 @@ def perception_process(
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(10.0)
+                process.wait(END_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -38,6 +38,7 @@ OBSTACLE_POINTS_TOPIC = "perception/obstacle_points"
 GROUND_POINTS_TOPIC = "perception/ground_points"
 MARKERS_TOPIC = "perception/markers"
 TIMING_TOPIC = "perception/timing"
+EVIDENCE_TOPIC = "perception/evidence"
 DIAGNOSTICS_TOPIC = "/diagnostics"
 SEGMENTATION_PREFIX = "perception/segmentation"
 FUSED_PREFIX = "perception/fused"
@@ -60,6 +61,7 @@ FIXED_TOPICS = {
     **dict.fromkeys((GRID_TOPIC, MAP_TOPIC, *LAYER_TOPICS), "nav_msgs/msg/OccupancyGrid"),
     MARKERS_TOPIC: "visualization_msgs/msg/MarkerArray",
     TIMING_TOPIC: "diagnostic_msgs/msg/DiagnosticArray",
+    EVIDENCE_TOPIC: "diagnostic_msgs/msg/DiagnosticArray",
     DIAGNOSTICS_TOPIC: "diagnostic_msgs/msg/DiagnosticArray",
 }
 

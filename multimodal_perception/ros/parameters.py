@@ -55,6 +55,9 @@ class NodeConfig:
             traffic; counts and warnings appear later then.
         marker_lifetime_s: Time after which RViz removes markers that were not updated. Increase it
             if markers flicker at low frame rates; 0 keeps them until they are deleted.
+        marker_evidence: Whether a text below each box shows the opinions of the sensors about it, if the
+            detector's model has a network for them. Enable it to see in RViz which sensors support a
+            box.
         warn_latency_s: Latency above which /diagnostics warns, from the arrival of the last reading
             of a frame to the publication of its boxes. Set it to what your planner tolerates.
         autoware_outputs: Whether objects and tracks are also published as autoware_perception_msgs, on
@@ -78,6 +81,7 @@ class NodeConfig:
     marker_lifetime_s: float = field(
         default=1.0, metadata={"min": 0.0, "max": 60.0, "unit": "s", "dynamic": True}
     )
+    marker_evidence: bool = field(default=False, metadata={"dynamic": True})
     warn_latency_s: float = field(
         default=0.15, metadata={"min": 0.001, "max": 10.0, "unit": "s", "dynamic": True}
     )

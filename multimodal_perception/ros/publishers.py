@@ -11,7 +11,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.frame import Boxes3D, SensorFrame
-from multimodal_perception.messages import autoware, encoders
+from multimodal_perception.messages import autoware, encoders, evidence
 from multimodal_perception.messages.message_types import MessageTypes, message_class
 from multimodal_perception.perception import Perception
 from multimodal_perception.pipeline import Pipeline
@@ -61,7 +61,7 @@ class OutputPublishers:
     ) -> None:
         """Raises UserError for outputs whose package of messages is not installed."""
         self._node, self._types, self._rig, self._config = node, types, rig, config
-        self._markers = MarkerEncoder(types, config.marker_lifetime_s)
+        self._markers = MarkerEncoder(types, config.marker_lifetime_s, config.marker_evidence)
         self._labels = label_info.LabelInfos(types)
         self._session = os.urandom(8)
         self._optional = outputs.optional_topics(rig, config.pipeline)
@@ -81,6 +81,7 @@ class OutputPublishers:
         """Use changed parameters from the next message on."""
         self._config, self.occupancy.config = config, config.occupancy
         self._markers.set_lifetime(config.marker_lifetime_s)
+        self._markers.show_evidence = config.marker_evidence
 
     def close(self) -> None:
         """Destroy the publishers."""
@@ -141,6 +142,9 @@ class OutputPublishers:
         self._publish_points(perception)
         if self.has_subscribers(outputs.MARKERS_TOPIC):
             self.publish(outputs.MARKERS_TOPIC, self._markers.encode(perception.boxes))
+        if perception.boxes.evidence is not None and self.has_subscribers(outputs.EVIDENCE_TOPIC):
+            message = evidence.evidence_to_message(types, perception.boxes)
+            self.publish(outputs.EVIDENCE_TOPIC, message)
         for topic, message in (
             *outputs.segmentation_messages(
                 types, frame, perception.segmentations, self.has_subscribers

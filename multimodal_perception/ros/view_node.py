@@ -28,6 +28,7 @@ from multimodal_perception.messages.decoders import (
     stamp_ns_of,
 )
 from multimodal_perception.messages.errors import MessageError
+from multimodal_perception.messages.evidence import evidence_from_message
 from multimodal_perception.rig import Rig, load_rig, resolve_rig_path
 from multimodal_perception.ros import outputs, result_decoders
 from multimodal_perception.ros.clock import NodeClock
@@ -187,6 +188,7 @@ class ViewNode(Node):
             outputs.TRACKS_TOPIC: (topics[outputs.TRACKS_TOPIC], self._on_tracks),
             outputs.TIMING_TOPIC: (topics[outputs.TIMING_TOPIC], self._on_timing),
             outputs.DIAGNOSTICS_TOPIC: (topics[outputs.DIAGNOSTICS_TOPIC], self._on_diagnostics),
+            outputs.EVIDENCE_TOPIC: (topics[outputs.EVIDENCE_TOPIC], self._on_evidence),
         }
         if "occupancy" not in skip:
             handlers[GRID_TOPIC] = topics[GRID_TOPIC], self._on_grid
@@ -238,6 +240,9 @@ class ViewNode(Node):
     def _on_timing(self, msg: Any) -> None:
         times = result_decoders.stage_times_from_message(msg)
         self._log.log_stage_times(times, stamp_ns_of(msg))
+
+    def _on_evidence(self, msg: Any) -> None:
+        self._log.log_evidence(evidence_from_message(msg), stamp_ns_of(msg))
 
     def _on_diagnostics(self, msg: Any) -> None:
         prefix = f"{self._source}: "

@@ -59,6 +59,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         "multimodal_perception.networks.rgb_thermal_segmentation:build",
         "multimodal_perception.images.rgb_thermal_inputs:frame_inputs",
     ),
+    "sensor_opinions": Architecture(
+        "multimodal_perception.networks.sensor_opinions:build_sensor_opinions",
+    ),
 }
 
 

@@ -27,6 +27,11 @@ from multimodal_perception.runtime.engine_status import engine_status
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 from multimodal_perception.runtime.temperatures import read_temperatures
+from multimodal_perception.segmentation.averaging import (
+    mean_logits,
+    mirror_columns,
+    mirrored_inputs,
+)
 from multimodal_perception.sensor_use import SensorUse, merged, of_modalities, of_views
 
 
@@ -35,7 +40,9 @@ class RgbThermalSegmenter:
 
     All cameras are segmented, each together with the thermal camera that covers most of its view, if
     there is one. Thermal cameras that no camera is segmented with are segmented in their own view,
-    under their own name. counts: rejected and skipped images and failed runs by `sensor.reason`.
+    under their own name. With `mirrored` or `ensemble` of the configuration, the logits of a mask are
+    logarithms of mean probabilities. counts: rejected and skipped images and failed runs by
+    `sensor.reason`.
     """
 
     def __init__(
@@ -61,6 +68,8 @@ class RgbThermalSegmenter:
             card, self.config.second_input, "pipeline.rgb_thermal_segmenter.second_input"
         )
         self.engine = open_model(card, runtime) if engine is None else engine
+        self._engines = [self.engine]
+        self._engines += [_member(name, card, runtime) for name in self.config.ensemble]
         self.class_names = card.classes
         self._temperatures = read_temperatures(card)
         self.counts: Counter[str] = Counter()
@@ -71,8 +80,8 @@ class RgbThermalSegmenter:
 
     @property
     def status(self) -> tuple[StageStatus, ...]:
-        """Status of the inference engine, for diagnostics."""
-        return (engine_status(self.engine),)
+        """Status of the inference engine of each network, for diagnostics."""
+        return tuple(engine_status(engine) for engine in self._engines)
 
     def sensor_use(self, rig: Rig) -> SensorUse:
         """The cameras whose views are segmented, and the sensors of the second input."""
@@ -103,13 +112,8 @@ class RgbThermalSegmenter:
     def _segment(self, frame: SensorFrame, names: list[str]) -> dict[str, SegmentationMask]:
         inputs = {name: self._inputs.build(frame, name) for name in names}
         usable = {name: arrays for name, arrays in inputs.items() if arrays is not None}
-        outputs = run_images(self.engine, list(usable.values()))
         masks = {}
-        for name, results in zip(usable, outputs, strict=True):
-            if results is None:
-                self.counts[f"{name}.engine"] += 1
-                continue
-            logits = np.ascontiguousarray(results["logits"][0].transpose(1, 2, 0))
+        for name, logits in self._logits(frame, usable).items():
             model = frame.intrinsics[name]
             labels = np.empty((model.height, model.width), np.uint8)
             # The logits have half the size of the network's input.
@@ -126,6 +130,54 @@ class RgbThermalSegmenter:
                 self._temperatures,
             )
         return masks
+
+    def _logits(
+        self, frame: SensorFrame, inputs: Mapping[str, Mapping[str, NDArray[np.float32]]]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Logits (h, w, classes) by sensor, averaged over the networks and mirrored images.
+
+        Failed runs are left out and counted; a sensor without any run is missing.
+        """
+        columns = {}
+        for name in inputs:
+            model = frame.intrinsics[name]
+            # Even, because the logits have half the size.
+            columns[name] = 2 * round(model.width * self._inputs.scale(model) / 2.0)
+        runs: dict[str, list[NDArray[np.float32]]] = {name: [] for name in inputs}
+        for mirrored in (False, True) if self.config.mirrored else (False,):
+            images: list[Mapping[str, NDArray[np.float32]]] = [
+                mirrored_inputs(arrays, columns[name]) if mirrored else arrays
+                for name, arrays in inputs.items()
+            ]
+            for engine in self._engines:
+                outputs = run_images(engine, images)
+                for name, results in zip(inputs, outputs, strict=True):
+                    if results is None:
+                        self.counts[f"{name}.engine"] += 1
+                        continue
+                    logits = results["logits"][0]
+                    if mirrored:
+                        logits = mirror_columns(logits, columns[name] // 2)
+                    runs[name].append(np.ascontiguousarray(logits.transpose(1, 2, 0)))
+        return {name: mean_logits(logits) for name, logits in runs.items() if logits}
+
+
+def _member(name: str, card: ModelCard, runtime: RuntimeConfig | None) -> Engine:
+    """The engine of a further network of an ensemble. Raises UserError if it differs from the card."""
+    other = load_card(name)
+    for key in ("inputs", "outputs", "classes", "normalisation"):
+        if getattr(other, key) != getattr(card, key):
+            raise UserError(
+                f"pipeline.rgb_thermal_segmenter.ensemble: {other.source}: {key} differ from those of "
+                f"{card.source}"
+            )
+    for key in ("second_input", "thermal_quartile"):
+        if other.settings.get(key) != card.settings.get(key):
+            raise UserError(
+                f"pipeline.rgb_thermal_segmenter.ensemble: {other.source}: settings.{key} is "
+                f"{other.settings.get(key)!r}; {card.source} has {card.settings.get(key)!r}"
+            )
+    return open_model(other, runtime)
 
 
 @njit(nogil=True)

@@ -27,16 +27,21 @@ VEHICLES = {
     "shuttle": ((4.2, 2.0, 2.2), 0.08),
 }
 RATES_HZ = (10.0, 10.0, 10.0, 20.0, 30.0, 15.0, 5.0)
+# With `mixed_rates`; other sensors have different rates in all random rigs.
+LIDAR_RATES_HZ = (10.0, 20.0, 5.0)
+ULTRASONIC_RATES_HZ = (10.0, 20.0, 40.0)
 ULTRASONIC_COUNTS = {0: 0.45, 4: 0.1, 8: 0.15, 12: 0.3}
 
 
-def random_rig(seed: int) -> Rig:
+def random_rig(seed: int, mixed_rates: bool = False) -> Rig:
     """A random rig; equal seeds give equal rigs. It has at least one LiDAR, camera or thermal camera.
 
     0 to 8 cameras (pinhole or fisheye) and 0 to 4 thermal cameras of random pose, field of view and
     size; spinning LiDARs of 16 to 128 rings, 0.4 to 2.2 m above the ground, front LiDARs with a
-    limited field of view, or both; ultrasonic sensors; sensors of different rates. LiDARs have 10 Hz,
-    which is the frame rate of the simulator.
+    limited field of view, or both; ultrasonic sensors; cameras of different rates. LiDARs have 10 Hz,
+    which is the frame rate of the simulator. mixed_rates: the same rig with random rates of the LiDARs
+    (the first one still defines the frames) and of the ultrasonic sensors. Rates have an effect with
+    `sensor_rates` of the simulation only.
     """
     rng = np.random.default_rng((31, seed))
     vehicle = _choose(rng, {name: weight for name, (_, weight) in VEHICLES.items()})
@@ -56,6 +61,8 @@ def random_rig(seed: int) -> Rig:
     for k, yaw in enumerate(_directions(rng, thermals)):
         sensors[f"thermal_{k}"] = _thermal(rng, f"thermal_{k}", body, yaw)
     sensors |= _ultrasonics(rng, body)
+    if mixed_rates:
+        _draw_rates(np.random.default_rng((37, seed)), sensors)
     content = {
         "name": f"random_{seed}",
         "odometry_topic": "/odom",
@@ -63,6 +70,16 @@ def random_rig(seed: int) -> Rig:
         "sensors": sensors,
     }
     return parse_rig(content, f"rig random:{seed}")
+
+
+def _draw_rates(rng: np.random.Generator, sensors: dict[str, Any]) -> None:
+    """Random rates of the LiDARs, and one of all ultrasonic sensors."""
+    ultrasonic = float(rng.choice(ULTRASONIC_RATES_HZ))
+    for sensor in sensors.values():
+        if sensor["modality"] == "lidar":
+            sensor["rate_hz"] = float(rng.choice(LIDAR_RATES_HZ))
+        elif sensor["modality"] == "ultrasonic":
+            sensor["rate_hz"] = ultrasonic
 
 
 def _choose(rng: np.random.Generator, weights: dict[Any, float]) -> Any:

@@ -27,6 +27,7 @@ from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.pointcloud.deskew import deskew
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.simulation.image_truth import ImageObjects, image_objects
+from multimodal_perception.simulation.measurement_times import MeasurementTimes
 from multimodal_perception.simulation.profile import Profile, check_profile
 from multimodal_perception.simulation.sensors.appearance import draw_look, varied_materials
 from multimodal_perception.simulation.sensors.camera import ImageTruth, SimulatedCamera
@@ -76,7 +77,11 @@ class Observation:
 
 @dataclass
 class _FrameRecord:
-    """Collects the readings and the ground truth of one frame."""
+    """Collects the readings and the ground truth of one frame.
+
+    moments: by sensor that measures at another time than the frame's, a record with the number of its
+    measurement, its time, and the scene and pose at this time.
+    """
 
     index: int
     seconds: float
@@ -91,6 +96,7 @@ class _FrameRecord:
     points: dict[str, SweepTruth] = field(default_factory=dict)
     ultrasonic_ranges: dict[str, float] = field(default_factory=dict)
     elapsed_ms: dict[str, float] = field(default_factory=dict)
+    moments: dict[str, _FrameRecord] = field(default_factory=dict)
 
 
 class Simulation:
@@ -106,13 +112,15 @@ class Simulation:
         faults: Sequence[Fault] = (),
         grid: GridLayout | None = None,
         profile: Profile = "basic",
+        sensor_rates: bool = False,
     ) -> None:
         """Prepare a drive.
 
         scenario: a scenario, the name of an installed one or a file. frames: length of the drive.
         conditions: modifiers such as "night" or "fog=80", applied to the scenario's conditions. faults:
         sensor faults in addition to the scenario's. grid: size of the ground-truth grids. profile: see
-        simulation.profile.
+        simulation.profile. sensor_rates: whether sensors measure at the rates of the rig, each with its
+        own stamps (see MeasurementTimes); without it, all sensors measure at the time of each frame.
 
         Raises SimulationError for a rig, seed or number of frames that cannot be simulated,
         ScenarioError for an unknown scenario, UserError for an unknown condition.
@@ -151,6 +159,7 @@ class Simulation:
             SimulatedUltrasonic(s) for s in rig.sensors_of(Modality.ULTRASONIC).values()
         ]
         self.rate_hz = next(iter(lidars.values())).rate_hz if lidars else DEFAULT_RATE_HZ
+        self._times = MeasurementTimes.of_rig(rig, seed, self.rate_hz) if sensor_rates else None
         self._world = World(self.scenario, seed)
         self._cached: tuple[int, Observation] | None = None
 
@@ -222,47 +231,84 @@ class Simulation:
         record.elapsed_ms["scene"] = 1e3 * (perf_counter() - start)
         return record
 
+    def _moment(self, sensor: str, record: _FrameRecord) -> _FrameRecord | None:
+        """The scene at the time of a sensor's measurement in a frame.
+
+        None if the sensor has no measurement in this frame, because of its rate or of an outage.
+        """
+        moment: _FrameRecord | None = record
+        if self._times is not None:
+            moment = self._own_moment(self._times, sensor, record)
+        return None if moment is None or self._has_outage(sensor, moment) else moment
+
+    def _own_moment(
+        self, times: MeasurementTimes, sensor: str, record: _FrameRecord
+    ) -> _FrameRecord | None:
+        measurement = times.measurement(sensor, record.stamp_ns - FIRST_STAMP_NS)
+        if measurement is None:
+            return None
+        number, time_ns = measurement
+        stamp_ns = FIRST_STAMP_NS + time_ns
+        for other in (record, *record.moments.values()):
+            if other.stamp_ns == stamp_ns:
+                moment = replace(other, index=number)
+                break
+        else:
+            seconds = time_ns / NANOSECONDS_PER_SECOND
+            start = perf_counter()
+            scene, pose = self._world.scene(seconds), self._world.ego_pose(seconds)
+            record.elapsed_ms["scene"] += 1e3 * (perf_counter() - start)
+            moment = _FrameRecord(number, seconds, stamp_ns, scene, pose)
+        if stamp_ns != record.stamp_ns:
+            record.moments[sensor] = moment
+        return moment
+
     def _scan_lidars(self, record: _FrameRecord) -> None:
-        """Add the sweeps of all LiDARs without an outage to the record."""
+        """Add the sweeps of all LiDARs to the record."""
         for lidar in self._lidars:
-            if self._has_outage(lidar.name, record):
+            moment = self._moment(lidar.name, record)
+            if moment is None:
                 continue
             start = perf_counter()
             record.lidars[lidar.name], record.points[lidar.name] = lidar.sweep(
-                record.scene,
-                self._true_extrinsics(lidar.name, record),
-                lambda offset: self._world.ego_pose(record.seconds + offset),
-                self._reported_stamp(lidar.name, record),
+                moment.scene,
+                self._true_extrinsics(lidar.name, moment),
+                partial(self._ego_pose_after, moment.seconds),
+                self._reported_stamp(lidar.name, moment),
                 self._lidar_conditions(),
-                self._random_generator(lidar.name, record),
-                sum(f.value for f in self._active_faults("ring_loss", lidar.name, record)),
+                self._random_generator(lidar.name, moment),
+                sum(f.value for f in self._active_faults("ring_loss", lidar.name, moment)),
             )
             record.elapsed_ms[lidar.name] = 1e3 * (perf_counter() - start)
 
     def _render_cameras(self, record: _FrameRecord) -> None:
-        """Add the images of all cameras without an outage to the record."""
-        ego = record.scene.sensor_pose(record.odom_from_base, np.eye(4))
+        """Add the images of all cameras to the record."""
         for camera in self._cameras:
-            if self._has_outage(camera.name, record):
+            moment = self._moment(camera.name, record)
+            if moment is None:
                 continue
             start = perf_counter()
-            base_from_sensor = self._true_extrinsics(camera.name, record)
+            base_from_sensor = self._true_extrinsics(camera.name, moment)
             pixels, record.views[camera.name] = camera.render(
-                record.scene,
-                record.scene.sensor_pose(record.odom_from_base, base_from_sensor),
-                ego,
+                moment.scene,
+                moment.scene.sensor_pose(moment.odom_from_base, base_from_sensor),
+                moment.scene.sensor_pose(moment.odom_from_base, np.eye(4)),
                 self.conditions,
                 self.scenario.indoor,
-                self._random_generator(camera.name, record),
-                partial(self._pose_after, record, base_from_sensor),
+                self._random_generator(camera.name, moment),
+                partial(self._pose_after, moment, base_from_sensor),
             )
             record.cameras[camera.name] = CameraImage(
                 camera.name,
-                self._reported_stamp(camera.name, record),
+                self._reported_stamp(camera.name, moment),
                 self.rig.sensors[camera.name].frame_id,
                 pixels,
             )
             record.elapsed_ms[camera.name] = 1e3 * (perf_counter() - start)
+
+    def _ego_pose_after(self, seconds: float, offset: float) -> NDArray[np.float64]:
+        """The pose odom_from_base (4, 4) at a time after `seconds`."""
+        return self._world.ego_pose(seconds + offset)
 
     def _pose_after(
         self, record: _FrameRecord, base_from_sensor: NDArray[np.float64], seconds: float
@@ -272,21 +318,22 @@ class Simulation:
         return record.scene.sensor_pose(odom_from_base, base_from_sensor)
 
     def _render_thermal(self, record: _FrameRecord) -> None:
-        """Add the images of all thermal cameras without an outage to the record."""
+        """Add the images of all thermal cameras to the record."""
         for thermal in self._thermals:
-            if self._has_outage(thermal.name, record):
+            moment = self._moment(thermal.name, record)
+            if moment is None:
                 continue
             start = perf_counter()
             pixels, record.views[thermal.name] = thermal.render(
-                record.scene,
-                self._true_pose(thermal.name, record),
+                moment.scene,
+                self._true_pose(thermal.name, moment),
                 self.conditions,
                 self.scenario.indoor,
-                self._random_generator(thermal.name, record),
+                self._random_generator(thermal.name, moment),
             )
             record.thermals[thermal.name] = ThermalImage(
                 thermal.name,
-                self._reported_stamp(thermal.name, record),
+                self._reported_stamp(thermal.name, moment),
                 self.rig.sensors[thermal.name].frame_id,
                 pixels,
                 thermal.kelvin if pixels.dtype == np.uint16 else None,
@@ -294,27 +341,39 @@ class Simulation:
             record.elapsed_ms[thermal.name] = 1e3 * (perf_counter() - start)
 
     def _measure_ultrasonics(self, record: _FrameRecord) -> None:
-        """Add the readings of all ultrasonic sensors without an outage to the record."""
+        """Add the readings of all ultrasonic sensors to the record."""
         start = perf_counter()
-        sensor_poses = {s.name: self._true_pose(s.name, record) for s in self._ultrasonics}
-        record.ultrasonic_ranges = nearest_echo_ranges(
-            self._ultrasonics, record.scene, sensor_poses
-        )
+        groups: dict[int, tuple[_FrameRecord, list[SimulatedUltrasonic]]] = {}
         for sensor in self._ultrasonics:
-            if self._has_outage(sensor.name, record):
-                continue
-            other_ranges = [e for n, e in record.ultrasonic_ranges.items() if n != sensor.name]
-            reading = sensor.measure(
-                record.ultrasonic_ranges[sensor.name],
-                other_ranges,
-                self._reported_stamp(sensor.name, record),
-                self._random_generator(sensor.name, record),
-            )
-            for fault in self._active_faults("ultrasonic_spoofing", sensor.name, record):
-                reading = sensor.to_reading(fault.value, reading.stamp_ns)
-            record.ultrasonics[sensor.name] = reading
+            moment: _FrameRecord | None = record
+            if self._times is not None:
+                moment = self._own_moment(self._times, sensor.name, record)
+            if moment is not None:
+                groups.setdefault(moment.stamp_ns, (moment, []))[1].append(sensor)
+        for moment, sensors in groups.values():
+            self._measure_together(moment, sensors, record)
         if self._ultrasonics:
             record.elapsed_ms["ultrasonics"] = 1e3 * (perf_counter() - start)
+
+    def _measure_together(
+        self, moment: _FrameRecord, sensors: list[SimulatedUltrasonic], record: _FrameRecord
+    ) -> None:
+        """Add the readings of sensors that measure at the same time and receive each other's echoes."""
+        sensor_poses = {s.name: self._true_pose(s.name, moment) for s in sensors}
+        ranges = nearest_echo_ranges(sensors, moment.scene, sensor_poses)
+        record.ultrasonic_ranges |= ranges
+        for sensor in sensors:
+            if self._has_outage(sensor.name, moment):
+                continue
+            reading = sensor.measure(
+                ranges[sensor.name],
+                [e for n, e in ranges.items() if n != sensor.name],
+                self._reported_stamp(sensor.name, moment),
+                self._random_generator(sensor.name, moment),
+            )
+            for fault in self._active_faults("ultrasonic_spoofing", sensor.name, moment):
+                reading = sensor.to_reading(fault.value, reading.stamp_ns)
+            record.ultrasonics[sensor.name] = reading
 
     def _ground_truth(self, record: _FrameRecord) -> FrameTruth:
         """Compute the boxes and grids and combine them with the recorded ground truth."""
@@ -356,10 +415,12 @@ class Simulation:
         """The objects in each image, as the cameras see them with their true extrinsics."""
         models = {s.name: s.model for s in self._cameras}
         models |= {s.name: s.model for s in self._thermals}
-        return {
-            name: image_objects(record.scene, view, models[name], self._true_pose(name, record))
-            for name, view in record.views.items()
-        }
+        result = {}
+        for name, view in record.views.items():
+            moment = record.moments.get(name, record)
+            pose = self._true_pose(name, moment)
+            result[name] = image_objects(moment.scene, view, models[name], pose)
+        return result
 
     def _box_pitch(self, record: _FrameRecord, boxes: Boxes3D) -> NDArray[np.float32]:
         """Pitch (N,) of the labelled objects relative to base_link, radians."""
@@ -384,6 +445,11 @@ class Simulation:
             record.ultrasonics,
             {n: self._extrinsics[n] for n in present},
             models,
+            {
+                n: poses.inverse(record.odom_from_base) @ record.moments[n].odom_from_base
+                for n in present
+                if n in record.moments
+            },
             odom_from_base=record.odom_from_base,
             expected=frozenset(self.rig.sensors),
             labels=None if truth is None else truth.boxes,

@@ -131,9 +131,11 @@ class Synchronizer:
             statistics.drops[reason] += 1
             return sets
         last_ns = statistics.last_arrival_ns
-        if now_ns - self._last_arrival_ns > self._pause_ns or self._start_ns is None:
+        if self._start_ns is None or now_ns - self._last_arrival_ns > self._pause_ns:
             self._last_start_ns, self._start_ns = self._start_ns, now_ns
-        self._last_arrival_ns = now_ns
+        # Messages of different topics are not taken in the order in which they were received.
+        self._start_ns = min(self._start_ns, now_ns)
+        self._last_arrival_ns = max(self._last_arrival_ns, now_ns)
         resumed = last_ns is None or now_ns - last_ns > queue.clock.silence_ns
         statistics.observe(stamp_ns, now_ns)
         queue.put(stamp_ns, reading)
@@ -435,7 +437,7 @@ class Synchronizer:
     def _restart(self, now_ns: int) -> None:
         """Start again after a jump of a clock: all pending readings are dropped."""
         self.clock_jumps += 1
-        self._start_ns = now_ns
+        self._start_ns = self._last_arrival_ns = now_ns
         self._last_ns = self._target_ns = self._closes_ns = None
         self._reference_queue = self._leader = None
         for queue in self._queues_by_priority:

@@ -1,8 +1,7 @@
 """Loss of networks whose outputs are evidence of classes (Dirichlet distributions).
 
 Sensoy et al. 2018, "Evidential deep learning to quantify classification uncertainty"; Han et al. 2021,
-"Trusted multi-view classification" (TMC), section 3.4. The near-field network has a loss of its own
-(networks.near_field); no training of this package uses this module.
+"Trusted multi-view classification" (TMC), section 3.4, equations 8 to 10.
 """
 
 from __future__ import annotations
@@ -31,16 +30,26 @@ def divergence_from_uniform(alpha: Tensor) -> Tensor:
     return log_beta + ((alpha - 1.0) * difference).sum(1)
 
 
-def evidential_loss(evidence: Tensor, truth: Tensor, progress: float) -> Tensor:
-    """Mean loss of evidence (N, K) >= 0; 0 without objects.
+def evidential_loss(
+    evidence: Tensor, truth: Tensor, divergence_weight: float, weights: Tensor | None = None
+) -> Tensor:
+    """Weighted mean loss of evidence (N, K) >= 0; 0 without objects.
 
-    The divergence of the evidence of the wrong classes from zero evidence is added with a weight that is
-    annealed from 0 to 1. progress: the weight, limited to [0, 1]; 0 at the start of the training.
+    The divergence of the evidence of the wrong classes from zero evidence is added. truth: (N,) class
+    indices. divergence_weight: its weight, 0 to 1; trainings anneal it from 0. weights: (N,), None for
+    equal ones.
     """
     if not len(truth):
         return evidence.sum() * 0.0
     true = torch.nn.functional.one_hot(truth, evidence.shape[1]).to(evidence.dtype)
     wrong = 1.0 + evidence * (1.0 - true)
-    weight = min(max(progress, 0.0), 1.0)
-    loss = expected_cross_entropy(evidence, truth) + weight * divergence_from_uniform(wrong)
-    return loss.mean()
+    loss = expected_cross_entropy(evidence, truth)
+    loss = loss + divergence_weight * divergence_from_uniform(wrong)
+    if weights is None:
+        return loss.mean()
+    return (weights * loss).sum() / weights.sum().clamp(min=1e-6)
+
+
+def annealed(progress: float) -> float:
+    """Weight of the divergence at a progress of the annealing from 0 to 1; limited to that range."""
+    return min(max(progress, 0.0), 1.0)

@@ -51,7 +51,11 @@ def sensor_blueprint(rerun: Any, rig: Rig, live: bool = False) -> Any:
     )
     status = rrb.Horizontal(
         rrb.Spatial2DView(origin="/occupancy", name="occupancy"),
-        rrb.TextDocumentView(origin="/health_table", name="sensor health"),
+        rrb.Tabs(
+            rrb.TextDocumentView(origin="/health_table", name="sensor health"),
+            rrb.TextDocumentView(origin="/evidence_table", name="evidence"),
+            active_tab=0,
+        ),
     )
     left = rrb.Vertical(spatial, plots, row_shares=[3, 1])
     grid = [rrb.Grid(*images, grid_columns=1 if len(images) <= 2 else 2)] if images else []

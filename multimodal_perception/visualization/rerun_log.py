@@ -2,12 +2,13 @@
 
 Entities: base_link/lidar/SENSOR, base_link/cameras/SENSOR (with mask, boxes2d and objects below it),
 base_link/thermal/SENSOR, base_link/ultrasonic/SENSOR, base_link/objects, trails, velocities, labels and
-occupied_cells, occupancy/grid and occupancy/objects, stage_ms/STAGE, health/SENSOR, health_table, log.
+occupied_cells, occupancy/grid and occupancy/objects, stage_ms/STAGE, health/SENSOR, health_table,
+evidence_table, log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -19,6 +20,7 @@ from multimodal_perception.frame import Boxes3D, Modality, SensorFrame
 from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.boxes import corners
 from multimodal_perception.geometry.cameras import CameraModel
+from multimodal_perception.object_evidence import LETTERS, ObjectEvidence, describe_objects
 from multimodal_perception.perception import (
     Boxes2D,
     Level,
@@ -99,6 +101,8 @@ class RerunLog:
             self.log_mask(mask)
         self.log_objects(perception.boxes, frame.odom_from_base)
         self.log_velocities(perception.boxes)
+        if perception.boxes.evidence is not None:
+            self.log_evidence(describe_objects(perception.boxes), perception.stamp_ns)
         if perception.occupancy is not None:
             self.log_occupancy(perception.occupancy, perception.boxes, frame.odom_from_base)
         self.log_stage_times(perception.stage_ms, perception.stamp_ns)
@@ -200,6 +204,23 @@ class RerunLog:
             radii=0.06,
         )
         self._stream.log(["base_link", "velocities"], arrows)
+
+    def log_evidence(self, objects: Sequence[ObjectEvidence], stamp_ns: int) -> None:
+        """Log a table of the sensors' opinions about each object: belief / disbelief by modality."""
+        self._set_time(stamp_ns)
+        names = [*(objects[0].masses if objects else LETTERS)]
+        heads = ["object", *names, "conflict", "uncertainty", "supported by", "contradicted by"]
+        rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for item in objects:
+            cells = [
+                "-" if uncertainty >= 1.0 else f"{belief:.2f} / {disbelief:.2f}"
+                for belief, disbelief, uncertainty in item.masses.values()
+            ]
+            cells += [f"{item.conflict:.2f}", f"{item.total_uncertainty:.2f}"]
+            cells += [", ".join(n) or "-" for n in (item.supporting, item.contradicting)]
+            rows.append(f"| {item.class_name} #{item.name} | {' | '.join(cells)} |")
+        table = self._rr.TextDocument("\n".join(rows), media_type="text/markdown")
+        self._stream.log("evidence_table", table)
 
     def log_occupancy(
         self,

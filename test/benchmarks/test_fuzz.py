@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from multimodal_perception.benchmarks import fuzz
 from multimodal_perception.benchmarks.fuzzing.files import FILE_TARGETS, mutate_file
 from multimodal_perception.benchmarks.fuzzing.messages import fuzz_frames, fuzz_messages
 from multimodal_perception.benchmarks.fuzzing.mutations import mutate_bytes, mutate_values
@@ -50,6 +52,23 @@ def test_a_topic_whose_name_is_a_mapping_is_refused(tmp_path: Path) -> None:
 def test_mutated_messages_and_frames_are_processed() -> None:
     assert max(fuzz_messages(5, 400)) >= 400
     assert max(fuzz_frames(5, 30)) == 30
+
+
+def test_an_interrupted_run_reports_its_results_and_where_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_two_batches(batches: Any, args: Any, total: fuzz.Outcome, bar: Any) -> None:
+        assert [number for _, number in batches] == list(range(7, 12))
+        total.counts["frames"] += 400
+        bar.update(2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fuzz, "_run_batches", run_two_batches)
+    out = tmp_path / "fuzz.json"
+    arguments = ["--count", "1000", "--first-batch", "7", "--json", str(out)]
+    assert main(["bench", "fuzz", "frames", *arguments]) == 130
+    result = json.loads(out.read_text())
+    assert (result["frames"], result["continue_with_first_batch"]) == (400, 9)
 
 
 def test_mutations_depend_on_the_random_generator_only() -> None:

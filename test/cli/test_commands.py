@@ -75,7 +75,7 @@ def test_user_errors_are_one_line_and_exit_code_2(
 ) -> None:
     command = [sys.executable, "-m", "multimodal_perception.cli.main", *arguments]
     process = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=dict(os.environ)
+        command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=dict(os.environ)
     )
     assert process.returncode == 2, process.stderr
     assert words in process.stderr
@@ -131,6 +131,7 @@ def test_doctor_compiles_kernels_in_advance(
     assert list(kernels.CACHE_FOLDER.rglob("*.nbc"))  # type: ignore[union-attr]
 
 
+@pytest.mark.live
 def test_the_demo_replays_four_modalities_into_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

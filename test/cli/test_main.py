@@ -86,7 +86,7 @@ def test_other_exceptions_are_not_caught(made_command):
 
 def test_the_module_runs_as_a_program():
     command = [sys.executable, "-m", "multimodal_perception.cli.main", "--version"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, __version__)
 
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from multimodal_perception.cli.evaluate.image_detector import print_tables
+from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.image_detection_drives import (
     GroundProjectionScore,
@@ -77,9 +80,23 @@ def test_projected_boxes_match_one_object_of_their_class() -> None:
     assert result["boxes"]["mean_score"] == pytest.approx(0.65)
 
 
-def test_shipped_network_on_a_drive_and_rig_without_cameras() -> None:
+def test_shipped_network_on_a_drive_and_rig_without_cameras(tmp_path: Path) -> None:
     rig = load_rig(resolve_rig_path("simulation"))
-    result = score_drives(load_card("image_detector"), rig, [10_005], 1, no_progress)
+    options = ["--json", str(tmp_path / "r.json"), "--report", str(tmp_path / "page")]
+    command = ["evaluate", "image-detector", "--seeds", "10005..10005", "--frames", "1"]
+    assert main([*command, *options]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    page = (tmp_path / "page" / "index.html").read_text()
+    figures = result["confidence"]["both"]["day"]
+    for value in (figures["ece"], figures["brier"], figures["error_auroc"]):
+        assert f">{value:.3f}<" in page
+    for text in (
+        "Reliability of the scores",
+        "Confidence of the boxes",
+        "projected onto the ground",
+    ):
+        assert text in page
+    assert 1 <= page.count("data:image/jpeg") <= 4
     assert result["frames"] == 4 and set(result["rows"]) == {"both", "visible", "thermal"}
     day = result["rows"]["both"]["day"]
     assert day["vehicle"]["labels"] > 5 and day["vehicle"]["ap50"] > 0.3

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import pytest
 import torch
-from scipy.special import digamma, gammaln
 
 from multimodal_perception.configuration import ConfigurationError
 from multimodal_perception.networks.near_field import (
@@ -15,7 +13,6 @@ from multimodal_perception.networks.near_field import (
     NearField,
     NearFieldSettings,
     build_near_field,
-    evidential_loss,
 )
 
 
@@ -86,26 +83,6 @@ def test_dilation_follows_the_predicted_weights() -> None:
             expected = torch.relu(x + layer.norm(branch(x)))
             assert torch.allclose(layer(x), expected, atol=1e-5)
             assert branch.dilation == (2**k, 2**k)
-
-
-def test_loss_matches_the_paper_and_ignores_unlabelled_cells() -> None:
-    evidence = torch.tensor([3.0, 0.5, 0.0]).reshape(1, 3, 1, 1).repeat(1, 1, 1, 2)
-    labels = torch.tensor([[[0, 255]]])
-    alpha = evidence[0, :, 0, 0].numpy() + 1
-    cross_entropy = digamma(alpha.sum()) - digamma(alpha[0])
-    wrong = [1.0, 1.5, 1.0]  # the true class's evidence removed
-    total = sum(wrong)
-    kl = gammaln(total) - gammaln(3) - sum(gammaln(a) for a in wrong)
-    kl += sum((a - 1) * (digamma(a) - digamma(total)) for a in wrong)
-    loss = evidential_loss(evidence, labels, torch.ones(1, 1, 2), 0.3)
-    assert float(loss) == pytest.approx(cross_entropy + 0.3 * kl, rel=1e-5)
-    weighted = evidential_loss(
-        evidence, torch.tensor([[[0, 1]]]), torch.tensor([[[1.0, 3.0]]]), 0.0
-    )
-    other = digamma(alpha.sum()) - digamma(alpha[1])
-    assert float(weighted) == pytest.approx((cross_entropy + 3 * other) / 4, rel=1e-5)
-    unlabelled = evidential_loss(evidence, torch.full((1, 1, 2), 255), torch.ones(1, 1, 2), 1.0)
-    assert float(unlabelled) == 0 and math.isfinite(float(unlabelled))
 
 
 @pytest.mark.parametrize("part", ["content_aware", "two_stage"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from multimodal_perception.networks.monte_carlo_dropout import MonteCarloDropout
 from multimodal_perception.networks.rgb_thermal_segmentation import (
     FUSIONS,
     RgbThermalSegmentation,
@@ -79,3 +80,36 @@ def test_shipped_onnx_agrees_with_shipped_weights() -> None:
     np.testing.assert_allclose(outputs, expected, atol=0.1)
     assert (outputs.argmax(1) == expected.argmax(1)).mean() > 0.99
     assert sum(p.numel() for p in network.parameters()) == card.figures["parameters"]
+
+
+def test_monte_carlo_dropout_is_the_mean_probability_of_passes_with_dropped_channels(
+    network: RgbThermalSegmentation,
+) -> None:
+    with torch.no_grad():
+        expected = network(*images()).softmax(1)
+        without = MonteCarloDropout(network, 3, 0.0).eval()(*images()).exp()
+        torch.testing.assert_close(without, expected, atol=1e-6, rtol=1e-4)
+        dropped = MonteCarloDropout(network, 2, 0.5, seed=1).eval()
+        mean = dropped(*images()).exp()
+        maps, stems = network.encode(*images())
+        passes = []
+        for n in range(2):
+            scales = [dropped.get_buffer(f"scale_{k}")[n] for k in range(len(maps))]
+            assert all(set(s.unique().tolist()) <= {0.0, 2.0} for s in scales)
+            parts = [m * s for m, s in zip(maps, scales, strict=True)]
+            passes.append(network.decoder(parts, stems).softmax(1))
+        torch.testing.assert_close(mean, (passes[0] + passes[1]) / 2, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(mean.sum(1), torch.ones(1, 32, 48))
+        assert not torch.equal(passes[0], passes[1])
+        again = MonteCarloDropout(network, 2, 0.5, seed=1).eval()(*images()).exp()
+        assert torch.equal(again, mean)
+        other = MonteCarloDropout(network, 2, 0.5, seed=2).eval()(*images()).exp()
+        assert not torch.equal(other, mean)
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(0, 0.1), (2, 1.0), (2, -0.1)])
+def test_wrong_settings_of_monte_carlo_dropout_are_errors(
+    network: RgbThermalSegmentation, samples: int, rate: float
+) -> None:
+    with pytest.raises(ValueError, match="are allowed"):
+        MonteCarloDropout(network, samples, rate)

@@ -17,6 +17,8 @@ from multimodal_perception.simulation.simulation import Observation, Simulation
 
 # Time to start a node and to compile its kernels on a busy computer.
 START_S = 200.0
+# Time for the effect of a message on a busy computer.
+LIMIT_S = 60.0
 SENSORS = ("camera_front", "thermal_front")
 SETTINGS = {
     "deadline_s": "0.3",
@@ -55,7 +57,7 @@ class NodeClient:
         Topics of images are best effort, so that a message may be lost.
         """
         sent: list[int] = []
-        for _ in range(40):
+        for _ in range(round(LIMIT_S)):
             sent.append(self.send(frame))
             end = time.monotonic() + 1.0
             while time.monotonic() < end:

@@ -59,7 +59,7 @@ def test_unknown_parameters_name_the_most_similar_one() -> None:
 def run_node(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "multimodal_perception.ros.node", "--ros-args", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
     )
 
 

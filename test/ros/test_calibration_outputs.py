@@ -54,7 +54,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def wait_for(outputs: CalibrationOutputs) -> None:
-    assert outputs._idle.wait(5.0)
+    assert outputs._idle.wait(30.0)
 
 
 def test_measurements_follow_the_period_of_frame_stamps(measured: list[int]) -> None:
@@ -94,14 +94,14 @@ def test_slow_measurement_does_not_block(
 
     def slow(frame: SensorFrame, pair: Pair, _: object) -> None:
         started.set()
-        release.wait(10.0)
+        release.wait(60.0)
 
     monkeypatch.setattr(monitor_module, "measure_rotation_error", slow)
     outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(period_s=1.0), fail)
-    assert outputs.offer(frame(0)) and started.wait(5.0)
+    assert outputs.offer(frame(0)) and started.wait(30.0)
     start = time.perf_counter()
     assert not any(outputs.offer(frame(k)) for k in range(1, 100))
-    assert time.perf_counter() - start < 0.5 and outputs.skipped_frames == 99
+    assert time.perf_counter() - start < 10.0 and outputs.skipped_frames == 99
     release.set()
     wait_for(outputs)
     assert outputs.offer(frame(200))
@@ -120,7 +120,7 @@ def test_stop_cancels_a_running_measurement(
 
     monkeypatch.setattr(monitor_module, "measure_rotation_error", endless)
     outputs = CalibrationOutputs(RclpyTypes(), CalibrationMonitorConfig(), fail)
-    assert outputs.offer(frame(0)) and started.wait(5.0)
+    assert outputs.offer(frame(0)) and started.wait(30.0)
     assert outputs.stop()
 
 

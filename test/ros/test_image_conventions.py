@@ -17,6 +17,8 @@ from multimodal_perception.perception import Level
 from multimodal_perception.rig import Rig, Sensor
 from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics
 
+pytestmark = pytest.mark.live
+
 SHAPE = (48, 64)
 EXTRINSICS = Extrinsics((1.0, 0.0, 1.5))
 INTRINSICS = Intrinsics(SHAPE[1], SHAPE[0], 60.0, 60.0, 31.5, 23.5)
@@ -56,6 +58,24 @@ SENSORS = (
     camera("uncalibrated", intrinsics=None, camera_info_topic="/uncalibrated/camera_info"),
 )
 RIG = Rig("images", {s.name: s for s in SENSORS})
+# Text of a notice by sensor.
+NOTICES = (
+    ("celsius", "32FC1 pixels are taken as celsius"),
+    ("sentinel", "pixels of value 0 are taken as no measurement"),
+    ("eight_bits", "8-bit images, but counts_to_kelvin"),
+    ("rectified", "P[:, :3] of the CameraInfo is used without D"),
+    ("resized", "taken as resized"),
+)
+# Reason of a drop by sensor.
+DROPS = (
+    ("unclear", "ambiguous_temperature_unit"),
+    ("blank", "no_measurement"),
+    ("depth", "not_a_picture"),
+    ("other_size", "image_size"),
+    ("uncalibrated", "bad_camera_info"),
+    ("uncalibrated", "no_camera_info"),
+)
+Statuses = dict[str, tuple[int, str, dict[str, str]]]
 
 
 def images() -> dict[str, tuple[np.ndarray, str]]:
@@ -78,9 +98,36 @@ def images() -> dict[str, tuple[np.ndarray, str]]:
     }
 
 
+def latest(received: list[Any]) -> Statuses:
+    """The last level, message and values by name."""
+    result: Statuses = {}
+    for message in received:
+        for entry in message.status:
+            values = {v.key: v.value for v in entry.values}
+            name = entry.name.rpartition(": ")[2]
+            result[name] = entry.level[0], entry.message, values
+    return result
+
+
+def is_complete(status: Statuses) -> bool:
+    """Whether each image has had its effect."""
+    if not {s.name for s in SENSORS} <= status.keys():
+        return False
+    return (
+        all(text in notices(status, sensor) for sensor, text in NOTICES)
+        and all(
+            f"dropped.{reason}" in status[s][2] and reason in status[s][1] for s, reason in DROPS
+        )
+        and "information.no_measurement" in status["sentinel"][2]
+    )
+
+
 @pytest.fixture(scope="module")
-def status() -> Iterator[dict[str, tuple[int, str, dict[str, str]]]]:
-    """The last level, message and values of each sensor while all of them publish."""
+def status() -> Iterator[Statuses]:
+    """The last level, message and values of each sensor while all of them publish.
+
+    Images are sent until each had its effect, or for LIMIT_S: the tests then report which had none.
+    """
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from sensor_msgs.msg import CameraInfo, Image
@@ -89,7 +136,7 @@ def status() -> Iterator[dict[str, tuple[int, str, dict[str, str]]]]:
     from multimodal_perception.messages import encoders, message_types
     from multimodal_perception.ros.node_process import perception_process
     from multimodal_perception.ros.qos import OUTPUT_QOS, SENSOR_QOS
-    from test.ros.conftest import SETTINGS, wait_for
+    from test.ros.conftest import LIMIT_S, SETTINGS, START_S, wait_for
 
     types = message_types.RclpyTypes()
     with ExitStack() as stack:
@@ -121,7 +168,7 @@ def status() -> Iterator[dict[str, tuple[int, str, dict[str, str]]]]:
             lambda: all(
                 p.get_subscription_count() for p in (*publishers.values(), *infos.values())
             ),
-            100.0,
+            START_S,
             "node",
         )
 
@@ -152,53 +199,27 @@ def status() -> Iterator[dict[str, tuple[int, str, dict[str, str]]]]:
                     )
                 )
 
-        for _ in range(40):
+        end = time.monotonic() + LIMIT_S
+        while not is_complete(latest(received)) and time.monotonic() < end:
             send()
             time.sleep(0.1)
-        latest: dict[str, tuple[int, str, dict[str, str]]] = {}
-        for message in received:
-            for entry in message.status:
-                values = {v.key: v.value for v in entry.values}
-                name = entry.name.rpartition(": ")[2]
-                latest[name] = entry.level[0], entry.message, values
-        yield latest
+        yield latest(received)
 
 
-def notices(status: dict[str, Any], sensor: str) -> str:
+def notices(status: Statuses, sensor: str) -> str:
     return "; ".join(v for k, v in status[sensor][2].items() if k.startswith("notice"))
 
 
-@pytest.mark.parametrize(
-    ("sensor", "text"),
-    [
-        ("celsius", "32FC1 pixels are taken as celsius"),
-        ("sentinel", "pixels of value 0 are taken as no measurement"),
-        ("eight_bits", "8-bit images, but counts_to_kelvin"),
-        ("rectified", "P[:, :3] of the CameraInfo is used without D"),
-        ("resized", "taken as resized"),
-    ],
-)
-def test_assumption_is_a_notice_of_the_sensor(
-    status: dict[str, Any], sensor: str, text: str
-) -> None:
+@pytest.mark.parametrize(("sensor", "text"), NOTICES)
+def test_assumption_is_a_notice_of_the_sensor(status: Statuses, sensor: str, text: str) -> None:
     assert text in notices(status, sensor)
     assert not [k for k in status[sensor][2] if k.startswith("dropped")]
     assert status[sensor][0] in (Level.OK.value, Level.WARN.value)
 
 
-@pytest.mark.parametrize(
-    ("sensor", "reason"),
-    [
-        ("unclear", "ambiguous_temperature_unit"),
-        ("blank", "no_measurement"),
-        ("depth", "not_a_picture"),
-        ("other_size", "image_size"),
-        ("uncalibrated", "bad_camera_info"),
-        ("uncalibrated", "no_camera_info"),
-    ],
-)
+@pytest.mark.parametrize(("sensor", "reason"), DROPS)
 def test_unusable_images_are_a_warning_with_the_reason(
-    status: dict[str, Any], sensor: str, reason: str
+    status: Statuses, sensor: str, reason: str
 ) -> None:
     level, message, values = status[sensor]
     assert int(values[f"dropped.{reason}"]) > 0
@@ -206,9 +227,9 @@ def test_unusable_images_are_a_warning_with_the_reason(
     assert reason in message
 
 
-def test_refused_camera_info_states_the_reason(status: dict[str, Any]) -> None:
+def test_refused_camera_info_states_the_reason(status: Statuses) -> None:
     assert "distortion model 'omnidirectional'" in notices(status, "uncalibrated")
 
 
-def test_pixels_without_measurement_are_counted_as_information(status: dict[str, Any]) -> None:
+def test_pixels_without_measurement_are_counted_as_information(status: Statuses) -> None:
     assert int(status["sentinel"][2]["information.no_measurement"]) >= 4 * SHAPE[1]

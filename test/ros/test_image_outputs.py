@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from multimodal_perception.evaluation.image_detection_drives import image_truth
@@ -24,6 +25,8 @@ from multimodal_perception.ros.outputs import (
 )
 from multimodal_perception.segmentation.classes import SEGMENTATION_CLASSES, labels_from_semantics
 from multimodal_perception.simulation.simulation import Observation
+
+pytestmark = pytest.mark.live
 
 MASK, COLOUR = "perception/segmentation/camera_front", "perception/segmentation/camera_front/colour"
 THERMAL_MASK = "perception/segmentation/thermal_front"

@@ -13,6 +13,7 @@ from multimodal_perception.frame import CLASS_NAMES, Boxes3D
 from multimodal_perception.messages.decoders import stamp_ns_of
 from multimodal_perception.messages.message_types import RclpyTypes
 from multimodal_perception.ros.markers import MarkerEncoder
+from test.test_sensor_reliability import boxes_of
 
 STAMP_NS = 12_345_678_901
 
@@ -131,3 +132,24 @@ def test_the_array_can_be_published(encoder):
     assert len(msg.markers) == 6
     # The bytes are not compared: padding bytes are undefined.
     assert deserialize_message(serialize_message(msg), MarkerArray) == msg
+
+
+def test_opinions_are_a_text_below_each_box_only_on_request(encoder):
+    boxes = boxes_of(0, wrong=["left"])
+    assert all(m.ns != "evidence" for m in encoder.encode(boxes).markers)
+    encoder.show_evidence = True
+    shown = encoder.encode(boxes)
+    texts = [m for m in shown.markers if m.ns == "evidence"]
+    assert len(texts) == len(boxes)
+    assert all(m.text.startswith("L 0.") and "conflict" in m.text for m in texts)
+    x, y, z, _, _, height, _ = map(float, boxes.boxes[0])
+    position = texts[0].pose.position
+    assert (position.x, position.y) == (x, y) and position.z < z - height / 2
+    fewer = encoder.encode(boxes.select(np.arange(1)))
+    deleted = [m for m in fewer.markers if m.ns == "evidence" and m.action == Marker.DELETE]
+    assert [m.id for m in deleted] == [1, 2, 3]
+    left = displayed_markers([shown, fewer])
+    assert [key for key in left if key[0] == "evidence"] == [("evidence", 0)]
+    encoder.show_evidence = False
+    gone = displayed_markers([shown, fewer, encoder.encode(boxes)])
+    assert all(namespace != "evidence" for namespace, _ in gone)

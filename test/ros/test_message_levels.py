@@ -30,6 +30,8 @@ from multimodal_perception.sensor_calibration import Extrinsics, Intrinsics
 from test.messages.clouds import MOUNTING, MS, cloud, lidar, rig, stamped
 from test.ros.test_no_silent_loss import TYPES, Client, echo, started_client
 
+pytestmark = pytest.mark.live
+
 IMAGE_SHAPE = (48, 64)
 SPEED = 20.0
 # Sweeps are stamped at their start and end when they are published, so that the odometry covers them.
@@ -245,7 +247,7 @@ class Examples:
 
 @pytest.fixture(scope="module")
 def examples() -> Iterator[Examples]:
-    """Sends all examples until each expected status occurred, or for 30 s."""
+    """Sends all examples until each expected status occurred, or for LIMIT_S."""
     with started_client() as start:
         client = start(vehicle(), **SETTINGS)
         result = Examples(client)

@@ -25,7 +25,9 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.messages import encoders, message_types
 from multimodal_perception.ros.node_process import prepare_environment
 from multimodal_perception.ros.qos import LATCHED_QOS, OUTPUT_QOS
-from test.ros.conftest import wait_for
+from test.ros.conftest import LIMIT_S, START_S, wait_for
+
+pytestmark = pytest.mark.live
 
 TYPES = message_types.RclpyTypes()
 RIG = """
@@ -104,7 +106,7 @@ def robots(tmp_path: Path) -> Iterator[tuple[list[Robot], list[Any]]]:
         for process in processes:
             process.terminate()
         for process in processes:
-            assert process.wait(30.0) == 0
+            assert process.wait(LIMIT_S) == 0
         executor.shutdown()
         node.destroy_node()
         rclpy.shutdown()
@@ -115,7 +117,7 @@ def test_robots_in_two_namespaces_share_no_topic(
     robots: tuple[list[Robot], list[Any]],
 ) -> None:
     both, diagnostics = robots
-    wait_for(lambda: all(r.lidar.get_subscription_count() for r in both), 100.0, "nodes")
+    wait_for(lambda: all(r.lidar.get_subscription_count() for r in both), START_S, "nodes")
     assert {r.lidar.get_subscription_count() for r in both} == {1}
     assert both[0].node.count_subscribers("/tf") == 0
     assert both[0].node.count_subscribers("/tf_static") == 0
@@ -129,7 +131,7 @@ def test_robots_in_two_namespaces_share_no_topic(
             return False
         return True
 
-    wait_for(answered, 60.0, "results of both robots")
+    wait_for(answered, LIMIT_S, "results of both robots")
     first, second = (r.boxes[-1] for r in both)
     centres = np.array(
         [(d.bbox.center.position.x, d.bbox.center.position.y) for d in first.detections]
@@ -145,7 +147,7 @@ def test_robots_in_two_namespaces_share_no_topic(
         names = {s.name for message in diagnostics for s in message.status}
         return all(any(robot.name in n for n in names) for robot in both)
 
-    wait_for(named, 20.0, "diagnostics with the names of both robots")
+    wait_for(named, LIMIT_S, "diagnostics with the names of both robots")
 
 
 def test_only_the_robot_with_transforms_gets_results(
@@ -153,7 +155,9 @@ def test_only_the_robot_with_transforms_gets_results(
 ) -> None:
     """The transforms of one robot must not serve the other."""
     (first, second), _ = robots
-    wait_for(lambda: all(r.lidar.get_subscription_count() for r in (first, second)), 100.0, "nodes")
+    wait_for(
+        lambda: all(r.lidar.get_subscription_count() for r in (first, second)), START_S, "nodes"
+    )
     first.send_transform()
 
     def answered() -> bool:
@@ -161,5 +165,5 @@ def test_only_the_robot_with_transforms_gets_results(
         second.send()
         return bool(first.boxes)
 
-    wait_for(answered, 60.0, "result of the first robot")
+    wait_for(answered, LIMIT_S, "result of the first robot")
     assert not any(message.detections for message in second.boxes)

@@ -11,6 +11,8 @@ import pytest
 from multimodal_perception.extras import EXTRAS
 from multimodal_perception.simulation.simulation import Observation
 
+pytestmark = pytest.mark.live
+
 FOLDER = Path(__file__).resolve().parent.parent / "absent_modules"
 OTHERS = ("pandas", "tensorrt", "tensorrt_rtx", "pycocotools", "mkdocs", "rich", "tqdm", "pytest")
 TOPICS = {

@@ -23,6 +23,7 @@ from multimodal_perception.ros.replay_statistics import (
     ReplayStatistics,
     summarise,
 )
+from test.ros.conftest import START_S
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +31,25 @@ def street() -> SyntheticDataset:
     return SyntheticDataset(frames=3, rings=32, columns=900)
 
 
+@pytest.mark.live
+@pytest.mark.serial  # no message may arrive late
 def test_results_over_dds_equal_those_of_the_pipeline(
     street: SyntheticDataset, tmp_path: Path
 ) -> None:
     write_bag(street, street.rig, tmp_path / "bag", "mcap")
     bag = BagDataset(tmp_path / "bag")
     # On a busy machine the messages of a frame arrive late; `auto` depends on measured times.
-    settings = {"deadline_s": "1.0", "pipeline.detector": "geometric"}
+    settings = {"deadline_s": "5.0", "pipeline.detector": "geometric"}
     with node_process.perception_process(bag.rig, settings=settings) as process:
-        replayed = replay.play(bag, rate_hz=5.0, loops=3, process=process)
+        replayed = replay.play(bag, rate_hz=2.0, loops=2, timeout_s=START_S, process=process)
         assert process.poll() is None
     assert process.returncode == 0
     result = summarise(replayed)
     # On a busy machine, frames are dropped when a newer one arrives.
-    assert result["sent"] == 9 == replayed.counts["frames_synchronized"]
+    assert result["sent"] == 6 == replayed.counts["frames_synchronized"]
     assert "frames_incomplete" not in replayed.counts
-    assert result["received"] == 9 - replayed.counts.get("frames_dropped_busy", 0) >= 5
-    assert sum(result["missing_results"].values()) == 9 - result["received"]
+    assert result["received"] == 6 - replayed.counts.get("frames_dropped_busy", 0) >= 4
+    assert sum(result["missing_results"].values()) == 6 - result["received"]
     assert result["latency_ms"]["p50"] > 0
     pipeline = build_pipeline(PipelineConfig(detector="geometric"))
     assert [r.index for r in replayed.results] == [0, 1, 2]
@@ -58,7 +61,7 @@ def test_results_over_dds_equal_those_of_the_pipeline(
         grid = received.grid()
         assert grid is not None and truth.occupancy is not None
         assert grid.origin == truth.occupancy.origin
-        # Cells with more than half unknown mass are published as unknown. At half its rate the LiDAR's
+        # Cells with more than half unknown mass are published as unknown. Below its rate the LiDAR's
         # health is WARN, which reduces its masses by a fifth.
         known = truth.occupancy.unknown() < 0.35
         assert known.sum() > 1000
@@ -70,6 +73,7 @@ def test_replay_without_a_node_is_an_error(street: SyntheticDataset) -> None:
         replay.play(street, rate_hz=10.0, timeout_s=0.5)
 
 
+@pytest.mark.live
 def test_a_node_that_ends_before_it_subscribes_is_an_error_at_once(
     street: SyntheticDataset,
 ) -> None:
@@ -97,10 +101,11 @@ class _WithoutCamera(SyntheticDataset):
         return replace(super().__getitem__(index), cameras={})
 
 
+@pytest.mark.live
 def test_result_names_the_sensors_that_are_missing_in_its_frame() -> None:
     street = _WithoutCamera(frames=2, rings=32, columns=900)
     with node_process.perception_process(street.rig) as process:
-        replayed = replay.play(street, rate_hz=5.0, loops=2, process=process)
+        replayed = replay.play(street, rate_hz=5.0, loops=2, timeout_s=START_S, process=process)
     assert {r.missing for r in replayed.results} == {"camera"}
     result = summarise(replayed)
     assert result["missing_sensors"] == {"camera": result["received"]}

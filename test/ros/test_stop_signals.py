@@ -15,7 +15,7 @@ import pytest
 
 from multimodal_perception.processes import terminate_with_parent
 
-pytestmark = pytest.mark.serial  # limits of time
+pytestmark = [pytest.mark.live, pytest.mark.serial]  # limits of time
 
 LIMIT_S = 3.0
 # Time for the start of the process and for a busy computer.

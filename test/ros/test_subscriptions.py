@@ -17,7 +17,9 @@ from sensor_msgs.msg import Range
 from multimodal_perception.ros.clock import NodeClock
 from multimodal_perception.ros.qos import SENSOR_QOS
 from multimodal_perception.ros.subscriptions import TopicSubscriptions
-from test.ros.conftest import wait_for
+from test.ros.conftest import LIMIT_S, wait_for
+
+pytestmark = pytest.mark.live
 
 TOPICS = ("/waiting/info", "/waiting/a", "/waiting/b")
 RANGE = "sensor_msgs/msg/Range"
@@ -48,11 +50,14 @@ class Receiver:
         self.lost.append((topic, count))
 
     def publish(self, topic: str, value: float) -> int:
-        """Publish a message, wait for 30 ms, and return the time of publication."""
-        now_ns = int(self.node.get_clock().now().nanoseconds)
+        """Publish a message, wait until DDS has received it, and return the time of publication."""
+        now_ns = self.now_ns()
         self.publishers[topic].publish(Range(range=value))
-        time.sleep(0.03)
+        time.sleep(0.1)
         return now_ns
+
+    def now_ns(self) -> int:
+        return int(self.node.get_clock().now().nanoseconds)
 
 
 class Subscriber:
@@ -81,7 +86,9 @@ def receiver(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver
     rclpy.init()
     result = Receiver()
     wait_for(
-        lambda: all(p.get_subscription_count() for p in result.publishers.values()), 30.0, "match"
+        lambda: all(p.get_subscription_count() for p in result.publishers.values()),
+        LIMIT_S,
+        "match",
     )
     yield result
     result.topics.close()
@@ -95,10 +102,11 @@ def test_waiting_messages_are_sorted_by_arrival_after_transforms(receiver: Recei
     info, a, b = TOPICS
     order = [(b, 1.0), (b, 2.0), (a, 3.0), (b, 4.0), (info, 5.0), (a, 6.0)]
     published = {value: receiver.publish(topic, value) for topic, value in order}
+    called_ns = receiver.now_ns()
     receiver.executor.spin_once(timeout_sec=1.0)
     assert [(t, v) for t, v, _ in receiver.received] == [order[4], *order[:4], order[5]]
-    for _, value, arrival_ns in receiver.received:
-        assert 0 <= arrival_ns - published[value] < 25_000_000
+    for _, value, arrival_ns in receiver.received:  # the time of reception, not of the callback
+        assert published[value] <= arrival_ns < called_ns
     for _ in range(5):
         receiver.executor.spin_once(timeout_sec=0.05)
     assert len(receiver.received) == len(order)
@@ -109,7 +117,7 @@ def test_message_after_the_deadline_is_processed_after_those_that_wait(receiver:
     receiver.deadline_ns = 0
     receiver.publishers[b].publish(Range(range=1.0))
     receiver.publishers[a].publish(Range(range=2.0))
-    time.sleep(0.01)
+    time.sleep(0.1)
     receiver.executor.spin_once(timeout_sec=1.0)
     assert [v for _, v, _ in receiver.received] == [1.0, 2.0]
 

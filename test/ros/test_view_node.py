@@ -9,8 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from multimodal_perception.simulation.simulation import Observation
+from test.ros.conftest import LIMIT_S
 from test.visualization.rrd_entities import entities
+
+pytestmark = pytest.mark.live
 
 MASK = "perception/segmentation/camera_front"
 COMMAND = [sys.executable, "-m", "multimodal_perception.cli.main", "view"]
@@ -42,10 +47,10 @@ def test_sensors_and_results_of_a_running_node_are_recorded(
     try:
         client.send_until(observation.frame, has_results)
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(LIMIT_S)
     finally:
         process.kill()
-    assert process.wait(20) == 0
+    assert process.wait(LIMIT_S) == 0
     assert reliabilities == {"BEST_EFFORT"}
     found = entities(path)
     camera, thermal = "/base_link/cameras/camera_front", "/base_link/thermal/thermal_front"
@@ -59,6 +64,8 @@ def test_sensors_and_results_of_a_running_node_are_recorded(
 
 def test_without_a_node_the_error_names_it(tmp_path: Path) -> None:
     arguments = ["--namespace", "robot_7", "--save", str(tmp_path / "a.rrd")]
-    result = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=2 * LIMIT_S
+    )
     assert result.returncode == 2
     assert "no node /robot_7/perception" in result.stderr and "--rig" in result.stderr

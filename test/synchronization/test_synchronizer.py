@@ -326,3 +326,24 @@ def test_first_set_after_a_pause_waits_for_all_sensors(first: str) -> None:
         assert s.missing == {"camera_dead"} and emitted - s.stamp_ns <= 75 * MS
     assert not any(statistics.drops for statistics in sync.statistics.values())
     assert_all_counted(sync)
+
+
+@pytest.mark.parametrize("rate_hz", [0.5, 1.0, 2.0, 3.0, 5.0, 10.0])
+@pytest.mark.parametrize("late_topic", ["lidar", "camera", "camera_rear"])
+def test_messages_taken_in_another_order_than_received_are_complete(
+    rate_hz: float, late_topic: str
+) -> None:
+    # A recording is played more slowly than the rig states; the message of one topic is received first
+    # and taken last.
+    names = ("lidar", "camera", "camera_rear")
+    sync = Synchronizer([sensor(name) for name in names])
+    sets = []
+    for k in range(8):
+        stamp = SECOND + round(k / rate_hz * SECOND)
+        for name in sorted(names, key=late_topic.__eq__):
+            received = stamp + (1 * MS if name == late_topic else 2 * MS)
+            sets += sync.add(name, stamp, name, received)
+        sets += sync.advance(stamp + 30 * MS)
+    assert [s.stamp_ns for s in sets] == [SECOND + round(k / rate_hz * SECOND) for k in range(8)]
+    assert all(s.complete for s in sets)
+    assert not any(statistics.drops for statistics in sync.statistics.values())

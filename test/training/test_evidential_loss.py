@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from multimodal_perception.training.evidential_loss import (
+    annealed,
     divergence_from_uniform,
     evidential_loss,
     expected_cross_entropy,
@@ -29,13 +30,24 @@ def test_divergence_from_the_uniform_distribution() -> None:
     assert divergence_from_uniform(alpha).tolist() == pytest.approx(expected.tolist())
 
 
-def test_wrong_evidence_costs_more_with_progress_and_right_evidence_does_not() -> None:
+def test_the_divergence_only_adds_to_the_cost_of_wrong_evidence() -> None:
     truth = torch.tensor([0])
     wrong, right = torch.tensor([[0.0, 9.0]]), torch.tensor([[9.0, 0.0]])
     assert evidential_loss(wrong, truth, 1.0) > evidential_loss(wrong, truth, 0.0)
-    assert evidential_loss(wrong, truth, 5.0) == evidential_loss(wrong, truth, 1.0)
     assert evidential_loss(right, truth, 1.0) == evidential_loss(right, truth, 0.0)
     assert evidential_loss(right, truth, 1.0) < evidential_loss(torch.zeros(1, 2), truth, 1.0)
+
+
+def test_weights_are_those_of_a_mean() -> None:
+    evidence, truth = torch.tensor([[3.0, 0.5], [0.5, 2.0]]), torch.tensor([0, 0])
+    first, second = (evidential_loss(evidence[k : k + 1], truth[k : k + 1], 0.7) for k in (0, 1))
+    weighted = evidential_loss(evidence, truth, 0.7, torch.tensor([1.0, 3.0]))
+    assert float(weighted) == pytest.approx(float(first + 3 * second) / 4)
+    assert float(evidential_loss(evidence, truth, 0.7, torch.zeros(2))) == 0.0
+
+
+def test_annealing_is_limited_to_0_and_1() -> None:
+    assert [annealed(v) for v in (-1.0, 0.0, 0.25, 1.0, 3.0)] == [0.0, 0.0, 0.25, 1.0, 1.0]
 
 
 def test_loss_without_objects_is_zero_and_has_a_gradient() -> None:

@@ -27,6 +27,7 @@ from multimodal_perception.perception import (
 from multimodal_perception.rig import Rig, parse_rig
 from multimodal_perception.visualization.recording import write_recording
 from multimodal_perception.visualization.rerun_log import RerunLog, frame_health
+from test.test_sensor_reliability import boxes_of
 from test.visualization.rrd_entities import entities
 
 INFO = {"camera_info_topic": "info"}
@@ -200,6 +201,24 @@ def test_health_of_a_recorded_frame_names_missing_and_unusable_sensors() -> None
     assert {name for name, h in health.items() if h.level is Level.OK} == {"front", "sonar"}
     assert health["heat"].message == "no reading"
     assert health["points"].message == "the reading could not be used"
+
+
+def test_the_opinions_of_the_sensors_are_a_table_with_a_row_for_each_object(log: Any) -> None:
+    rerun_log, recorder = log
+    boxes = boxes_of(0, wrong=["left"], unobserved=["thermal"])
+    rerun_log.log_result(frame(), Perception(boxes.stamp_ns, "base_link", boxes))
+    (text,) = values(recorder.logged["evidence_table"].text)
+    head, _, first, *others = text.splitlines()
+    names = [cell.strip() for cell in head.strip("|").split("|")]
+    row = dict(zip(names, (cell.strip() for cell in first.strip("|").split("|")), strict=True))
+    assert len(others) == len(boxes) - 1
+    assert row["object"] == "car #0" and row["thermal"] == "-"
+    assert float(row["lidar"].split(" / ")[0]) > 0.5 and float(row["conflict"]) > 0.5
+    assert row["contradicted by"] == "left" and "lidar" in row["supported by"]
+    recorder.logged.clear()
+    plain = replace(boxes, evidence=None)
+    rerun_log.log_result(frame(), Perception(boxes.stamp_ns, "base_link", plain))
+    assert "evidence_table" not in recorder.logged
 
 
 def test_a_recording_contains_the_results_of_every_frame(tmp_path: Path) -> None:

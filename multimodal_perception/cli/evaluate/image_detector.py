@@ -15,8 +15,18 @@ from tqdm import tqdm
 
 from multimodal_perception.cli.drive_options import add_profile_argument, parse_seeds
 from multimodal_perception.cli.evaluate import labelled_images
+from multimodal_perception.cli.evaluate.report_options import (
+    PICTURES,
+    add_report_arguments,
+    check_files,
+    configuration_text,
+    finish,
+    select_other,
+)
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.evaluation.html_report import Report, ReportTable
+from multimodal_perception.evaluation.image_detection_report import image_detection_report
+from multimodal_perception.evaluation.worst_pictures import WorstPictures
 from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
 
 _NO_OBJECTS = {"labels": 0, "recall": 0.0}
@@ -38,13 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="image_detector", help="name of a shipped model, or a model card"
     )
     parser.add_argument("--json", type=Path, help="write the result to this JSON file")
+    add_report_arguments(parser, compare=False)
     labelled_images.add_detection_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    args.other = select_other(args)
+    check_files(args)
     if args.dataset is not None:
         return labelled_images.run_detection(args)
     labelled_images.refuse_executor_without_images(args)
+    if args.compare:
+        raise UserError(
+            f"--compare {args.compare[0]}: model cards need --dataset; simulated drives take the result "
+            "(.json) of another run"
+        )
     from multimodal_perception.evaluation.image_detection_drives import score_drives
     from multimodal_perception.runtime.card import load_card
 
@@ -56,11 +74,18 @@ def run(args: argparse.Namespace) -> int:
     def progress(total: int) -> tqdm[Any]:
         return tqdm(total=total, unit="frame")
 
-    result = score_drives(load_card(args.model), rig, seeds, args.frames, progress, args.profile)
+    worst = WorstPictures(PICTURES if args.report is not None else 0)
+    result = score_drives(
+        load_card(args.model), rig, seeds, args.frames, progress, args.profile, worst
+    )
     print_tables(result)
-    if args.json is not None:
-        write_json(args.json, result)
-    return 0
+    text = configuration_text("evaluate image-detector", args)
+
+    def build(other: Any, criteria: ReportTable | None) -> Report:
+        title = "Image detection in simulated drives"
+        return image_detection_report(title, result, worst.pictures(), text, other, criteria)
+
+    return finish(args, result, build)
 
 
 def print_tables(result: dict[str, Any]) -> None:

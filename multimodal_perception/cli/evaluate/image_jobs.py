@@ -99,7 +99,8 @@ def run_segmentation_job(
 class DetectionImagesJob:
     """root, dataset, split, cameras: as for open_images. variants: row of the table, model
     and tiles. min_score: score threshold of the figures that are not a curve. min_height, min_points: of
-    evaluated labels, see BoxLimits."""
+    evaluated labels, see BoxLimits. pictures: number of the worst images of the first row that are
+    drawn, of data sets with boxes."""
 
     root: str
     dataset: str
@@ -109,6 +110,7 @@ class DetectionImagesJob:
     min_score: float
     min_height: float
     min_points: int
+    pictures: int = 0
 
 
 @dataclass
@@ -118,8 +120,10 @@ class DetectionImagesResult:
     boxes: dict[str, DetectedImages] = field(default_factory=dict)
     regions: dict[str, PersonRegionScore] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    worst: WorstPictures = field(default_factory=lambda: WorstPictures(0))
 
     def merge(self, other: DetectionImagesResult) -> None:
+        self.worst.merge(other.worst)
         for row, boxes in other.boxes.items():
             self.boxes[row].merge(boxes)
         for row, regions in other.regions.items():
@@ -130,7 +134,7 @@ def run_detection_job(
     job: DetectionImagesJob, progress: Progress = no_progress
 ) -> DetectionImagesResult:
     """Evaluate the models on one data set. Raises UserError."""
-    root, result = Path(job.root), DetectionImagesResult()
+    root, result = Path(job.root), DetectionImagesResult(worst=WorstPictures(job.pictures))
     if job.dataset in SEGMENTATION_DATASETS:
         labelled = list_images(job.dataset, root, job.split)
         update = progress(len(labelled) * len(job.variants))
@@ -146,7 +150,8 @@ def run_detection_job(
     update = progress(len(images) * len(job.variants))
     for row, model, tiles in job.variants:
         detector = open_detector(model, min(job.min_score, CURVE_MIN_SCORE), tiles)
-        result.boxes[row] = detect_boxes(detector, images, job.min_score, update)
+        worst = result.worst if row == job.variants[0][0] else WorstPictures(0)
+        result.boxes[row] = detect_boxes(detector, images, job.min_score, update, worst)
     return result
 
 

@@ -32,7 +32,7 @@ from multimodal_perception.cli.finished_drives import FinishedDrives
 from multimodal_perception.cli.inputs import INPUTS_HELP, expand_inputs
 from multimodal_perception.configuration import UserError
 from multimodal_perception.evaluation.html_report import Report, ReportTable
-from multimodal_perception.evaluation.report import write_json
+from multimodal_perception.evaluation.image_detection_report import image_detection_report
 from multimodal_perception.evaluation.segmentation_images import SEGMENTATION_DATASETS, SPLITS
 from multimodal_perception.evaluation.segmentation_report import segmentation_report
 
@@ -62,8 +62,9 @@ def add_detection_arguments(parser: argparse.ArgumentParser) -> None:
         "--compare",
         action="append",
         default=[],
-        metavar="CARD",
-        help="another model in the same table; may be repeated",
+        metavar="CARD|JSON",
+        help="another model in the same table (with --dataset; may be repeated), or the result of "
+        "another run (.json) to show beside it in the report",
     )
     group.add_argument(
         "--tiles",
@@ -141,6 +142,7 @@ def run_detection(args: argparse.Namespace) -> int:
     default_height = MIN_REGION_HEIGHT if regions else BoxLimits().min_height
     height = default_height if args.min_height is None else args.min_height
     variants = tuple((row, model, tiles) for row, (model, tiles) in _variants(args).items())
+    pictures = PICTURES if args.report is not None else 0
     jobs = [
         DetectionImagesJob(
             root,
@@ -151,6 +153,7 @@ def run_detection(args: argparse.Namespace) -> int:
             args.min_score,
             height,
             args.min_points,
+            pictures,
         )
         for root in _roots(args)
     ]
@@ -168,9 +171,14 @@ def run_detection(args: argparse.Namespace) -> int:
             for row, boxes in total.boxes.items()
         }
     (_print_regions if regions else _print_boxes)(args.dataset, rows)
-    if args.json is not None:
-        write_json(args.json, {"dataset": args.dataset, "rows": rows})
-    return int(failed > 0)
+    text = configuration_text("evaluate image-detector", args)
+
+    def build(other: Any, criteria: ReportTable | None) -> Report:
+        title = f"Image detection in {args.dataset}"
+        return image_detection_report(title, result, total.worst.pictures(), text, other, criteria)
+
+    result = {"dataset": args.dataset, "rows": rows}
+    return max(finish(args, result, build), int(failed > 0))
 
 
 def refuse_executor_without_images(args: argparse.Namespace) -> None:

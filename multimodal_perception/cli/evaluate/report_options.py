@@ -62,6 +62,15 @@ def add_report_arguments(parser: argparse.ArgumentParser, compare: bool = True) 
         )
 
 
+def select_other(args: argparse.Namespace) -> Path | None:
+    """The result among --compare, which then has only model cards. Raises UserError for several."""
+    results = [Path(value) for value in args.compare if value.endswith(".json")]
+    if len(results) > 1:
+        raise UserError("--compare: only one result (.json) can be shown beside this one")
+    args.compare = [value for value in args.compare if not value.endswith(".json")]
+    return results[0] if results else None
+
+
 def load_other(path: Path | None) -> dict[str, Any] | None:
     """The result of another run. Raises UserError that names the file."""
     if path is None:

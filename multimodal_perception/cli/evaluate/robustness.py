@@ -111,6 +111,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image detector, or the name or folder of its model (default: as in --pipeline)",
     )
     parser.add_argument(
+        "--segmenter",
+        metavar="MODEL",
+        help="name or folder of a segmentation model, also an imported one (default: as in --pipeline)",
+    )
+    parser.add_argument(
         "--pipeline",
         type=Path,
         help="YAML file with the keys below `pipeline:` of config/perception.yaml",
@@ -136,6 +141,9 @@ def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         help=f"only these corruptions: {', '.join(CORRUPTIONS)}",
+    )
+    parser.add_argument(
+        "--no-corruptions", action="store_true", help="leave out the corruptions: only attacks"
     )
     parser.add_argument(
         "--severities", nargs="+", type=int, metavar="K", help="only these severities, 1 to 5"
@@ -204,9 +212,13 @@ def _plan_options(args: argparse.Namespace) -> PlanOptions:
     check_names("--tasks", args.tasks, TASKS)
     if args.other is not None and args.report is None:
         raise UserError("--compare: needs --report DIR")
+    if args.no_corruptions and (args.corruptions is not None or args.no_attacks):
+        other = "--no-attacks" if args.corruptions is None else "--corruptions"
+        raise UserError(f"--no-corruptions: not together with {other}")
+    corruptions = None if args.corruptions is None else tuple(args.corruptions)
     return PlanOptions(
         args.study_set == "full",
-        None if args.corruptions is None else tuple(args.corruptions),
+        () if args.no_corruptions else corruptions,
         None if args.severities is None else tuple(args.severities),
         None if args.sensors is None else tuple(args.sensors),
         not args.no_pairs,
@@ -217,7 +229,9 @@ def _plan_options(args: argparse.Namespace) -> PlanOptions:
 def _runner_options(args: argparse.Namespace) -> RunnerOptions:
     config = PipelineConfig() if args.pipeline is None else load(PipelineConfig, args.pipeline)
     tasks = tuple(t for t in TASKS if t in args.tasks)
-    return RunnerOptions(config, tasks, args.detector, args.image_detector)
+    if args.segmenter is not None and "segmentation" not in tasks and config.segmenter == "none":
+        raise UserError("--segmenter: no task uses masks; add segmentation to --tasks")
+    return RunnerOptions(config, tasks, args.detector, args.image_detector, args.segmenter)
 
 
 def _sources(args: argparse.Namespace) -> list[DriveSource]:

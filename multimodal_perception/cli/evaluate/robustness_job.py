@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from multimodal_perception.cli.evaluate.sensor_options import with_image_detector
 from multimodal_perception.evaluation.robustness.drive import (
@@ -21,6 +22,7 @@ from multimodal_perception.evaluation.robustness.study import (
     run_corruption,
 )
 from multimodal_perception.evaluation.robustness.tasks import RunFrame, TaskOutput, TaskRunner
+from multimodal_perception.evaluation.segmentation_images import open_segmenter
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline, open_detector
 from multimodal_perception.rig import Rig
 from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
@@ -29,12 +31,14 @@ from multimodal_perception.segmentation.rgb_thermal import RgbThermalSegmenter
 @dataclass(frozen=True)
 class RunnerOptions:
     """config: of the pipeline. tasks: see TaskRunner. detector, image_detector: as for the options of
-    `evaluate detections`, None for those of the configuration."""
+    `evaluate detections`; segmenter: name or folder of a segmentation model. They are None for those of
+    the configuration."""
 
     config: PipelineConfig
     tasks: tuple[str, ...]
     detector: str | None = None
     image_detector: str | None = None
+    segmenter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,14 @@ def _runner(options: RunnerOptions, rig: Rig) -> TaskRunner:
     config = with_image_detector(options.config, options.image_detector, None, rig)
     key = repr((options, config.image_detector))
     if key not in _runners:
-        overrides = {}
+        overrides: dict[str, Any] = {}
         if options.detector is not None:
             overrides["detector"] = open_detector(options.detector, config)
+        segmenter = None if options.segmenter is None else open_segmenter(options.segmenter)
+        if segmenter is not None and config.segmenter != "none":
+            overrides["segmenter"] = segmenter
         pipeline = build_pipeline(config, **overrides)
-        segmenter = None
-        if "segmentation" in options.tasks and pipeline.segmenter is None:
+        if "segmentation" in options.tasks and (segmenter or pipeline.segmenter) is None:
             segmenter = RgbThermalSegmenter(config.rgb_thermal_segmenter, config.runtime)
         _runners[key] = TaskRunner(pipeline, options.tasks, segmenter)
     return _runners[key]

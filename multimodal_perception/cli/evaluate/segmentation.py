@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -19,13 +19,19 @@ from multimodal_perception.cli.evaluate.report_options import (
     check_files,
     configuration_text,
     finish,
+    select_other,
 )
 from multimodal_perception.configuration import UserError
-from multimodal_perception.evaluation.html_report import Report, ReportTable
+from multimodal_perception.evaluation.html_report import Report, ReportTable, number
 from multimodal_perception.evaluation.segmentation_report import segmentation_report
 from multimodal_perception.evaluation.worst_pictures import WorstPictures, draw_mask_errors
 from multimodal_perception.segmentation.classes import IGNORED
 from multimodal_perception.simulation.rigs import RIG_HELP, open_rig
+
+if TYPE_CHECKING:
+    from multimodal_perception.evaluation.segmentation_drives import Averaging
+
+CONFIDENCE_FIGURES = ("ece", "brier", "error_auroc")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +57,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model card of another network to evaluate, or the result of another run (.json) to show "
         "beside it in the report; may be repeated",
     )
+    _add_averaging_arguments(parser)
     parser.add_argument("--json", type=Path, help="write the result to this JSON file")
     add_report_arguments(parser, compare=False)
     labelled_images.add_arguments(parser, labelled_images.SEGMENTATION_DATASETS)
 
 
+def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("further rows of --model with averaged probabilities")
+    group.add_argument(
+        "--monte-carlo",
+        type=int,
+        metavar="N",
+        help="Monte Carlo dropout with N passes of the decoder (needs torch)",
+    )
+    group.add_argument(
+        "--dropout",
+        type=float,
+        default=0.2,
+        help="probability with which a channel is dropped, with --monte-carlo (default: 0.2)",
+    )
+    group.add_argument("--mirrored", action="store_true", help="the image and the mirrored image")
+    group.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="this model and further ones; names or folders",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     args.other = select_other(args)
     check_files(args)
+    averaging = _averaging(args)
     if args.dataset is not None:
         return labelled_images.run_segmentation(args)
     labelled_images.refuse_executor_without_images(args)
@@ -84,7 +116,9 @@ def run(args: argparse.Namespace) -> int:
             worst.add(error, text, lambda: draw_mask_errors(image.rgb(), truth, labels))
 
     first_row: dict[str, str] = {}
-    result = score_drives(cards, rig, seeds, args.frames, progress, args.profile, add_image)
+    result = score_drives(
+        cards, rig, seeds, args.frames, progress, args.profile, add_image, averaging
+    )
     _print(result)
     text = configuration_text("evaluate segmentation", args)
 
@@ -102,13 +136,19 @@ def run(args: argparse.Namespace) -> int:
     return finish(args, result, build)
 
 
-def select_other(args: argparse.Namespace) -> Path | None:
-    """The result among --compare, which then has only model cards. Raises UserError for several."""
-    results = [Path(value) for value in args.compare if value.endswith(".json")]
-    if len(results) > 1:
-        raise UserError("--compare: only one result (.json) can be shown beside this one")
-    args.compare = [value for value in args.compare if not value.endswith(".json")]
-    return results[0] if results else None
+def _averaging(args: argparse.Namespace) -> list[Averaging]:
+    """The further rows. Raises UserError."""
+    from multimodal_perception.evaluation.segmentation_drives import Averaging
+
+    rows = {
+        "--monte-carlo": args.monte_carlo and Averaging(args.monte_carlo, args.dropout),
+        "--mirrored": args.mirrored and Averaging(mirrored=True),
+        "--ensemble": args.ensemble and Averaging(ensemble=tuple(args.ensemble)),
+    }
+    chosen = {name: row for name, row in rows.items() if row}
+    if chosen and args.dataset is not None:
+        raise UserError(f"{next(iter(chosen))}: not with --dataset; only on simulated drives")
+    return list(chosen.values())
 
 
 def _flat_rows(result: dict[str, Any]) -> dict[str, Any]:
@@ -129,4 +169,18 @@ def _print(result: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for row, scores in rows.items():
         table.add_row(row, *(f"{100 * scores[c]['miou']:.1f}" for c in conditions))
+    Console().print(table)
+    table = Table(title="confidence: ECE / Brier score / AUROC of wrong pixels")
+    table.add_column("network, images")
+    for name in conditions:
+        table.add_column(name, justify="right")
+    times = result.get("image_ms", {})
+    if times:
+        table.add_column("ms", justify="right")
+    for row, scores in rows.items():
+        cells = (
+            " / ".join(number(scores[c]["confidence"][key]) for key in CONFIDENCE_FIGURES)
+            for c in conditions
+        )
+        table.add_row(row, *cells, *([number(times[row], 0)] if times else []))
     Console().print(table)

@@ -9,6 +9,7 @@ The steps for each frame:
 4. The first stage predicts proposals, the second stage refines the best of them.
 5. Non-maximum suppression removes duplicates, and the geometric check adds vehicles that the networks
    missed (see detection.bev_fusion.geometric_check).
+6. If the model has a network for it, each sensor's opinion about each box is added (`opinions`).
 
 Heights are measured from the estimated ground surface, so that slopes do not shift the networks' inputs.
 """
@@ -19,7 +20,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +48,8 @@ from multimodal_perception.detection.bev_fusion.network_inputs import (
     image_arrays,
     point_arrays,
 )
+from multimodal_perception.detection.bev_fusion.opinion_features import Scene
+from multimodal_perception.detection.bev_fusion.opinions import BoxAssessor, open_opinions
 from multimodal_perception.detection.bev_fusion.painting import PaintedImage, paint_points
 from multimodal_perception.detection.bev_fusion.past_sweep_buffer import PastSweepBuffer
 from multimodal_perception.detection.bev_fusion.refinement import refine_proposals
@@ -120,10 +123,11 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Inputs of the networks of one frame."""
+    """Inputs of the networks of one frame. sensors: of the images."""
 
     arrays: Arrays
     images: ImageSet
+    sensors: tuple[str, ...]
 
 
 class BevFusionDetector:
@@ -140,7 +144,7 @@ class BevFusionDetector:
     ImagePreprocessor), no_exteroceptive_data (frames without LiDAR points and images), dropped_pillars
     (see PillarConfig.max_pillars), past_sweeps.* (see PastSweepBuffer), external_proposals (proposals of
     the image detector that were used), geometric_check.added and geometric_check.removed, load.* (frames
-    at a load level, and skipped images).
+    at a load level, and skipped images), failed_opinions (frames without the sensors' opinions).
     """
 
     name = "fusion"
@@ -162,6 +166,7 @@ class BevFusionDetector:
         self.refinement_network: Network | None = (
             None if cards.refinement is None else open_model(cards.refinement, runtime)
         )
+        self.opinions: BoxAssessor | None = open_opinions(self.config.opinions, cards, runtime)
         self._limits = {
             "camera": self.config.max_cameras,
             "thermal": self.config.max_thermal_cameras,
@@ -219,6 +224,7 @@ class BevFusionDetector:
         """
         networks = [
             self.proposal_network, self.refinement_network, *self.image_networks.values(),
+            getattr(self.opinions, "network", None),
         ]  # fmt: skip
         level, message = Level.OK, "ok"
         values: dict[str, object] = {"model": self.config.model, **self.counts}
@@ -340,7 +346,24 @@ class BevFusionDetector:
             frame.base_frame,
             with_velocities=frame.odom_from_base is not None,
         )
-        return result if geometric is None else self._check(result, geometric.result())
+        if geometric is not None:
+            result = self._check(result, geometric.result())
+        if self.opinions is None or self._load_level:
+            return result
+        images = dict(zip(inputs.sensors, inputs.images.images, strict=True))
+        return self._with_evidence(result, Scene(frame, cloud, pending_index.result(), images))
+
+    def _with_evidence(self, boxes: Boxes3D, scene: Scene) -> Boxes3D:
+        """The boxes with the opinions of all sensors; without them if the network fails."""
+        assert self.opinions is not None
+        try:
+            return replace(boxes, evidence=self.opinions.assess(boxes, scene))
+        except EngineError as error:
+            self._own_counts["failed_opinions"] += 1
+            self._report(
+                scene.frame.stamp_ns, f"{error}; the boxes have no opinions of the sensors"
+            )
+            return boxes
 
     def _saves(self, name: str) -> bool:
         """Whether the current load level includes the savings of the level `name`."""
@@ -396,7 +419,11 @@ class BevFusionDetector:
         self._own_counts["dropped_pillars"] += pillars.overflow
         images = ImageSet(paint_images(encoded, scores, n), cloud.ground)
         arrays |= image_arrays(images, pillars, n, self._executor)
-        return _Inputs({name: values[None] for name, values in arrays.items()}, images)
+        return _Inputs(
+            {name: values[None] for name, values in arrays.items()},
+            images,
+            tuple(e.sensor for e in encoded),
+        )
 
     def _take_prepared(self, frame: SensorFrame) -> _Prepared:
         """The work that prepare() started for a frame, or start it now."""

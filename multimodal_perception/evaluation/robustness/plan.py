@@ -42,7 +42,8 @@ GROUP_NAMES = {
 class PlanOptions:
     """Selection of the studies.
 
-    corruptions, severities, sensors: None for those of the set (standard or full).
+    corruptions, severities, sensors: None for those of the set (standard or full); no corruptions leaves
+    the attacks.
     """
 
     full: bool = False
@@ -83,7 +84,8 @@ def plan_studies(
     """
     anything = set().union(*used.values())
     targets = [t for t in select_targets(rig, options) if anything & set(t.sensors)]
-    corruptions = [CORRUPTIONS[n] for n in options.corruptions or tuple(CORRUPTIONS)]
+    names = tuple(CORRUPTIONS) if options.corruptions is None else options.corruptions
+    corruptions = [CORRUPTIONS[n] for n in names]
     studies = [
         Study("corruption", c.name, t.name, t.sensors, options.used_severities)
         for t in targets

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multimodal_perception.evaluation.detections import centre_in_any_camera, match_by_distance
+from multimodal_perception.evaluation.evidence_score import EvidenceScore
 from multimodal_perception.evaluation.nuscenes_metrics import (
     NuScenesProtocol,
     ScoredFrame,
@@ -68,7 +69,7 @@ class SettingResult:
     severity: 0 is the clean run. frames, seconds: number of frames, and time of the tasks for them.
     boxes: predicted boxes with the reference. confusion: (C, C) pixels by true and predicted class.
     cells: of the occupancy grid. decisions: by task. labelled: by task, whether the reference are
-    labels.
+    labels. evidence: opinions of the sensors about the boxes; None if no box has any.
     """
 
     severity: int
@@ -79,6 +80,7 @@ class SettingResult:
     cells: OccupancyScore | None = None
     decisions: dict[str, Decisions] = field(default_factory=dict)
     labelled: dict[str, bool] = field(default_factory=dict)
+    evidence: EvidenceScore | None = None
 
     def add(
         self, output: TaskOutput, clean: TaskOutput, truth: FrameTruth, frame: SensorFrame
@@ -97,6 +99,9 @@ class SettingResult:
         self.frames += other.frames
         self.seconds += other.seconds
         self.boxes = [*self.boxes, *other.boxes]
+        if other.evidence is not None:
+            self.evidence = self.evidence or EvidenceScore()
+            self.evidence.merge(other.evidence)
         if other.confusion is not None:
             mine = 0 if self.confusion is None else self.confusion
             self.confusion = mine + other.confusion
@@ -125,11 +130,16 @@ class SettingResult:
         return result
 
     def figures(self, protocol: NuScenesProtocol) -> dict[str, dict[str, Any]]:
-        """By task: quality, changed_decisions, and further metrics."""
+        """By task: quality, changed_decisions, and further metrics.
+
+        detection has evidence if the boxes have opinions of the sensors, see EvidenceScore.
+        """
         result: dict[str, dict[str, Any]] = {}
         for task, quality in self.qualities(protocol).items():
             changed = self.decisions.get(task, Decisions()).rate
             result[task] = {"quality": quality, "changed_decisions": changed}
+        if self.evidence is not None and "detection" in result:
+            result["detection"]["evidence"] = self.evidence.summary()
         if self.cells is not None:
             metrics = self.cells.metrics()
             result["occupancy"] |= {
@@ -148,6 +158,9 @@ class SettingResult:
         elif truth.in_view:
             labels = labels.select(centre_in_any_camera(labels, frame))
             boxes = boxes.select(centre_in_any_camera(boxes, frame))
+        if boxes.evidence is not None:
+            self.evidence = self.evidence or EvidenceScore()
+            self.evidence.add(boxes, labels)
         self.boxes.append(ScoredFrame(_plain(boxes), _plain(labels)))
 
     def _add_masks(

@@ -101,10 +101,16 @@ def run_corruption(
 ) -> StudyResult:
     """All frames of the drive with a corruption in each severity."""
     result = StudyResult(study)
+    pictured = drive.indices[0]
+    changed: SensorFrame | None = None
     for severity in study.severities:
 
         def make(index: int, severity: int = severity) -> SensorFrame:
-            return drive.corrupted(index, study.name, study.sensors, severity)
+            nonlocal changed
+            frame = drive.corrupted(index, study.name, study.sensors, severity)
+            if index == pictured:
+                changed = frame
+            return frame
 
         try:
             outputs = runner.run(_frames(drive, runner, drive.indices, make), study.tasks)
@@ -114,10 +120,8 @@ def run_corruption(
         for index, output, reference in zip(drive.indices, outputs, clean, strict=True):
             counts.add(output, reference, drive.truth(index), drive.frame(index))
         result.settings.append(counts)
-    if study.severities and study.sensors:
-        index = drive.indices[0]
-        changed = make(index)
-        result.picture = comparison_picture(drive.frame(index), changed, study.sensors[0])
+    if changed is not None and study.sensors:
+        result.picture = comparison_picture(drive.frame(pictured), changed, study.sensors[0])
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -312,12 +312,22 @@ def collate(frames: Sequence[BevFusionFrame]) -> Batch:
     """Stacked arrays of a batch, stacked inputs of the teacher, and the frames.
 
     The inputs of the teacher also have `rows` (T,), the frames of the batch that they belong to; they
-    are empty without a teacher.
+    are empty without a teacher. The frames do not contain these arrays a second time, because they are
+    copied from the process that loads them.
     """
     stacked = _stack([f.arrays for f in frames])
     rows = [k for k, frame in enumerate(frames) if frame.teacher is not None]
     teacher = _stack([t for f in frames if (t := f.teacher) is not None]) if rows else {}
-    return stacked, teacher | {"rows": torch.tensor(rows, dtype=torch.int64)}, frames
+    rest = [replace(frame, arrays={}, teacher=None) for frame in frames]
+    return stacked, teacher | {"rows": torch.tensor(rows, dtype=torch.int64)}, rest
+
+
+def collate_stage1(frames: Sequence[BevFusionFrame]) -> Batch:
+    """As collate, without the points and images of the frames, which the second stage needs."""
+    stacked, teacher, rest = collate(frames)
+    no_points = np.zeros((0, 4), np.float32)
+    rest = [replace(frame, points=no_points, images=ImageSet()) for frame in rest]
+    return stacked, teacher, rest
 
 
 def _stack(arrays: Sequence[Arrays]) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def train_refinement(
         if path.name == WEIGHTS["refinement"]:
             load_matching_weights(network, path)
     loop = Loop(network, frames, collate, config.loop, out)
-    stage1.to(loop.device, memory_format=torch.channels_last)
+    stage1.to(loop.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def compute_losses(module: nn.Module, batch: Batch, rng: np.random.Generator) -> Losses:
         rois = build_roi_batch(stage1, batch, rng, config.rois_per_frame)

@@ -19,7 +19,7 @@ from multimodal_perception.training.bev_fusion.dataset import (
     Batch,
     BevFusionDataset,
     FrameOptions,
-    collate,
+    collate_stage1,
 )
 from multimodal_perception.training.bev_fusion.frame_scene import DETECTOR_LABELS
 from multimodal_perception.training.bev_fusion.image_features import store_features
@@ -49,13 +49,13 @@ def train_stage1(
     """
     torch.manual_seed(config.loop.seed)
     # With channels last, convolutions of oneDNN need no reordering: a step takes a fifth less time.
-    network = BevFusionNetwork(config.network).to(memory_format=torch.channels_last)
+    network = BevFusionNetwork(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for path in start:
         if path.name == WEIGHTS["lidar"]:
             load_matching_weights(network, path)
     encoders = load_encoders(config.network, start) if config.stage == "fusion" else None
     frames = open_frames(config, data, encoders)
-    loop = Loop(network, frames, collate, config.loop, out)
+    loop = Loop(network, frames, collate_stage1, config.loop, out)
 
     def compute_losses(module: nn.Module, batch: Batch, rng: np.random.Generator) -> Losses:
         return batch_losses(module, batch, config.distillation)

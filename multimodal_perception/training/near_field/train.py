@@ -17,11 +17,11 @@ from multimodal_perception.networks.efficientnet_lite import load_imagenet
 from multimodal_perception.networks.near_field import (
     NearField,
     NearFieldSettings,
-    evidential_loss,
 )
 from multimodal_perception.rig import Rig
 from multimodal_perception.training.checkpoint import load_weights, save_weights
 from multimodal_perception.training.distributed import join_process_group
+from multimodal_perception.training.evidential_loss import annealed, evidential_loss
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 from multimodal_perception.training.near_field.dataset import CLASSES
 from multimodal_perception.training.near_field.samples import (
@@ -162,7 +162,7 @@ def train(network: NearField, samples: Samples, config: NearFieldTraining, out: 
     def compute_losses(
         module: nn.Module, batch: dict[str, Tensor], rng: np.random.Generator
     ) -> Losses:
-        kl_weight = config.kl_weight * min(1.0, 2.0 * loop.step / config.loop.steps)
+        kl_weight = config.kl_weight * annealed(2.0 * loop.step / config.loop.steps)
         return batch_losses(module, batch, config, kl_weight)
 
     loop.run(compute_losses)
@@ -180,13 +180,24 @@ def batch_losses(
     known = torch.where(labels < len(CLASSES), labels, -1)
     weights = torch.where(known > 0, config.occupied_weight, 1.0)
     weights = torch.where((known > 0) & hard, config.hard_weight, weights)
-    losses = {"fine": evidential_loss(evidence, labels, weights, kl_weight)}
+    losses = {"fine": cell_loss(evidence, labels, weights, kl_weight)}
     losses["total"] = losses["fine"]
     if coarse_evidence is not None:
         # The class of a coarse cell is the highest of its four cells.
         pool = torch.nn.functional.max_pool2d
         coarse = pool(known.float(), 2).long()
         coarse = torch.where(coarse < 0, 255, coarse)
-        losses["coarse"] = evidential_loss(coarse_evidence, coarse, pool(weights, 2), kl_weight)
+        losses["coarse"] = cell_loss(coarse_evidence, coarse, pool(weights, 2), kl_weight)
         losses["total"] = losses["fine"] + 0.5 * losses["coarse"]
     return losses
+
+
+def cell_loss(evidence: Tensor, labels: Tensor, weights: Tensor, kl_weight: float) -> Tensor:
+    """Evidential loss of the labelled cells of grids.
+
+    evidence: (B, K, H, W). labels: (B, H, W) int64; values of K and more are ignored. weights:
+    (B, H, W), of the cells. kl_weight: weight of the divergence.
+    """
+    labelled = labels < evidence.shape[1]
+    rows = evidence.permute(0, 2, 3, 1)[labelled]
+    return evidential_loss(rows, labels[labelled], kl_weight, weights[labelled].to(rows.dtype))

@@ -13,7 +13,14 @@ from multimodal_perception.configuration import ConfigurationError, UserError, b
 from multimodal_perception.files import user_path
 from multimodal_perception.resources import share_path
 
-Network = Literal["bev_fusion", "segmentation", "image_detector", "near_field", "image_fusion"]
+Network = Literal[
+    "bev_fusion",
+    "segmentation",
+    "image_detector",
+    "near_field",
+    "image_fusion",
+    "sensor_opinions",
+]
 RECIPE = "recipe.yaml"
 NAME = re.compile(r"[a-z0-9_]+")
 SEEDS = re.compile(r"(\d+)(?:\.\.(\d+))?")

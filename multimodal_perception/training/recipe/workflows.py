@@ -27,6 +27,7 @@ from multimodal_perception.training.recipe.workflow import (
     check_parts,
 )
 from multimodal_perception.training.segmentation.train import SegmentationTraining
+from multimodal_perception.training.sensor_opinions.workflow import SensorOpinionsWorkflow
 
 
 class SegmentationWorkflow(Workflow):
@@ -237,6 +238,7 @@ WORKFLOWS: dict[Network, Workflow] = {
     "image_detector": ImageDetectorWorkflow(),
     "near_field": NearFieldWorkflow(),
     "image_fusion": ImageFusionWorkflow(),
+    "sensor_opinions": SensorOpinionsWorkflow(),
 }
 
 

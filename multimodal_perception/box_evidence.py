@@ -26,7 +26,7 @@ GROUP_OF_CLASS = {
     "pedestrian": "pedestrian",
     **dict.fromkeys(("cone", "barrier"), "static"),
 }
-# A source supports or contradicts a box from this belief or disbelief on.
+# A source supports (contradicts) a box if its belief (disbelief) is at least this.
 MIN_SUPPORT = 0.5
 
 
@@ -34,11 +34,12 @@ MIN_SUPPORT = 0.5
 class BoxEvidence:
     """Opinions of S sources about N boxes, and their combination by Dempster's rule.
 
-    sources: names; a modality, or a camera or thermal camera. modalities: of each source. weights: with
-    which the opinion of each source is discounted before it is combined, 0 to 1. belief: (N, S, K)
-    float64 over GROUPS, before it is discounted. uncertainty: (N, S); 1 for a source that does not
-    observe the box. combined_belief: (N, K). total_uncertainty: (N,), of the combination. conflict:
-    (N,), mass of contradiction between the sources.
+    sources: names; `lidar`, `ultrasonic`, or a camera or thermal camera. modalities: modality of each
+    source. weights: weight of each source, 0 to 1, with which its opinion is discounted before it is
+    combined. All arrays are float64 with values from 0 to 1. belief: (N, S, K) over GROUPS, before it is
+    discounted. uncertainty: (N, S); 1 for a source that does not observe the box. combined_belief: (N,
+    K). total_uncertainty: (N,), of the combination. conflict: (N,), mass with which the sources
+    contradict each other.
     """
 
     sources: tuple[str, ...]
@@ -63,8 +64,9 @@ class BoxEvidence:
     ) -> BoxEvidence:
         """Combine the opinions of sources about `count` boxes.
 
-        opinions: by source, over GROUPS. modalities: by source. weights: by source, 1 for those that it
-        does not list.
+        opinions: by source, over GROUPS. modalities: by source. weights: by source, 0 to 1; sources that
+        it does not list have the weight 1. Raises ValueError for other weights, and for opinions about
+        different numbers of boxes.
         """
         sources = tuple(opinions)
         used = tuple(float(weights.get(name, 1.0)) for name in sources)
@@ -102,7 +104,7 @@ class BoxEvidence:
         }
 
     def modality_opinions(self) -> dict[str, Opinions]:
-        """Combined opinions of the sources of each of MODALITIES, discounted; vacuous without any."""
+        """Combined discounted opinions of each of MODALITIES; vacuous for those without a source."""
         result = {}
         for modality in MODALITIES:
             parts = [
@@ -116,7 +118,10 @@ class BoxEvidence:
         return result
 
     def probability(self, groups: NDArray[np.int64]) -> Array:
-        """Probability (N,) of a group for each box by the combined opinion; NaN for the group -1."""
+        """Probability (N,) float64 of one group for each box by the combined opinion.
+
+        groups: (N,) index into GROUPS; -1 gives NaN.
+        """
         total = self.combined_belief + self.total_uncertainty[:, None] / len(GROUPS)
         return np.where(groups >= 0, total[np.arange(len(self)), groups], np.nan)
 
@@ -147,9 +152,9 @@ def class_groups(class_names: Iterable[str]) -> NDArray[np.int64]:
 
 
 def class_masses(opinions: Opinions, groups: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Belief in a group (N,) and disbelief (N,), the belief in all other groups.
+    """Belief (N,) in the group of each object, and disbelief (N,): the belief in all other groups.
 
-    groups: (N,) index into GROUPS; for -1, the belief in all groups except `nothing` counts.
+    groups: (N,) index into GROUPS; for -1, the belief is that in all groups except `nothing`.
     """
     rows = np.arange(len(opinions))
     something = 1.0 - opinions.uncertainty - opinions.belief[:, NOTHING]

@@ -25,9 +25,10 @@ LETTERS = {"lidar": "L", "camera": "C", "thermal": "T", "ultrasonic": "U"}
 class ObjectEvidence:
     """Opinions about one box.
 
-    name: track id, or `box N` without one. class_name: of the box. masses: belief in the class,
-    disbelief and uncertainty by modality; of modalities without a sensor they are 0, 0 and 1. sensors:
-    the same by camera and thermal camera, only of those that show the box. conflict, total_uncertainty:
+    name: track id, or `box N` without one. class_name: of the box. masses: belief in the group of the
+    class, disbelief and uncertainty by modality, with the sum 1; modalities without a sensor have 0, 0
+    and 1. sensors: the same by camera and thermal camera, only of those that show the box, and before
+    they are discounted. conflict, total_uncertainty:
     see BoxEvidence. probability: of the box's class by the combined opinion, NaN for unknown classes.
     supporting, contradicting: sensors with a belief or disbelief of at least MIN_SUPPORT.
     """
@@ -53,7 +54,7 @@ class ObjectEvidence:
 
 
 def describe_objects(boxes: Boxes3D) -> list[ObjectEvidence]:
-    """Opinions about each box, in their order; empty if the boxes have none."""
+    """Opinions about each box, in the order of the boxes; empty if the boxes have none."""
     evidence = boxes.evidence
     if evidence is None:
         return []

@@ -142,15 +142,15 @@ def contradiction(first: Opinions, second: Opinions) -> Array:
 
 @dataclass(frozen=True)
 class ReliabilityConfig:
-    """Parameters of the reliability of sources, which follows from their errors.
+    """Parameters of the reliability of sensors, which follows from the errors of their opinions.
 
     Attributes:
-        time_constant_s: Time constant of the running mean of the errors of a source. Increase it for a
-            steadier weight; decrease it to lower the weight of a wrong sensor faster.
-        tolerated_error: Running error up to which a source has its full weight. Increase it if correct
-            sensors lose weight because of objects that are hard to classify.
-        warn_reliability: Reliability below which a source is reported. Increase it to be warned earlier
-            about a sensor whose opinions are wrong.
+        time_constant_s: Time constant of the running mean of the errors of a sensor's opinions. Increase
+            it for a steadier weight; decrease it to lower the weight of a wrong sensor faster.
+        tolerated_error: Running mean of the errors (0 to 1) up to which a sensor has its full weight.
+            Increase it if correct sensors lose weight because of objects that are hard to classify.
+        warn_reliability: Reliability (0 to 1, the factor of the weight) below which /diagnostics warns
+            about a sensor. Increase it to be warned earlier about a sensor whose opinions are wrong.
     """
 
     time_constant_s: float = field(default=1.0, metadata={"min": 0.01, "max": 600.0, "unit": "s"})

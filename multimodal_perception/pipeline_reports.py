@@ -1,4 +1,4 @@
-"""Reports of the stages of a pipeline (counts, status, used sensors), and switching stages off."""
+"""Counts, status and used sensors of the stages of a pipeline, and copies without some stages."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A sensor whose opinions are wrong for some time gets a lower weight, and is named in a status. Its
 opinions are compared with those of the other sensors: with their combination, if at least two of them
-are certain about an object, otherwise with the class of the object's track. The track alone would not
-do, because the detector that it comes from may follow the wrong sensor.
+are certain about an object, otherwise with the class of the object's track. The track alone is not
+sufficient, because the class that the detector gives it may depend on the wrong sensor.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from multimodal_perception.opinions import (
 )
 from multimodal_perception.perception import Level, StageStatus
 
-# An opinion with less uncertainty is certain; that many certain other sources are compared with.
+# An opinion with a lower uncertainty is certain. The combination of the other sources is the reference
+# if at least this number of them is certain.
 MAX_CERTAIN_UNCERTAINTY, MIN_CERTAIN_SOURCES = 0.5, 2
-# Their combination is used if its belief in one group is at least this, and their conflict at most.
+# There is a reference only if the combination has at least this belief in one group, and at most this
+# conflict.
 MIN_REFERENCE_BELIEF, MAX_REFERENCE_CONFLICT = 0.5, 0.5
 # A track is confirmed after this number of boxes and this time, if this fraction of its boxes are of one
 # group. Tracks without a box for MAX_TRACK_GAP_S are deleted.
@@ -59,10 +61,10 @@ class EvidenceMonitor:
         self._status: StageStatus | None = None
 
     def update(self, boxes: Boxes3D) -> Boxes3D:
-        """The boxes with the opinions of their sensors combined by their present weights.
+        """The boxes with the opinions of their sensors combined with the weights from earlier frames.
 
-        Boxes without evidence are returned unchanged. boxes: of one frame, with track ids if there is a
-        tracker.
+        The errors of this frame then change the weights for the next one. Boxes without evidence are
+        returned unchanged. boxes: of one frame, with track ids if there is a tracker.
         """
         evidence = boxes.evidence
         if evidence is None:
@@ -80,7 +82,7 @@ class EvidenceMonitor:
         return replace(boxes, evidence=combined)
 
     def weights(self, evidence: BoxEvidence) -> dict[str, float]:
-        """Weight of each source: that of its modality times its reliability."""
+        """Weight of each source, 0 to 1: that in the evidence times the reliability of the source."""
         given = zip(evidence.sources, evidence.weights, strict=True)
         return {name: weight * self._reliability.reliability(name) for name, weight in given}
 

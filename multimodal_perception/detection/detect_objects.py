@@ -1,4 +1,4 @@
-"""Objects of a frame: those of the detector, those of images without LiDAR, none on the ego vehicle."""
+"""Objects of a frame: boxes of the detector and, without LiDAR, of images; none on the ego vehicle."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def detect_objects(
     images: ImageResults,
     counts: Counter[str],
 ) -> Boxes3D:
-    """The boxes of a detector in base_frame, without those on the ego vehicle, which are counted.
+    """The boxes of a detector in base_frame, without those on the ego vehicle.
 
-    projected: 3D boxes of the 2D boxes in images; without LiDAR they are part of the result. images:
-    results of the image networks.
+    cloud: points of the frame's LiDARs in base_frame. projected: 3D boxes of the 2D boxes in images;
+    without LiDAR they are part of the result. images: results of the image networks. counts: the
+    number of boxes on the ego vehicle is added to `detector.ego_vehicle`.
     """
     boxes = detector.detect(frame, cloud, projected, images)
     if not frame.lidars:

@@ -44,7 +44,10 @@ def box_errors(
     detections: ImageDetections,
     min_scores: Sequence[float] | NDArray[np.floating],
 ) -> BoxErrors:
-    """Errors at IoU 0.5 of the boxes with at least the score of their class in `min_scores`."""
+    """Errors at IoU 0.5 of the boxes whose score is at least that of their class.
+
+    min_scores: (classes,) minimum score of each class.
+    """
     kept = detections.scores >= np.asarray(min_scores, np.float64)[detections.labels]
     boxes, scores = detections.boxes[kept], detections.scores[kept]
     labels = detections.labels[kept]
@@ -56,9 +59,8 @@ def box_errors(
         own = np.flatnonzero(truth.labels == k)
         matched, skipped = match_boxes(boxes[rows], truth.boxes[own], truth.evaluated[own])
         right[rows], ignored[rows] = matched[0], skipped[0]
-        for row in rows[
-            matched[0]
-        ]:  # each matched box belongs to the free label of the highest IoU
+        # Each matched box belongs to the label with the highest IoU that no other box was matched to.
+        for row in rows[matched[0]]:
             overlap = iou(truth.boxes[own], boxes[row : row + 1])[:, 0]
             overlap[found[own] | ~truth.evaluated[own]] = -1.0
             found[own[overlap.argmax()]] = True
@@ -74,7 +76,7 @@ def box_errors(
 def draw_box_errors(
     rgb: NDArray[np.uint8], errors: BoxErrors, classes: Sequence[str]
 ) -> NDArray[np.uint8]:
-    """RGB image of WIDTH pixels with the boxes in the colours of LEGEND. rgb: (H, W, 3)."""
+    """RGB image (h, WIDTH, 3) uint8 with the boxes in the colours of LEGEND. rgb: (H, W, 3)."""
     scale = WIDTH / rgb.shape[1]
     size = WIDTH, max(round(rgb.shape[0] * scale), 1)
     image = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)

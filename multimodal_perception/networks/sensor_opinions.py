@@ -1,8 +1,8 @@
 """Opinions of each sensor about boxes, as evidence of groups of classes.
 
 One small network for each modality, as the view-specific networks of "Trusted multi-view classification"
-(Han et al. 2021, section 3.2): its outputs are evidence e_k >= 0, the parameters of a Dirichlet
-distribution are e_k + 1.
+(Han et al. 2021, section 3.2). Its outputs are evidence e_k >= 0; the Dirichlet distribution has the
+parameters e_k + 1.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from multimodal_perception.detection.bev_fusion.opinion_features import (
     opinion_inputs,
 )
 
-# Normalised features are limited to this size, so that unusual values do not give certain opinions.
+# Normalised features are limited to this magnitude, so that unusual values do not cause certain
+# opinions.
 MAX_FEATURE = 6.0
-# Standard deviations below this are those of features that do not vary.
+# Smallest standard deviation of a feature, for features that do not vary.
 MIN_STD = 1e-3
 
 
 class SensorOpinions(nn.Module):
-    """Features of boxes by modality to evidence of GROUPS."""
+    """Network from the features of boxes by modality to the evidence of each of GROUPS."""
 
     def __init__(self, config: OpinionNetworkConfig) -> None:
         super().__init__()
@@ -51,16 +52,20 @@ class SensorOpinions(nn.Module):
             )
 
     def set_normalisation(self, modality: str, features: Tensor) -> None:
-        """Normalise a modality's features with the mean and deviation of features (M, F)."""
+        """Normalise a modality's inputs with the mean and standard deviation of features (M, F) float32.
+
+        With fewer than two rows, the normalisation does not change.
+        """
         if len(features) < 2:
             return
         getattr(self, f"mean_{modality}").copy_(features.mean(0))
         getattr(self, f"std_{modality}").copy_(features.std(0).clamp(min=MIN_STD))
 
     def forward(self, *features: Tensor) -> Tensor:
-        """Evidence (B, N, slots, K) of boxes.
+        """Evidence (B, N, slots, K) float32 of N boxes, 0 to config.max_evidence.
 
-        features: by modality in the order of opinion_inputs, (B, N, slots of the modality, F).
+        features: by modality in the order of opinion_inputs, (B, N, slots of the modality, F) float32.
+        Slots are those of opinion_features.SLOTS.
         """
         evidence = []
         for modality, values in zip(self.modalities, features, strict=True):

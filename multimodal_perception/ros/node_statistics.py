@@ -1,4 +1,4 @@
-"""What the node measures while it runs, and the status of the pipeline on /diagnostics."""
+"""Counts and times that the node measures while it runs, and the pipeline's status on /diagnostics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class NodeStatistics:
     def has_result(self, rig: Rig, frame: SensorFrame, boxes: int) -> bool:
         """Count a frame; return whether its boxes are a result.
 
-        No boxes without a required sensor do not mean that there are no objects.
+        A frame without a required sensor and without boxes is no result, because objects may be there
+        that only this sensor can detect. boxes: number of boxes.
         """
         if not any(rig.sensors[name].required for name in frame.dropped):
             return True
@@ -48,7 +49,7 @@ class NodeStatistics:
         return boxes > 0
 
     def add(self, perception: Perception, latency_s: float) -> None:
-        """Count a processed frame. latency_s: from its last message to its boxes."""
+        """Count a processed frame. latency_s: time from its last message to its boxes, seconds."""
         self.image_quality = {**self.image_quality, **perception.image_quality}
         self.frozen = perception.frozen
         self.frames_processed += 1
@@ -65,7 +66,7 @@ class NodeStatistics:
         warn_latency_s: float,
         clock_problem: str,
     ) -> Any:
-        """DiagnosticStatus of the pipeline; the maxima start again. See diagnostics.pipeline_status."""
+        """DiagnosticStatus of the pipeline, see diagnostics.pipeline_status. The maxima are set to 0."""
         counts = self._counts(pipeline, intake, *workers)
         last, self.last_counts = self.last_counts, counts
         latency_s, self.max_latency_s = self.max_latency_s, 0.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Probabilities below this one have the same logarithm.
+# Smallest probability whose logarithm is computed; smaller ones are set to it.
 SMALLEST = np.float32(1e-9)
 
 
@@ -26,12 +26,15 @@ def mirror_columns(array: NDArray[Any], columns: int) -> NDArray[Any]:
 def mirrored_inputs(
     arrays: Mapping[str, NDArray[np.float32]], columns: int
 ) -> dict[str, NDArray[np.float32]]:
-    """The inputs of a network with mirrored images. columns: of the image in the inputs."""
+    """The inputs (..., W) of a network with mirrored images.
+
+    columns: width of the image in the inputs, pixels; the columns to the right of it are padding.
+    """
     return {name: mirror_columns(values, columns) for name, values in arrays.items()}
 
 
 def mean_logits(runs: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
-    """Logarithm (..., classes) float32 of the mean softmax over the runs; of a single run its logits.
+    """Logarithm (..., classes) float32 of the mean softmax over the runs; for one run, its logits.
 
     runs: logits (..., classes) of equal shape.
     """

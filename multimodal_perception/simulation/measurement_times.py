@@ -14,9 +14,10 @@ from multimodal_perception.rig import Rig, Sensor
 
 @dataclass(frozen=True)
 class MeasurementTimes:
-    """Measurement k of a sensor is at k periods minus its phase; times are since the start of the drive.
+    """Times of the measurements of sensors with different rates, in nanoseconds since the drive's start.
 
-    frame_period_ns: time between frames. period_ns, phase_ns: by sensor.
+    Measurement k of a sensor is at k periods minus its phase. frame_period_ns: time between frames.
+    period_ns: time between measurements by sensor. phase_ns: by sensor, 0 to its period.
     """
 
     frame_period_ns: float
@@ -25,7 +26,7 @@ class MeasurementTimes:
 
     @classmethod
     def of_rig(cls, rig: Rig, seed: int, frame_rate_hz: float) -> MeasurementTimes:
-        """Periods by the rates of a rig, and random phases: sensors are not triggered together.
+        """Periods from the rates of a rig, and random phases, as of sensors without a common trigger.
 
         The first LiDAR, which defines the frames, has the phase 0. Ultrasonic sensors of equal rate have
         one phase, because one control unit triggers them.
@@ -40,8 +41,11 @@ class MeasurementTimes:
     def measurement(self, sensor: str, frame_ns: int) -> tuple[int, int] | None:
         """Number and time in nanoseconds of the measurement that is nearest to a frame.
 
-        None if that measurement is nearer to another frame: a sensor that is slower than the frames
-        has a measurement in some of them only, and each measurement is in one frame.
+        frame_ns: time of the frame, nanoseconds since the start of the drive. Raises KeyError for
+        unknown sensors.
+
+        Returns None if that measurement is nearer to another frame: a sensor that is slower than the
+        frames has a measurement in some of them only, and each measurement is in one frame.
         """
         period, phase = self.period_ns[sensor], self.phase_ns[sensor]
         nearest = round((frame_ns + phase) / period)

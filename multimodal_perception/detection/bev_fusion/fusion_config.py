@@ -24,9 +24,10 @@ class FusionConfig:
         refinement: Second stage: the name or path of the model card of a refinement network, "card"
             for the one that the model's card names, or "none". Set it to none to save time on slow
             computers.
-        opinions: Network of the sensors' opinions about each box, which only the BEV fusion detector
-            uses: the name or path of its model card, "card" for the one that the detector's card names,
-            or "none". Set it to none to save time where nothing uses the opinions.
+        opinions: Network that computes how far each sensor supports or contradicts each box, which only
+            the BEV fusion detector uses: the name or path of its model card, "card" for the one that the
+            detector's card names, or "none". Set it to none to save time where nothing uses the
+            opinions.
         external_proposals: Whether boxes of the image detector, projected onto the ground, are
             refined together with the network's own proposals. Enable it to find objects with few
             LiDAR points; it needs an image detector and a refinement network.

@@ -36,12 +36,14 @@ from multimodal_perception.pointcloud.ground_segmentation import Cloud
 # Distance, log length, log width, log height, sine and cosine of the viewing angle.
 CONTEXT_FEATURES = 6
 LIDAR_FEATURES = GRID**3 + EXTENT_FEATURES + PROFILE_FEATURES + 3 + CONTEXT_FEATURES
-# Views of a box of each image modality that have an opinion: those that show most of it.
+# Number of images of each image modality that have an opinion about a box: those that show most of it.
 MAX_VIEWS = 2
 # Ultrasonic sensors of a box, and the features of each: residual, echo, coverage, age.
 ULTRASONIC_SENSORS, ULTRASONIC_SENSOR_FEATURES = 3, 4
 ULTRASONIC_FEATURES = ULTRASONIC_SENSORS * ULTRASONIC_SENSOR_FEATURES + CONTEXT_FEATURES
-# Opinions of a box, in the order of the network's output.
+# A slot is the place of one opinion about a box in the network's output: one slot for all LiDARs, one
+# for each view of a camera or thermal camera (the view that shows most of the box first), and one for
+# all ultrasonic sensors.
 SLOTS = ("lidar", *("camera",) * MAX_VIEWS, *("thermal",) * MAX_VIEWS, "ultrasonic")
 FIRST_SLOT = {name: SLOTS.index(name) for name in dict.fromkeys(SLOTS)}
 # An image has an opinion if at least this fraction of the points of a box is within it.
@@ -92,7 +94,7 @@ def opinion_inputs(config: OpinionNetworkConfig, boxes: int) -> dict[str, tuple[
 
 @dataclass(frozen=True)
 class Scene:
-    """What the features of a frame are computed from.
+    """Inputs of the computation of a frame's features.
 
     index: points with heights above the ground. images: by sensor, with their features and painting.
     """

@@ -27,7 +27,7 @@ from multimodal_perception.runtime.settings import RuntimeConfig
 
 ARCHITECTURE = "sensor_opinions"
 # Weight of the opinions of a modality that the card does not list. Dempster's rule assumes independent
-# sources, but all opinions are about the same, perhaps wrong box.
+# sources, but all opinions are about the same, possibly wrong box.
 DEFAULT_RELIABILITY = 0.9
 
 
@@ -35,7 +35,10 @@ class BoxAssessor(Protocol):
     """Assesses boxes with the features of each sensor, such as SensorOpinions."""
 
     def assess(self, boxes: Boxes3D, scene: Scene) -> BoxEvidence | None:
-        """Raises EngineError if no engine can run the network."""
+        """Opinions about the boxes of a frame, in base_link; None if the assessor computes none.
+
+        Raises EngineError if no engine can run the network.
+        """
         ...
 
 
@@ -90,7 +93,7 @@ def evidence_of(
     scene: Scene,
     reliability: Mapping[str, float],
 ) -> BoxEvidence:
-    """Opinions by source of the network's evidence (N, len(SLOTS), K).
+    """Opinions by source from the network's evidence (N, len(SLOTS), K).
 
     Sources without a reading in the frame have no opinion; sources that do not observe a box have a
     vacuous one. reliability: by modality.
@@ -112,7 +115,7 @@ def evidence_of(
 
 
 def _source_opinions(slots: NDArray[np.bool_], evidence: NDArray[np.floating]) -> Opinions:
-    """Opinions of a source. slots: (N, len(SLOTS)) whether a slot is of the source, one at most."""
+    """Opinions of a source. slots: (N, len(SLOTS)), slots of the source; at most one for each box."""
     rows = slots.any(axis=1)
     given = from_evidence(evidence[rows, slots.argmax(axis=1)[rows]])
     empty = vacuous(len(slots), len(GROUPS))

@@ -19,7 +19,8 @@ def distillation_loss(logits: Tensor, labels: Tensor, temperature: float) -> Ten
     """KL divergence (Hinton et al. 2015) of the second half of the batch (student) from the first
     (teacher).
 
-    Pixels without a label are excluded. No gradient flows through the teacher.
+    logits: (2B, classes, h, w). labels: (2B, H, W). Pixels without a label are excluded. The loss has no
+    gradient with respect to the teacher.
     """
     teacher, student = (logits / temperature).chunk(2)
     counts = F.interpolate((labels != IGNORED).float()[:, None], logits.shape[-2:])[
@@ -32,7 +33,10 @@ def distillation_loss(logits: Tensor, labels: Tensor, temperature: float) -> Ten
 
 
 def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """One minus the soft Dice of each class that occurs in the batch (Milletari et al. 2016)."""
+    """One minus the mean soft Dice of the classes that occur in the batch (Milletari et al. 2016).
+
+    logits: (B, classes, H, W). labels: (B, H, W); pixels without a label are excluded.
+    """
     probability = logits.softmax(1)
     counts = labels != IGNORED
     truth = F.one_hot(torch.where(counts, labels, 0), logits.shape[1]).permute(0, 3, 1, 2)
@@ -46,7 +50,10 @@ def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def class_weights(views: Sequence[View], exponent: float) -> Tensor:
-    """Weight (classes,) of each class: its pixel fraction to the power -exponent, at most 8, mean 1."""
+    """Weight (classes,) float32 of each class: its fraction of the pixels to the power -exponent.
+
+    The weights are scaled to the mean 1 over the pixels, and then limited to 8.
+    """
     counts = np.zeros(256, np.int64)
     for view in views[:: max(len(views) // 200, 1)]:
         counts += np.bincount(view.labels.ravel(), minlength=256)

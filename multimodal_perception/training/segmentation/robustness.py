@@ -28,19 +28,19 @@ from multimodal_perception.segmentation.classes import IGNORED, SEGMENTATION_CLA
 from multimodal_perception.training.precision import full_precision
 from multimodal_perception.training.segmentation.dataset import Batch
 
-# Values of a pixel that corresponds to the levels 0 and 255, and of the change by one level.
+# Values of the network's inputs for the pixel levels 0 and 255, and their change for one level.
 VISIBLE_RANGE = (0.0 - PIXEL_MEAN) / PIXEL_STD, (255.0 - PIXEL_MEAN) / PIXEL_STD
 VISIBLE_LEVEL = 1.0 / PIXEL_STD
 THERMAL_RANGE = 0.0, 1.0
 THERMAL_LEVEL = 1.0 / 255.0
-# Length of a step as a fraction of the bound: with one step that of Wong et al. 2020, and else this
-# number divided by the number of steps, so that the bound can be reached from every start.
+# Length of a step as a fraction of the bound: SINGLE_STEP with one step (Wong et al. 2020), otherwise
+# REACH divided by the number of steps, so that the bound can be reached from every start.
 SINGLE_STEP = 1.25
 REACH = 2.5
 # Classes of objects; all other classes are context.
 OBJECT_CLASSES = ("vehicle", "person", "cyclist", "pole")
-# Side of the square blocks that context and objects are separated by, pixels. Smaller blocks would show
-# the outlines of the objects in the masks.
+# Side of the square blocks of context and of objects, pixels. With smaller blocks, the masks would
+# contain the outlines of the objects.
 BLOCK = 32
 
 
@@ -53,12 +53,13 @@ class AdversarialConfig:
     Attributes:
         fraction: Fraction of the samples whose images are attacked in the training step; 0 turns
             adversarial training off. Increase it when attacks matter more than clean images, whose mIoU
-            falls.
+            decreases.
         epsilon: Largest change of a pixel of the camera image, in levels of 8 bits, and of the
             normalised thermal image, in 255ths of its range. Set it to the bound of the attacks that the
-            network must resist; larger ones cost mIoU on clean images.
+            network must withstand; larger ones reduce the mIoU on clean images.
         steps: Gradient steps of the attack, each of which costs a forward and a backward pass. Increase
-            it when the network resists the attacks of the training but not stronger ones.
+            it when the network is robust against the attacks of the training but not against stronger
+            ones.
     """
 
     fraction: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
@@ -71,9 +72,9 @@ class MarginConfig:
     """Modality-balanced margins (CRMT, Yang et al. 2024).
 
     Attributes:
-        weight: Weight of the loss on the margin of the weaker modality; 0 turns it off. Increase it when
-            the network depends on one of the two images; two forward and backward passes of the samples
-            with both images are added to a step.
+        weight: Weight of the loss on the margin of the modality with the smaller margin; 0 turns it off.
+            Increase it when the network depends on one of the two images; two forward and backward
+            passes of the samples with both images are added to a step.
         target: Margin that is large enough: the logit of the true class minus the log-sum-exp of the
             others. Increase it for decisions that change less easily; probabilities become more extreme.
     """
@@ -153,10 +154,10 @@ def margin_loss(
     """Mean of target minus the margin, where that is positive, of the modality with the smaller margin.
 
     The margin of a modality is that of the logits that the network computes from this modality alone.
-    CRMT minimises the negative margin of the weaker modality (eq. 12), which has no lower bound; here it
-    ends at the target. Pixels count that have a label and are inside of both images; without any the
-    loss is 0. CRMT's second step has no counterpart, because the network has no classifier for each
-    modality whose weights could be balanced.
+    CRMT minimises the negative margin of the weaker modality (eq. 12), which has no lower bound; here
+    the loss of a pixel is 0 if its margin is at least the target. Only pixels with a label and inside of
+    both images count; without such pixels the loss is 0. CRMT's second step has no counterpart,
+    because the network has no classifier for each modality whose weights could be balanced.
     """
     both = (batch.visible_mask * batch.thermal_mask).flatten(1).amax(dim=1) > 0
     rows = both.nonzero()[:, 0]
@@ -196,7 +197,7 @@ def split_context_and_objects(batch: Batch, fraction: float, rng: np.random.Gene
     OBJECT_CLASSES are masked out in one image, chosen at random, and all other blocks in the other
     image. Samples without such pixels do not change. Contextual fusion (Akumalla et al. 2020) fuses a
     network for the background, trained on scenes, with a network for the foreground, trained on objects;
-    here the two streams of the network are trained to take these roles in both ways.
+    here each of the two encoders is trained with context in some samples and with objects in others.
     """
     count = len(batch.labels)
     chosen, swapped = rng.random(count) < fraction, rng.random(count) < 0.5

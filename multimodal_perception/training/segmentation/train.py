@@ -95,8 +95,8 @@ class SegmentationTraining:
             it is 0, each sample occurs twice instead, with both images and with one of them. Set it to
             about 0.5 for shorter training with more different samples.
         train_first_layers: Whether the first layers of the visible backbone are trained, which otherwise
-            keep their ImageNet weights. Set it to true for adversarial training, because attacks use
-            what these layers respond to.
+            keep their ImageNet weights. Set it to true for adversarial training, because attacks
+            change the outputs of these layers.
         adversarial: Adversarial training, which makes the network resist small changes of the pixels.
             Set its fraction above 0 to use it.
         margins: Loss on the margin of the weaker of the two images. Set its weight above 0 when the

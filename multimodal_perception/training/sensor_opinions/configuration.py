@@ -14,23 +14,24 @@ class SensorOpinionsTraining:
 
     Attributes:
         detector: Name of a shipped model, or model folder or card of the BEV fusion detector, which
-            stays as it is. Set it to the detector whose boxes the opinions are about.
+            is not changed. Set it to the detector whose boxes the opinions are about.
         hidden: Number of units of each of the two hidden layers of a modality. Increase it when you
             train with more drives.
         dropout: Probability with which hidden units are dropped in training. Increase it when the
             validation figures are worse than those of the training.
-        reliability: Weight of the opinions of each modality before they are combined. Decrease it when
-            the combined opinions are too certain.
+        reliability: Weight (0 to 1) with which the opinions of each modality are discounted before they
+            are combined. Decrease it when the combined opinions are too certain.
         min_score: Boxes of the detector with a lower score are not used. Set it below the threshold
-            that the detector runs with, so that the training has wrong boxes.
+            that the detector runs with on the vehicle, so that the training contains false boxes.
         false_boxes: Number of boxes without an object that are added in each frame. Increase it when
-            opinions about false boxes are too favourable.
+            sensors support too many false boxes.
         fault_probability: Fraction of the frames in which a sensor, or all sensors of a modality, have a
             fault. Increase it when opinions of faulty sensors are too certain.
-        painting: Errors of the simulated 2D networks whose class scores are features of images. Change
-            them to those of the 2D networks that you use.
-        annealing: Fraction of the training in which the weight of the divergence from zero evidence
-            rises from 0 to 1. Decrease it when opinions stay too certain.
+        painting: Errors of the simulated 2D networks, whose class scores are features of the images.
+            Change them to those of the 2D networks that you use.
+        annealing: Fraction of the training steps in which the weight of the loss on evidence for wrong
+            groups (its divergence from zero evidence) rises from 0 to 1. Decrease it when opinions are
+            too certain.
         validation_interval: One of this number of drives is left out of the training, for the figures in
             the model card. Increase it when there are few drives.
         loop: Length, speed and precision of the training. Set the number of steps here; a sample is a

@@ -1,8 +1,9 @@
-"""Features of the boxes of simulated drives, computed with the detector as the vehicle runs it.
+"""Features of the boxes of simulated drives, computed by the detector that also runs on the vehicle.
 
-One .npz file for each drive. Arrays of N boxes: one by modality with the features (N, slots, F) float16;
-valid (N, len(SLOTS)) bool, slots with an opinion; faulty (N, len(SLOTS)) bool, slots of sensors with a
-fault; truth (N,) index into GROUPS; groups (N,) group of the class of the box; scores (N,) of the
+One .npz file for each drive. Arrays of N boxes: one for each modality with the features (N, slots, F)
+float16; valid (N, len(SLOTS)) bool, slots with an opinion; faulty (N, len(SLOTS)) bool, slots of sensors
+with a fault; truth (N,) int64, index into GROUPS of the object at the position of the box; groups (N,)
+int64, index into GROUPS of the class of the box, -1 without a group; scores (N,) float32 of the
 detector, NaN for boxes that were added.
 """
 
@@ -48,12 +49,13 @@ from multimodal_perception.training.sensor_opinions.configuration import SensorO
 from multimodal_perception.training.sensor_opinions.faults import FaultyFrame, draw_fault
 
 Arrays = dict[str, NDArray[Any]]
-# A box belongs to the nearest label within this distance, and to none beyond the second one; boxes in
-# between are not used. Metres.
+# A box belongs to the nearest label if that is within MATCH_DISTANCE, and to no label if all are farther
+# than FREE_DISTANCE; boxes in between are not used. Metres.
 MATCH_DISTANCE, FREE_DISTANCE = 2.0, 3.0
 # Distance by which half of the added boxes are moved from a detection, metres.
 SHIFT_M = (4.0, 10.0)
-# Returns above this height above the ground are centres of the other half.
+# The other half of the added boxes have their centres at LiDAR returns higher than this above the
+# ground, metres.
 MIN_RETURN_HEIGHT = 0.3
 MIN_MASK_SCORE = 1e-4
 RUNTIME = RuntimeConfig(device="cpu", precision="fp32")
@@ -62,7 +64,8 @@ RUNTIME = RuntimeConfig(device="cpu", precision="fp32")
 class FeatureRecorder:
     """A BoxAssessor that keeps the features of the boxes, and of boxes that it adds.
 
-    detector: of the features. The fields are of the last frame: boxes, features.
+    detector: the detector whose boxes are assessed. false_boxes: number of added boxes in each frame.
+    boxes, features: of the last frame; None before the first one.
     """
 
     def __init__(self, detector: BevFusionDetector, false_boxes: int) -> None:
@@ -72,7 +75,7 @@ class FeatureRecorder:
         self.features: OpinionFeatures | None = None
 
     def assess(self, boxes: Boxes3D, scene: Scene) -> None:
-        """See BoxAssessor."""
+        """Keep the boxes, the added ones and their features; see BoxAssessor."""
         added = _added_boxes(boxes, scene, self._count, self.rng)
         self.boxes = Boxes3D.concatenate([boxes, added]) if len(added) else boxes
         self.features = compute_features(self.boxes.boxes, scene, self._config)
@@ -207,7 +210,7 @@ def _simulated_masks(
 
 
 def _added_boxes(boxes: Boxes3D, scene: Scene, count: int, rng: np.random.Generator) -> Boxes3D:
-    """Boxes at other places than the detections, with their sizes: moved ones, and at LiDAR returns."""
+    """Boxes with the sizes of detections: half moved away from them, half at random LiDAR returns."""
     sizes = boxes if len(boxes) else _typical_box(scene.frame)
     rows = rng.integers(len(sizes), size=count)
     added = sizes.select(rows)
@@ -244,7 +247,7 @@ def _typical_box(frame: SensorFrame) -> Boxes3D:
 def _rows(
     boxes: Boxes3D, features: OpinionFeatures, faulty: FaultyFrame, labels: Boxes3D
 ) -> Arrays:
-    """Arrays of a frame. Boxes whose truth is not clear are left out."""
+    """Arrays of a frame. Boxes for which _true_groups is -1 are left out."""
     truth = _true_groups(boxes, labels)
     known = np.flatnonzero(truth >= 0)
     names = np.array([*features.names, ""])  # the last one is that of the index -1
@@ -270,7 +273,10 @@ def _rows(
 
 
 def _true_groups(boxes: Boxes3D, labels: Boxes3D) -> NDArray[np.int64]:
-    """Group (N,) of each box by the nearest label; NOTHING far from all, -1 if it is not clear."""
+    """Index (N,) into GROUPS of the nearest label of each box.
+
+    NOTHING for boxes far from all labels, -1 for boxes in between and for labels without a group.
+    """
     if not len(labels):
         return np.full(len(boxes), NOTHING)
     offset = boxes.boxes[:, None, :2] - labels.boxes[None, :, :2]

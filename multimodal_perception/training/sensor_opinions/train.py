@@ -35,7 +35,7 @@ from multimodal_perception.training.sensor_opinions.configuration import SensorO
 from multimodal_perception.training.sensor_opinions.validation import validate
 
 WEIGHTS, FIGURES = "sensor_opinions.safetensors", "figures.json"
-# The combined opinion is not more certain than this in the loss.
+# Lower limit of the uncertainty of the combined opinion in the loss.
 MIN_UNCERTAINTY = 1e-4
 Arrays = dict[str, NDArray[Any]]
 
@@ -87,7 +87,7 @@ def train_sensor_opinions(config: SensorOpinionsTraining, data: Path, out: Path)
 def read_features(folder: Path, validation_interval: int) -> tuple[Arrays, Arrays]:
     """Arrays of the boxes for the training and for the validation. Raises UserError.
 
-    Every validation_interval-th drive is for the validation; there are none with fewer drives.
+    Every validation_interval-th drive is for the validation, which is empty with fewer drives.
     """
     drives = [a for p in sorted(folder.glob("*.npz")) if (a := read_npz(p))]
     if not drives:
@@ -104,10 +104,10 @@ def read_features(folder: Path, validation_interval: int) -> tuple[Arrays, Array
 def opinion_losses(
     network: nn.Module, batch: Mapping[str, Tensor], reliability: float, progress: float
 ) -> Losses:
-    """Losses of a batch of boxes by modality and of the combination (TMC, equation 12).
+    """Losses by modality, of the combination and in total, of a batch of boxes (TMC, equation 12).
 
     Slots without an opinion have no loss of their own. reliability: weight of the opinions before they
-    are combined. progress: weight of the divergence.
+    are combined. progress: weight of the divergence from zero evidence, 0 to 1.
     """
     device = next(network.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -129,8 +129,8 @@ def opinion_losses(
 def combine_evidence(evidence: Tensor, valid: Tensor, reliability: float) -> Tensor:
     """Evidence (N, K) of opinions that are discounted and combined by Dempster's rule.
 
-    The same as opinions.combine, with gradients. evidence: (N, slots, K). valid: (N, slots), slots with
-    an opinion.
+    The same as opinions.combine, with gradients. evidence: (N, slots, K) float32. valid: (N, slots)
+    bool, slots with an opinion. reliability: weight of each opinion, 0 to 1.
     """
     classes = evidence.shape[-1]
     strength = evidence.sum(-1, keepdim=True) + classes
@@ -146,7 +146,7 @@ def combine_evidence(evidence: Tensor, valid: Tensor, reliability: float) -> Ten
 
 
 def predict(network: SensorOpinions, arrays: Arrays, rows: int = 4096) -> NDArray[np.float32]:
-    """Evidence (N, slots, K) of boxes."""
+    """Evidence (N, slots, K) of boxes. arrays: see rendering. rows: boxes in one run of the network."""
     device = next(network.parameters()).device
     parts = [np.zeros((0, len(SLOTS), len(GROUPS)), np.float32)]
     with torch.inference_mode():

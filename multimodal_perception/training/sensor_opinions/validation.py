@@ -25,10 +25,11 @@ def validate(
     evidence: (N, slots, K). boxes: arrays of rendering. reliability: weight of the opinions before they
     are combined.
 
-    A box is right if its class is of the group of the object at its place. By modality, of the boxes
-    that it observes, and combined: ece, brier and error_auroc of the probability of the box's group;
-    mean_uncertainty, and mean_uncertainty_with_fault of sensors with a fault. detector_score: the same
-    figures of the score of the detector, and reduced_score: of the score times 1 - conflict.
+    A box is right if the group of its class is that of the object at its position. By modality, of the
+    boxes that it observes, and for the combined opinion: ece, brier and error_auroc of the probability
+    of the box's group; mean_uncertainty, and mean_uncertainty_with_fault of sensors with a fault.
+    detector_score: the same figures of the score of the detector, and reduced_score: of the score times
+    1 - conflict.
     """
     rows = np.isfinite(boxes["scores"]) & (boxes["groups"] >= 0)
     if not rows.any():
@@ -40,7 +41,7 @@ def validate(
     discounted = [discount(o, reliability) for o in opinions]
     result: dict[str, Any] = {"boxes": int(rows.sum()), "right": _rounded(float(right.mean()))}
     for modality, first in FIRST_SLOT.items():
-        # The best view of each box.
+        # The first slot of an image modality is the view that shows most of the box.
         observed = valid[:, first]
         probability = opinions[first].probability()[np.arange(len(groups)), groups]
         figures = _figures(probability[observed], groups[observed], right[observed])

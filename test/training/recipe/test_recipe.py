@@ -244,9 +244,13 @@ def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        "bev_fusion", "segmentation", "image_detector", "near_field", "image_fusion",
+        "bev_fusion",
+        "segmentation",
+        "image_detector",
+        "near_field",
+        "image_fusion",
         "sensor_opinions",
-    ],  # fmt: skip
+    ],
 )
 def test_shipped_recipes_are_valid(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

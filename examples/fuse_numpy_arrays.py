@@ -3,8 +3,8 @@
     python examples/fuse_numpy_arrays.py
 
 The arrays are made up here: flat ground and a car 10 m ahead. Replace `load_arrays` by your own
-data. The fusion detector runs on the CPU or on a GPU. Its networks (two for images, first stage
-with and without LiDAR, second stage) are loaded first, which takes some seconds.
+data. The fusion detector runs on the CPU or on a GPU. Its networks (two for images, first and
+second stage) are loaded first, which takes some seconds.
 """
 
 from __future__ import annotations

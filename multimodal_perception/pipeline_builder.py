@@ -13,8 +13,8 @@ import numpy as np
 
 from multimodal_perception import plugins, stages
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.detection.geometric.geometric_config import GeometricConfig
 from multimodal_perception.detection.images import ground_projection
@@ -223,7 +223,9 @@ def _choose_detector(
             "occupancy": _occupancy(config),
         }
         pipeline = Pipeline(detector=opened[0], **{**built, **fresh})
-        return measure_pipeline(lambda frame: pipeline.process(frame, requested=()), rig)
+        result = measure_pipeline(lambda frame: pipeline.process(frame, requested=()), rig)
+        _clear_past_sweeps(opened[0])
+        return result
 
     settings = dataclasses.replace(config, runtime=RuntimeConfig())
     try:
@@ -249,14 +251,21 @@ def build_detector(config: PipelineConfig) -> stages.Detector:
     if name == "auto" and (config.runtime.device == "cpu" or not gpu_present(config.runtime.gpu)):
         return GeometricDetector(config.geometric)
     fallback = GeometricDetector(config.geometric)
-    detector = open_fusion_detector(config.fusion, config.runtime, fallback)
+    detector = BevFusionDetector(config.fusion, config.runtime, fallback)
     if name == "auto" and detector.proposal_network.device == "cpu":
         log.info("no engine runs the fusion detector on the GPU; using the geometric detector")
         return fallback
     for step in range(2):
         frame = _warm_up_frame(step)
         detector.detect(frame, segment_ground(frame, config.ground))
+    _clear_past_sweeps(detector)
     return detector
+
+
+def _clear_past_sweeps(detector: stages.Detector) -> None:
+    """Remove the sweeps of synthetic frames from a detector that keeps sweeps."""
+    if isinstance(detector, stages.UsesPastSweeps):
+        detector.clear_past_sweeps()
 
 
 def open_detector(name: str, config: PipelineConfig | None = None) -> stages.Detector:
@@ -264,7 +273,7 @@ def open_detector(name: str, config: PipelineConfig | None = None) -> stages.Det
 
     name: a value of PipelineConfig.detector; "shipped" for the fusion detector with the shipped model;
     or the name or folder of a model. "+NAME" after it selects another refinement network
-    ("detector+none" has none). Raises UserError.
+    ("bev_fusion+none" has none). Raises UserError.
     """
     config = config or PipelineConfig()
     name, plus, refinement = name.partition("+")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
-from multimodal_perception.detection.fusion.detector import FusionDetector
 from multimodal_perception.detection.geometric.detector import GeometricDetector
 from multimodal_perception.detection.images.image_objects import ImageObjects
 from multimodal_perception.detection.images.imported import ImportedDetector
@@ -22,7 +21,7 @@ def use_thresholds(pipeline: Pipeline, config: PipelineConfig) -> None:
     change.
     """
     detector = pipeline.detector
-    if isinstance(detector, FusionDetector | BevFusionDetector):
+    if isinstance(detector, BevFusionDetector):
         detector.config = config.fusion
         detector.fallback.config = config.geometric
     elif isinstance(detector, GeometricDetector):

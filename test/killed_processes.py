@@ -23,7 +23,6 @@ IMPORTED = (
     "multimodal_perception.cli.train.recipe",
     "multimodal_perception.simulation.simulation",
     "multimodal_perception.training.bev_fusion.stages",
-    "multimodal_perception.training.detector.train",
     "multimodal_perception.training.image_fusion.train",
 )
 TIMEOUT_S = 240.0

@@ -60,7 +60,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, result: MeasuredTime) -> list[int]
         return result
 
     monkeypatch.setattr(pipeline_builder, "measure_pipeline", measure)
-    monkeypatch.setattr(pipeline_builder, "open_fusion_detector", FakeFusionDetector)
+    monkeypatch.setattr(pipeline_builder, "BevFusionDetector", FakeFusionDetector)
     return calls
 
 
@@ -119,7 +119,7 @@ def test_an_engine_failure_selects_the_geometric_detector_with_the_reason(
     def fail(*_: object) -> None:
         raise UserError("card.yaml: no engine works") from EngineError("no engine works")
 
-    monkeypatch.setattr(pipeline_builder, "open_fusion_detector", fail)
+    monkeypatch.setattr(pipeline_builder, "BevFusionDetector", fail)
     pipeline = build_pipeline(config(tmp_path), rig)
     assert pipeline.detector.name == "geometric"
     assert "no engine works" in pipeline.status[0].message

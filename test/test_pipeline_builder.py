@@ -69,7 +69,7 @@ def test_auto_selects_the_networks_only_if_a_gpu_runs_them(
         def detect(self, *_: object) -> Boxes3D:
             return Boxes3D.empty(0, "base_link")
 
-    monkeypatch.setattr(pipeline_builder, "open_fusion_detector", FakeFusionDetector)
+    monkeypatch.setattr(pipeline_builder, "BevFusionDetector", FakeFusionDetector)
     for gpu, device_, expected in (
         (False, "cuda:0", "geometric"),
         (True, "cuda:0", "fusion"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.frame import Modality
 from multimodal_perception.perception import Level
 from multimodal_perception.pipeline import Pipeline
@@ -51,24 +52,34 @@ def test_ultrasonic_sensors_are_unused_by_the_raycast_grid() -> None:
     assert not set(amr.sensors_of(Modality.ULTRASONIC)) & set(evidential.unused_sensors)
 
 
-def test_images_that_the_fusion_detector_has_no_input_for_are_stated() -> None:
+def test_images_beyond_the_limits_of_the_fusion_detector_are_stated() -> None:
     car = rig("car")
     cameras = list(car.sensors_of(Modality.CAMERA))
-    use = pipeline(detector="fusion").sensor_use(car)
+    limits = FusionConfig(max_cameras=2)
+    use = pipeline(detector="fusion", fusion=limits).sensor_use(car)
     assert use.unused_images == {"detector": tuple(cameras[2:])}
     assert use.details["unused_images"] == f"detector: {' '.join(cameras[2:])}"
-    line = f"detector: {cameras[2]!r} is not used: the network takes 2 cameras, the rig has 6"
+    line = (
+        f"detector: {cameras[2]!r} is not used: 2 cameras; increase pipeline.fusion.max_cameras to "
+        "use all of them"
+    )
     assert use.lines.count(line) == 1
     assert line in use.status.values.values()
 
 
-def test_thermal_cameras_beyond_the_inputs_are_stated() -> None:
+def test_thermal_cameras_beyond_the_limit_are_stated() -> None:
     simulation = rig("simulation")
     thermal = simulation.sensors["thermal_front"]
     more = {**simulation.sensors, "second": replace(thermal, name="second", topic="/second")}
-    use = pipeline(detector="fusion").sensor_use(replace(simulation, sensors=more))
+    limits = FusionConfig(max_thermal_cameras=1)
+    use = pipeline(detector="fusion", fusion=limits).sensor_use(replace(simulation, sensors=more))
     assert use.unused_images == {"detector": ("second",)}
     assert use.unused_sensors == ("second",)
+
+
+def test_all_six_cameras_of_the_car_are_used() -> None:
+    use = pipeline(detector="fusion").sensor_use(rig("car"))
+    assert use.unused_images == {} and use.unused_sensors == ()
 
 
 def test_rig_whose_sensors_are_all_used_is_ok() -> None:

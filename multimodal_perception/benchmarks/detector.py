@@ -31,9 +31,8 @@ from multimodal_perception.benchmarks.report import (
     print_report,
 )
 from multimodal_perception.configuration import UserError
-from multimodal_perception.detection.bev_fusion.detector import Network
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector, Network
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.frame import SensorFrame
 from multimodal_perception.geometry.boxes import non_maximum_suppression
 from multimodal_perception.kernels import njit
@@ -62,8 +61,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
         nargs="?",
-        default="detector",
-        help="name of a shipped detector model, or a model folder (default: detector)",
+        default="bev_fusion",
+        help="name of a shipped detector model, or a model folder (default: bev_fusion)",
     )
     parser.add_argument(
         "--kitti",
@@ -195,7 +194,7 @@ def detector_step(model: str, config: RuntimeConfig) -> Step:
     `refinement` (the networks of the two stages), `proposal_postprocessing` (code between the stages)
     and `refinement_postprocessing` (code after the last stage).
     """
-    detector = open_fusion_detector(FusionConfig(model), config)
+    detector = BevFusionDetector(FusionConfig(model), config)
     found = getattr(detector.proposal_network, "precision", config.engine_precision)
     if found != config.engine_precision:
         reasons = getattr(detector.proposal_network, "unavailable", {})

@@ -35,7 +35,7 @@ from multimodal_perception.runtime.processor import processor_name
 from multimodal_perception.runtime.sample_inputs import sample_inputs
 from multimodal_perception.runtime.settings import EngineName, Precision, RuntimeConfig
 
-MODELS = ("detector", "detector_camera", "detector_refinement", "segmentation")
+MODELS = ("bev_fusion", "bev_fusion_camera", "bev_fusion_refinement", "segmentation")
 TIME_LIMIT_S, STEP_LIMIT_S = 480.0, 120.0
 RUNS, WARM_UP, CALIBRATION_FRAMES = 50, 5, 4
 # Compute capability for which a dry run builds engines without a GPU.
@@ -266,7 +266,7 @@ def _compare_golden(path: Path, end: float) -> dict[str, Any]:
         code = (
             "import json, sys; from pathlib import Path\n"
             "from multimodal_perception.evaluation.agreement import compare_with_golden as compare\n"
-            "a = compare('detector', sys.argv[1], Path(sys.argv[2]), 'cuda')\n"
+            "a = compare('bev_fusion', sys.argv[1], Path(sys.argv[2]), 'cuda')\n"
             "print(json.dumps({'compared': a.compared, 'unmatched': a.unmatched, "
             "'largest_difference': max(a.max_differences.values(), default=0.0)}))"
         )

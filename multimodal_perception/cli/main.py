@@ -182,10 +182,6 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "export networks to ONNX and build TensorRT engines ahead of time",
         subcommands={
-            "detector": Command(
-                "write a trained fusion detector as ONNX, weights and model card",
-                ".export.detector",
-            ),
             "engine": Command("build the TensorRT engine of a model", ".export.engine"),
             "image-detector": Command(
                 "write a trained image detector as ONNX, weights and model card",
@@ -237,11 +233,8 @@ COMMANDS: dict[str, Command] = {
         ".simulate",
     ),
     "train": Command(
-        "train a network on simulated or recorded data",
+        "train a network on simulated drives or images",
         subcommands={
-            "detector": Command(
-                "train the fusion detector on samples (see `train samples`)", ".train.detector"
-            ),
             "image-detector": Command(
                 "render simulated drives and train the image detector on them",
                 ".train.image_detector",
@@ -261,10 +254,6 @@ COMMANDS: dict[str, Command] = {
             "recipe": Command(
                 "train a network completely: render data, train, export, evaluate, write the model card",
                 ".train.recipe",
-            ),
-            "samples": Command(
-                "write the samples that `train detector` reads, of simulated or labelled data",
-                ".train.samples",
             ),
             "segmentation": Command(
                 "render simulated drives and train camera and thermal segmentation (CMX) on them",

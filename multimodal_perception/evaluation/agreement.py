@@ -16,13 +16,8 @@ from numpy.typing import NDArray
 
 from multimodal_perception.configuration import UserError
 from multimodal_perception.datasets.synthetic import SyntheticDataset
-from multimodal_perception.detection.bev_fusion.detector import Network
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector, Network
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion_detectors import (
-    AnyFusionDetector,
-    open_fusion_detector,
-)
 from multimodal_perception.frame import Boxes3D, SensorFrame, ThermalImage
 from multimodal_perception.npz_reader import CONTENT_ERRORS, read_npz
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
@@ -148,10 +143,6 @@ def compare_engines(
         first.image_networks[name] = ComparedNetwork(
             network, second.image_networks[name], agreement
         )
-    if isinstance(first, FusionDetector) and isinstance(second, FusionDetector):
-        own, other = (d.proposal_network_without_lidar for d in (first, second))
-        if own is not None and other is not None:
-            first.proposal_network_without_lidar = ComparedNetwork(own, other, agreement)
     first.proposal_network = ComparedNetwork(
         first.proposal_network, second.proposal_network, agreement
     )
@@ -238,17 +229,16 @@ def _detect_golden_frames(
 
 def _open_detector(
     model: str, engine: EngineName, device: Literal["cpu", "cuda"] = "cpu"
-) -> AnyFusionDetector:
+) -> BevFusionDetector:
     config = RuntimeConfig(order=(engine,), device=device)
     # Without the geometric check, because only the outputs of the networks are compared.
     fusion = FusionConfig(model, min_score=GOLDEN_MIN_SCORE, geometric_check=False)
-    return open_fusion_detector(fusion, config)
+    return BevFusionDetector(fusion, config)
 
 
 def _onnx_hashes(model: str) -> str:
     """SHA-256 of the ONNX files of all networks of a detector."""
     card = load_card(model)
-    others = [str(card.settings.get(part, "")) for part in ("without_lidar", "refinement")]
-    others = [*card.linked_models("images").values(), *others]
+    others = [*card.linked_models("images").values(), str(card.settings.get("refinement", ""))]
     cards = [card, *(card.sibling_card(name) for name in others if name)]
     return " ".join(c.onnx.sha256 for c in cards if c.onnx is not None)

@@ -85,11 +85,6 @@ def iou_3d(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float
     return _iou(*_as_arrays(a, b), True)
 
 
-def iou_3d_aligned(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the intersection over union (N,) of the volumes of a[i] and b[i], both (N, 7)."""
-    return _iou_each(*_as_arrays(a, b))
-
-
 def non_maximum_suppression(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], threshold: float
 ) -> NDArray[np.int64]:
@@ -206,12 +201,4 @@ def _iou(a, b, volume):  # type: ignore[no-untyped-def]
             union = size_a + size_b - common
             if union > 0:
                 result[i, j] = common / union
-    return result
-
-
-@njit(nogil=True)
-def _iou_each(a, b):  # type: ignore[no-untyped-def]
-    result = np.empty(len(a))
-    for i in range(len(a)):
-        result[i] = _iou(a[i : i + 1], b[i : i + 1], True)[0, 0]
     return result

@@ -48,7 +48,7 @@ class BevOutputs(NamedTuple):
     """Dense outputs, S = lift_size.
 
     bev_features: (B, neck_channels, S, S). heatmap: logits (B, classes, S, S). code: (B, CODE_SIZE, S,
-    S): box code (see CentreHead), velocity over ground along x and y in m/s, log variances of x, y, z
+    S): box code (see centre_head), velocity over ground along x and y in m/s, log variances of x, y, z
     (m), log length, log width, log height, yaw (rad), velocity x and y (m/s).
     """
 
@@ -156,7 +156,7 @@ class PillarImageFusion(nn.Module):
     """Adds the image features at each pillar (Global Fusion, LoGoNet, section 3.2).
 
     The features are sampled at the pillar's centroid outside the network and averaged over the images,
-    instead of deformable attention in one stacked image, so that any number of images fits. Pillars that
+    instead of the paper's deformable attention, so that any number of images fits. Pillars that
     no image shows stay unchanged. The scale starts at zero (Touvron et al. 2021, section 2), so that a
     network trained on LiDAR only gives the same outputs at first.
     """

@@ -108,7 +108,7 @@ class BevFusionRefinement(nn.Module):
         for layer in (self.confidence, self.residual):
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
-        # See RefinementHead: metric inputs, only for large vehicles.
+        # Metric inputs, only for large vehicles.
         inputs = proposal + 8 + PROFILE_FEATURES + classes + RESIDUALS + 1 + 2 * RBF_CENTRES
         last = nn.Linear(128, classes + RESIDUALS + END_BINS)
         nn.init.zeros_(last.weight)
@@ -174,7 +174,7 @@ class BevFusionRefinement(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Correct large vehicles from the extents and the profile of their points.
 
-        See RefinementHead.refine_dimensions. Proposals of at most CAR_LENGTH stay unchanged.
+        Proposals of at most CAR_LENGTH stay unchanged. See box_residuals for the shift of the far end.
         """
         classes = len(CLASSES)
         length, width, height = proposals[..., classes : classes + 3].exp().split(1, -1)

@@ -1,8 +1,7 @@
-"""Image features at stride 4: the first stages of EfficientNet-Lite0 and a small neck.
+"""Image features at strides 4, 8 and 16: the first stages of EfficientNet-Lite0.
 
 Cameras and thermal cameras have the same architecture with separate weights. The backbone starts from
-ImageNet weights, so that a network trained on rendered images generalises better to real ones. If the
-backbone is frozen, its outputs can be stored with the training samples.
+ImageNet weights, so that a network trained on rendered images generalises better to real ones.
 """
 
 from __future__ import annotations
@@ -36,10 +35,3 @@ class ImageBackbone(nn.Module):
         finest = self.stages[0](self.stem(image.permute(0, 3, 1, 2)))
         fine = self.stages[1](finest)
         return finest, fine, self.stages[2](fine)
-
-
-def stack_feature_maps(maps: Tensor, batch: int) -> Tensor:
-    """Stack feature maps (B * images, C, h, w) vertically: (B, C, images * h, w)."""
-    _, channels, height, width = maps.shape
-    maps = maps.reshape(batch, -1, channels, height, width).transpose(1, 2)
-    return maps.reshape(batch, channels, -1, width)

@@ -31,18 +31,6 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "twinlitenet": Architecture("multimodal_perception.networks.twinlitenet:build"),
-    "detector_image": Architecture(
-        "multimodal_perception.networks.fusion_detector:build_image",
-        "multimodal_perception.detection.fusion.network_inputs:image_inputs",
-    ),
-    "detector_proposals": Architecture(
-        "multimodal_perception.networks.fusion_detector:build_proposals",
-        "multimodal_perception.detection.fusion.recorded_inputs:frame_inputs",
-    ),
-    "detector_refinement": Architecture(
-        "multimodal_perception.networks.fusion_detector:build_refinement",
-        "multimodal_perception.detection.fusion.recorded_inputs:frame_inputs",
-    ),
     "bev_fusion": Architecture(
         "multimodal_perception.networks.bev_fusion:build_stage1",
         "multimodal_perception.detection.bev_fusion.recorded_inputs:frame_inputs",

@@ -93,15 +93,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_model_weights(card: ModelCard) -> dict[str, torch.Tensor]:
-    """The tensors of a model by name; a detector includes its image networks. Raises UserError."""
-    parts = {"": card}
-    for modality, name in card.linked_models("images").items():
-        parts[f"{modality}_"] = card.sibling_card(name)
-    return {
-        prefix + name: tensor
-        for prefix, part in parts.items()
-        for name, tensor in part.to_module_names(load(part.read_file("weights"))).items()
-    }
+    """The tensors of a model by the module's parameter names. Raises UserError."""
+    return card.to_module_names(load(card.read_file("weights")))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -139,32 +132,30 @@ def _pad_inputs(weights: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return F.pad(weights, (0, max(0, like.shape[1] - weights.shape[1])))
 
 
-# Prefixes of the weights of the visible and the thermal image backbone: in a segmentation network and
-# in a fusion detector.
-STREAM_PREFIXES = (("streams.0.", "camera_trunk."), ("streams.1.", "thermal_trunk."))
+# Prefixes of the weights of the visible and the thermal image backbone.
+STREAM_PREFIXES = ("streams.0.", "streams.1.")
 
 
 def read_streams(model: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Weights (float32) of the visible and the thermal EfficientNet-Lite0 backbone of a model.
 
-    model: name or card of a segmentation model, or of a fusion detector, which has the first stages
-    only. Raises UserError for a model that does not have both backbones.
+    model: name or card of a segmentation model or image detector. Raises UserError for a model that does
+    not have both backbones.
     """
     card = load_card(model)
     streams: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = {}, {}
     for name, tensor in read_model_weights(card).items():
-        for prefixes, stream in zip(STREAM_PREFIXES, streams, strict=True):
-            for prefix in prefixes:
-                if name.startswith(prefix):
-                    values = tensor.float() if tensor.is_floating_point() else tensor
-                    stream[name.removeprefix(prefix)] = values
+        for prefix, stream in zip(STREAM_PREFIXES, streams, strict=True):
+            if name.startswith(prefix):
+                values = tensor.float() if tensor.is_floating_point() else tensor
+                stream[name.removeprefix(prefix)] = values
     if not all(streams):
         raise UserError(f"{card.source}: does not contain two EfficientNet-Lite0 backbones")
     return streams
 
 
 def load_stream(part: nn.Module, stream: Mapping[str, torch.Tensor], model: str) -> None:
-    """Load the weights of a backbone, or of its first stages, from read_streams. Raises UserError."""
+    """Load the weights of a backbone from read_streams. Raises UserError."""
     own = part.state_dict()
     try:
         part.load_state_dict({name: stream[name] for name in own})

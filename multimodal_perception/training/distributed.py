@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 
 
 def join_process_group() -> tuple[int, int]:
@@ -30,15 +30,6 @@ def wait_for_all_ranks() -> None:
     """Return when every rank has called this function."""
     if is_distributed():
         distributed.barrier()
-
-
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of a tensor over all ranks."""
-    if not is_distributed():
-        return values
-    values = values.contiguous()
-    distributed.all_reduce(values)
-    return values / distributed.get_world_size()
 
 
 def training_device(rank: int) -> torch.device:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,14 +78,6 @@ class LoopConfig:
     workers: int = field(default=1, metadata={"min": 0, "max": 64})
     save_every: int = field(default=200, metadata={"min": 1, "max": 1_000_000})
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
-
-
-class GradientBalancing(checkpoint.Stateful, Protocol):
-    """Scales gradients between the backward pass and the optimiser step."""
-
-    def to(self, device: torch.device) -> Any: ...
-
-    def scale(self) -> None: ...
 
 
 class EpochSampler(Sampler[int]):
@@ -169,15 +161,13 @@ class Loop:
         out: Path,
         *,
         parameter_groups: Sequence[dict[str, Any]] | None = None,
-        gradient_balancing: GradientBalancing | None = None,
     ) -> None:
         """Prepare a training run; run() starts or resumes it.
 
         data: map-style; its attribute `epoch` is set before each epoch, and its samples may depend on
         nothing but its own seed, the epoch and the index. parameter_groups: as torch.optim takes them,
-        "lr" being the peak learning rate; by default one group of all trainable parameters.
-        gradient_balancing: scales gradients before each optimiser step. Raises UserError when there are
-        fewer samples than a batch.
+        "lr" being the peak learning rate; by default one group of all trainable parameters. Raises
+        UserError when there are fewer samples than a batch.
         """
         self.config, self.out, self.data, self.collate = config, out, data, collate
         self.rank, self.world_size = join_process_group()
@@ -187,9 +177,6 @@ class Loop:
             self.network, multi_avg_fn=_ema_with_warmup(config.ema_decay), use_buffers=True
         )
         self.ema.requires_grad_(False).eval()
-        self.gradient_balancing = gradient_balancing
-        if gradient_balancing is not None:
-            gradient_balancing.to(self.device)
         groups = [dict(group) for group in parameter_groups or [{"params": network.parameters()}]]
         for group in groups:
             group["params"] = [p for p in group["params"] if p.requires_grad]
@@ -275,8 +262,6 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(losses["total"]).backward()
         self.scaler.unscale_(self.optimizer)
-        if self.gradient_balancing is not None:
-            self.gradient_balancing.scale()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), c.max_gradient_norm)
         if torch.isfinite(norm):
             self.scaler.step(self.optimizer)
@@ -345,7 +330,7 @@ class Loop:
 
     def _parts(self) -> dict[str, checkpoint.Stateful]:
         """The parts of a checkpoint by name."""
-        parts: dict[str, checkpoint.Stateful] = {
+        return {
             "progress": self.progress,
             "network": self.network,
             "ema": self.ema,
@@ -353,9 +338,6 @@ class Loop:
             "schedule": self.schedule,
             "scaler": self.scaler,
         }
-        if self.gradient_balancing is not None:
-            parts["gradient_balancing"] = self.gradient_balancing
-        return parts
 
     def _save(self) -> None:
         if self.rank == 0:

@@ -18,13 +18,13 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "gpu_check.sh"
 
 
 def test_every_engine_and_precision_has_a_step_and_important_ones_come_first() -> None:
-    steps = all_steps(["detector", "segmentation"])
+    steps = all_steps(["bev_fusion", "segmentation"])
     combinations = {(s.engine, s.precision) for s in steps}
     for library in ("tensorrt", "tensorrt_rtx"):
         assert {(library, p) for p in ("fp32", "fp16", "int8")} <= combinations
     assert {("torch", "fp32"), ("onnxruntime", "fp32")} <= combinations
     assert len({s.name for s in steps}) == len(steps)
-    assert steps.index(Step("detector", "tensorrt", "fp16")) < 4
+    assert steps.index(Step("bev_fusion", "tensorrt", "fp16")) < 4
     assert not steps[-1].graph
 
 
@@ -43,10 +43,10 @@ def test_without_a_gpu_steps_state_the_reason(tmp_path: Path) -> None:
     machine = gpu_check.machine()
     if not machine["gpu"].startswith("none"):
         pytest.skip("this computer has a GPU")
-    assert gpu_check.prepare("detector_thermal", tmp_path) == {"prepared": "detector_thermal"}
-    result = gpu_check.run_step(Step("detector_thermal", "tensorrt_rtx", "fp16"), tmp_path, False)
+    assert gpu_check.prepare("bev_fusion_thermal", tmp_path) == {"prepared": "bev_fusion_thermal"}
+    result = gpu_check.run_step(Step("bev_fusion_thermal", "tensorrt_rtx", "fp16"), tmp_path, False)
     assert "not_run" in result
-    dry = gpu_check.run_step(Step("detector_thermal", "onnxruntime"), tmp_path, True)
+    dry = gpu_check.run_step(Step("bev_fusion_thermal", "onnxruntime"), tmp_path, True)
     assert dry["agrees"] and dry["difference"] == 0.0 and dry["p50_ms"] > 0
 
 
@@ -86,5 +86,5 @@ def test_the_script_refuses_wrong_arguments(arguments: list[str], words: str) ->
 
 
 def test_steps_are_passed_as_json() -> None:
-    step = Step("detector", "tensorrt", "int8", graph=False)
+    step = Step("bev_fusion", "tensorrt", "int8", graph=False)
     assert Step(**json.loads(json.dumps(step.__dict__))) == step

@@ -55,11 +55,11 @@ def test_a_network_without_an_int8_model_runs_in_fp32_with_the_reason(tmp_path: 
 
 
 def test_a_detector_is_calibrated_with_all_networks_that_its_card_names() -> None:
-    assert {c.name for c in linked_cards(load_card("detector"))} >= {
-        "detector",
-        "detector_camera",
-        "detector_thermal",
-        "detector_refinement",
+    assert {c.name for c in linked_cards(load_card("bev_fusion"))} >= {
+        "bev_fusion",
+        "bev_fusion_camera",
+        "bev_fusion_thermal",
+        "bev_fusion_refinement",
     }
     assert [c.name for c in linked_cards(load_card("segmentation"))] == ["segmentation"]
 
@@ -68,7 +68,7 @@ def test_a_detector_is_calibrated_with_all_networks_that_its_card_names() -> Non
     ("arguments", "words"),
     [
         (["no_model", "--calibrate", "synthetic"], "no_model"),
-        (["detector_camera", "--calibrate", "/no/such/bag"], "/no/such/bag"),
+        (["bev_fusion_camera", "--calibrate", "/no/such/bag"], "/no/such/bag"),
     ],
 )
 def test_wrong_arguments_are_errors(
@@ -80,6 +80,6 @@ def test_wrong_arguments_are_errors(
 
 def test_an_engine_that_cannot_run_the_detector_is_no_row_of_the_comparison(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--engines: 'openvino'; allowed: one of tensorrt"):
-        open_engine_detector("detector", "openvino", "")
-    with pytest.raises(UserError, match=r"onnxruntime:int8: detector.*not calibrated"):
-        open_engine_detector("detector", "onnxruntime:int8", str(tmp_path))
+        open_engine_detector("bev_fusion", "openvino", "")
+    with pytest.raises(UserError, match=r"onnxruntime:int8: bev_fusion.*not calibrated"):
+        open_engine_detector("bev_fusion", "onnxruntime:int8", str(tmp_path))

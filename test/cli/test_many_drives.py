@@ -99,15 +99,6 @@ def test_several_drives_become_several_bags(
     assert len(open_dataset(out / "c")) == 1 and not (out / "c.partial").exists()
 
 
-def test_samples_of_several_drives_have_names_of_their_own(drives: Path, tmp_path: Path) -> None:
-    roots = [str(drives / "a"), str(drives / "c")]
-    out = tmp_path / "samples"
-    arguments = ["train", "samples", "--root", *roots, "--out", str(out), "--workers", "1"]
-    assert main([*arguments, "--resume", str(tmp_path / "parts")]) == 0
-    names = sorted(p.name for p in out.rglob("*.npz"))
-    assert names == ["a-000000.npz", "a-000001.npz", "c-000000.npz"]
-
-
 def test_several_scenarios_and_seeds_are_drives_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ def commands(folder: Path) -> dict[str, list[list[str]]]:
         ],
         "view": [["view", "synthetic"]],
         "report": [["evaluate", "detections", "--root", "synthetic", "--report", out]],
-        "train": [["train", "recipe", "detector", "--dry-run"]],
+        "train": [["train", "recipe", "bev_fusion", "--dry-run"]],
         "ray": [["evaluate", "detections", "--root", "synthetic", "--executor", "ray"]],
         "": [["rig", "check", rig, "--out", f"{out}.png"]],
     }

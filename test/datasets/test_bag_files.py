@@ -56,7 +56,6 @@ def ros1(tmp_path: Path) -> Path:
         ["evaluate", "detections", "--dataset", "bag", "--root", "BAG", "--detector", "geometric"],
         ["replay", "BAG"],
         ["calibrate", "check", "BAG"],
-        ["train", "samples", "--root", "BAG", "--out", "OUT"],
         ["convert", "--root", "BAG", "--out", "OUT"],
         ["convert", "--dataset", "bag", "--root", "BAG", "--out", "OUT"],
     ],

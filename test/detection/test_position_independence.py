@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from multimodal_perception.datasets.simulation_writer import SimulationPlan
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.detector import FusionDetector
 from multimodal_perception.frame import CLASS_NAMES, Modality
 from multimodal_perception.pointcloud.ground_segmentation import segment_ground
 from multimodal_perception.rig import load_rig, resolve_rig_path
@@ -30,7 +30,7 @@ def test_pedestrians_on_the_road_and_cyclists_on_the_pavement_are_recognised(
     simulation = SimulationPlan(
         street, load_rig(resolve_rig_path("simulation")), 10_007, 40, ()
     ).simulation()
-    detector = FusionDetector(
+    detector = BevFusionDetector(
         FusionConfig(min_score=0.3), RuntimeConfig(order=("onnxruntime",), device="cpu")
     )
     predicted: Counter[str] = Counter()
@@ -65,7 +65,9 @@ def test_clutter_is_seldom_detected_as_a_vehicle_or_cyclist() -> None:
     simulation = SimulationPlan(
         street, load_rig(resolve_rig_path("simulation")), 10_007, 80, ()
     ).simulation()
-    detector = FusionDetector(FusionConfig(), RuntimeConfig(order=("onnxruntime",), device="cpu"))
+    detector = BevFusionDetector(
+        FusionConfig(), RuntimeConfig(order=("onnxruntime",), device="cpu")
+    )
     predicted: Counter[str] = Counter()
     for index in (0, 25, 50, 75):
         frame = simulation[index]

@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).with_name("golden.npz")
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_shipped_detector_reproduces_its_stored_outputs(engine: str) -> None:
-    agreement = compare_with_golden("detector", engine, GOLDEN)  # type: ignore[arg-type]
+    agreement = compare_with_golden("bev_fusion", engine, GOLDEN)  # type: ignore[arg-type]
     assert agreement.compared > 10
     assert agreement.within_tolerance, agreement
     assert GOLDEN.stat().st_size < 100_000
@@ -37,11 +37,11 @@ def test_stored_outputs_of_another_model_and_invalid_files_are_refused(tmp_path:
         arrays = {n: content[n] for n in content.files}
     other = tmp_path / "golden.npz"
     np.savez(other, **{**arrays, "onnx": np.array("0")})
-    with pytest.raises(UserError, match="evaluate agreement --detector detector --golden"):
-        compare_with_golden("detector", "onnxruntime", other)
+    with pytest.raises(UserError, match="evaluate agreement --detector bev_fusion --golden"):
+        compare_with_golden("bev_fusion", "onnxruntime", other)
     other.write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError, match=r"golden\.npz: not a"):
-        compare_with_golden("detector", "onnxruntime", other)
+        compare_with_golden("bev_fusion", "onnxruntime", other)
 
 
 def random_detections(count: int) -> tuple[np.ndarray, ...]:
@@ -119,4 +119,4 @@ def test_stored_outputs_are_written_by_the_command(tmp_path: Path) -> None:
         assert str(written["onnx"]) == str(stored["onnx"])
     missing = tmp_path / "no" / "golden.npz"
     with pytest.raises(UserError, match="no such folder"):
-        write_golden("detector", missing)
+        write_golden("bev_fusion", missing)

@@ -193,7 +193,7 @@ def test_geometric_check_can_be_left_out_of_the_comparison(
         "multimodal_perception.pipeline_builder.open_detector", open_without_networks
     )
     common = ["--seeds", "10000", "--frames-per-seed", "1", "--rig", str(rig), "--json", str(out)]
-    subsets = ["subsets", "--lidar-only-detector", "detector_lidar", "--image-detector", "none"]
+    subsets = ["subsets", "--lidar-only-detector", "bev_fusion", "--image-detector", "none"]
     for command in (["ablation", "--row", "one=detector"], subsets):
         for option, check in (([], True), (["--without-geometric-check"], False)):
             assert main(["evaluate", *command, *common, *option]) == 0

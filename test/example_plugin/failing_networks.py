@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
-from multimodal_perception.detection.fusion.detector import FusionDetector
 from multimodal_perception.runtime.card import load_card
 from multimodal_perception.runtime.engine import EngineError, Timings
 from multimodal_perception.runtime.open_model import FallbackEngine
@@ -31,7 +31,7 @@ class FailingEngine:
         return self._engine.run(arrays)
 
 
-class FailingFusionDetector(FusionDetector):
+class FailingFusionDetector(BevFusionDetector):
     def __init__(self) -> None:
         runtime = RuntimeConfig(device="cpu", order=("onnxruntime",))
         super().__init__(FusionConfig(refinement="none"), runtime)
@@ -40,5 +40,4 @@ class FailingFusionDetector(FusionDetector):
             "first": lambda: FailingEngine("first", working, 1_000_000),
             "second": lambda: FailingEngine("second", working, 1),
         }
-        self.proposal_network = FallbackEngine(load_card("detector"), engines)  # type: ignore[arg-type]
-        self.proposal_network_without_lidar = None
+        self.proposal_network = FallbackEngine(load_card("bev_fusion"), engines)  # type: ignore[arg-type]

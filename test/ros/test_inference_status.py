@@ -17,7 +17,7 @@ pytestmark = pytest.mark.live
 
 EXAMPLE = Path(__file__).parent.parent / "example_plugin"
 DIAGNOSTICS = {"/diagnostics": "diagnostic_msgs/msg/DiagnosticArray"}
-DETECTOR, NETWORK = "inference of fusion_detector", "inference of detector"
+DETECTOR, NETWORK = "inference of fusion_detector", "inference of bev_fusion"
 
 Status = tuple[int, str, dict[str, str]]
 

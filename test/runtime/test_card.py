@@ -27,7 +27,7 @@ FULL = {
     "classes": ("car", "pedestrian"),
     "normalisation": {"image": {"mean": [0.5, 0.5, 0.5]}},
     "range": (-50.0, -50.0, -3.0, 50.0, 50.0, 5.0),
-    "training": Training("multimodal-perception train detector", 7, 1.5, "2 cores"),
+    "training": Training("multimodal-perception train recipe bev_fusion", 7, 1.5, "2 cores"),
     "figures": {"map": 0.25, "by_class": {"car": 0.4}},
     "notes": "Two lines:\n# not a comment",
 }

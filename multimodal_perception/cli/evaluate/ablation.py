@@ -7,13 +7,12 @@ import argparse
 from multimodal_perception.cli import detector_report, drive_options
 from multimodal_perception.configuration import UserError
 
-# Each row adds one part of the network to the row above. The values are the detectors.
+# The shipped detector without images, without its second stage, and complete.
 LIDAR_ONLY = "lidar only"
 ROWS = {
-    LIDAR_ONLY: "detector_lidar",
-    "+ global fusion": "detector+none",
-    "+ local fusion": "detector+detector_local_refinement",
-    "+ feature dynamic aggregation": "detector",
+    LIDAR_ONLY: "bev_fusion",
+    "first stage": "bev_fusion+none",
+    "both stages": "bev_fusion",
 }
 
 
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=DETECTOR",
-        help="row of the table, instead of the four default rows; may be repeated. DETECTOR is "
+        help="row of the table, instead of the three default rows; may be repeated. DETECTOR is "
         "auto, geometric, fusion, a plug-in, or the name or folder of a model; +REFINEMENT after it "
         "selects another model of the second stage, +none no second stage. A row named "
         f'"{LIDAR_ONLY}" only receives LiDAR sweeps',

@@ -12,7 +12,7 @@ from multimodal_perception.cli import drive_options
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     drive_options.add_drive_arguments(parser, "10000..10006")
     parser.add_argument(
-        "--detector", default="detector", help="name of a shipped model, or its folder"
+        "--detector", default="bev_fusion", help="name of a shipped model, or its folder"
     )
     parser.add_argument(
         "--golden",

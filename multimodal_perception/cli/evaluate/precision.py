@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drive_options.add_arguments(parser)
     parser.add_argument(
         "--detector",
-        default="detector",
-        help="name or folder of a model of a fusion detector (default: detector)",
+        default="bev_fusion",
+        help="name or folder of a model of a fusion detector (default: bev_fusion)",
     )
     parser.add_argument(
         "--engines",

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rig", default="pandaset_like", help=f"simulated rig: {RIG_HELP}")
     parser.add_argument(
-        "--detector", default="detector", help="as in `evaluate subsets` (default: detector)"
+        "--detector", default="bev_fusion", help="as in `evaluate subsets` (default: bev_fusion)"
     )
     parser.add_argument(
         "--seeds", default="20000..20011", metavar="A..B", help="seeds of the simulated drives"

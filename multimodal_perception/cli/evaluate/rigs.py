@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--detector",
-        default="detector",
-        help="name or folder of a model, as in `evaluate subsets` (default: detector)",
+        default="bev_fusion",
+        help="name or folder of a model, as in `evaluate subsets` (default: bev_fusion)",
     )
 
 

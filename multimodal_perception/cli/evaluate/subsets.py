@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drive_options.add_arguments(parser)
     parser.add_argument(
         "--detector",
-        default="detector",
+        default="bev_fusion",
         help="auto, geometric, fusion, a plug-in, or the name or folder of a model; +REFINEMENT after "
-        "it selects another model of the second stage, +none no second stage (default: detector)",
+        "it selects another model of the second stage, +none no second stage (default: bev_fusion)",
     )
     parser.add_argument(
         "--lidar-only-detector",

@@ -61,11 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def linked_cards(card: ModelCard) -> list[ModelCard]:
     """The card, and the cards beside it that its settings name as parts of the same detector."""
-    cards = [card]
-    names = list(card.linked_models("images").values())
-    for role in ("without_lidar", "refinement"):
-        names += [str(card.settings[role])] if card.settings.get(role) else []
-    return cards + [card.sibling_card(name) for name in names]
+    names = [*card.linked_models("images").values(), str(card.settings.get("refinement", ""))]
+    return [card, *(card.sibling_card(name) for name in names if name)]
 
 
 def calibrate(card: ModelCard, folder: Path, path: str, frames: int) -> None:

@@ -1,1 +1,1 @@
-"""Subcommands of `train`: one module per network, `train samples` and `train recipe`."""
+"""Subcommands of `train`: one module per network, `train label-images` and `train recipe`."""

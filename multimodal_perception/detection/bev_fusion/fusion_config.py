@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# Default of FusionConfig.min_score. Scores are calibrated: the probability that the centre of a box is
+# within 2 m of an object of its class.
+DEFAULT_MIN_SCORE = 0.36
+
 
 @dataclass(frozen=True)
 class FusionConfig:
     """Parameters of the fusion detector.
 
     Attributes:
-        model: Name of a shipped model, or path of the model card of a proposal network. Set it to
-            use your own network, or detector_lidar for vehicles that only have a LiDAR.
-        min_score: Boxes with a lower score are not reported. Increase it to get fewer false
-            detections, decrease it to miss fewer objects.
+        model: Name of a shipped model, or path of the model card of the first stage (architecture
+            bev_fusion). Set it to use your own networks.
+        min_score: Boxes with a lower score are not reported; the score is the calibrated probability
+            that the box is right. Increase it to get fewer false detections, decrease it to miss fewer
+            objects.
         nms_iou: Boxes whose bird's-eye-view IoU is larger are considered the same object, and the
             one with the lower score is dropped. Decrease it if objects are reported twice.
         refinement: Second stage: the name or path of the model card of a refinement network, "card"
@@ -31,16 +36,18 @@ class FusionConfig:
             Disable it to save about 15 ms of CPU time a frame where a missed vehicle is acceptable.
         geometric_check_min_score: Minimum score of a geometric detection that the check adds.
             Decrease it to add more vehicles; below about 0.85 false detections become frequent.
-        max_cameras: Number of camera images of a frame that the BEV fusion detector processes; more are
-            dropped, counted and listed at the start. Increase it for vehicles with more cameras; each
-            image takes time.
-        max_thermal_cameras: Number of thermal images of a frame that the BEV fusion detector processes;
-            more are dropped, counted and listed at the start. Increase it for vehicles with more
-            thermal cameras; each image takes time.
+        max_cameras: Number of camera images of a frame that the detector processes; more are dropped,
+            counted and listed at the start. Increase it for vehicles with more cameras; each image
+            takes time.
+        max_thermal_cameras: Number of thermal images of a frame that the detector processes; more are
+            dropped, counted and listed at the start. Increase it for vehicles with more thermal
+            cameras; each image takes time.
     """
 
-    model: str = "detector"
-    min_score: float = field(default=0.36, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
+    model: str = "bev_fusion"
+    min_score: float = field(
+        default=DEFAULT_MIN_SCORE, metadata={"min": 0.0, "max": 1.0, "dynamic": True}
+    )
     nms_iou: float = field(default=0.2, metadata={"min": 0.0, "max": 1.0, "dynamic": True})
     refinement: str = "card"
     opinions: str = "card"

@@ -119,7 +119,7 @@ def lift_images(
     result = np.zeros((c.lift_size**2, c.lift_channels), np.float32)
     if not images.images:
         return result
-    positions, masked = images.in_base(_lift_positions(c))
+    positions, masked = images.in_base(lift_positions(c))
     positions = positions.reshape(c.lift_size**2, len(c.lift_heights), 3)
     masked = masked.reshape(positions.shape[:2])
     counts = np.zeros((c.lift_size**2, len(IMAGE_MODALITIES), len(c.lift_heights)), np.float32)
@@ -209,7 +209,7 @@ class _Prepared:
         return cls(index, index * config.modality_channels, arrays)
 
 
-def _lift_positions(config: BevFusionNetworkConfig) -> NDArray[np.float32]:
+def lift_positions(config: BevFusionNetworkConfig) -> NDArray[np.float32]:
     """Positions (G * G * heights, 3) of the cells' centres at each height, z above the ground."""
     c = config
     centres = (np.arange(c.lift_size) + 0.5) * c.lift_cell - c.pillars.half_extent

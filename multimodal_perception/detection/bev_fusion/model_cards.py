@@ -50,11 +50,6 @@ class DetectorCards:
     calibration: NDArray[np.float64]
 
 
-def is_bev_fusion(model: str) -> bool:
-    """Whether a model, a name or a path, is a detector of this package. Raises UserError."""
-    return load_card(model).architecture == STAGE1
-
-
 def read_detector_cards(model: str, refinement: str = "card") -> DetectorCards:
     """Read and check the cards of a detector.
 

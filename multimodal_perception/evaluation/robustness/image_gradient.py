@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -21,22 +21,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multimodal_perception.configuration import UserError
+from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
+from multimodal_perception.detection.bev_fusion.frame_images import ImagePreprocessor
+from multimodal_perception.detection.bev_fusion.image_bev import FrameImage, ImageSet
+from multimodal_perception.detection.bev_fusion.network_inputs import image_arrays, point_arrays
 from multimodal_perception.detection.bev_fusion.ultrasonic_channels import ultrasonic_readings
-from multimodal_perception.detection.fusion.detector import FusionDetector
-from multimodal_perception.detection.fusion.model_cards import (
-    find_image_cards,
-    find_without_lidar_card,
-)
-from multimodal_perception.detection.fusion.network_inputs import (
-    ImagePreprocessor,
-    proposal_inputs,
-)
 from multimodal_perception.detection.images.rgb_thermal import RgbThermalDetector
 from multimodal_perception.evaluation.robustness.attacked_pixels import (
     contrast_limits,
     image_pixels,
     pixel_bound,
 )
+from multimodal_perception.evaluation.robustness.lifted_gradient import ImageShare
 from multimodal_perception.frame import CameraImage, SensorFrame, ThermalImage
 from multimodal_perception.images.resize import fit_scale
 from multimodal_perception.images.rgb_thermal_inputs import (
@@ -77,9 +73,8 @@ def gradient_target(
     if isinstance(stage, (RgbThermalSegmenter, RgbThermalDetector)):
         card = load_card(stage.config.model)
         return None if card.weights is None else _view_target(stage, card, frame, sensor)
-    if isinstance(stage, FusionDetector) and stage.image_networks:
-        card = load_card(stage.config.model)
-        return None if card.weights is None else _fusion_target(stage, card, frame, sensor, cloud)
+    if isinstance(stage, BevFusionDetector):
+        return _fusion_target(stage, frame, sensor, cloud)
     return None
 
 
@@ -256,57 +251,42 @@ def _area_matrix(length: int, target: int) -> Tensor:
 
 
 def _fusion_target(
-    detector: FusionDetector, card: ModelCard, frame: SensorFrame, sensor: str, cloud: Cloud
+    detector: BevFusionDetector, frame: SensorFrame, sensor: str, cloud: Cloud
 ) -> GradientTarget | None:
-    """The target of the fusion detector: image and proposal network, without the second stage."""
-    n = detector.network_config
-    modality = "camera" if sensor in frame.cameras else "thermal"
-    size = n.camera_size if modality == "camera" else n.thermal_size
-    images: dict[str, Any] = dict(frame.cameras if modality == "camera" else frame.thermals)
-    known = [s for s in images if s in frame.intrinsics and s in frame.base_from_sensor]
-    limit = n.cameras if modality == "camera" else n.thermal_cameras
-    if sensor not in known[:limit]:
+    """The target of the BEV fusion detector: image network and first stage, without past sweeps."""
+    n, cards = detector.network_config, detector.cards
+    limits = {"camera": detector.config.max_cameras, "thermal": detector.config.max_thermal_cameras}
+    scaled = [i for i in ImagePreprocessor(n, limits).process(frame) if i.modality in cards.images]
+    index = next((k for k, image in enumerate(scaled) if image.sensor == sensor), None)
+    if index is None or any(c.weights is None for c in (cards.stage1, *cards.images.values())):
         return None
-    preprocessor = ImagePreprocessor(n.cameras, n.thermal_cameras, n.camera_size, n.thermal_size)
-    views, pixels = preprocessor.process(frame)
-    views = replace(views, ground=cloud.ground)
-    arrays, _ = proposal_inputs(
-        cloud.ground_relative_points, views, ultrasonic_readings(frame), n.pillars,
-        ray_samples=n.bev_to_image_attention,
-    )  # fmt: skip
-    cards = find_image_cards(card, n)
-    if not len(cloud.points):
-        card = find_without_lidar_card(card, n) or card
-    networks = {name: load_network(image_card) for name, image_card in cards.items()}
-    proposals: Any = load_network(card)
-    present = {
-        "camera": [v is not None for v in views.cameras],
-        "thermal": [v is not None for v in views.thermals],
-    }
-    fixed = {name: torch.from_numpy(values)[None] for name, values in arrays.items()}
+    networks = {modality: load_network(card) for modality, card in cards.images.items()}
+    stage1: Any = load_network(cards.stage1)
     with torch.no_grad():
-        features = {
-            name: [
-                networks[name](torch.from_numpy(pixels[f"{name}s"][k : k + 1]))
-                for k in range(len(present[name]))
-            ]
-            for name in networks
-        }
-    index = known.index(sensor)
-    to_input = _fitted(frame.readings[sensor], size)
+        encoded = [networks[i.modality](*map(torch.from_numpy, i.arrays.values())) for i in scaled]
+    images = ImageSet(
+        [
+            FrameImage(i.modality, i.view, features[0].numpy(), ranges[0].numpy())
+            for i, (features, ranges) in zip(scaled, encoded, strict=True)
+        ],
+        cloud.ground,
+    )
+    arrays, pillars = point_arrays(
+        cloud.ground_relative_points, [], None, ultrasonic_readings(frame), n
+    )
+    arrays |= image_arrays(images, pillars, n)
+    fixed = {name: torch.from_numpy(values)[None] for name, values in arrays.items()}
+    share = ImageShare(images, index, n, pillars.centroids)
+    clean = share(*encoded[index])
+    attacked = scaled[index]
+    rays = torch.from_numpy(attacked.arrays["ray_features"])
+    to_input = _fitted(frame.readings[sensor], n.image_size(attacked.modality))
 
     def objective(values: Tensor) -> Tensor:
-        changed = networks[modality](to_input(values))
-        inputs = dict(fixed)
-        for name, maps in features.items():
-            stacked = [
-                torch.zeros_like(m) if not is_present else m
-                for m, is_present in zip(maps, present[name], strict=True)
-            ]
-            if name == modality:
-                stacked[index] = changed
-            inputs[f"{name}_feature_map"] = torch.cat(stacked, dim=2)
-        scores = proposals(*(inputs[name] for name in card.inputs))[0]
+        changed = share(*networks[attacked.modality](to_input(values), rays))
+        moved = {name: fixed[name] + changed[name] - clean[name] for name in changed}
+        inputs = fixed | moved
+        scores = stage1(*(inputs[name] for name in cards.stage1.inputs))[0]
         return -(scores * scores.detach()).sum()
 
     values, _, level = image_pixels(frame, sensor)

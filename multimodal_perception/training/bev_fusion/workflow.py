@@ -50,11 +50,6 @@ class BevFusionWorkflow(Workflow):
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
         for name, stage in recipe.stages.items():
-            if stage.proposals_from_stage:
-                raise ValueError(
-                    f"stages.{name}.proposals_from_stage: must be empty for {recipe.network}; name all "
-                    "stages whose weights are needed in initial_weights"
-                )
             config = configs[name]
             earlier = {configs[other].stage for other in stage.initial_weights}
             for needed in NEEDS[config.stage]:

@@ -15,7 +15,6 @@ from multimodal_perception.resources import share_path
 
 Network = Literal[
     "bev_fusion",
-    "detector",
     "segmentation",
     "image_detector",
     "near_field",
@@ -43,7 +42,7 @@ class DataConfig:
             your sensors; segmentation and image_detector vary the rig themselves and ignore it.
         frames: Frames of each drive that are stored; ignored by near_field. Increase it for more data,
             although frames of the same drive resemble each other.
-        frame_interval: Sweeps from one stored frame to the next, for detector and image_fusion.
+        frame_interval: Sweeps from one stored frame to the next, for bev_fusion and image_fusion.
             Increase it for frames that resemble each other less; simulation time grows with it only a
             little.
         pairs: Folder of real visible and thermal images for image_fusion, relative to the recipe. Set
@@ -97,8 +96,6 @@ class StageConfig:
             not trained on when the stage must learn to correct their errors.
         initial_weights: Earlier stages whose weights are the initial weights; later ones override
             earlier ones. Set it to continue a training run or to add a part to a trained network.
-        proposals_from_stage: Earlier stage with the proposal network, for the detector's stages
-            refinement and large_vehicle_head. Set it in these stages, leave it empty in all others.
     """
 
     data: str
@@ -106,7 +103,6 @@ class StageConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     settings_from: str = ""
     initial_weights: tuple[str, ...] = ()
-    proposals_from_stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +117,8 @@ class Recipe:
         data: Simulated data by name. Use several when stages are trained on different drives.
         stages: Training runs by name, in the order in which they are run. Add a stage to train a part of
             the network on other data or with other settings.
-        export: Stage of each exported part: proposals, refinement and without_lidar for the detector,
-            stage1, images, refinement and calibration for bev_fusion, model for the other networks.
+        export: Stage of each exported part: stage1, images, refinement and calibration for
+            bev_fusion, model for the other networks.
             Leave it empty to export the last stage of the networks with a single part.
         variants: Further models by name, with the stage of each exported part, as in `export`; they are
             written to {out}/variants/NAME_VARIANT for comparisons. Use them for an ablation, whose rows
@@ -173,7 +169,6 @@ class Recipe:
                 raise ValueError(f"stages.{name}: needs either config or settings")
             for key, other in [
                 *(("initial_weights", s) for s in stage.initial_weights),
-                *(("proposals_from_stage", s) for s in [stage.proposals_from_stage] if s),
                 *(("settings_from", s) for s in [stage.settings_from] if s),
             ]:
                 if other not in earlier:

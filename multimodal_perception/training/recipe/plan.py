@@ -30,7 +30,7 @@ CALIBRATION_FRAMES = 2
 # Runs the arguments of an evaluation command, which writes its figures to a JSON file.
 Evaluate = Callable[[Sequence[str]], None]
 # Configuration keys that name a model; its card is an input of the stage.
-MODEL_KEYS = ("image_backbones", "backbones", "initial_model")
+MODEL_KEYS = ("backbones", "initial_model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,6 @@ class Plan:
         return dataclasses.replace(
             self._data_inputs(stage.data),
             start=[weights(other) for other in stage.initial_weights],
-            proposals=weights(stage.proposals_from_stage) if stage.proposals_from_stage else None,
         )
 
     def _data_inputs(self, name: str) -> StageInputs:
@@ -152,7 +151,6 @@ class Plan:
         recipe = self.file.recipe
         stage, config = recipe.stages[name], self.file.configs[name]
         needs = [f"render/{stage.data}", *(f"train/{s}" for s in stage.initial_weights)]
-        needs += [f"train/{stage.proposals_from_stage}"] if stage.proposals_from_stage else []
         values = dataclasses.asdict(config)
         for key in ("workers", "save_every"):  # do not change the result
             values["loop"].pop(key)

@@ -23,8 +23,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageInputs:
-    """Paths of a stage. data: its drives. pairs, images: folders of real images. start, proposals:
-    weights of earlier stages."""
+    """Paths of a stage. data: its drives. pairs, images: folders of real images. start: weights of
+    earlier stages."""
 
     data: DataConfig
     folder: Path
@@ -32,7 +32,6 @@ class StageInputs:
     pairs: Path | None
     images: Path | None = None
     start: Sequence[Path] = ()
-    proposals: Path | None = None
 
     def load_rig(self) -> Rig:
         assert self.rig is not None

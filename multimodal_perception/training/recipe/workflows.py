@@ -16,7 +16,6 @@ from multimodal_perception.files import user_path
 from multimodal_perception.rig import resolve_rig_path
 from multimodal_perception.runtime.card import ModelCard
 from multimodal_perception.training.bev_fusion.workflow import BevFusionWorkflow
-from multimodal_perception.training.detector.train import DetectorTraining
 from multimodal_perception.training.image_detector.train import ImageDetectorTraining
 from multimodal_perception.training.image_fusion.train import ImageFusionTraining
 from multimodal_perception.training.near_field.train import NearFieldTraining
@@ -31,93 +30,6 @@ from multimodal_perception.training.segmentation.train import SegmentationTraini
 from multimodal_perception.training.sensor_opinions.workflow import SensorOpinionsWorkflow
 
 
-class DetectorWorkflow(Workflow):
-    """The fusion detector; its stages are those of DetectorTraining.stage."""
-
-    config: type[Any] = DetectorTraining
-    uses_rig: bool = True
-    parts: tuple[str, ...] = ("proposals", "refinement", "without_lidar")
-
-    def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        check_parts(recipe, self.parts)
-        for name, stage in recipe.stages.items():
-            detector_stage = configs[name].stage
-            if (detector_stage == "proposals") == bool(stage.proposals_from_stage):
-                text = "must be empty" if stage.proposals_from_stage else "is required"
-                raise ValueError(
-                    f"stages.{name}.proposals_from_stage: {text} in the stage {detector_stage}"
-                )
-            if (
-                stage.proposals_from_stage
-                and configs[stage.proposals_from_stage].stage != "proposals"
-            ):
-                raise ValueError(
-                    f"stages.{name}.proposals_from_stage: {stage.proposals_from_stage} is not a stage "
-                    "proposals"
-                )
-            if detector_stage == "large_vehicle_head" and not stage.initial_weights:
-                raise ValueError(
-                    f"stages.{name}.initial_weights: is required in the stage {detector_stage}"
-                )
-            if (
-                stage.proposals_from_stage
-                and configs[stage.proposals_from_stage].network != configs[name].network
-            ):
-                raise ValueError(
-                    f"stages.{name}: network differs from that of {stage.proposals_from_stage}"
-                )
-        if "proposals" not in recipe.export:
-            raise ValueError("export.proposals: missing")
-        networks = {part: configs[name].network for part, name in recipe.export.items()}
-        for part, exported in recipe.export.items():
-            detector_stage = configs[exported].stage
-            if (part == "refinement") != (detector_stage != "proposals"):
-                raise ValueError(f"export.{part}: {exported} is a stage {detector_stage}")
-            if networks[part] != networks["proposals"]:
-                raise ValueError(f"export.{part}: network differs from that of export.proposals")
-
-    def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
-        from multimodal_perception.training.detector.drives import render_samples
-
-        d, rig = inputs.data, inputs.load_rig()
-        render_samples(d.seed_list(), rig, d.frames, d.frame_interval, inputs.folder, workers)
-
-    def render_cost(self, data: DataConfig) -> Cost:
-        frames = data.frames * len(data.seed_list())
-        return Cost(3.7e6 * frames, 0.9 * frames)  # samples and their image features
-
-    def train(self, inputs: StageInputs, config: Any, out: Path) -> None:
-        from multimodal_perception.training.detector.stages import train_stage
-
-        train_stage(config, inputs.folder, out, inputs.start, inputs.proposals)
-
-    def train_cost(self, data: DataConfig, config: Any) -> Cost:
-        if config.stage == "large_vehicle_head":
-            frames = data.frames * len(data.seed_list()) * config.views_per_frame
-            return Cost(80e6, 0.3 * frames + 0.05 * config.loop.steps)
-        per_sample = 0.25 if config.network.global_fusion else 0.15
-        return Cost(80e6, per_sample * config.loop.batch_size * config.loop.steps)
-
-    def weights(self, config: Any, out: Path) -> Path:
-        stage = "proposals" if config.stage == "proposals" else "refinement"
-        return out / f"{stage}.safetensors"
-
-    def export(
-        self, parts: Mapping[str, tuple[Any, Path]], out: Path, name: str
-    ) -> list[ModelCard]:
-        from multimodal_perception.training.detector.export import export_detector
-
-        paths = {part: self.weights(config, folder) for part, (config, folder) in parts.items()}
-        return export_detector(
-            parts["proposals"][0].network,
-            paths["proposals"],
-            paths.get("refinement"),
-            out / name,
-            None,
-            without_lidar=paths.get("without_lidar"),
-        )
-
-
 class SegmentationWorkflow(Workflow):
     """Segmentation of camera and thermal images."""
 
@@ -126,7 +38,7 @@ class SegmentationWorkflow(Workflow):
     parts: tuple[str, ...] = ("model",)
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        _check_single_network(recipe, self.parts)
+        check_parts(recipe, self.parts)
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
         _render_image_drives(inputs, config.second_input == "lidar", workers)
@@ -171,7 +83,7 @@ class ImageDetectorWorkflow(Workflow):
     parts: tuple[str, ...] = ("model",)
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        _check_single_network(recipe, self.parts)
+        check_parts(recipe, self.parts)
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
         _render_image_drives(inputs, False, workers)
@@ -219,7 +131,7 @@ class NearFieldWorkflow(Workflow):
     parts: tuple[str, ...] = ("model",)
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        _check_single_network(recipe, self.parts)
+        check_parts(recipe, self.parts)
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
         from multimodal_perception.training.near_field.dataset import simulate_drives
@@ -271,7 +183,7 @@ class ImageFusionWorkflow(Workflow):
     parts: tuple[str, ...] = ("model",)
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
-        _check_single_network(recipe, self.parts)
+        check_parts(recipe, self.parts)
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
         from multimodal_perception.training.image_fusion.rendering import render_pairs
@@ -322,7 +234,6 @@ class ImageFusionWorkflow(Workflow):
 
 WORKFLOWS: dict[Network, Workflow] = {
     "bev_fusion": BevFusionWorkflow(),
-    "detector": DetectorWorkflow(),
     "segmentation": SegmentationWorkflow(),
     "image_detector": ImageDetectorWorkflow(),
     "near_field": NearFieldWorkflow(),
@@ -338,15 +249,6 @@ def rig_file(name: str, recipe_folder: Path) -> Path:
     if not path.is_file():
         raise UserError(f"rig {name}: no such file or shipped rig")
     return path
-
-
-def _check_single_network(recipe: Recipe, parts: tuple[str, ...]) -> None:
-    check_parts(recipe, parts)
-    for name, stage in recipe.stages.items():
-        if stage.proposals_from_stage:
-            raise ValueError(
-                f"stages.{name}.proposals_from_stage: must be empty for {recipe.network}"
-            )
 
 
 def _render_image_drives(inputs: StageInputs, lidar: bool, workers: int) -> None:

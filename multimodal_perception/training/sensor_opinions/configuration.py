@@ -38,7 +38,7 @@ class SensorOpinionsTraining:
             box.
     """
 
-    detector: str = "detector"
+    detector: str = "bev_fusion"
     hidden: int = field(default=48, metadata={"min": 4, "max": 512})
     dropout: float = field(default=0.1, metadata={"min": 0.0, "max": 0.9})
     reliability: float = field(default=0.9, metadata={"min": 0.01, "max": 1.0})

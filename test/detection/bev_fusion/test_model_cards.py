@@ -15,11 +15,9 @@ from multimodal_perception.detection.bev_fusion.boxes import calibrated_scores
 from multimodal_perception.detection.bev_fusion.detector import BevFusionDetector
 from multimodal_perception.detection.bev_fusion.fusion_config import FusionConfig
 from multimodal_perception.detection.bev_fusion.model_cards import (
-    is_bev_fusion,
     read_detector_cards,
     score_calibration,
 )
-from multimodal_perception.detection.fusion_detectors import open_fusion_detector
 from multimodal_perception.frame import CLASS_NAMES, Modality
 from multimodal_perception.pipeline_builder import PipelineConfig, build_pipeline
 from multimodal_perception.rig import load_rig, resolve_rig_path
@@ -135,11 +133,11 @@ def test_sensors_beyond_the_limits_are_listed_with_the_parameter(small_model: Pa
     assert not everything.surplus and everything.used == frozenset(rig.sensors)
 
 
-def test_architecture_of_the_card_selects_the_detector(small_model: Path) -> None:
-    assert is_bev_fusion(str(small_model)) and not is_bev_fusion("detector")
-    assert isinstance(
-        open_fusion_detector(FusionConfig(str(small_model)), RUNTIME), BevFusionDetector
-    )
+def test_pipeline_opens_the_detector_of_a_model_and_refuses_other_networks(
+    small_model: Path,
+) -> None:
+    with pytest.raises(UserError, match="architecture: 'near_field'; expected 'bev_fusion'"):
+        BevFusionDetector(FusionConfig("near_field"), RUNTIME)
     config = PipelineConfig(
         detector="fusion", fusion=FusionConfig(str(small_model)), runtime=RUNTIME, occupancy="none"
     )

@@ -240,7 +240,7 @@ def test_a_packed_state_of_another_recipe_is_not_used(
             r"stages\.a\.settings: gt_sampling: allowed: car",
         ),
         (
-            {"stages": {"a": {**stage("lidar", "drives"), "proposals_from_stage": ""}}, "data": {
+            {"stages": {"a": stage("lidar", "drives")}, "data": {
                 "drives": {"seeds": ["1"]}, "more": {"seeds": ["2"]}}, "export": {"stage1": "a"}},
             r"data\.more: is not used",
         ),

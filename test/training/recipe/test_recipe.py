@@ -23,12 +23,8 @@ from multimodal_perception.training.recipe.configuration import load_recipe
 from multimodal_perception.training.recipe.plan import Plan
 from multimodal_perception.training.recipe.steps import StepRunner, locked
 from test.killed_processes import kill_when
-from test.training.recipe.tiny_recipes import (
-    DETECTOR_STAGES,
-    LOOP,
-    write_detector_recipe,
-    write_recipe,
-)
+from test.training.bev_fusion.tiny import SEED
+from test.training.recipe.tiny_recipes import LOOP, write_detector_recipe, write_recipe
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -75,9 +71,10 @@ def test_a_recipe_writes_models_with_complete_cards(finished: tuple[Path, Path])
     card.read_file("onnx")
     training = card.training
     assert training is not None and training.recipe == "recipe.yaml"
-    assert set(training.files) == {"recipe.yaml", "lidar.yaml", "fusion.yaml", "refinement.yaml"}
+    stages = ("image_encoder", "lidar", "fusion", "refinement")
+    assert set(training.files) == {"recipe.yaml", *(f"{name}.yaml" for name in stages)}
     assert training.files["recipe.yaml"] == load_recipe(recipe).file_hashes()["recipe.yaml"]
-    assert "seeds 3" in training.data and training.version and training.device
+    assert f"seeds {SEED}" in training.data and training.version and training.device
     assert card.notes == "For a test."
     assert card.figures["quick"] == {
         "command": "evaluate subsets --detector {model}",
@@ -102,8 +99,8 @@ def test_a_changed_stage_is_trained_again_and_earlier_steps_are_kept(
 ) -> None:
     recipe, out = write_detector_recipe(tmp_path), tmp_path / "out"
     shutil.copytree(finished[1], out)
-    weights = out / "stages" / "refinement" / "refinement.safetensors"
-    earlier = {p: p.stat().st_mtime_ns for p in out.glob("stages/*/proposals.safetensors")}
+    weights = out / "stages" / "refinement" / "stage2.safetensors"
+    earlier = {p: p.stat().st_mtime_ns for p in out.glob("stages/*/stage1.safetensors")}
     assert {p.parent.name for p in earlier} == {"lidar", "fusion"}
     config = yaml.safe_load((tmp_path / "refinement.yaml").read_text())
     config["loop"] = {**LOOP, "steps": 2}
@@ -112,7 +109,7 @@ def test_a_changed_stage_is_trained_again_and_earlier_steps_are_kept(
     runner = StepRunner(out, plan.steps())
     states = {step.name: runner.state(step) for step in plan.steps()}
     # The evaluation, which this recipe does not have, changes no weights.
-    kept = {"render/drives", "train/lidar", "train/fusion"}
+    kept = {"render/drives", "train/image_encoder", "train/lidar", "train/fusion"}
     assert {name for name, state in states.items() if state == "finished"} == kept
     before = weights.read_bytes()
     run(recipe, out, last="train/refinement")
@@ -134,11 +131,8 @@ def test_a_recipe_that_was_killed_gives_the_same_weights(
     recipe = write_detector_recipe(tmp_path)
     out = tmp_path / "out"
     for pattern in (
-        "data/drives/*.npz",  # in a step, after the first frame
+        # test/training/bev_fusion has kills within the rendering and the stages.
         "steps/render_drives.finished",  # between steps
-        "stages/lidar/checkpoint.pt",  # in a stage, after a checkpoint
-        "data/drives/*.scales",  # while the image features are computed
-        "stages/refinement/checkpoint.pt",
         "export/tiny_camera/model.onnx",
     ):
         kill_when_exists(recipe, out, pattern)
@@ -166,7 +160,7 @@ def test_a_single_step_needs_the_steps_before_it(
     assert main([*command, "fusion"]) == 2
     assert "train/fusion: the step render/drives is not finished" in capsys.readouterr().err
     assert main([*command, "nothing"]) == 2
-    assert "--only nothing: allowed: render/drives, train/lidar" in capsys.readouterr().err
+    assert "--only nothing: allowed: render/drives, train/image_encoder" in capsys.readouterr().err
     assert main([*command, "drives", "--workers", "1"]) == 0
     assert len(list((tmp_path / "out" / "data" / "drives").glob("*.npz"))) == 2
 
@@ -190,7 +184,7 @@ def test_other_folders_and_folders_in_use_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"network": "magic"}, r"recipe\.yaml: network: allowed: bev_fusion, detector"),
+        ({"network": "magic"}, r"recipe\.yaml: network: allowed: bev_fusion, segmentation"),
         ({"name": "../x"}, r"recipe\.yaml: name: only lower-case letters"),
         ({"data": {"drives": {"seeds": ["5..3"]}}}, r"recipe\.yaml: data\.drives: seeds: 5\.\.3"),
         ({"data": {"drives": {"seeds": ["10000"]}}}, "reserved for evaluation"),
@@ -210,13 +204,16 @@ def test_other_folders_and_folders_in_use_are_refused(tmp_path: Path) -> None:
         ),
         (
             {"stages": {"a": {"config": "refinement.yaml", "data": "drives"}}, "export": {}},
-            r"stages\.a\.proposals_from_stage: is required in the stage refinement",
+            r"stages\.a\.initial_weights: a stage refinement needs the weights of a stage image_enc",
         ),
-        ({"export": {"proposals": "nothing"}}, r"export\.proposals: allowed: lidar, fusion"),
-        ({"export": {"refinement": "refinement"}}, r"export\.proposals: missing"),
         (
-            {"export": {"proposals": "lidar", "refinement": "refinement"}},
-            r"export\.refinement: network differs",
+            {"export": {"stage1": "nothing"}},
+            r"export\.stage1: allowed: image_encoder, lidar, fusion",
+        ),
+        ({"export": {"refinement": "refinement"}}, r"export\.stage1: missing"),
+        (
+            {"export": {"stage1": "lidar", "refinement": "fusion"}},
+            r"export\.refinement: fusion is a stage fusion; expected refinement",
         ),
         ({"evaluation": {"a": "magic --x"}}, r"evaluation\.a: allowed: .*subsets.*; got 'magic'"),
     ],
@@ -237,8 +234,7 @@ def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
         match=r"recipe\.yaml: stages\.fusion\.config: .*fusion\.yaml: loop\.steps: allowed",
     ):
         load_recipe(recipe)
-    config = {**DETECTOR_STAGES["fusion"], "image_backbones": "magic"}
-    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config))
+    recipe = write_recipe(tmp_path / "boxes", "image_detector", FRAMES, {"backbones": "magic"})
     with pytest.raises(UserError, match="magic"):
         Plan(load_recipe(recipe), tmp_path / "out", evaluate).steps()
     with pytest.raises(UserError, match="neither a recipe file nor a shipped recipe"):
@@ -247,7 +243,14 @@ def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "network",
-    ["bev_fusion", "detector", "segmentation", "image_detector", "near_field", "image_fusion"],
+    [
+        "bev_fusion",
+        "segmentation",
+        "image_detector",
+        "near_field",
+        "image_fusion",
+        "sensor_opinions",
+    ],
 )
 def test_shipped_recipes_are_valid(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -320,7 +323,7 @@ def test_models_are_restored_after_a_crash_between_the_renames(tmp_path: Path) -
     (tmp_path / ".models.previous" / "tiny").mkdir(parents=True)
     with pytest.raises(UserError, match="not a checkpoint"):
         write_model_cards(
-            file, tmp_path / "export", tmp_path / "models", {}, [tmp_path], {"proposals": "lidar"}
+            file, tmp_path / "export", tmp_path / "models", {}, [tmp_path], {"stage1": "lidar"}
         )
     assert (tmp_path / "models" / "tiny").is_dir()
     assert not (tmp_path / ".models.previous").exists()

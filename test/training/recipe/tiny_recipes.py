@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from test.training.test_recorded_data import TINY
+from multimodal_perception.training.bev_fusion.export import plain_config
+from test.training.bev_fusion.tiny import SEED, TINY
 
-NETWORK = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(TINY).items()}
 LOOP = {"steps": 3, "batch_size": 2, "workers": 0, "save_every": 1, "precision": "fp32"}
-DETECTOR_STAGES: dict[str, dict[str, Any]] = {
-    "lidar": {"network": {**NETWORK, "global_fusion": False}, "loop": LOOP},
-    "fusion": {"network": NETWORK, "loop": LOOP},
-    "refinement": {"stage": "refinement", "network": NETWORK, "loop": LOOP},
+# Earlier stages whose weights each stage of the detector needs.
+DETECTOR_STAGES: dict[str, list[str]] = {
+    "image_encoder": [],
+    "lidar": [],
+    "fusion": ["image_encoder", "lidar"],
+    "refinement": ["image_encoder", "fusion"],
 }
 
 
+def detector_stage(stage: str) -> dict[str, Any]:
+    """The configuration of a stage of the detector."""
+    network = plain_config(TINY)
+    return {
+        "stage": stage, "network": network, "loop": LOOP, "pretrained": False, "rois_per_frame": 8,
+    }  # fmt: skip
+
+
 def write_detector_recipe(folder: Path, **changes: Any) -> Path:
-    """A recipe with the stages lidar, fusion and refinement. changes: replaced keys of the recipe."""
+    """A recipe of the BEV fusion detector without calibration. changes: replaced keys."""
     recipe: dict[str, Any] = {
         "name": "tiny",
-        "network": "detector",
-        "data": {"drives": {"seeds": ["3"], "frames": 2, "frame_interval": 5}},
+        "network": "bev_fusion",
+        "data": {"drives": {"seeds": [str(SEED)], "frames": 2, "frame_interval": 5}},
         "stages": {
-            "lidar": {"config": "lidar.yaml", "data": "drives"},
-            "fusion": {"config": "fusion.yaml", "data": "drives", "initial_weights": ["lidar"]},
-            "refinement": {
-                "config": "refinement.yaml",
-                "data": "drives",
-                "proposals_from_stage": "fusion",
-            },
+            name: {"config": f"{name}.yaml", "data": "drives", "initial_weights": needed}
+            for name, needed in DETECTOR_STAGES.items()
         },
-        "export": {"proposals": "fusion", "refinement": "refinement"},
+        "export": {"stage1": "fusion", "images": "image_encoder", "refinement": "refinement"},
         "notes": "For a test.",
         **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, config in DETECTOR_STAGES.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    for name in DETECTOR_STAGES:
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(detector_stage(name)))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return folder / "recipe.yaml"
 

@@ -1,1 +1,0 @@
-"""Two-stage fusion detector of LiDAR, images and ultrasonic ranges."""

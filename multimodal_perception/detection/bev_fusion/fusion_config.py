@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 # Default of FusionConfig.min_score. Scores are calibrated: the probability that the centre of a box is
-# within 2 m of an object of its class.
-DEFAULT_MIN_SCORE = 0.36
+# within 2 m of an object of its class. At 0.5 the F1 score is highest on the PandaSet
+# development frames; on simulated drives 520 to 528 and 1760 to 1768 it changes by 0.03 between 0.45 and 0.65.
+DEFAULT_MIN_SCORE = 0.5
 
 
 @dataclass(frozen=True)

@@ -132,10 +132,12 @@ def figure_rows(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[
     """Nested figures of a card as rows."""
     for name, value in figures.items():
         title = f"{prefix}{str(name).replace('_', ' ')}"
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
             yield from figure_rows(value, f"{title}: ")
+        elif isinstance(value, Mapping):
+            yield title, table_text("; ".join(f"{k} {v}" for k, v in value.items()))
         else:
-            yield title, str(value).replace("|", "\\|").replace("\n", " ")
+            yield title, table_text(str(value))
 
 
 def command_reference(

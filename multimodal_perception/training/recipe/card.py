@@ -18,6 +18,7 @@ from multimodal_perception.configuration import UserError
 from multimodal_perception.runtime.card import ModelCard, Training, load_card, write_card
 from multimodal_perception.training.checkpoint import read_hours
 from multimodal_perception.training.recipe.configuration import RecipeFile
+from multimodal_perception.training.recipe.figure_summary import summarize_figures
 
 
 def write_model_cards(
@@ -112,11 +113,10 @@ def _device() -> str:
 
 
 def _read_figures(path: Path, model: Path) -> dict[str, Any]:
-    """The figures of an evaluation. The path of the evaluated model is replaced by its name."""
+    """The summary of an evaluation. The path of the evaluated model is replaced by its name."""
     try:
         text = path.read_text(encoding="utf-8").replace(str(model), model.name)
-        figures: dict[str, Any] = json.loads(text)
-        return figures
+        return summarize_figures(json.loads(text))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}") from error
 

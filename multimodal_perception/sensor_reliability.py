@@ -109,7 +109,7 @@ class EvidenceMonitor:
         if not wrong:
             return StageStatus("evidence", Level.OK, "ok", values)
         named = ", ".join(f"{name} (weight {reliability[name]:.2f})" for name in wrong)
-        message = f"opinions contradict the tracked objects: {named}"
+        message = f"opinions contradict the tracked objects or the other sensors: {named}"
         return StageStatus("evidence", Level.WARN, message, values)
 
     def _confirmed(self, boxes: Boxes3D) -> NDArray[np.int64]:

@@ -11,7 +11,8 @@ in it. The points are already corrected for the motion of the vehicle. A point b
 360-degree LiDAR (column d is 0) or to the front-facing LiDAR (d is 1).
 
 base_link is on the ground below the main LiDAR, x forward. The axes of the main LiDAR are x right and
-y forward; where the front camera looks in another direction, its viewing direction is taken as forward.
+y forward; if the optical axis of the front camera has another direction, this direction is used as
+forward.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ SATURATED_FRACTION = (0.35, 0.8)
 # Ratio of the mean absolute amplitude of the first to the second and of the second to the third
 # octave. Sharp images are above the second value.
 FIRST_OCTAVE_RATIO, SECOND_OCTAVE_RATIO = (0.5, 0.8), (0.4, 0.6)
-# Fraction of pixels with adversarial-looking texture; on real streets it is below the first value.
+# Fraction of pixels with texture like adversarial patches; on real streets it is below the first value.
 ADVERSARIAL_FRACTION = (0.004, 0.02)
 # An image is frozen, apart from noise, if its coarse copy (px) differs from an earlier one by less than
 # this fraction of its contrast while the vehicle has driven this distance, m. On simulated drives by day
@@ -63,8 +63,9 @@ class ImageQualityConfig:
             do not exist; set it to 0 to switch the check off.
         lens_covered: Fraction of the examined part of the lens that must be covered by patches for a
             warning. Increase it if small drops and dirt should not cause a warning.
-        min_texture_factor: Lower limit of the factor for adversarial-looking texture, which colourful
-            scenes can have as well. Decrease it to let such texture reduce the score further.
+        min_texture_factor: Lower limit of the factor for texture that resembles adversarial patches,
+            which colourful scenes can have as well. Decrease it to let such texture reduce the score
+            further.
         texture_adaptation_s: Time constant with which a sensor's usual amount of colourful texture is
             adapted to the scene. Increase it to keep the factor low for longer when such texture
             persists.
@@ -90,7 +91,7 @@ class _SensorState:
     previous one. coarse, coarse_ns, coarse_m: coarse copy of the last image that differed by more than
     noise, its stamp, and the driven distance at that time. travelled: driven distance at the last image.
     unchanged_s: time without a change.
-    usual_fraction: slow mean of the fraction of pixels with adversarial-looking texture.
+    usual_fraction: slow mean of the fraction of pixels with texture like adversarial patches.
     """
 
     stamp_ns: int
@@ -243,7 +244,7 @@ class ImageQualityMonitor:
         return (0.0 if frozen else 1.0), elapsed_s, moved
 
     def _texture(self, sensor: str, fraction: float, elapsed_s: float) -> float:
-        """Factor for the fraction of adversarial-looking pixels above the sensor's usual fraction."""
+        """Factor for the fraction of pixels with such texture above the sensor's usual fraction."""
         state = self._states[sensor]
         excess = fraction - max(state.usual_fraction - ADVERSARIAL_FRACTION[0], 0.0)
         weight = 1.0 - np.exp(-elapsed_s / self.config.texture_adaptation_s)
@@ -306,7 +307,7 @@ def _sharpness(grey: NDArray[np.uint8]) -> float:
 
 
 def _adversarial_fraction(small: NDArray[np.uint8]) -> float:
-    """Fraction of pixels with adversarial-looking texture: strong local colours that cancel out.
+    """Fraction of pixels with texture like adversarial patches: strong local colours that cancel out.
 
     Printed patches that mislead networks have such texture.
     """

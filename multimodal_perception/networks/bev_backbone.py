@@ -1,4 +1,4 @@
-"""The bird's-eye-view (BEV) backbone with three scales, and two necks: FPN and RCNet."""
+"""Convolutions of the bird's-eye-view (BEV) backbone, and its neck, a feature pyramid (FPN)."""
 
 from __future__ import annotations
 

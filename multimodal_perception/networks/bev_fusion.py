@@ -3,8 +3,8 @@
 LiDAR pillars (PointPillars, Lang et al. 2019) with past sweeps and painted points; image features at
 the pillars (Global Fusion of LoGoNet, Li et al. 2023) and lifted into the bird's-eye view; a BEV
 backbone and centre heads (CenterPoint, Yin et al. 2021) with velocities and variances. All shapes are
-static and none depends on the number of images. What depends on geometry (lifting, sampling, pillars)
-is computed outside the network (detection.bev_fusion).
+static and none depends on the number of images. Geometric computations (lifting, sampling, pillars) are
+outside the network (detection.bev_fusion).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class GridConfig:
             normalises it away, log_odds is the Bayesian occupancy grid. Keep yager to see contradictions
             between sensors; use log_odds to compare with common occupancy grids.
         half_life_s: Time after which evidence that is not renewed has lost half of its mass. Increase it
-            to remember static obstacles for longer; decrease it in busy environments.
+            to keep static obstacles for longer; decrease it in busy environments.
         moving_half_life_s: Half-life of evidence in conflict and of cells that a moving object has left.
             Decrease it if moving objects leave occupied cells behind them.
         max_speed: Speed above which a change of the odometry pose is treated as a jump, which clears the

@@ -72,8 +72,8 @@ class EvidentialConfig:
         occlusion_depth: Distance behind a new LiDAR return within which older free evidence is
             cleared if no ray confirms it, as an object that moved there may be that deep. Increase
             it for traffic with long vehicles; set it to 0 to keep all free evidence.
-        grid: Combination and ageing of evidence. Change these values to adapt how long the grid
-            remembers obstacles.
+        grid: Combination and ageing of evidence. Change these values to adapt for how long the
+            grid keeps obstacles.
         reliability: Reliability of the sources. Lower a value to give a source less weight.
         ultrasonic: Inverse sensor model of the ultrasonic sensors. Change these values to match the
             data sheet of your sensors.

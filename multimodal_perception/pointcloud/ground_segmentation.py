@@ -55,12 +55,13 @@ class GroundConfig:
         max_range: Distance from the vehicle beyond which points are ignored by all stages. Increase it
             for highway driving with long-range LiDARs; larger values cost time.
         height_tolerance: Maximum vertical distance of a ground return from the expected ground height.
-            Increase it for uneven terrain or noisy LiDARs; larger values take kerbs and low objects for
-            ground.
+            Increase it for uneven terrain or noisy LiDARs; with larger values kerbs and low objects are
+            classified as ground.
         tolerance_growth: Increase of height_tolerance per metre since the last ground return.
-            Increase it for hilly terrain; larger values take bonnets of parked cars for ground.
-        max_slope: Maximum slope of the ground, as rise over run. Increase it for steep ramps; larger
-            values follow the surfaces of objects more easily.
+            Increase it for hilly terrain; with larger values bonnets of parked cars are classified as
+            ground.
+        max_slope: Maximum slope of the ground, as rise over run. Increase it for steep ramps; with
+            larger values sloped surfaces of objects are more often classified as ground.
         max_ground_height: Points up to this height above the estimated ground are ground. Increase it
             for tall grass or noisy LiDARs; decrease it to detect lower obstacles.
     """

@@ -44,7 +44,7 @@ class NodeConfig:
             sensor is late by this time.
         synchronization_policy: How readings become frames. `deadline` also gives incomplete frames;
             `approximate` and `exact` behave like the synchronizers of message_filters and give
-            complete frames only. Keep `deadline` if the vehicle must continue to perceive when a
+            complete frames only. Keep `deadline` if frames must continue to be processed when a
             sensor fails.
         frame_rate_hz: Rate of frames with the synchronization policy `deadline`. The value 0 gives
             the rate of the first available modality in the order LiDAR, camera, thermal camera,

@@ -412,7 +412,7 @@ class Simulation:
         )
 
     def _objects_in_images(self, record: _FrameRecord) -> dict[str, ImageObjects]:
-        """The objects in each image, as the cameras see them with their true extrinsics."""
+        """The objects in each image, projected with the true extrinsics of the cameras."""
         models = {s.name: s.model for s in self._cameras}
         models |= {s.name: s.model for s in self._thermals}
         result = {}

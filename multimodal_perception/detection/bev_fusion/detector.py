@@ -9,7 +9,8 @@ The steps for each frame:
 4. The first stage predicts proposals, the second stage refines the best of them.
 5. Non-maximum suppression removes duplicates, and the geometric check adds vehicles that the networks
    missed (see detection.bev_fusion.geometric_check).
-6. If the model has a network for it, each sensor's opinion about each box is added (`opinions`).
+6. If the model card names a network for it, the opinion of each sensor about each box is added
+   (`opinions`).
 
 Heights are measured from the estimated ground surface, so that slopes do not shift the networks' inputs.
 """
@@ -186,7 +187,7 @@ class BevFusionDetector:
         self._frames = 0
         compile_kernels(network)
 
-    # --- What the detector needs and reports
+    # --- Inputs that the detector uses, counts and status
 
     @property
     def uses_proposals(self) -> bool:
@@ -204,7 +205,7 @@ class BevFusionDetector:
 
     @property
     def counts(self) -> dict[str, int]:
-        """See the class."""
+        """Counts by reason, see the docstring of the class."""
         counts = Counter(self._own_counts)
         for part in (self._preprocessor.counts, self._encoders.counts):
             counts.update(dict(part))
@@ -411,7 +412,7 @@ class BevFusionDetector:
             painted = [PaintedImage(views[sensor], s) for sensor, s in scores.items()]
             painting = paint_points(cloud.points[:, :3], cloud.height, painted)
         points = cloud.ground_relative_points
-        # While the image networks run.
+        # These are computed while the image networks run on the other thread.
         arrays, pillars = point_arrays(points, past, painting, ultrasonic_readings(frame), n)
         encoded = prepared.encoded.result()
         if not len(points) and not encoded:

@@ -1,9 +1,9 @@
 """Safety check of the fusion networks by the geometric detector.
 
-A network can miss an object that it was not trained on, even one that thousands of points lie on: in a
-dense queue, the shipped networks give the car straight ahead a score below their threshold. The
-geometric detector needs no training. This check compares both: a vehicle that the geometric detector
-reports with high confidence and that no box of the networks explains is added to the result.
+A network can miss an object that differs from its training data, even if thousands of points lie on it:
+the networks of version 0.2 missed the car straight ahead in a dense queue. The geometric detector needs
+no training data. A vehicle that it detects with a high score is added to the result if no box of the
+networks explains it, that is, if the networks have no box for the same object.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from multimodal_perception.geometry.boxes import iou_bev
 
 # The geometric detector confuses people with poles and shrubs, so only its vehicles are used.
 VEHICLES = tuple(CLASS_NAMES.index(name) for name in ("car", "van", "truck", "bus"))
-# A box explains a geometric box if their BEV IoU or the distance of their centres [m] is at least, or at
-# most, this.
+# A vehicle box of the networks explains a geometric box if their BEV IoU is at least EXPLAINING_IOU (and
+# its score is above the limits below), or if the distance of their centres is at most
+# EXPLAINING_DISTANCE, metres.
 EXPLAINING_IOU, EXPLAINING_DISTANCE = 0.1, 1.0
 # A box of the networks that overlaps an unexplained geometric box is replaced up to this score, or up to
-# the second one if the geometric detector is nearly certain. Above it the networks are right more often.
-# On simulated drives 520 to 528 and 1760 to 1768 and on all real development samples, the results are the
-# same from 0.4 and 0.5 to 0.75 and 0.85.
+# the second one if the geometric score is at least CERTAIN_SCORE. Above it the networks are correct more
+# often. On simulated drives 520 to 528 and 1760 to 1768 and on all real development samples, the results
+# are the same from 0.4 and 0.5 to 0.75 and 0.85.
 MAX_REPLACED_SCORE, MAX_REPLACED_SCORE_IF_CERTAIN = 0.6, 0.7
 CERTAIN_SCORE = 0.98
 
@@ -42,9 +43,9 @@ def add_unexplained_vehicles(boxes: Boxes3D, geometric: Boxes3D, min_score: floa
     """Add confident vehicles of the geometric detector that the networks missed.
 
     boxes, geometric: in the same frame, from the networks and from the geometric detector. min_score:
-    geometric boxes below it are not used. Boxes of the networks inside an added vehicle (parts of it
-    that were classified as people) and weak boxes that overlap it are removed. The result is sorted by
-    score, highest first.
+    geometric boxes below it are not used. Boxes of other classes inside an added vehicle (parts of it
+    that were classified as people) are removed, and boxes with low scores that overlap it. The result
+    is sorted by score, highest first.
     """
     confident = np.isin(geometric.labels, VEHICLES) & (geometric.scores >= min_score)
     candidates = geometric.select(confident)

@@ -51,8 +51,8 @@ class FrameImage:
 
     modality: key of IMAGE_MODALITIES. view: camera model of the scaled image and its pose. features:
     (h, w, C) float32 at FEATURE_STRIDE. ranges: (h / 2, w / 2, D) float32 at DEPTH_STRIDE, probability
-    of each range bin. paint: (h / 2, w / 2, PAINT_CHANNELS) float32, class-group scores of a 2D network
-    times 1, then 1 where it covers the image (see painting); None without a 2D network.
+    of each range bin. paint: (h / 2, w / 2, PAINT_CHANNELS) float32, class-group scores of a 2D network,
+    then 1 in cells within the image (see painting.paint_grid); None without a 2D network.
     """
 
     modality: str
@@ -108,10 +108,11 @@ def lift_images(
     """Features of all images in the cells of the lift grid: (G * G, config.lift_channels) float32.
 
     G = config.lift_size; cells in the order row * G + column, rows run along y. Channels of each
-    modality, means over the images and heights that show the cell: features times weight (C); weight
-    at each height (mean over images); probability that the surface is nearer than the cell; 1 if any
-    image shows the cell. After both modalities, the mean over all images and heights of the painting
-    times weight (PAINT_CHANNELS), if config.painting. Zeros in cells that no image shows.
+    modality, means over the images and heights that show the cell: features multiplied by the weight
+    (C), where the weight is the probability that the surface is at the cell's range; the weight at each
+    height (mean over images); probability that the surface is nearer than the cell; 1 if any image shows
+    the cell. After both modalities, the mean over all images and heights of the painting multiplied by
+    the weight (PAINT_CHANNELS), if config.painting. Zeros in cells that no image shows.
 
     executor: threads for blocks of rows; the result does not depend on it.
     """

@@ -14,7 +14,7 @@ SECTORS = 720
 # A beam ends in front of or behind a box if its return is this far from the nearest or farthest corner,
 # metres.
 BOX_MARGIN = 0.5
-# Larger clouds are thinned out to this number of points; their beams count more.
+# Larger clouds are thinned out to this number of points; each remaining beam then has a larger weight.
 MAX_POINTS = 40_000
 FRONT, INSIDE, BEHIND = range(3)
 

@@ -41,8 +41,8 @@ BEV_STRIDE = 2
 class BevFusionNetworkConfig:
     """Architecture of the BEV fusion detector. The weights of a model only fit the values of its card.
 
-    No value limits the number of images: each image is processed by itself, and the contributions of
-    all images are averaged. The limits of the node are max_cameras and max_thermal_cameras of
+    No value limits the number of images: each image is processed independently, and the contributions
+    of all images are averaged. The limits of the node are max_cameras and max_thermal_cameras of
     FusionConfig.
 
     Attributes:
@@ -59,7 +59,7 @@ class BevFusionNetworkConfig:
         range_bins: Number of bins of the predicted range of each pixel, of which the last one means
             beyond max_range. Increase it for a finer resolution when you train with more data.
         min_range: Euclidean range of the end of the first bin, from the camera. Decrease it for small
-            vehicles with cameras that have objects right in front of them.
+            vehicles, whose cameras may be close to objects.
         max_range: Euclidean range of the beginning of the last bin. Increase it together with the
             half extent of the pillars when you train for a longer range.
         lift_heights: Heights above the ground at which the cells of the lift grid are projected into
@@ -68,14 +68,15 @@ class BevFusionNetworkConfig:
             accurate but slower network.
         depths: Numbers of convolutions after the strided one in the three stages of the BEV backbone.
             Increase them for a larger receptive field; the time grows with them.
-        neck_channels: Number of channels of the BEV feature map behind the neck. Increase it for a more
+        neck_channels: Number of channels of the BEV feature map after the neck. Increase it for a more
             accurate but slower network.
         proposals: Number of proposals of the first stage. Increase it for scenes with many objects.
         refined_proposals: Number of proposals that the second stage refines, the ones with the highest
             scores first. Decrease it to save time in the second stage.
         roi_channels: Number of channels of the second stage. Decrease it to save time.
         lift: Whether image features are lifted into the bird's-eye view with their predicted ranges.
-            Disable it for an ablation; without it images do not help in frames without LiDAR points.
+            Disable it for an ablation; without it, the first stage does not use images in frames without
+            LiDAR points.
         pillar_images: Whether pillars are fused with the image features at their points (LoGoNet's
             Global Fusion). Disable it for an ablation or to save time.
         bev_exchange: Whether image and LiDAR features attend to each other in the bird's-eye view before

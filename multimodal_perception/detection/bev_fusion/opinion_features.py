@@ -62,7 +62,7 @@ class OpinionNetworkConfig:
     """Architecture of the network of the sensors' opinions.
 
     Attributes:
-        image_channels: Number of channels of the image networks' features. It must be that of the
+        image_channels: Number of channels of the image networks' features. Set it to the value of the
             detector whose features are used.
         hidden: Number of units of each of the two hidden layers of a modality. Increase it when you
             train with more drives.
@@ -172,8 +172,8 @@ def _lidar_features(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """LiDAR features without context, and which boxes a LiDAR observes (N,).
 
-    A box that beams pass through is observed as well: that it has no return speaks against it. A box
-    that only other objects' returns are in front of is not.
+    A box without returns is also observed if beams pass through it, because this is evidence that there
+    is no object. A box is not observed if all beams towards it end in front of it.
     """
     grid, _, extents, profile = compute_roi_features(above_ground, scene.index)
     beams = count_beams(boxes, scene.cloud)

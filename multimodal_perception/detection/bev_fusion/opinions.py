@@ -1,4 +1,4 @@
-"""Opinions of each sensor about the boxes of the BEV fusion detector, by a network of its own."""
+"""Opinions of each sensor about the boxes of the BEV fusion detector, by a separate network."""
 
 from __future__ import annotations
 

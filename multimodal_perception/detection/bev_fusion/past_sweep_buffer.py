@@ -18,7 +18,7 @@ from multimodal_perception.geometry import poses
 from multimodal_perception.geometry.stamps import NANOSECONDS_PER_SECOND
 from multimodal_perception.pointcloud.ground_segmentation import Cloud
 
-# Sweeps older than this are dropped: objects have moved out of the cells in which they are expected.
+# Sweeps older than this are dropped, because moving objects are too far from their present position.
 MAX_AGE_S = 0.8
 # Points per sweep; denser sweeps are thinned out evenly.
 MAX_POINTS = 60000
@@ -41,7 +41,8 @@ class PastSweepBuffer:
 
     counts: past sweeps that could not be used, by reason: no_odometry and bad_pose (of the current
     frame), too_old (a gap between the frames), time_back (stamps went back, e.g. a bag in a loop),
-    odometry_jump (the vehicle cannot have moved that far), odometry_frame (it has another name).
+    odometry_jump (the vehicle cannot have moved that far), odometry_frame (the name of the odometry
+    frame changed).
     """
 
     def __init__(self, sweeps: int, half_extent: float) -> None:
@@ -124,7 +125,7 @@ class PastSweepBuffer:
         elif elapsed_s > MAX_AGE_S:
             self.counts["too_old"] += len(self._sweeps)
             self.clear()
-        # Sweeps that only became too old one by one are not counted: this is no gap.
+        # Sweeps that become too old without a gap between frames are dropped, but not counted.
         limit_ns = frame.stamp_ns - round(MAX_AGE_S * NANOSECONDS_PER_SECOND)
         while self._sweeps and self._sweeps[0].stamp_ns < limit_ns:
             self._sweeps.popleft()

@@ -1,8 +1,8 @@
 """Pillar features of a LiDAR point cloud (after PointPillars, Lang et al. 2019).
 
-PointPillars limits the number of points per pillar and learns a feature for each point. Here a compiled
-kernel accumulates moments and a height histogram over all points of each pillar, and the network learns
-from those. No point of a kept pillar is dropped.
+PointPillars limits the number of points per pillar and computes a learned feature of each point. Here a
+compiled kernel accumulates moments and a height histogram over all points of each pillar, which are the
+inputs of the network. No point of a kept pillar is dropped.
 """
 
 from __future__ import annotations

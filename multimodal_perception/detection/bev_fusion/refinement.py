@@ -44,7 +44,7 @@ def refine_proposals(
     classes: NDArray[np.int64],
     executor: Executor | None = None,
 ) -> BevDetections:
-    """Refined proposals, followed by those for which there was no room.
+    """Refined proposals, followed by those beyond config.refined_proposals, which are not refined.
 
     bev_features: map of the first stage. index: points of the frame, z above the ground. classes: (K,)
     index into CLASS_NAMES of each class. executor: threads of the kernels. Raises EngineError.

@@ -1,8 +1,8 @@
 """Pillars of the current sweep, of past sweeps and of painted points.
 
 The channels of the current sweep are those of the module `pillars`. Each past sweep, moved into
-the current frame by odometry, adds the number and the mean position of its points in the cell: a moving
-object leaves a trace of cells, from which the network derives its velocity.
+the current frame by odometry, adds the number and the mean position of its points in the cell. A moving
+object is in different cells in successive sweeps, from which the network derives its velocity.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from multimodal_perception.pointcloud.ground_segmentation import GroundModel
 def compile_kernels(config: BevFusionNetworkConfig) -> None:
     """Compile the numba kernels of the detector, or load them from numba's cache.
 
-    Otherwise the first frame with an image would be seconds late.
+    Without this, the first frame with an image would be delayed by some seconds.
     """
     c = config
     points = np.array([[5.0, 0.0, 1.0, 0.5]], np.float32)

@@ -15,8 +15,8 @@ class GeometricConfig:
         cluster_resolution: Cell size of the clustering grid. Decrease it to separate objects that
             are close to each other; smaller values cost time.
         height_range: Minimum and maximum height above the ground of the points that are clustered.
-            Raise the minimum if grass or kerbs become objects; lower the maximum if trees join
-            objects.
+            Raise the minimum if grass or kerbs become objects; lower the maximum if trees are merged
+            with objects.
         max_gap: Maximum gap between points of one object, at distance 0. Increase it if objects are
             split into several clusters; decrease it if neighbouring objects become one cluster.
         max_gap_growth: Increase of max_gap per metre of distance, because the spacing of a LiDAR's
@@ -28,9 +28,9 @@ class GeometricConfig:
         nms_overlap_of_smaller: Maximum overlap of two boxes, as a fraction of the smaller
             footprint; of boxes that overlap more, the one with the lower score is dropped. Increase
             it if objects that touch each other are missed.
-        image_classes: Whether 2D boxes of the image detector give clusters their class and support
-            their scores; without an image detector it has no effect. Disable it to run the image
-            detector only for frames without LiDAR and for its own topics.
+        image_classes: Whether 2D boxes of the image detector determine the class of the clusters in
+            them and change their scores; without an image detector it has no effect. Disable it to run
+            the image detector only for frames without LiDAR and for its own topics.
     """
 
     half_extent: float = field(default=64.0, metadata={"min": 5.0, "max": 200.0, "unit": "m"})

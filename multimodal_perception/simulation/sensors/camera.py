@@ -63,7 +63,7 @@ class ImageTruth:
     """Ground truth of each pixel of a camera or thermal camera.
 
     depth: (H, W) float32, metres along z of the optical frame, inf for sky and outside of a fisheye's
-    image circle; negative where a fisheye looks backwards. semantics: (H, W) uint8, index into
+    image circle; negative where a fisheye's rays point backwards. semantics: (H, W) uint8, index into
     SEMANTIC_NAMES. instances: (H, W) int32, track ids, 0 for scenery. ranges: (H, W) float32, Euclidean
     distance from the optical centre in metres, inf where depth is; None if it was not stored.
     """

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from multimodal_perception.geometry import poses
 from multimodal_perception.kernels import njit
 
-# Distances between the beams that are kept, in degrees: those of an HDL-32E and a VLP-16 and one
-# between the HDL-64E and them; and the width of the band around each that is kept, so that one beam of
-# an HDL-64E is.
+# Distances in degrees between the beams that are kept: those of an HDL-32E and a VLP-16, and one between
+# them and that of an HDL-64E. A band of BEAM_WIDTH_DEG around each is kept, which contains one beam of
+# an HDL-64E.
 BEAM_SPACINGS_DEG, BEAM_WIDTH_DEG = (2 / 3, 4 / 3, 2.0), 0.3
 
 
@@ -38,7 +38,8 @@ class AugmentationConfig:
         object_intensity_scale: Largest relative change of the intensities of an object by a factor of
             its own. Increase it when objects of other colours are missed.
         beam_dropout: Fraction of the frames in which only beams at larger distances from each other are
-            kept, as of LiDARs with 16 or 32 beams. Increase it to use the detector with such LiDARs.
+            kept, to simulate LiDARs with 16 or 32 beams. Increase it to use the detector with such
+            LiDARs.
     """
 
     rotation: float = field(default=0.8, metadata={"min": 0.0, "max": 3.1416, "unit": "rad"})

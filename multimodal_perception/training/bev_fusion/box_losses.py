@@ -20,8 +20,8 @@ from multimodal_perception.networks.box_residuals import (
 )
 from multimodal_perception.networks.centre_head import BOX_CODE_SIZE
 
-# Target heat of unlabelled cells: below 1, so that they are no centres, and so close to it that the
-# focal loss hardly penalises any prediction there.
+# Target of the heatmap in cells without a known label: below 1, so that they are no centres, and so
+# close to 1 that the focal loss hardly penalises any prediction there.
 UNLABELLED = 0.999
 # Errors below which the smooth L1 loss is quadratic: of residuals (fraction of the box size) and of
 # corners (metres). LoGoNet has 1/9 and 1 m; half a metre is such a small fraction of a bus that its
@@ -136,7 +136,7 @@ def residual_loss(
 
 
 class EndOutput(Protocol):
-    """The outputs of a refinement that ends_loss needs, see RefinementOutput."""
+    """The outputs of a refinement that ends_loss needs, see RefinementOutputs."""
 
     @property
     def residuals_without_end_shift(self) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""Stage calibration: scores become probabilities, and variances those of the errors.
+"""Stage calibration: scores become probabilities, and variances become those of the actual errors.
 
 Both are fitted on drives that no other stage was trained on, with all sensors, without images and
 without LiDAR. A box counts as correct if its centre is within 2 m of a label of its class.
@@ -55,7 +55,7 @@ MATCH_DISTANCE = 2.0
 LOWEST_SCORE = 0.02
 # Boxes, and correct boxes, that a class needs for its own parameters instead of those of all classes.
 MIN_BOXES, MIN_MATCHES = 100, 20
-# Strength with which the parameters of a class are drawn to those of all classes.
+# Weight of the squared difference of the parameters of a class from those of all classes.
 PRIOR = 4.0
 # The largest errors are wrong matches. Squared errors are limited to this multiple of their variance.
 MAX_SQUARED_ERROR = 25.0

@@ -67,8 +67,8 @@ from multimodal_perception.training.bev_fusion.targets import (
     stage1_targets,
 )
 
-# Weight of the velocity without past sweeps or without LiDAR, relative to that with them: one frame only
-# shows what is usual for the class and the place.
+# Weight of the velocity without past sweeps or without LiDAR, relative to that with them: from a single
+# sweep, only the typical velocity of the class at this place can be predicted.
 UNOBSERVED_VELOCITY_WEIGHT = 0.1
 
 
@@ -224,7 +224,7 @@ class BevFusionDataset(Dataset[BevFusionFrame]):
         pixels = np.zeros(len(scene.boxes))
         count = len(scene.sample["labels"])
         pixels[:count] = object_pixels(scene.sample, list(views))
-        pixels[count:] = 400.0  # pasted objects have enough points to be near
+        pixels[count:] = 400.0  # pasted objects have many points and are therefore near
         class_index = np.concatenate(
             [scene.sample["labels"], CLASS_INDEX[scene.labels[count:]]]
         ).astype(np.int64)

@@ -24,13 +24,13 @@ from multimodal_perception.training.bev_fusion.samples import build_sample
 from multimodal_perception.training.training_drives import drive_for_seed
 
 # Every BASIC_INTERVAL-th seed is a drive of the simulator's basic profile, and every
-# FIXED_RIG_INTERVAL-th has the fixed rig; both coincide in some seeds.
+# FIXED_RIG_INTERVAL-th has the fixed rig; both apply to some seeds.
 BASIC_INTERVAL, FIXED_RIG_INTERVAL = 7, 5
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What is stored of each drive.
+    """The samples that are stored of each drive.
 
     rig: sensors of every FIXED_RIG_INTERVAL-th drive; all others have random rigs. frames: samples of a
     drive. frame_interval: sweeps between them. config: sizes of the images and number of past sweeps.
@@ -57,6 +57,14 @@ def profile_of_seed(seed: int) -> Profile:
 def rig_of_seed(seed: int, fixed: Rig) -> Rig:
     """The rig of a training drive."""
     return fixed if seed % FIXED_RIG_INTERVAL == 0 else random_rig(seed)
+
+
+def describe_rigs(fixed: str) -> str:
+    """The rigs of the training drives in words. fixed: name of the fixed rig."""
+    return (
+        f"the rig {fixed} where the seed is a multiple of {FIXED_RIG_INTERVAL}, a random rig in each "
+        "of the other drives"
+    )
 
 
 def open_drive(seed: int, rendering: Rendering) -> Simulation:

@@ -1,4 +1,4 @@
-"""A sample that becomes a training frame: heights above ground, pasted objects, changed points."""
+"""Conversion of a sample to a training frame: heights above ground, pasted objects, changed points."""
 
 from __future__ import annotations
 

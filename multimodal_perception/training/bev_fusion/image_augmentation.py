@@ -1,4 +1,4 @@
-"""Random changes of rendered images, so that image networks trained on them work on real images."""
+"""Random changes of rendered images, so that networks trained on them generalise to real images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class ImageAugmentationConfig:
     """Random changes of the training images of the image networks.
 
     Attributes:
-        mirror: Probability of mirroring an image. Set it to 0 when texts or traffic rules matter.
+        mirror: Probability of mirroring an image. Set it to 0 for networks that must read text or
+            distinguish left- from right-hand traffic.
         exposure: Strength of the changes of gain, gamma, offset and colour balance. Increase it for
             cameras with strongly varying exposure.
         saturation: Largest relative change of the saturation. Increase it for cameras with other

@@ -1,8 +1,9 @@
 """Single images with their targets, for the training of the image networks.
 
 Beside ranges and segments, the targets are properties of the object that each pixel shows: its
-orientation and size, and the position of its centre relative to the surface. Features from which these
-are read by a linear layer are what the detector needs in the bird's-eye view.
+orientation and size, and the position of its centre relative to the surface. A linear layer predicts
+them from the features, so that the features contain the information that the detector needs in the
+bird's-eye view.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The complete detector on training frames in torch, as the vehicle runs it."""
+"""The complete detector on training frames in torch, with the same steps as on the vehicle."""
 
 from __future__ import annotations
 

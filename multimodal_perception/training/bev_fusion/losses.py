@@ -29,7 +29,7 @@ from multimodal_perception.training.loop import Losses
 # Weights of the segmentation classes: rare and small ones have larger weights.
 SEGMENT_WEIGHTS = {"background": 0.3, "vegetation": 0.6, "pole": 1.0, "car": 1.0}
 RARE_SEGMENT_WEIGHT = 2.5
-# Share of the target that each bin next to the true range gets, because it is nearly right.
+# Share of the target in each bin next to that of the true range, because its error is small.
 RANGE_SMOOTHING = 0.1
 # Squared errors relative to their variance are limited, so that wrong matches do not dominate.
 MAX_SQUARED_ERROR = 400.0
@@ -147,7 +147,7 @@ def visible_cells(lifted: Tensor, config: BevFusionNetworkConfig) -> Tensor:
 def distillation_losses(
     student: BevOutputs, teacher: BevOutputs, rows: Tensor, visible: Tensor | None = None
 ) -> Losses:
-    """Losses that draw frames without LiDAR to the outputs of the same frames with all sensors.
+    """Differences of outputs for frames without LiDAR from those for the same frames with all sensors.
 
     teacher: outputs of the frames `rows` (T,) of the student's batch, without gradient. visible: (T, 1,
     S, S), 1 for cells that an image of the student shows; the student cannot detect the teacher's

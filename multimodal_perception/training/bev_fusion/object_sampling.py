@@ -2,12 +2,12 @@
 
 An object is rotated about the LiDAR and keeps its distance, so that the density of its points is
 realistic, and is moved to the height of the ground. It comes from a frame with a LiDAR of a similar
-resolution: a truck with the points of 128 beams among the points of 16 beams would be recognised by its
-density. A position is used only with ground below it,
-without another object there, with a free line of sight to the LiDAR and outside the range of all
-ultrasonic sensors, which would have to measure the object. Points behind the object are removed. The
-images do not show the object: all image features within its box are masked, and within as many boxes of
-the same sizes around random points, because the mask would otherwise reveal the object.
+resolution: otherwise a network could detect pasted objects by the density of their points. A position is
+used only if there is ground below it and no other object, if the line of sight to the LiDAR is free, and
+if it is outside the range of all ultrasonic sensors, whose readings do not contain the object. Points
+behind the object are removed. The images do not show the object: all image features within its box are
+masked, and also within as many boxes of the same sizes around random points, so that a network cannot
+detect pasted objects by the mask.
 """
 
 from __future__ import annotations

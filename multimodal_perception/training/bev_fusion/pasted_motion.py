@@ -1,8 +1,8 @@
 """Motion of pasted objects: their points in past sweeps, and their velocities.
 
 Ground-truth sampling pastes the points of a single sweep. Without points in the past sweeps, a network
-would recognise pasted objects by their missing past. Their points are repeated there, moved back along
-the heading at a speed that is usual for the class.
+would recognise pasted objects by this. Their points are repeated there, moved back along the heading at
+a speed that is usual for the class.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOVING_FRACTION = 0.5
 def draw_velocities(
     boxes: NDArray[np.float32], names: Sequence[str], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Velocities (K, 2) along the headings of boxes (K, 7), 0 for objects that stand."""
+    """Velocities (K, 2) along the headings of boxes (K, 7), 0 for stationary objects."""
     speeds = np.zeros(len(boxes), np.float32)
     for k, name in enumerate(names):
         moving, fraction = rng.random(2)

@@ -162,7 +162,7 @@ def past_points(cloud: Cloud, base_from_past: NDArray[np.float64]) -> NDArray[np
     """Non-ground points (N, 3) of a past cloud: x, y in the present base_link, height above ground."""
     keep = ~cloud.is_ground & (cloud.height >= MIN_PAST_HEIGHT) & (cloud.height < MAX_PAST_HEIGHT)
     rows = np.flatnonzero(keep)
-    rows = rows[:: max(-(-len(rows) // MAX_POINTS), 1)]  # as the memory of the detector
+    rows = rows[:: max(-(-len(rows) // MAX_POINTS), 1)]  # as in PastSweepBuffer
     moved = poses.transform_points(base_from_past, cloud.points[rows, :3]).astype(np.float32)
     moved[:, 2] = cloud.height[rows]
     return moved

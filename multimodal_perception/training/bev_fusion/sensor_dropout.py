@@ -12,7 +12,8 @@ import numpy as np
 class SensorDropoutConfig:
     """Fractions of training frames with missing sensors.
 
-    A frame always keeps its LiDAR or an image. Rigs without LiDAR or images add to the fractions.
+    A frame always keeps its LiDAR or an image. Frames of rigs without LiDAR or without images are not
+    counted in these fractions.
 
     Attributes:
         lidar: Fraction of the frames without LiDAR among those with images. Increase it when the
@@ -23,8 +24,8 @@ class SensorDropoutConfig:
             vehicles whose cameras often fail, for instance at night.
         thermal_cameras: Fraction of the frames without thermal cameras but with cameras. Increase it
             for vehicles without thermal cameras.
-        each_image: Fraction of the other images that are missing, each by itself. Increase it for
-            robustness against failures of single cameras.
+        each_image: Fraction of the other images that are missing, each independently of the others.
+            Increase it for robustness against failures of single cameras.
         ultrasonics: Fraction of the frames without ultrasonic sensors, independent of the others.
             Increase it for vehicles without them.
         past_sweeps: Fraction of the frames without past sweeps; the others have a random number of

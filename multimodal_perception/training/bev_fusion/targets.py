@@ -1,4 +1,4 @@
-"""Targets of the first stage, and which objects the available sensors show."""
+"""Targets of the first stage, and which objects the available sensors can detect."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class FrameObjects:
     """Labelled objects of a training frame, in the frame of the grid, z above the ground.
 
     boxes: (K, 7). labels: (K,) indices into CLASSES. velocities: (K, 2) m/s over ground. ignored: (J,
-    7) boxes of objects that the available sensors hardly show, and ignored_labels (J,): the network may
-    detect them or not.
+    7) boxes of objects with few points or pixels of the available sensors, and ignored_labels (J,): the
+    loss does not depend on whether the network detects them.
     """
 
     boxes: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""First stage of the recipe: the image networks, on rendered images with true ranges and objects."""
+"""Stage image_encoder: the image networks, on rendered images with true ranges and objects."""
 
 from __future__ import annotations
 

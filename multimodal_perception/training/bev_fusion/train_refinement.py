@@ -65,9 +65,9 @@ NMS_IOU_WITH_LIDAR, NMS_IOU_WITHOUT_LIDAR = 0.7, 0.4
 class RoiBatch:
     """Inputs and targets of the second stage for R proposals of each of B frames.
 
-    inputs: by name. matched_boxes (B, R, 7): the labelled boxes, the proposals themselves without one.
-    velocities (B, R, 2) and positive_mask (B, R): of the labelled boxes. frame_weight (B,): of the box
-    losses. frames: of the batch.
+    inputs: by name. matched_boxes (B, R, 7): the labelled box of each proposal, or the proposal itself
+    if there is none. velocities (B, R, 2) and positive_mask (B, R): of the labelled boxes. frame_weight
+    (B,): of the box losses. frames: of the batch.
     """
 
     inputs: dict[str, Tensor]
@@ -193,11 +193,11 @@ def target_scores(
 ) -> NDArray[np.float32]:
     """Target scores (R, classes) of refined boxes (R, 7).
 
-    The mean of two scores in the class of a labelled box: the soft target of the 3D IoU (LoGoNet,
-    section 3.5), and the fraction of the matching distances of the nuScenes metrics that the box is
-    within. The latter also distinguishes boxes without LiDAR, which seldom overlap. Of the boxes that do
-    not overlap with their label, only the nearest one has it: others are duplicates, which non-maximum
-    suppression does not remove.
+    In the class of the labelled box, the mean of two scores: the soft target of the 3D IoU (LoGoNet,
+    section 3.5), and a score that falls linearly between the matching distances of the nuScenes metrics.
+    The second one also distinguishes boxes in frames without LiDAR, which seldom overlap with their
+    label. Of the boxes that do not overlap with their label, only the nearest one has the second score:
+    the others are duplicates, which non-maximum suppression does not remove.
     """
     targets = 0.5 * overlap_scores(refined, boxes, labels, len(CLASSES))
     if len(boxes):
@@ -236,7 +236,7 @@ def refinement_losses(network: nn.Module, rois: RoiBatch) -> Losses:
         "confidence": confidence_loss(outputs.logits, target, torch.ones_like(positive)),
         "residual": residual,
         "corner": corner,
-        # Of frames with LiDAR only, whose points show one end of a large vehicle.
+        # Only of frames with LiDAR, in which the points are on the near end of a large vehicle.
         "ends": ends_loss(outputs, proposals, matched, positive * observed),
         "velocity": (velocity * velocity_weight).sum() / velocity_weight.sum().clamp(min=1.0),
         "variance": variance_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from multimodal_perception.training.recipe.configuration import DataConfig, Reci
 from multimodal_perception.training.recipe.workflow import Cost, StageInputs, Workflow
 
 # Stages whose weights each stage needs, see StageConfig.initial_weights. lidar and fusion write the same
-# file, of which the last one counts.
+# file; that of the later stage is used.
 NEEDS = {
     "image_encoder": (),
     "lidar": (),
@@ -31,6 +31,8 @@ PART_STAGES = {
     "refinement": ("refinement", "calibration"),
     "calibration": ("calibration",),
 }
+# Fields of the network's configuration that change the samples.
+RENDERED = ("past_sweeps", "camera_size", "thermal_size")
 # Seconds of one sample on two cores of a CPU with bfloat16, and of the image features of a frame.
 SECONDS = {"image_encoder": 0.1, "lidar": 0.07, "fusion": 0.11, "refinement": 0.12}
 CALIBRATION_SECONDS, FEATURE_SECONDS = 1.5, 0.15
@@ -72,6 +74,19 @@ class BevFusionWorkflow(Workflow):
                         f"{key}.{part}: {exported} is a stage {kind}; expected "
                         f"{' or '.join(PART_STAGES[part])}"
                     )
+
+    def render_config(self, configs: Sequence[BevFusionTraining]) -> BevFusionTraining:
+        """The image networks do not use the points of data that they share with other stages."""
+        config = next((c for c in configs if c.stage != "image_encoder"), configs[0])
+        for key in RENDERED:
+            if any(getattr(c.network, key) != getattr(config.network, key) for c in configs):
+                raise ValueError(f"its stages have different values of network.{key}")
+        return config
+
+    def describe_rigs(self, data: DataConfig) -> str:
+        from multimodal_perception.training.bev_fusion.drives import describe_rigs
+
+        return describe_rigs(data.rig)
 
     def render(self, inputs: StageInputs, config: BevFusionTraining, workers: int) -> None:
         from multimodal_perception.training.bev_fusion.drives import Rendering, render_drives

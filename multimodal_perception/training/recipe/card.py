@@ -19,6 +19,7 @@ from multimodal_perception.runtime.card import ModelCard, Training, load_card, w
 from multimodal_perception.training.checkpoint import read_hours
 from multimodal_perception.training.recipe.configuration import RecipeFile
 from multimodal_perception.training.recipe.figure_summary import summarize_figures
+from multimodal_perception.training.recipe.workflows import WORKFLOWS
 
 
 def write_model_cards(
@@ -80,7 +81,7 @@ def describe_data(file: RecipeFile) -> str:
         drives = len(data.seed_list())
         texts.append(
             f"{name}: {drives} simulated drives (seeds {', '.join(data.seeds)}), up to "
-            f"{data.frames} frames each, rig {data.rig}"
+            f"{data.frames} frames each, {WORKFLOWS[file.recipe.network].describe_rigs(data)}"
         )
         if data.pairs:
             texts[-1] += f", and the image pairs in {data.pairs}"

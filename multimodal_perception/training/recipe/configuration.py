@@ -39,17 +39,18 @@ class DataConfig:
             seeds for more training data; use seeds that no other stage has for a stage that must be
             trained on new data.
         rig: Name of a shipped rig, or a rig file relative to the recipe. Use your own rig to train for
-            your sensors; segmentation and image_detector vary the rig themselves and ignore it.
+            your sensors. bev_fusion and sensor_opinions use it in every fifth drive and random rigs in
+            the others; segmentation and image_detector ignore it.
         frames: Frames of each drive that are stored; ignored by near_field. Increase it for more data,
             although frames of the same drive resemble each other.
-        frame_interval: Sweeps from one stored frame to the next, for bev_fusion and image_fusion.
-            Increase it for frames that resemble each other less; simulation time grows with it only a
-            little.
+        frame_interval: Number of sweeps from one stored frame to the next, for bev_fusion,
+            sensor_opinions and image_fusion. Increase it for frames that differ more; it has little
+            effect on the simulation time.
         pairs: Folder of real visible and thermal images for image_fusion, relative to the recipe. Set
             it when you have such images, otherwise leave it empty.
-        images: Folder of labelled real images for segmentation and image_detector, relative to the
-            recipe, as `multimodal-perception train label-images` writes it. Set it when you have
-            images of real cameras, otherwise leave it empty.
+        images: Folder of labelled real images for segmentation, image_detector and image_fusion,
+            relative to the recipe, as `multimodal-perception train label-images` writes it. Set it when
+            you have images of real cameras, otherwise leave it empty.
     """
 
     seeds: tuple[str, ...] = ("0..9",)
@@ -93,7 +94,7 @@ class StageConfig:
         settings_from: Earlier stage whose `settings` are used as well; those of this stage replace them
             key by key. Use it for stages that differ in a few settings, such as the rows of an ablation.
         data: Name of the data that the stage is trained on. Choose data that the earlier stages were
-            not trained on when the stage must learn to correct their errors.
+            not trained on when the stage corrects their errors.
         initial_weights: Earlier stages whose weights are the initial weights; later ones override
             earlier ones. Set it to continue a training run or to add a part to a trained network.
     """
@@ -117,9 +118,9 @@ class Recipe:
         data: Simulated data by name. Use several when stages are trained on different drives.
         stages: Training runs by name, in the order in which they are run. Add a stage to train a part of
             the network on other data or with other settings.
-        export: Stage of each exported part: stage1, images, refinement and calibration for
-            bev_fusion, model for the other networks.
-            Leave it empty to export the last stage of the networks with a single part.
+        export: Stage of each exported part: stage1, images, refinement and calibration for bev_fusion,
+            model for the other networks. Leave it empty to export the last stage of the networks with a
+            single part.
         variants: Further models by name, with the stage of each exported part, as in `export`; they are
             written to {out}/variants/NAME_VARIANT for comparisons. Use them for an ablation, whose rows
             are stages with other settings.
@@ -127,9 +128,10 @@ class Recipe:
             {model} is the folder of the model and {out} that of the recipe. Their figures are written
             into the model card. Change the seeds to evaluate on other drives.
         calibration: Seeds of simulated drives on which the confidences of the exported segmentation
-            network or image detector are made probabilities (temperature scaling), single ones or ranges
-            A..B below 10000; empty for none. Set it to drives that no stage is trained on.
-        notes: Text for the model card. Use it for what the figures do not show, such as limitations.
+            network or image detector are calibrated (temperature scaling), single ones or ranges A..B
+            below 10000; empty for no calibration. Set it to drives that no stage is trained on.
+        notes: Text for the model card. Use it for information that the figures do not contain, such as
+            limitations.
     """
 
     name: str

@@ -80,7 +80,7 @@ class Plan:
         return [*training, export, *variants, *calibration, *evaluations, card]
 
     def _training_steps(self) -> list[Step]:
-        """The stages, each of them after the rendering of its data if that was not needed before."""
+        """The stages, each after the rendering of its data if no earlier stage uses the same data."""
         recipe = self.file.recipe
         unused = recipe.data.keys() - {stage.data for stage in recipe.stages.values()}
         if unused:
@@ -127,8 +127,11 @@ class Plan:
     def _render_step(self, name: str) -> Step:
         recipe, inputs = self.file.recipe, self._data_inputs(name)
         workflow = WORKFLOWS[recipe.network]
-        user = next(n for n, stage in recipe.stages.items() if stage.data == name)
-        config = self.file.configs[user]
+        users = [n for n, stage in recipe.stages.items() if stage.data == name]
+        try:
+            config = workflow.render_config([self.file.configs[user] for user in users])
+        except ValueError as error:
+            raise UserError(f"{self.file.path}: data.{name}: {error}") from error
         values = dataclasses.asdict(inputs.data)
         for name_of_real_data in ("pairs", "images"):
             values.pop(name_of_real_data)

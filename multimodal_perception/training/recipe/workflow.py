@@ -1,4 +1,4 @@
-"""What a recipe needs of the training of each network."""
+"""The interface between a recipe and the training of a network."""
 
 from __future__ import annotations
 
@@ -53,15 +53,27 @@ class Workflow(Protocol):
         """Raise ValueError naming the key for a recipe that cannot be run."""
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
-        """Simulate the data; existing files are kept. config: of a stage that uses the data."""
+        """Simulate the data; existing files are kept. config: see render_config."""
+
+    def render_config(self, configs: Sequence[Any]) -> Any:
+        """The configuration with which data is rendered that several stages use.
+
+        configs: of all these stages. The other stages use the same data. Raises ValueError for stages
+        that need different data.
+        """
+        return configs[0]
 
     def render_inputs(self, config: Any) -> dict[str, Any]:
         """Values of the configuration of a stage that define the result of `render`."""
         return {}
 
     def rig_key(self, path: Path) -> str:
-        """A text that differs for rigs with which the data would be another."""
+        """A hash that changes if a change of the rig changes the data."""
         return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def describe_rigs(self, data: DataConfig) -> str:
+        """The rigs of the drives in words."""
+        return f"rig {data.rig}"
 
     def render_cost(self, data: DataConfig) -> Cost:
         """Estimate for the data."""

@@ -5,7 +5,7 @@ They import the training code when they are called, because a recipe is also rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class SegmentationWorkflow(Workflow):
 
     def check(self, recipe: Recipe, configs: Mapping[str, Any]) -> None:
         check_parts(recipe, self.parts)
+
+    def render_config(self, configs: Sequence[Any]) -> Any:
+        """Drives with a LiDAR have thermal images too."""
+        return next((c for c in configs if c.second_input == "lidar"), configs[0])
 
     def render(self, inputs: StageInputs, config: Any, workers: int) -> None:
         _render_image_drives(inputs, config.second_input == "lidar", workers)

@@ -25,7 +25,7 @@ def validate(
     evidence: (N, slots, K). boxes: arrays of rendering. reliability: weight of the opinions before they
     are combined.
 
-    A box is right if the group of its class is that of the object at its position. By modality, of the
+    A box is correct if the group of its class is that of the object at its position. By modality, of the
     boxes that it observes, and for the combined opinion: ece, brier and error_auroc of the probability
     of the box's group; mean_uncertainty, and mean_uncertainty_with_fault of sensors with a fault.
     detector_score: the same figures of the score of the detector, and reduced_score: of the score times

@@ -37,6 +37,11 @@ class SensorOpinionsWorkflow(Workflow):
         if len(recipe.stages) != 1:
             raise ValueError(f"stages: one stage is allowed for {recipe.network}")
 
+    def describe_rigs(self, data: DataConfig) -> str:
+        from multimodal_perception.training.bev_fusion.drives import describe_rigs
+
+        return describe_rigs(data.rig)
+
     def render(self, inputs: StageInputs, config: SensorOpinionsTraining, workers: int) -> None:
         from multimodal_perception.training.sensor_opinions.rendering import render_features
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from multimodal_perception.datasets.open_dataset import open_dataset
 from multimodal_perception.detection.bev_fusion.geometric_check import (
     MAX_REPLACED_SCORE,
+    MAX_REPLACED_SCORE_IF_CERTAIN,
     add_unexplained_vehicles,
 )
 from multimodal_perception.frame import CLASS_NAMES, Boxes3D, Modality
@@ -69,7 +70,7 @@ def test_other_geometric_boxes_are_not_added(geometric: tuple[str, float, float,
     assert (result.added, len(result.boxes)) == (0, 0)
 
 
-@pytest.mark.parametrize(("x", "score"), [(7.9, 0.1), (9.0, 0.51)])
+@pytest.mark.parametrize(("x", "score"), [(7.9, 0.1), (9.0, MAX_REPLACED_SCORE_IF_CERTAIN + 0.01)])
 def test_vehicle_that_the_networks_report_is_not_added_again(x: float, score: float) -> None:
     """Within 1 m at any score, or overlapping with a score above the limit of weak boxes."""
     networks = boxes(("van", score, x, 0.0))
@@ -93,7 +94,9 @@ def test_people_inside_an_added_vehicle_and_weak_overlapping_boxes_are_removed()
 def test_nearly_certain_vehicle_replaces_a_stronger_overlapping_box(
     certainty: float, added: int
 ) -> None:
-    networks = boxes(("bus", 0.45, 9.0, 0.0))
+    """Between the two limits of the score."""
+    score = (MAX_REPLACED_SCORE + MAX_REPLACED_SCORE_IF_CERTAIN) / 2
+    networks = boxes(("bus", score, 9.0, 0.0))
     result = add_unexplained_vehicles(networks, boxes(("car", certainty, 7.0, 0.0)), 0.9)
     assert (result.added, result.removed) == (added, added)
 

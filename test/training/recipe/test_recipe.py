@@ -75,6 +75,7 @@ def test_a_recipe_writes_models_with_complete_cards(finished: tuple[Path, Path])
     assert set(training.files) == {"recipe.yaml", *(f"{name}.yaml" for name in stages)}
     assert training.files["recipe.yaml"] == load_recipe(recipe).file_hashes()["recipe.yaml"]
     assert f"seeds {SEED}" in training.data and training.version and training.device
+    assert "a random rig in each of the other drives" in training.data
     assert card.notes == "For a test."
     assert card.figures["quick"] == {
         "command": "evaluate subsets --detector {model}",
@@ -239,6 +240,24 @@ def test_errors_in_a_stage_name_both_files_and_the_key(tmp_path: Path) -> None:
         Plan(load_recipe(recipe), tmp_path / "out", evaluate).steps()
     with pytest.raises(UserError, match="neither a recipe file nor a shipped recipe"):
         load_recipe("magic")
+
+
+def test_stages_share_data_that_serves_all_of_them_or_are_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "masks", "segmentation", FRAMES, {"loop": SMALL_LOOP})
+    keys = yaml.safe_load(recipe.read_text())
+    depth = {"settings": {"second_input": "lidar", "loop": SMALL_LOOP}, "data": "drives"}
+    recipe.write_text(yaml.safe_dump({**keys, "stages": {**keys["stages"], "depth": depth}}))
+    render, *_ = Plan(load_recipe(recipe), tmp_path / "out", evaluate).steps()
+    assert render.name == "render/drives" and render.inputs["second_input"] == "lidar"
+    recipe = write_detector_recipe(tmp_path)
+    config = yaml.safe_load((tmp_path / "fusion.yaml").read_text())
+    config["network"]["camera_size"] = [64, 96]
+    (tmp_path / "fusion.yaml").write_text(yaml.safe_dump(config))
+    message = (
+        r"recipe\.yaml: data\.drives: its stages have different values of network\.camera_size"
+    )
+    with pytest.raises(UserError, match=message):
+        Plan(load_recipe(recipe), tmp_path / "out", evaluate).steps()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def test_damaged_or_pickled_file_raises(card: ModelCard, folder: Path) -> None:
 def test_inputs_have_the_names_of_the_card_and_not_of_the_onnx_file() -> None:
     card = load_card("near_field")
     assert card.onnx_names
-    (arrays,) = recorded_inputs(Path("synthetic"), card, 1)
+    drive = Path("simulated:parking_lot,frames=1,rig=near_field")
+    (arrays,) = recorded_inputs(drive, card, 1)
     assert set(arrays) == set(card.inputs)
 
 

@@ -22,6 +22,7 @@ from multimodal_perception.detection.bev_fusion.opinion_features import (
 from multimodal_perception.frame import Boxes3D
 from multimodal_perception.opinions import Opinions, from_evidence, vacuous
 from multimodal_perception.runtime.card import ModelCard, load_card
+from multimodal_perception.runtime.engine import EngineError
 from multimodal_perception.runtime.open_model import open_model
 from multimodal_perception.runtime.settings import RuntimeConfig
 
@@ -37,7 +38,7 @@ class BoxAssessor(Protocol):
     def assess(self, boxes: Boxes3D, scene: Scene) -> BoxEvidence | None:
         """Opinions about the boxes of a frame, in base_link; None if the assessor computes none.
 
-        Raises EngineError if no engine can run the network.
+        Raises EngineError if no engine can run the network or its outputs are not finite.
         """
         ...
 
@@ -60,7 +61,10 @@ class SensorOpinions:
         return evidence_of(features, self._run(features), scene, self.reliability)
 
     def _run(self, features: OpinionFeatures) -> NDArray[np.float32]:
-        """Evidence (N, len(SLOTS), K); the network takes a fixed number of boxes."""
+        """Evidence (N, len(SLOTS), K) >= 0; the network takes a fixed number of boxes.
+
+        Raises EngineError for values that are not finite.
+        """
         count = len(features.sources)
         parts = [np.zeros((0, len(SLOTS), len(GROUPS)), np.float32)]
         for first in range(0, count, self.boxes):
@@ -72,7 +76,11 @@ class SensorOpinions:
                 inputs[modality] = padded
             outputs = self.network.run({name: inputs[name] for name in self.network.inputs})
             parts.append(outputs["evidence"][0, : count - first])
-        return np.concatenate(parts)
+        evidence = np.concatenate(parts)
+        if not np.isfinite(evidence).all():
+            raise EngineError("the network of the opinions has outputs that are not finite")
+        # The softplus of an inference engine can be negative by its rounding.
+        return np.maximum(evidence, 0.0)
 
 
 def open_opinions(

@@ -66,7 +66,7 @@ _ROWS = (
                f"{OWN}: the measurement of this number of frames before the first evaluated frame",
                frame_faults.freeze),
     Corruption("delayed", ALL, "frames", (1, 2, 3, 4, 5),
-               f"{MULTICORRUPT}, temporal misalignment, with the right stamp", frame_faults.delay),
+               f"{MULTICORRUPT}, temporal misalignment, with the correct stamp", frame_faults.delay),
     Corruption("extrinsic_rotation", ALL, "deg", (0.1, 0.25, 0.5, 1.0, 2.0),
                f"{MULTICORRUPT}, spatial misalignment", frame_faults.rotate),
     Corruption("extrinsic_translation", ALL, "cm", (1, 2, 5, 10, 20),

@@ -183,6 +183,34 @@ def test_a_missing_sensor_has_no_opinion(assessed: BevFusionDetector, name: str)
         assert (modality.uncertainty == 1).all()
 
 
+def test_evidence_that_an_engine_rounds_below_zero_is_none(
+    small_model: Path, opinions: Path
+) -> None:
+    detector = open_detector(small_model, opinions=str(opinions))
+    assessor: Any = detector.opinions
+    run = assessor.network.run
+    assessor.network.run = lambda arrays: {
+        name: np.full_like(values, -1.9e-6) for name, values in run(arrays).items()
+    }
+    evidence = evidence_of(detect(detector, rig_frame()))
+    assert (evidence.uncertainty == 1).all() and "failed_opinions" not in detector.counts
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_evidence_that_is_not_finite_is_a_failure_of_the_opinions_only(
+    small_model: Path, opinions: Path, value: float
+) -> None:
+    detector = open_detector(small_model, opinions=str(opinions))
+    assessor: Any = detector.opinions
+    run = assessor.network.run
+    assessor.network.run = lambda arrays: {
+        name: np.full_like(values, value) for name, values in run(arrays).items()
+    }
+    boxes = detect(detector, rig_frame())
+    assert len(boxes) and boxes.evidence is None
+    assert detector.counts["failed_opinions"] == 1
+
+
 def test_load_levels_and_failures_leave_the_boxes_without_opinions(
     small_model: Path, opinions: Path
 ) -> None:

@@ -16,6 +16,10 @@ from multimodal_perception.runtime.engine import Arrays
 from multimodal_perception.runtime.precision import SOURCE_KEY
 
 
+class NothingToQuantiseError(UserError):
+    """A network has no 2D convolution, so that int8 would change nothing."""
+
+
 def quantize_int8(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
     """Return the card's ONNX model with its 2D convolutions in int8, calibrated on `frames`.
 
@@ -55,7 +59,9 @@ def quantize_int8(card: ModelCard, frames: Iterable[Arrays]) -> bytes:
         kernels_2d = {w.name for w in graph.initializer if len(w.dims) == 4}
         layers = [n.name for n in graph.node if n.op_type == "Conv" and n.input[1] in kernels_2d]
         if not layers:
-            raise UserError(f"{card.source}: the network has no 2D convolution to quantise")
+            raise NothingToQuantiseError(
+                f"{card.source}: the network has no 2D convolution to quantise"
+            )
         root_logger = logging.getLogger("root")
         level = root_logger.level
         root_logger.setLevel(logging.ERROR)  # the library logs its recommendations there

@@ -54,6 +54,18 @@ def test_a_network_without_an_int8_model_runs_in_fp32_with_the_reason(tmp_path: 
     assert "export int8 scatter" in engine.diagnostics()["unavailable.onnxruntime"]
 
 
+def test_a_linked_network_without_convolutions_is_left_in_fp32(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = {"y": models.INPUTS["image"]}
+    models.save(tmp_path / "plain", models.model_without_convolutions(), outputs=outputs)
+    models.save(tmp_path / "scatter", models.scatter_model(), settings={"refinement": "plain"})
+    arguments = ["--calibrate", str(inputs), "--cache", str(tmp_path / "cache")]
+    assert main(["export", "int8", str(tmp_path / "scatter"), *arguments]) == 0
+    assert "plain: no 2D convolution to quantise; it runs in fp32" in capsys.readouterr().out
+    assert main(["export", "int8", str(tmp_path / "plain"), *arguments]) != 0
+
+
 def test_a_detector_is_calibrated_with_all_networks_that_its_card_names() -> None:
     assert {c.name for c in linked_cards(load_card("bev_fusion"))} >= {
         "bev_fusion",

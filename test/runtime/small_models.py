@@ -84,6 +84,13 @@ def log_model() -> onnx.ModelProto:
     return _model(graph)
 
 
+def model_without_convolutions() -> onnx.ModelProto:
+    """The inputs of scatter_model, of which the image is returned."""
+    inputs = [_value(n, s) for n, s in INPUTS.items()]
+    node = helper.make_node("Identity", ["image"], ["y"])
+    return _model(helper.make_graph([node], "identity", inputs, [_value("y", INPUTS["image"])]))
+
+
 def save(folder: Path, model: onnx.ModelProto, **values: Any) -> ModelCard:
     """Write model.onnx and its card; `values` are fields of the card."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import typing
 from typing import TYPE_CHECKING
 
@@ -72,9 +73,15 @@ def open_engine_detector(model: str, name: str, cache: str) -> Detector:
     config = PipelineConfig(runtime=runtime)
     fusion = dataclasses.replace(config.fusion, min_score=drive_options.MIN_SCORE)
     detector = open_detector(model, dataclasses.replace(config, fusion=fusion))
-    for status in getattr(detector, "status", ()):
-        found = status.values.get("precision", precision)
-        if found != precision:
-            reasons = [str(v) for k, v in status.values.items() if k.startswith("unavailable.")]
-            raise UserError(f"--engines: {name}: {status.name}: {'; '.join(reasons)}")
+    networks = [s for s in getattr(detector, "status", ()) if "precision" in s.values]
+    others = [s for s in networks if s.values["precision"] != precision]
+    reasons = []
+    for status in others:
+        found = [str(v) for k, v in status.values.items() if k.startswith("unavailable.")]
+        reasons.append(f"{status.name}: {'; '.join(found)}")
+    # Networks without 2D convolutions have no int8 version.
+    if others and (precision != "int8" or len(others) == len(networks)):
+        raise UserError(f"--engines: {name}: {reasons[0]}")
+    for reason in reasons:
+        print(f"{name}: runs in fp32: {reason}", file=sys.stderr)
     return detector

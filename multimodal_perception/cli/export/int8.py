@@ -49,13 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from multimodal_perception.configuration import build
     from multimodal_perception.runtime.card import load_card
+    from multimodal_perception.runtime.quantization import NothingToQuantiseError
     from multimodal_perception.runtime.settings import RuntimeConfig
 
     values = {"precision": "int8", "cache": args.cache}
     config = build(RuntimeConfig, values, "arguments")
     card = load_card(args.model)
-    for part in [card] if args.single else linked_cards(card):
-        calibrate(part, config.cache_folder, args.calibrate, args.frames)
+    calibrate(card, config.cache_folder, args.calibrate, args.frames)
+    for part in [] if args.single else linked_cards(card)[1:]:
+        try:
+            calibrate(part, config.cache_folder, args.calibrate, args.frames)
+        except NothingToQuantiseError:
+            print(f"{part.name}: no 2D convolution to quantise; it runs in fp32")
     return 0
 
 
